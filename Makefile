@@ -1,0 +1,35 @@
+# Two commands set everything up: `make demo` and `make test`. Each makes .venv and fills it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+URL ?= demo-run
+
+.PHONY: demo test test-all check bench clean
+
+demo: $(VENV)/demo.ok
+	$(BIN)/python -m ckptstore.demo $(URL)
+
+test: check
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not whole"
+
+test-all: check
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/test.ok
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/bench.ok
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/exactness.py
+	$(BIN)/python benchmarks/bitflips.py
+
+$(VENV)/%.ok: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-run demo.png .pytest_cache .mypy_cache .ruff_cache .hypothesis

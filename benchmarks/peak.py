@@ -1,0 +1,89 @@
+"""The peak memory of one save or one load, measured in a process of its own.
+
+    python benchmarks/peak.py STATE CONTENDER save|load PATH
+
+It prints one JSON object: the bytes of resident memory that the call needed at its highest, above
+what the process held before it, and how that was measured. A load has no copy of the state when it
+begins, so its figure holds the loaded state too; `speed.py` subtracts it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import resource
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+from contenders import Contender, installed
+from states import STATES, State
+
+
+def main() -> None:
+    """Measure what the command line names, and print it."""
+    state_name, contender_name, action, path = sys.argv[1:]
+    (contender,) = installed(only=(contender_name,))
+    state = STATES[state_name]
+    _warm_up(contender)
+    used, how = measure(contender, state, action, Path(path))
+    print(json.dumps({"nbytes": used, "how": how}))
+
+
+def measure(contender: Contender, state: State, action: str, path: Path) -> tuple[int, str]:
+    """Save to the path, or load from it, once.
+
+    Returns:
+        The bytes above the resident memory before the call, and the way they were counted.
+    """
+    tree = state.build() if action == "save" else None
+    like = state.template()
+    gc.collect()
+    _return_free_memory()
+    before = _status("VmRSS")
+    reset = _reset_high_water_mark()
+    if action == "save":
+        contender.save(path, tree)
+    else:
+        tree = jax.block_until_ready(contender.load(path, like))
+    if reset:
+        return _status("VmHWM") - before, "VmHWM, reset before the call, less VmRSS before it"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak - before, "ru_maxrss of the process, less VmRSS before the call (an upper bound)"
+
+
+def _warm_up(contender: Contender) -> None:
+    """Let the tool import, start and allocate what it keeps, so that it is not counted."""
+    few = STATES["few"]
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "warm"
+        contender.save(path, few.build())
+        contender.load(path, few.template())
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _reset_high_water_mark() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _return_free_memory() -> None:
+    """Give freed memory back to the system, or the call would reuse it unseen."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""ckptstore: save and load the whole state of a training run, exactly, atomically, verified."""
+
+from __future__ import annotations
+
+from ckptstore.checkpoint import Checkpoint, LeafInfo
+from ckptstore.errors import (
+    AlreadyCommittedError,
+    CheckpointError,
+    CorruptError,
+    NotCommittedError,
+    OutcomeUnknownError,
+    StorageError,
+    StructureError,
+    UnknownTypeError,
+    UnsupportedError,
+)
+from ckptstore.reader import Problem, inspect, load, verify
+from ckptstore.registry import register
+from ckptstore.writer import save
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyCommittedError",
+    "Checkpoint",
+    "CheckpointError",
+    "CorruptError",
+    "LeafInfo",
+    "NotCommittedError",
+    "OutcomeUnknownError",
+    "Problem",
+    "StorageError",
+    "StructureError",
+    "UnknownTypeError",
+    "UnsupportedError",
+    "__version__",
+    "inspect",
+    "load",
+    "register",
+    "save",
+    "verify",
+]

@@ -1,0 +1,1 @@
+"""One framework each: how its types become nodes and leaves."""

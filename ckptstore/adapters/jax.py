@@ -1,0 +1,282 @@
+"""JAX: arrays, typed PRNG keys, Partial, PartitionSpec, ShapeDtypeStruct, functions by public name,
+and classes that a user registered with `jax.tree_util`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ckptstore import classes, dtypes
+from ckptstore.dtypes import Array
+from ckptstore.errors import UnsupportedError
+from ckptstore.index import TypeKind, TypeRow
+from ckptstore.registry import Adapter, Leaf, Record, Refusal
+
+_ALIAS_NBYTES = 1 << 20
+"""From here on an array takes over its host buffer; a smaller one is copied, which is faster."""
+
+_KEY_DTYPE = "jax.random.key<{}>.dtype"
+_KEY_DTYPE_CLASS = type(jax.eval_shape(lambda: jax.random.key(0)).dtype)
+_UNCONSTRAINED = "jax.sharding.PartitionSpec.UNCONSTRAINED"
+
+# Pure array functions and scalar types, written out: nothing that calls back, reads or writes.
+_PUBLIC = {
+    "jax.nn": """celu elu gelu glu hard_sigmoid hard_silu hard_swish hard_tanh identity leaky_relu
+        log_sigmoid log_softmax logsumexp mish one_hot relu relu6 selu sigmoid silu soft_sign softmax
+        softplus sparse_plus sparse_sigmoid squareplus standardize swish tanh""",
+    "jax.numpy": """abs absolute acos acosh add all amax amin angle any arccos arccosh arcsin arcsinh
+        arctan arctan2 arctanh argmax argmin around asin asinh atan atan2 atanh average cbrt ceil clip
+        concatenate conj conjugate cos cosh cross cumprod cumsum deg2rad diff divide dot einsum equal
+        exp exp2 expm1 fabs floor floor_divide fmax fmin greater greater_equal hypot imag inner
+        isfinite isinf isnan kron less less_equal log log10 log1p log2 logaddexp logaddexp2 logical_and
+        logical_not logical_or logical_xor matmul max maximum mean median min minimum mod multiply
+        nan_to_num nanmax nanmean nanmin nansum negative not_equal outer positive power prod ptp rad2deg
+        real reciprocal remainder rint round sign signbit sin sinc sinh sort sqrt square stack std
+        subtract sum tan tanh tensordot transpose tril triu true_divide trunc vdot var where
+        zeros_like ones_like bool_ int4 int8 int16 int32 int64 uint4 uint8 uint16 uint32 uint64 float16
+        bfloat16 float32 float64 complex64 complex128 float8_e4m3fn float8_e5m2 float8_e4m3b11fnuz
+        float8_e4m3fnuz float8_e5m2fnuz float8_e3m4 float8_e4m3 float8_e8m0fnu float4_e2m1fn int2
+        uint2""",
+    "jax.lax": """abs add cos div erf exp expm1 log log1p logistic max min mul neg pow rsqrt sign sin
+        sqrt square stop_gradient sub tan tanh""",
+}
+
+
+class JaxAdapter(Adapter):
+    """The adapter of jax and jaxlib."""
+
+    modules = ("jax",)
+
+    def leaf(self, x: Any) -> Leaf | None:
+        """Describe an array or a typed key, refusing tracers, deleted and remote arrays."""
+        if not isinstance(x, jax.Array):
+            return None
+        if isinstance(x, jax.core.Tracer):
+            raise Refusal("a traced value inside a jax transformation; save outside of jit")
+        if x.is_deleted():
+            raise Refusal("this jax array was deleted or donated; save before the donating call")
+        if not x.is_fully_addressable:
+            raise Refusal("this jax array has shards in other processes; gather it first")
+        extra: dict[str, Any] = {}
+        if x.committed:
+            extra["committed"] = True
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            extra["impl"] = _impl(x.dtype)
+            x = jax.random.key_data(x)
+        elif x.weak_type:
+            extra["weak"] = True
+        stored = dtypes.describe(np.dtype(x.dtype))
+        return Leaf(_row(tuple(sorted(extra.items()))), stored, x.shape, lambda: _host(x))
+
+    def array(self, host: Array, row: TypeRow, place: Any) -> Any:
+        """Put verified host memory on its device, with the weak type and commitment it had."""
+        weak, impl = bool(row.extra.get("weak")), row.extra.get("impl")
+        if place is None and row.extra.get("committed"):
+            place = jax.config.jax_default_device or jax.local_devices()[0]
+        if host.dtype.itemsize >= 8:
+            with jax.enable_x64(True):
+                x = _put(host, weak, place)
+        else:
+            x = _put(host, weak, place)
+        if x.dtype != host.dtype or x.weak_type != weak or x.committed != (place is not None):
+            raise UnsupportedError(
+                f"jax {jax.__version__} made {x.dtype} (weak={x.weak_type}, committed={x.committed}) "
+                f"of a stored {host.dtype} (weak={weak}, committed={place is not None}); load with "
+                'arrays="numpy", or with the jax that wrote it',
+                reason="array-not-exact",
+            )
+        return x if impl is None else jax.random.wrap_key_data(x, impl=impl)
+
+    def record(self, cls: type) -> Record | None:
+        """Take Partial, PartitionSpec and ShapeDtypeStruct apart, and what jax.tree_util knows."""
+        return _RECORDS.get(cls) or (_registered(cls) if _is_registered(cls) else None)
+
+    def record_named(self, row: TypeRow) -> Record | None:
+        """Return the same for a stored name."""
+        return next((r for r in _RECORDS.values() if str(r.row) == str(row)), None)
+
+    def symbol(self, x: Any) -> str | None:
+        """Return the public name of a pure array function, a scalar type or a key dtype."""
+        if _is_key_dtype(x):
+            return _KEY_DTYPE.format(_impl(x))
+        return next((name for name, value in _symbols().items() if value is x), None)
+
+    def symbol_named(self, name: str) -> Any:
+        """Return what has that name."""
+        prefix, suffix = _KEY_DTYPE.split("{}")
+        if name.startswith(prefix) and name.endswith(suffix):
+            return jax.random.key(0, impl=name[len(prefix) : -len(suffix)]).dtype
+        return _symbols()[name]
+
+    def expected(self, x: Any) -> tuple[str, dtypes.Stored, tuple[int, ...]] | None:
+        """Return what a `jax.ShapeDtypeStruct` stands for; a key stands for its data."""
+        if not isinstance(x, jax.ShapeDtypeStruct):
+            return None
+        if _is_key_dtype(x.dtype):
+            data = jax.eval_shape(jax.random.key_data, x)
+            return "jax", dtypes.describe(np.dtype(data.dtype)), tuple(data.shape)
+        return "jax", dtypes.describe(np.dtype(x.dtype)), tuple(x.shape)
+
+    def place(self, x: Any) -> Any:
+        """Return the sharding of a committed array, or the one a placeholder names."""
+        if isinstance(x, jax.Array):
+            return x.sharding if x.committed else None
+        return getattr(x, "sharding", None)
+
+
+@functools.cache
+def _row(extra: tuple[tuple[str, Any], ...]) -> TypeRow:
+    return TypeRow(
+        TypeKind.ARRAY, "jax", "Array", package="jax", version=jax.__version__, extra=dict(extra)
+    )
+
+
+def _is_key_dtype(x: Any) -> bool:
+    return isinstance(x, _KEY_DTYPE_CLASS)
+
+
+def _impl(dtype: Any) -> str:
+    """Return the name of a key dtype's implementation, making sure that it leads back to it."""
+    name = str(dtype._impl.name)
+    try:
+        known = jax.random.key(0, impl=name).dtype
+    except (ValueError, TypeError, NotImplementedError):
+        known = None
+    if known != dtype:
+        raise Refusal(f"the key implementation {name!r} has no name in jax; save key_data(x)")
+    return name
+
+
+def _host(x: jax.Array) -> Array:
+    """Return the stored bytes of an array. A CPU array is viewed; the caller drops the view soon,
+    for while it lives XLA refuses to donate the buffer without a word.
+    """
+    if any(device.platform != "cpu" for device in x.devices()):
+        # np.asarray(x) would leave a host copy cached on x for as long as x lives.
+        x = jax.device_put(x, jax.local_devices(backend="cpu")[0])
+    return dtypes.to_bytes(np.asarray(x))
+
+
+def _put(host: Array, weak: bool, place: Any) -> jax.Array:
+    if weak:
+        # The constructor that pickle uses: the only public way to a weak type of any shape.
+        rebuild = jnp.zeros((), host.dtype).__reduce__()[0]
+        function, arguments, state = host.__reduce__()
+        x = rebuild(function, arguments, state, {"weak_type": True})
+        return x if place is None else jax.device_put(x, place)
+    if place is None and host.nbytes < _ALIAS_NBYTES:
+        return jnp.array(host)
+    return jax.device_put(host, place)
+
+
+def _take_partial(x: Any) -> Sequence[Any]:
+    if vars(x):
+        raise Refusal(f"this Partial has the attribute {next(iter(vars(x)))!r}; delete it")
+    return (x.func, x.args, x.keywords)
+
+
+def _make_partial(values: Sequence[Any]) -> Any:
+    function, args, keywords = values
+    return jax.tree_util.Partial(function, *args, **keywords)
+
+
+def _take_spec(x: Any) -> Sequence[Any]:
+    return (tuple(x), getattr(x, "unreduced", frozenset()), getattr(x, "reduced", frozenset()))
+
+
+def _make_spec(values: Sequence[Any]) -> Any:
+    partitions, unreduced, reduced = values
+    named = {"unreduced": unreduced, "reduced": reduced}
+    return jax.sharding.PartitionSpec(*partitions, **{k: v for k, v in named.items() if v})
+
+
+def _take_struct(x: Any) -> Sequence[Any]:
+    plain = jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type)
+    if x != plain:
+        raise Refusal(
+            "a ShapeDtypeStruct with a sharding names devices, which no file can carry; leave the "
+            "sharding out"
+        )
+    return (tuple(x.shape), x.dtype, bool(x.weak_type))
+
+
+def _make_struct(values: Sequence[Any]) -> Any:
+    shape, dtype, weak = values
+    return jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)
+
+
+def _object(module: str, name: str, *fields: str) -> TypeRow:
+    return TypeRow(
+        TypeKind.OBJECT, module, name, fields=fields, package="jax", version=jax.__version__
+    )
+
+
+_RECORDS: dict[type, Record] = {
+    jax.tree_util.Partial: Record(
+        _object("jax.tree_util", "Partial", "func", "args", "keywords"),
+        _take_partial,
+        _make_partial,
+    ),
+    jax.sharding.PartitionSpec: Record(
+        _object("jax.sharding", "PartitionSpec", "partitions", "unreduced", "reduced"),
+        _take_spec,
+        _make_spec,
+    ),
+    jax.ShapeDtypeStruct: Record(
+        _object("jax", "ShapeDtypeStruct", "shape", "dtype", "weak_type"),
+        _take_struct,
+        _make_struct,
+    ),
+}
+
+
+def _is_registered(cls: type) -> bool:
+    try:
+        _treedef(cls, None, 0)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def _treedef(cls: type, aux: Any, count: int) -> Any:
+    leaf = jax.tree_util.tree_structure(0)
+    return jax.tree_util.PyTreeDef.make_from_node_data_and_children(
+        jax.tree_util.default_registry, (cls, aux), [leaf] * count
+    )
+
+
+def _registered(cls: type) -> Record:
+    """Take apart by the functions that the user gave to `jax.tree_util`."""
+    row = classes.describe(cls, TypeKind.PYTREE)
+
+    def take(x: Any) -> Sequence[Any]:
+        found = jax.tree_util.default_registry.flatten_one_level(x)
+        assert found is not None
+        children, aux = found
+        return [aux, *children]
+
+    def make(values: Sequence[Any]) -> Any:
+        return _treedef(cls, values[0], len(values) - 1).unflatten(values[1:])
+
+    return Record(row, take, make)
+
+
+@functools.cache
+def _symbols() -> dict[str, Any]:
+    modules = {"jax.nn": jax.nn, "jax.numpy": jnp, "jax.lax": jax.lax}
+    found = {
+        f"{module}.{name}": vars(modules[module]).get(name)
+        for module, names in _PUBLIC.items()
+        for name in names.split()
+    }
+    found[_UNCONSTRAINED] = jax.sharding.PartitionSpec.UNCONSTRAINED
+    return {name: value for name, value in found.items() if value is not None}
+
+
+ADAPTER = JaxAdapter()

@@ -1,0 +1,108 @@
+"""NumPy: arrays, scalars, record arrays, masked arrays, scalar types and ufuncs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ckptstore import dtypes
+from ckptstore.dtypes import Array
+from ckptstore.index import TypeKind, TypeRow
+from ckptstore.registry import Adapter, Leaf, Record, Refusal
+
+ARRAY = TypeRow(TypeKind.ARRAY, "numpy", "ndarray")
+_RECARRAY = TypeRow(TypeKind.ARRAY, "numpy", "recarray")
+_SCALAR = TypeRow(TypeKind.ARRAY, "numpy", "generic")
+_ARRAYS = {np.ndarray: ARRAY, np.recarray: _RECARRAY}
+_MASKED = TypeRow(
+    TypeKind.OBJECT,
+    "numpy.ma",
+    "MaskedArray",
+    fields=("data", "mask", "fill_value", "hard_mask"),
+    package="numpy",
+    version=np.__version__,
+)
+
+
+class NumpyAdapter(Adapter):
+    """The adapter of numpy and ml_dtypes."""
+
+    def leaf(self, x: Any) -> Leaf | None:
+        """Describe an array or a scalar; subclasses of ndarray are not arrays of numpy's own."""
+        cls = type(x)
+        if cls in _ARRAYS:
+            return _leaf(x, _ARRAYS[cls])
+        if isinstance(x, np.generic) and (np.dtype(cls).type is cls or cls is np.record):
+            return _leaf(np.asarray(x), _SCALAR)
+        return None
+
+    def array(self, host: Array, row: TypeRow, place: Any) -> Any:
+        """Return the array itself, as a recarray or a scalar where it was one."""
+        if row.name == "generic":
+            # A void or str scalar would be a view of the array: let it own its bytes.
+            return host.reshape(-1)[0] if host.dtype.kind != "V" else host.copy()[()]
+        return host.view(np.recarray) if row.name == "recarray" else host
+
+    def record(self, cls: type) -> Record | None:
+        """Take masked arrays apart."""
+        if cls is np.ma.MaskedArray:
+            return Record(_MASKED, _take_masked, _make_masked)
+        return None
+
+    def record_named(self, row: TypeRow) -> Record | None:
+        """Return the same for the stored name."""
+        return self.record(np.ma.MaskedArray) if row.name == _MASKED.name else None
+
+    def symbol(self, x: Any) -> str | None:
+        """Return the name of a scalar type or a ufunc that numpy or ml_dtypes publishes."""
+        return next((name for name, value in _symbols().items() if value is x), None)
+
+    def symbol_named(self, name: str) -> Any:
+        """Return what has that name."""
+        return _symbols()[name]
+
+
+def _leaf(x: Array, row: TypeRow) -> Leaf:
+    return Leaf(row, dtypes.describe(x.dtype), x.shape, lambda: dtypes.to_bytes(x))
+
+
+def _take_masked(x: Any) -> Sequence[Any]:
+    if type(x.data) is not np.ndarray:
+        raise Refusal(f"a masked {type(x.data).__qualname__}; mask a plain numpy array")
+    mask = None if x.mask is np.ma.nomask else np.asarray(x.mask)
+    fill = None if x._fill_value is None else np.asarray(x._fill_value)
+    extra = {k: v for k, v in vars(x).get("_optinfo", {}).items()}
+    if extra:
+        raise Refusal(f"this masked array has the attribute {next(iter(extra))!r}; delete it")
+    return (np.asarray(x.data), mask, fill, bool(x.hardmask))
+
+
+def _make_masked(values: Sequence[Any]) -> Any:
+    data, mask, fill, hard = values
+    out = np.ma.MaskedArray(
+        data, mask=np.ma.nomask if mask is None else mask, hard_mask=hard, copy=False
+    )
+    if fill is not None:
+        out._fill_value = fill
+    return out
+
+
+_SYMBOLS: dict[str, Any] = {}
+
+
+def _symbols() -> dict[str, Any]:
+    if not _SYMBOLS:
+        scalars = {t for t in np.sctypeDict.values() if isinstance(t, type)}
+        _SYMBOLS.update({f"numpy.{t.__name__}": t for t in scalars})
+        _SYMBOLS.update({f"numpy.{k}": v for k, v in vars(np).items() if isinstance(v, np.ufunc)})
+        names = [n for n in vars(ml_dtypes) if isinstance(vars(ml_dtypes)[n], type)]
+        _SYMBOLS.update(
+            {f"ml_dtypes.{n}": vars(ml_dtypes)[n] for n in names if n not in ("finfo", "iinfo")}
+        )
+    return _SYMBOLS
+
+
+ADAPTER = NumpyAdapter()

@@ -1,0 +1,320 @@
+"""Holding a checkpoint against `like`, and finding what `select` means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ckptstore import dtypes, paths, registry, validate
+from ckptstore.errors import StructureError
+from ckptstore.index import Index, Kind, Leaves, Spans, TypeKind
+from ckptstore.rebuild import DICT_KINDS, Rebuild
+from ckptstore.tree import Walk
+
+_SHOWN = 50
+_CASTABLE = "?biufcV"
+_VALUE_KINDS = {Kind.SURROGATE_STR: Kind.STR}
+
+
+@dataclass
+class Fit:
+    """How the leaves and types of a checkpoint are to come back.
+
+    Attributes:
+        given: classes by stored name.
+        places: where a leaf is to live, in its framework's terms.
+        casts: the dtype that a leaf is cast to.
+        overrides: stored nodes that are taken from `like` as they are.
+    """
+
+    given: dict[str, type] = field(default_factory=dict)
+    places: dict[int, Any] = field(default_factory=dict)
+    casts: dict[int, np.dtype[Any]] = field(default_factory=dict)
+    overrides: dict[int, Any] = field(default_factory=dict)
+
+
+def selected(table: Any, patterns: Sequence[str], where: str) -> dict[str, int]:
+    """Return the nodes that the patterns match, by path.
+
+    Raises:
+        StructureError: reason ``no-match``, with the paths that are near.
+    """
+    found = paths.select(table, patterns)
+    for pattern, nodes in zip(patterns, found, strict=True):
+        if not nodes:
+            near = _near(table, pattern)
+            raise StructureError(
+                f"{where}: nothing is at {pattern}; there is {', '.join(near)}", reason="no-match"
+            )
+    nodes = sorted({node for each in found for node in each})
+    return dict(zip(paths.format_paths(table, nodes), nodes, strict=True))
+
+
+def _near(table: Any, pattern: str) -> list[str]:
+    """The children of the deepest place that the pattern does reach."""
+    steps = paths.parse(pattern)
+    for count in range(len(steps) - 1, -1, -1):
+        nodes = paths.select(table, ["$" + "".join(_as_text(s) for s in steps[:count]) + ".*"])[0]
+        if nodes:
+            shown = paths.format_paths(table, nodes[:20])
+            return shown + ["…"] * (len(nodes) > len(shown))
+    return ["only $"]
+
+
+def _as_text(step: str) -> str:
+    return step if step.startswith("[") else f".{step}"
+
+
+def check_same_paths(stored: Mapping[str, int], like: Mapping[str, int], where: str) -> None:
+    """Refuse a selection that means other places in the checkpoint than in `like`."""
+    if stored.keys() != like.keys():
+        lines = [f"{p}: not in `like`" for p in stored if p not in like]
+        lines += [f"{p}: not in the checkpoint" for p in like if p not in stored]
+        raise _differences(where, lines)
+
+
+def _differences(where: str, lines: list[str]) -> StructureError:
+    more = f"\n  … and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return StructureError(
+        f"{where}: {len(lines)} difference(s) from `like`:\n  "
+        + "\n  ".join(lines[:_SHOWN])
+        + more,
+        reason="differs-from-like",
+    )
+
+
+def fit(
+    stored: Rebuild, like: Walk, pairs: Sequence[tuple[int, int]], *, cast: bool, numpy: bool
+) -> Fit:
+    """Compare the subtrees of each pair of (stored node, node of `like`).
+
+    Raises:
+        StructureError: reason ``differs-from-like``, listing every difference by path.
+    """
+    return _Comparison(stored, like, cast=cast, numpy=numpy).run(pairs)
+
+
+class _Comparison:
+    def __init__(self, stored: Rebuild, like: Walk, *, cast: bool, numpy: bool) -> None:
+        self.stored = stored
+        self.like = like
+        self.like_end = validate.layout(like.arity, where="like").end
+        self.cast = cast
+        self.numpy = numpy
+        self.fit = Fit()
+        self.lines: list[tuple[Any, int, str]] = []
+
+    def run(self, pairs: Sequence[tuple[int, int]]) -> Fit:
+        like = self.like
+        for number, kind in enumerate(like.kind):
+            if kind in (Kind.RECORD, Kind.ENUM):
+                row = like.types[like.type[number] - 1]
+                self.fit.given[f"{row.module}.{row.name}"] = type(like.objects[number])
+        todo, done = list(reversed(pairs)), set()
+        while todo:
+            i, j = todo.pop()
+            i = self.stored.arg[i] if self.stored.kind[i] == Kind.SAME else i
+            j = like.arg[j] if like.kind[j] == Kind.SAME else j
+            if (i, j) not in done:
+                done.add((i, j))
+                todo.extend(reversed(self._compare(i, j)))
+        if self.lines:
+            stored_paths = self._paths(
+                self.stored, [n for t, n, _ in self.lines if t is self.stored]
+            )
+            like_paths = self._paths(like, [n for t, n, _ in self.lines if t is like])
+            raise _differences(
+                self.stored.where,
+                [
+                    f"{(stored_paths if t is self.stored else like_paths)[n]}: {text}"
+                    for t, n, text in self.lines
+                ],
+            )
+        return self.fit
+
+    @staticmethod
+    def _paths(table: Any, nodes: list[int]) -> dict[int, str]:
+        return dict(zip(nodes, paths.format_paths(table, nodes), strict=True))
+
+    def _compare(self, i: int, j: int) -> list[tuple[int, int]]:
+        """Note how two nodes differ; return the pairs of children to go on with."""
+        stored, like = self.stored, self.like
+        kind, kind_like = Kind(stored.kind[i]), Kind(like.kind[j])
+        if kind == Kind.SUPPLIED:
+            self.fit.overrides[i] = like.objects[j]
+            return []
+        if kind == Kind.LEAF:
+            self._compare_leaf(i, j)
+            return []
+        if _VALUE_KINDS.get(kind, kind) != _VALUE_KINDS.get(kind_like, kind_like):
+            self._differ(i, f"{self._name(stored, i)} in the checkpoint, {self._like(j)} in `like`")
+            return []
+        if kind in DICT_KINDS:
+            return self._compare_dicts(i, j)
+        if kind in (Kind.RECORD, Kind.ENUM) and not self._same_class(i, j):
+            return []
+        if kind in (Kind.SET, Kind.FROZENSET, Kind.RANGE, Kind.SLICE, Kind.ENUM):
+            return []
+        ours, theirs = stored.children(i), self._like_children(j)
+        for extra in ours[len(theirs) :]:
+            self._differ(extra, f"{self._name(stored, extra)} in the checkpoint, not in `like`")
+        for missing in theirs[len(ours) :]:
+            self.lines.append(
+                (like, missing, f"{self._like(missing)} in `like`, not in the checkpoint")
+            )
+        return list(zip(ours, theirs, strict=False))
+
+    def _same_class(self, i: int, j: int) -> bool:
+        row = self.stored.types[self.stored.type[i] - 1]
+        other = self.like.types[self.like.type[j] - 1]
+        if (row.module, row.name, row.kind) != (other.module, other.name, other.kind):
+            self._differ(i, f"{row} in the checkpoint, {other} in `like`")
+            return False
+        if row.kind != TypeKind.PYTREE and row.fields != other.fields:
+            self._differ(
+                i,
+                f"{row} has the fields {', '.join(row.fields)} in the checkpoint, "
+                f"{', '.join(other.fields)} in `like`",
+            )
+            return False
+        return True
+
+    def _compare_dicts(self, i: int, j: int) -> list[tuple[int, int]]:
+        stored, like = self.stored, self.like
+        ours, theirs = stored.children(i), self._like_children(j)
+        mine = {stored.key(k): v for k, v in zip(ours[::2], ours[1::2], strict=True)}
+        other = {like.key(k): v for k, v in zip(theirs[::2], theirs[1::2], strict=True)}
+        for key, node in mine.items():
+            if key not in other:
+                self._differ(node, f"{self._name(stored, node)} in the checkpoint, not in `like`")
+        for key, node in other.items():
+            if key not in mine:
+                self.lines.append(
+                    (like, node, f"{self._like(node)} in `like`, not in the checkpoint")
+                )
+        if stored.kind[i] == Kind.ORDERED_DICT and mine.keys() == other.keys():
+            if list(mine) != list(other):
+                self._differ(
+                    i, f"order {', '.join(mine)} in the checkpoint, {', '.join(other)} in `like`"
+                )
+        return [(node, other[key]) for key, node in mine.items() if key in other]
+
+    def _compare_leaf(self, i: int, j: int) -> None:
+        stored, like, leaf = self.stored, self.like, self.stored.arg[i]
+        index = stored.index
+        row = index.types[int(index.leaves.type[leaf]) - 1]
+        mine = (index.dtypes[int(index.leaves.dtype[leaf])], index.shape(leaf))
+        x = like.objects[j]
+        known = registry.adapter(registry.top_level(type(x).__module__))
+        expected = known.expected(x) if known is not None else None
+        if like.kind[j] == Kind.LEAF:
+            other = like.leaves[like.arg[j]]
+            same_type = (str(row), row.extra.get("impl")) == (
+                str(other.row),
+                other.row.extra.get("impl"),
+            )
+            theirs = (other.dtype, other.shape)
+        elif expected is not None:
+            same_type = registry.top_level(row.module) == expected[0]
+            theirs = expected[1:]
+        else:
+            self._differ(i, f"{self._name(stored, i)} in the checkpoint, {self._like(j)} in `like`")
+            return
+        if not same_type and not self.numpy:
+            self._differ(
+                i,
+                f"{self._name(stored, i)} in the checkpoint, {self._like(j)} in `like`"
+                + ('; arrays="numpy" gives numpy arrays' if row.module == "jax" else ""),
+            )
+        elif mine[1] != theirs[1]:
+            self._differ(i, f"shape {list(mine[1])} in the checkpoint, {list(theirs[1])} in `like`")
+        elif mine[0] != theirs[0]:
+            self._compare_dtype(i, mine[0], theirs[0])
+        if known is not None:
+            self.fit.places[leaf] = known.place(x)
+
+    def _compare_dtype(self, i: int, mine: dtypes.Stored, theirs: dtypes.Stored) -> None:
+        where = self.stored.where
+        source, target = dtypes.resolve(mine, where=where), dtypes.resolve(theirs, where="like")
+        numeric = all(
+            t.kind in _CASTABLE
+            and t.names is None
+            and t.kind + str(t)[:4] != "Vvoid"
+            and not str(t).startswith("|V")
+            for t in (source, target)
+        )
+        drops_imaginary = source.kind == "c" and target.kind != "c"
+        if not numeric or drops_imaginary:
+            self._differ(i, f"{mine} in the checkpoint, {theirs} in `like`; no cast leads there")
+        elif self.cast:
+            self.fit.casts[self.stored.arg[i]] = target
+        else:
+            self._differ(
+                i,
+                f"{mine} in the checkpoint, {theirs} in `like`; change `like`, or pass cast=True",
+            )
+
+    def _differ(self, node: int, text: str) -> None:
+        self.lines.append((self.stored, node, text))
+
+    def _like_children(self, j: int) -> list[int]:
+        out, child = [], j + 1
+        for _ in range(self.like.arity[j]):
+            out.append(child)
+            child = self.like_end[child]
+        return out
+
+    def _like(self, j: int) -> str:
+        kind = self.like.kind[j]
+        if kind == Kind.SUPPLIED:
+            return f"something that cannot be stored ({self.like.data[j].decode()})"
+        x = self.like.objects[j]
+        return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+
+    @staticmethod
+    def _name(table: Rebuild, node: int) -> str:
+        kind = Kind(table.kind[node])
+        if kind == Kind.LEAF:
+            leaf = table.arg[node]
+            index = table.index
+            row = index.types[int(index.leaves.type[leaf]) - 1]
+            return f"{row} {index.dtypes[int(index.leaves.dtype[leaf])]}{list(index.shape(leaf))}"
+        if kind in (Kind.RECORD, Kind.ENUM):
+            return str(table.types[table.type[node] - 1])
+        return _KIND_NAMES.get(kind, kind.name.lower())
+
+
+_KIND_NAMES = {Kind.NONE: "None", Kind.SURROGATE_STR: "str", Kind.DEFAULT_DICT: "defaultdict"}
+
+
+def fill(like: Walk, values: Mapping[int, Any]) -> Any:
+    """Return the tree of `like` with some of its nodes replaced; the rest are the same objects."""
+    none = np.zeros(0, np.int64)
+    index = Index(
+        like.types,
+        like.dtypes,
+        like.nodes(),
+        Leaves(none, none, none, none, none, none),
+        Spans(none, none, none, none, none, []),
+    )
+    layout = validate.layout(like.arity, where="like")
+    ancestors: set[int] = set()
+    for node in values:
+        while (node := layout.parent[node]) >= 0:
+            ancestors.add(node)
+    tree = Rebuild(index, layout, "like")
+    given = {}
+    for node in ancestors:
+        if like.kind[node] == Kind.RECORD:
+            row = like.types[like.type[node] - 1]
+            given[f"{row.module}.{row.name}"] = type(like.objects[node])
+    tree.resolve({like.type[n] for n in ancestors if like.type[n]}, given, stand_in=False)
+    for node, parent in enumerate(layout.parent):
+        if node in values:
+            tree.overrides[node] = values[node]
+        elif node not in ancestors and (parent in ancestors or parent < 0):
+            tree.overrides[node] = like.objects[node]
+    return tree.build([0])[0]

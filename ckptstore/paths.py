@@ -1,0 +1,185 @@
+"""Paths: where a node stands in its tree, written for people, and patterns that select.
+
+    $.opt_state[0].mu['dense']      a field, an item of a sequence, a key of a dict
+    $.params.*                      `*` stands for one step, `**` for any number
+
+A field is ``.name``, a sequence item ``[0]``, a dict entry ``[repr of the key]``. In a pattern
+``.name`` and ``['name']`` mean the same, so ``$.params`` finds a field or a key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from ckptstore.errors import StructureError
+from ckptstore.index import Kind, TypeKind, TypeRow
+
+_DICTS = (Kind.DICT, Kind.ORDERED_DICT, Kind.DEFAULT_DICT)
+_STEP = re.compile(
+    r"""\.(?P<field>\*\*|\*|[^.\[\]'"*]+)|\[(?P<item>(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\[\]'"]|\[[^\]]*\])+)\]"""
+)
+
+
+class Table(Protocol):
+    """The columns that a path needs, as lists: a finished table or one still being filled."""
+
+    @property
+    def kind(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def arity(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def type(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def types(self) -> Sequence[TypeRow]: ...  # noqa: D102
+    def key(self, node: int) -> Any:
+        """Return a printable form of the dict key that the subtree at `node` holds."""
+
+
+def step(table: Table, parent: int, position: int, previous: int) -> str:
+    """Return the step from `parent` to its child number `position`.
+
+    Args:
+        table: the nodes.
+        parent: the node of the container.
+        position: which of its children.
+        previous: the node of the child before, which is the key of a dict's value.
+    """
+    kind = table.kind[parent]
+    if kind in _DICTS:
+        return f"{{key {position // 2}}}" if position % 2 == 0 else f"[{table.key(previous)}]"
+    if kind == Kind.RECORD:
+        row = table.types[table.type[parent] - 1]
+        if row.kind != TypeKind.PYTREE:
+            return f".{row.fields[position]}"
+        return "{static}" if position == 0 else f"[{position - 1}]"
+    if kind in (Kind.SET, Kind.FROZENSET):
+        return f"{{item {position}}}"
+    if kind == Kind.ENUM:
+        return ".value"
+    return f"[{position}]"
+
+
+def walk(table: Table) -> Iterator[tuple[int, int, int, int]]:
+    """Give (node, parent, position, previous child) of every node after the root, in preorder."""
+    stack: list[list[int]] = []  # [node, how many children were seen, the last of them]
+    for node, arity in enumerate(table.arity):
+        while stack and stack[-1][1] == table.arity[stack[-1][0]]:
+            stack.pop()
+        if stack:
+            top = stack[-1]
+            yield node, top[0], top[1], top[2]
+            top[1] += 1
+            top[2] = node
+        if arity:
+            stack.append([node, 0, -1])
+
+
+def format_paths(table: Table, wanted: Sequence[int]) -> list[str]:
+    """Return the paths of nodes; `table` may still be missing what comes after them."""
+    want = set(wanted)
+    if not want:
+        return []
+    last = max(want)
+    came: dict[int, tuple[int, int, int]] = {}
+    for node, parent, position, previous in walk(table):
+        if node > last:
+            break
+        if table.arity[node] or node in want:
+            came[node] = (parent, position, previous)
+    out = []
+    for node in wanted:
+        steps = []
+        while node in came:
+            parent, position, previous = came[node]
+            steps.append(step(table, parent, position, previous))
+            node = parent
+        out.append("$" + "".join(reversed(steps)))
+    return out
+
+
+def parse(pattern: str) -> tuple[str, ...]:
+    """Split a pattern into steps, each normalised by `normal`.
+
+    Raises:
+        StructureError: reason ``bad-pattern``.
+    """
+    if not isinstance(pattern, str) or not pattern.startswith("$"):
+        raise StructureError(
+            f"select: {pattern!r} is no pattern; it begins with $, as in $.params or $.opt_state[0]",
+            reason="bad-pattern",
+        )
+    steps, at = [], 1
+    while at < len(pattern):
+        match = _STEP.match(pattern, at)
+        if match is None:
+            raise StructureError(
+                f"select: {pattern!r} cannot be read from {pattern[at:]!r} on; a step is .name, "
+                "[0], ['key'], .* or .**",
+                reason="bad-pattern",
+            )
+        if match["field"] is not None:
+            steps.append(match["field"] if match["field"] in ("*", "**") else normal(match[0]))
+        else:
+            steps.append("*" if match["item"] == "*" else normal(match[0]))
+        at = match.end()
+    return tuple(steps)
+
+
+def normal(text: str) -> str:
+    """Bring a step to the form in which ``.name``, ``['name']`` and ``["name"]`` are equal."""
+    if text.startswith("."):
+        return f"[{text[1:]!r}]"
+    if text.startswith('["'):
+        return f"[{_unquote(text[1:-1])!r}]"
+    return text
+
+
+def _unquote(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text[1:-1])
+
+
+def select(table: Table, patterns: Sequence[str]) -> list[list[int]]:
+    """Return, for each pattern, the nodes whose paths it matches, in preorder.
+
+    Steps inside dict keys, sets and static parts are not matched.
+    """
+    parsed = [parse(pattern) for pattern in patterns]
+    found: list[list[int]] = [[] for _ in patterns]
+    # The states of all patterns at an open container: (pattern, steps done).
+    start = {state for i in range(len(parsed)) for state in _close(parsed, (i, 0))}
+    states: dict[int, set[tuple[int, int]]] = {0: start}
+    for i, done in start:
+        if done == len(parsed[i]):
+            found[i].append(0)
+    for node, parent, position, previous in walk(table):
+        here = states.get(parent)
+        if not here:
+            continue
+        text = step(table, parent, position, previous)
+        if text.startswith("{") or table.kind[parent] == Kind.ENUM:
+            continue
+        text = normal(text)
+        after: set[tuple[int, int]] = set()
+        for i, done in here:
+            if done < len(parsed[i]):
+                if parsed[i][done] == "**":
+                    after |= _close(parsed, (i, done))
+                elif parsed[i][done] in ("*", text):
+                    after |= _close(parsed, (i, done + 1))
+        for i in sorted({i for i, done in after if done == len(parsed[i])}):
+            found[i].append(node)
+        if after and table.arity[node]:
+            states[node] = after
+    return found
+
+
+def _close(parsed: list[tuple[str, ...]], state: tuple[int, int]) -> set[tuple[int, int]]:
+    """A `**` may also stand for no step at all."""
+    i, done = state
+    states = {state}
+    while done < len(parsed[i]) and parsed[i][done] == "**":
+        done += 1
+        states.add((i, done))
+    return states

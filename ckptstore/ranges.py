@@ -1,0 +1,84 @@
+"""What to read where: from leaves to ranges of data files, as a pure function of the index.
+
+Only the bytes of the wanted leaves are in a range, with at most the padding between neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ckptstore.index import LARGE_NBYTES, SMALL_ALIGNMENT, Index, Integers
+from ckptstore.validate import cell_starts
+
+RANGE_NBYTES = 8 << 20
+"""Small neighbours are read together up to this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One span: its number, where it is in its range, and where in its leaf's bytes."""
+
+    span: int
+    leaf: int
+    at: int
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """One read: `nbytes` from `offset` of data file `file`."""
+
+    file: int
+    offset: int
+    nbytes: int
+    parts: tuple[Part, ...]
+
+
+def plan(index: Index, leaves: Iterable[int]) -> Iterator[Range]:
+    """Give the ranges that hold the spans of `leaves`, by file and offset.
+
+    A span of 1 MiB or more is a range of its own.
+    """
+    spans = index.spans
+    wanted = np.zeros(len(index.leaves) + 1, bool)
+    wanted[list(leaves)] = True
+    numbers = np.flatnonzero(wanted[spans.leaf])
+    numbers = numbers[np.lexsort((spans.offset[numbers], spans.file[numbers]))]
+    starts = span_starts(index)
+    open_parts: list[Part] = []
+    file = begin = end = -1
+    for span in numbers.tolist():
+        offset, size = int(spans.offset[span]), int(spans.size[span])
+        small = size < LARGE_NBYTES
+        near = int(spans.file[span]) == file and 0 <= offset - end < SMALL_ALIGNMENT
+        if open_parts and not (small and near and offset + size - begin <= RANGE_NBYTES):
+            yield Range(file, begin, end - begin, tuple(open_parts))
+            open_parts = []
+        if not open_parts:
+            file, begin = int(spans.file[span]), offset
+        open_parts.append(
+            Part(span, int(spans.leaf[span]), offset - begin, int(starts[span]), size)
+        )
+        end = offset + size
+        if not small:
+            yield Range(file, begin, size, tuple(open_parts))
+            open_parts, file, end = [], -1, -1
+    if open_parts:
+        yield Range(file, begin, end - begin, tuple(open_parts))
+
+
+def span_starts(index: Index) -> Integers:
+    """Return where each span begins in its leaf's bytes, cells joined in row-major order."""
+    spans = index.spans
+    cells = cell_starts(index)[spans.leaf] + spans.cell
+    order = np.argsort(cells, kind="stable")
+    before = np.cumsum(spans.size[order]) - spans.size[order]
+    leaf_first = np.concatenate([[True], np.diff(spans.leaf[order]) != 0])[: len(order)]
+    base = np.maximum.accumulate(np.where(leaf_first, before, 0))
+    out = np.zeros(len(order), np.int64)
+    out[order] = before - base
+    return out

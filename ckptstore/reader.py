@@ -1,0 +1,293 @@
+"""`load`, `inspect` and `verify`: from a committed checkpoint to verified values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ckptstore import commit, dtypes, fetch, match, paths, registry, storage, tree, validate
+from ckptstore.checkpoint import Checkpoint
+from ckptstore.commit import Snapshot
+from ckptstore.dtypes import Array
+from ckptstore.errors import CorruptError, StructureError
+from ckptstore.index import Index, Kind
+from ckptstore.rebuild import BLOB_KINDS, Rebuild
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that `verify` found.
+
+    Attributes:
+        reason: the code that a `CheckpointError` for it carries.
+        where: the file, and the place in it.
+        message: what was found against what was expected.
+    """
+
+    reason: str
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message} [{self.reason}]"
+
+
+def load(
+    url: Any,
+    like: Any = None,
+    *,
+    select: str | Sequence[str] | None = None,
+    types: Iterable[type] | Mapping[str, type] = (),
+    cast: bool = False,
+    arrays: Literal["numpy"] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Load a checkpoint and return the tree that was saved: same types, same dtypes, same bits.
+
+    Every byte is checked against its checksum before it becomes a value.
+
+    Args:
+        url: the checkpoint's directory.
+        like: a tree of the same structure, of live values or `jax.ShapeDtypeStruct`. Types,
+            shardings and what was `supplied` come from it, values from the checkpoint; every
+            difference is reported at once.
+        select: a pattern, such as ``$.params`` or ``$.opt_state[0].mu``; only its bytes are read,
+            and that sub-tree is returned. A pattern with ``*``, or several patterns, give a dict of
+            path to sub-tree. With `like`, all of `like` with the selected places filled in.
+        types: classes that are not found by name, or whose code may run: a sequence, or a map of
+            stored name to class.
+        cast: convert arrays to the dtypes of `like` where they differ.
+        arrays: ``"numpy"`` gives every array as a writable numpy array, and needs no framework; a
+            type whose module is not here is then a NamedTuple of its stored fields.
+        storage_options: options of the store.
+
+    Raises:
+        NotCommittedError: there is no checkpoint, or its save never finished.
+        CorruptError: a byte is not as it was written; it says which leaf.
+        UnknownTypeError: types that cannot be rebuilt, all of them, each with the remedy.
+        StructureError: all differences from `like`; a pattern that matches nothing.
+        UnsupportedError: a newer format, or a dtype that this machine lacks.
+
+    The checkpoint is only read. Source: docs/spec.md, section 8.
+    """
+    if arrays not in (None, "numpy"):
+        raise StructureError(
+            f"load: arrays={arrays!r}, expected None or 'numpy'", reason="bad-argument"
+        )
+    if cast and like is None:
+        raise StructureError("load: cast=True needs like=", reason="bad-argument")
+    given = _given(types)
+
+    def use(snapshot: Snapshot) -> Any:
+        return _Load(snapshot, given, cast, arrays == "numpy").run(like, select)
+
+    with storage.open(url, storage_options) as store:
+        return commit.read(store, use)
+
+
+def inspect(url: Any, *, storage_options: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Describe a checkpoint from its manifest and index, without reading its arrays.
+
+    Imports no framework.
+
+    Raises:
+        NotCommittedError, CorruptError, UnsupportedError: as `load`.
+    """
+
+    def use(snapshot: Snapshot) -> Checkpoint:
+        found = Checkpoint(snapshot.storage.url, snapshot.manifest, snapshot.index_parts)
+        found.leaves  # noqa: B018 - decodes and checks the index
+        return found
+
+    with storage.open(url, storage_options) as store:
+        return commit.read(store, use)
+
+
+def verify(url: Any, *, storage_options: Mapping[str, Any] | None = None) -> list[Problem]:
+    """Read every byte of a checkpoint and return all that is wrong with it; [] is sound.
+
+    Imports no framework, and reads what `load` does not: the padding between spans.
+
+    Raises:
+        NotCommittedError: there is no checkpoint.
+        UnsupportedError: a newer format.
+        StorageError: the disk cannot be read.
+    """
+    with storage.open(url, storage_options) as store:
+        try:
+            return commit.read(store, _verify)
+        except CorruptError as error:
+            return [Problem(error.reason, store.url, str(error))]
+
+
+def _given(types: Iterable[type] | Mapping[str, type]) -> dict[str, type]:
+    if isinstance(types, Mapping):
+        found = dict(types)
+    else:
+        found = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in types}
+    for name, cls in found.items():
+        if not isinstance(cls, type) or not isinstance(name, str):
+            raise StructureError(
+                f"load: types holds {name!r}: {cls!r:.80}, expected classes, or a map of stored "
+                "name to class",
+                reason="bad-argument",
+            )
+    return found
+
+
+class _Load:
+    """One load of one snapshot."""
+
+    def __init__(
+        self, snapshot: Snapshot, given: Mapping[str, type], cast: bool, numpy: bool
+    ) -> None:
+        self.snapshot = snapshot
+        self.given = given
+        self.cast = cast
+        self.numpy = numpy
+        self.where = snapshot.storage.url
+        parts, files = snapshot.index_parts, snapshot.manifest.files
+        self.index, layout = validate.decode(parts, files, where=self.where)
+        self.tree = Rebuild(self.index, layout, self.where)
+
+    def run(self, like: Any, select: str | Sequence[str] | None) -> Any:
+        if like is not None:
+            return self._into(like, select)
+        if select is None:
+            return self._build([0], match.Fit())[0]
+        patterns = [select] if isinstance(select, str) else list(select)
+        self._read_keys()
+        found = match.selected(self.tree, patterns, self.where)
+        if isinstance(select, str) and not {"*", "**"} & set(paths.parse(select)):
+            return self._build(list(found.values()), match.Fit())[0]
+        return dict(zip(found, self._build(list(found.values()), match.Fit()), strict=True))
+
+    def _into(self, like: Any, select: str | Sequence[str] | None) -> Any:
+        walk = tree.flatten(like, lenient=True)
+        self._read_keys()
+        if select is None:
+            fit = match.fit(self.tree, walk, [(0, 0)], cast=self.cast, numpy=self.numpy)
+            return self._build([0], fit)[0]
+        patterns = [select] if isinstance(select, str) else list(select)
+        stored = match.selected(self.tree, patterns, self.where)
+        wanted = match.selected(walk, patterns, "like")
+        match.check_same_paths(stored, wanted, self.where)
+        pairs = [(stored[path], wanted[path]) for path in wanted]
+        fit = match.fit(self.tree, walk, pairs, cast=self.cast, numpy=self.numpy)
+        values = self._build([node for node, _ in pairs], fit)
+        filled = {like_node: value for (_, like_node), value in zip(pairs, values, strict=True)}
+        return match.fill(walk, filled)
+
+    def _build(self, roots: list[int], fit: match.Fit) -> list[Any]:
+        tree_ = self.tree
+        tree_.overrides = fit.overrides
+        closure = tree_.closure(roots)
+        given = {**fit.given, **self.given}
+        tree_.resolve(tree_.types_in(closure), given, stand_in=self.numpy)
+        makers = self._makers(tree_.leaves(closure), fit)
+        for leaf, value in fetch.fetch(self.snapshot, self.index, makers, self._name):
+            tree_.leaf_values[leaf] = value
+        return tree_.build(roots, stand_in=self.numpy)
+
+    def _read_keys(self) -> None:
+        """Long dict keys are in data files: paths need them before anything is selected."""
+        leaves = self.tree.key_leaves()
+        for leaf, value in fetch.fetch(
+            self.snapshot, self.index, dict.fromkeys(leaves, bytes), self._name
+        ):
+            self.tree.leaf_values[leaf] = value
+
+    def _makers(self, leaves: Sequence[int], fit: match.Fit) -> dict[int, Callable[[Array], Any]]:
+        """Say, for each leaf, what its verified bytes become."""
+        blobs = {
+            self.tree.arg[i] - 1
+            for i, kind in enumerate(self.tree.kind)
+            if kind in BLOB_KINDS and self.tree.arg[i]
+        }
+        shapes = _shapes(self.index)
+        type_, dtype = self.index.leaves.type.tolist(), self.index.leaves.dtype.tolist()
+        makers: dict[int, Callable[[Array], Any]] = {}
+        adapters: dict[str, Any] = {}
+        for leaf in leaves:
+            if leaf in self.tree.leaf_values:
+                continue
+            if leaf in blobs:
+                makers[leaf] = bytes
+                continue
+            row = self.index.types[type_[leaf] - 1]
+            package = registry.top_level(row.module)
+            if not self.numpy and package not in adapters:
+                adapters[package] = registry.adapter(package)
+                if adapters[package] is None:
+                    raise CorruptError(
+                        f"{self.where}: {row} is no array that this ckptstore knows",
+                        reason="bad-type",
+                    )
+            makers[leaf] = _Maker(
+                self.where,
+                self.index.dtypes[dtype[leaf]],
+                shapes[leaf],
+                adapters.get(package),
+                row,
+                fit.casts.get(leaf),
+                fit.places.get(leaf),
+            )
+        return makers
+
+    def _name(self, leaf: int) -> str:
+        return leaf_name(self.tree, leaf)
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Turns the verified bytes of one leaf into its array."""
+
+    where: str
+    stored: dtypes.Stored
+    shape: tuple[int, ...]
+    adapter: registry.Adapter | None
+    row: Any
+    cast: np.dtype[Any] | None
+    place: Any
+
+    def __call__(self, data: Array) -> Any:
+        array = dtypes.from_bytes(data, self.stored, self.shape, where=self.where)
+        if self.cast is not None:
+            array = array.astype(self.cast)
+        if self.adapter is None:
+            return array
+        return self.adapter.array(array, self.row, self.place)
+
+
+def _shapes(index: Index) -> list[tuple[int, ...]]:
+    dims, out, at = index.leaves.dims.tolist(), [], 0
+    for ndim in index.leaves.ndim.tolist():
+        out.append(tuple(dims[at : at + ndim]))
+        at += ndim
+    return out
+
+
+def _verify(snapshot: Snapshot) -> list[Problem]:
+    """Read all data files from end to end: spans against digests, padding against zero."""
+    manifest, where = snapshot.manifest, snapshot.storage.url
+    index, layout = validate.decode(snapshot.index_parts, manifest.files, where=where)
+    tree_ = Rebuild(index, layout, where)
+    problems = []
+    for reason, file, offset, leaf in fetch.damage(snapshot, index):
+        what = (
+            "padding is not zero" if leaf is None else f"damaged bytes of {leaf_name(tree_, leaf)}"
+        )
+        problems.append(Problem(reason, f"{where}/{file} at byte {offset}", what))
+    return problems
+
+
+def leaf_name(tree_: Rebuild, leaf: int) -> str:
+    """Return the path of a leaf, for a message."""
+    for node, kind in enumerate(tree_.kind):
+        held = kind == Kind.LEAF and tree_.arg[node] == leaf
+        if held or (kind in BLOB_KINDS and tree_.arg[node] == leaf + 1):
+            return tree_.path(node)
+    return f"leaf {leaf}"

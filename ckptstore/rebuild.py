@@ -1,0 +1,396 @@
+"""From the table of nodes back to a tree of Python objects. Spec: section 8.
+
+Iterative; every class is resolved before the first instance is made, so that one error lists all
+that is missing.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ckptstore import classes, dtypes, emit, paths, registry, standins
+from ckptstore.errors import CorruptError, StructureError, UnknownTypeError
+from ckptstore.index import Index, Kind, TypeKind, TypeRow
+from ckptstore.validate import Layout
+
+_MISSING = object()
+
+
+class Rebuild:
+    """A decoded tree, ready to be built in whole or in part.
+
+    It is also the table that `paths` reads.
+    """
+
+    def __init__(self, index: Index, layout: Layout, where: str) -> None:
+        nodes = index.nodes
+        self.index = index
+        self.layout = layout
+        self.where = where
+        self.types = index.types
+        self.kind = nodes.kind.tolist()
+        self.arity = nodes.arity.tolist()
+        self.type = nodes.type.tolist()
+        self.arg = nodes.arg.tolist()
+        self._heap = nodes.heap
+        self._heap_at = [0, *itertools.accumulate(nodes.size.tolist())]
+        self.leaf_values: dict[int, Any] = {}
+        self.overrides: dict[int, Any] = {}
+        self._records: dict[int, Any] = {}
+        self._built: dict[int, Any] = {}
+        self._kept = {
+            arg for kind, arg in zip(self.kind, self.arg, strict=True) if kind == Kind.SAME
+        }
+
+    def data(self, node: int) -> bytes:
+        """Return the bytes of a node in the heap, or of its leaf where the scalar is long."""
+        kind = self.kind[node]
+        if self.arg[node] and kind in BLOB_KINDS:
+            found: bytes = self.leaf_values[self.arg[node] - 1]
+            return found
+        return self._heap[self._heap_at[node] : self._heap_at[node + 1]]
+
+    def key(self, node: int) -> str:
+        """Return a printable form of the dict key at `node`."""
+        if self.kind[node] == Kind.SAME:
+            node = self.arg[node]
+        kind = self.kind[node]
+        if kind == Kind.ENUM:
+            row = self.types[self.type[node] - 1]
+            return f"{row.name}.{self._text(node)}"
+        if kind == Kind.TUPLE:
+            parts = [self.key(child) for child in self.children(node)]
+            return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+        if kind in BLOB_KINDS and self.arg[node] and self.arg[node] - 1 not in self.leaf_values:
+            return f"<{Kind(kind).name.lower()} of {self.index.shape(self.arg[node] - 1)[0]} bytes>"
+        try:
+            return repr(self._scalar(node))
+        except (KeyError, ValueError, CorruptError):
+            return f"<{Kind(kind).name.lower()}>"
+
+    def children(self, node: int) -> list[int]:
+        """Return the child nodes of a node, in order."""
+        out, child = [], node + 1
+        for _ in range(self.arity[node]):
+            out.append(child)
+            child = self.layout.end[child]
+        return out
+
+    def types_in(self, roots: Iterable[int]) -> set[int]:
+        """Return the numbers of the types that the subtrees at `roots` use."""
+        return {self.type[i] for r in roots for i in range(r, self.layout.end[r]) if self.type[i]}
+
+    def resolve(self, used: Iterable[int], given: Mapping[str, type], *, stand_in: bool) -> None:
+        """Find the class of each type.
+
+        Args:
+            used: numbers of types.
+            given: classes by stored name, from ``types=`` or `like`.
+            stand_in: give types that cannot be found a NamedTuple of the stored fields.
+
+        Raises:
+            UnknownTypeError: listing all that cannot be found, with the remedy of each.
+        """
+        problems = []
+        for number in sorted(set(used)):
+            row = self.types[number - 1]
+            try:
+                self._records[number] = _class_or_record(row, given)
+            except UnknownTypeError as error:
+                if stand_in and error.reason in standins.REASONS:
+                    self._records[number] = standins.make(row)
+                else:
+                    problems.append(error)
+        if len(problems) == 1:
+            raise UnknownTypeError(f"{self.where}: {problems[0]}", reason=problems[0].reason)
+        if problems:
+            lines = "\n  ".join(map(str, problems))
+            raise UnknownTypeError(
+                f"{self.where}: {len(problems)} types cannot be rebuilt:\n  {lines}",
+                reason=problems[0].reason,
+            )
+
+    def closure(self, roots: Sequence[int]) -> list[int]:
+        """Return `roots` and the targets outside them that their SAME nodes point to."""
+        out, todo = list(roots), list(roots)
+        while todo:
+            root = todo.pop()
+            for i in range(root, self.layout.end[root]):
+                if self.kind[i] == Kind.SAME and not any(
+                    r <= self.arg[i] < self.layout.end[r] for r in out
+                ):
+                    out.append(self.arg[i])
+                    todo.append(self.arg[i])
+        return out
+
+    def leaves(self, roots: Sequence[int]) -> list[int]:
+        """Return the leaves that the subtrees at `roots` hold."""
+        out = []
+        for root in roots:
+            for i in range(root, self.layout.end[root]):
+                if self.kind[i] == Kind.LEAF:
+                    out.append(self.arg[i])
+                elif self.kind[i] in BLOB_KINDS and self.arg[i]:
+                    out.append(self.arg[i] - 1)
+        return sorted(set(out))
+
+    def key_leaves(self) -> list[int]:
+        """Return the leaves that hold long scalars in dict keys."""
+        blobs = [i for i, kind in enumerate(self.kind) if kind in BLOB_KINDS and self.arg[i]]
+        return [self.arg[i] - 1 for i in blobs if self._is_in_key(i)]
+
+    def _is_in_key(self, node: int) -> bool:
+        while (parent := self.layout.parent[node]) >= 0:
+            if self.kind[parent] in DICT_KINDS and self.children(parent).index(node) % 2 == 0:
+                return True
+            node = parent
+        return False
+
+    def build(self, roots: Sequence[int], *, stand_in: bool = False) -> list[Any]:
+        """Build the subtrees at `roots`; their leaves are in `leaf_values`, types resolved.
+
+        Args:
+            roots: nodes, for which `closure` was asked too.
+            stand_in: let symbols of frameworks that are not here be stand-ins.
+
+        Raises:
+            CorruptError: ``duplicate-key``, ``bad-scalar``.
+            StructureError: ``supplied`` where the tree needs what only `like` can give.
+        """
+        self._kept |= set(roots)
+        # SAME points backwards, so an earlier target never needs a later one.
+        for target in sorted(set(self.closure(roots)) - set(roots)):
+            self._build(target, stand_in)
+        return [self._build(root, stand_in) for root in roots]
+
+    def _build(self, root: int, stand_in: bool) -> Any:
+        frames: list[tuple[int, list[Any]]] = []
+        node, end = root, self.layout.end[root]
+        while node < end:
+            following = node + 1
+            if node in self.overrides:
+                value = self.overrides[node]
+                following = self.layout.end[node]
+            elif node in self._built:
+                value = self._built[node]
+                following = self.layout.end[node]
+            elif self.arity[node]:
+                frames.append((node, []))
+                node = following
+                continue
+            else:
+                value = self._make(node, (), stand_in)
+            done = node
+            while True:
+                if done in self._kept:
+                    self._built[done] = value
+                if not frames:
+                    return value
+                open_node, values = frames[-1]
+                values.append(value)
+                if len(values) < self.arity[open_node]:
+                    break
+                frames.pop()
+                value = self._make(open_node, values, stand_in)
+                done = open_node
+            node = following
+        raise AssertionError("the layout was checked")  # pragma: no cover
+
+    def _make(self, node: int, values: Sequence[Any], stand_in: bool) -> Any:
+        kind = self.kind[node]
+        if kind == Kind.LEAF:
+            return self.leaf_values[self.arg[node]]
+        if kind == Kind.RECORD:
+            try:
+                return self._records[self.type[node]].make(values)
+            except (TypeError, ValueError, AttributeError, KeyError) as error:
+                row = self.types[self.type[node] - 1]
+                raise UnknownTypeError(
+                    f"{self.where}: {self.path(node)}: {row} could not be made of what is stored: "
+                    f"{type(error).__name__}: {error}",
+                    reason="cannot-make",
+                ) from error
+        container = _CONTAINERS.get(kind)
+        if container is not None:
+            return container(self, node, values)
+        if kind == Kind.SAME:
+            return self._built[self.arg[node]]
+        if kind == Kind.ENUM:
+            cls = self._records[self.type[node]]
+            row = self.types[self.type[node] - 1]
+            if isinstance(cls, standins.StandIn):
+                return cls.make((self._text(node), values[0]))
+            return classes.enum_member(cls, self._text(node), values[0], f"{self.where}: {row}")
+        if kind == Kind.SYMBOL:
+            return self._symbol(node, stand_in)
+        if kind == Kind.DTYPE:
+            return dtypes.resolve(self.index.dtypes[self.arg[node]], where=self.where)
+        if kind == Kind.SUPPLIED:
+            raise StructureError(
+                f"{self.where}: {self.path(node)}: not stored ({self._text(node)}); give it back by "
+                "load(url, like=...)",
+                reason="supplied",
+            )
+        return self._scalar(node)
+
+    def path(self, node: int) -> str:
+        """Return the path of a node."""
+        return paths.format_paths(self, [node])[0]
+
+    def _text(self, node: int) -> str:
+        try:
+            return self.data(node).decode()
+        except UnicodeDecodeError:
+            raise CorruptError(
+                f"{self.where}: node {node} is not valid UTF-8", reason="bad-scalar"
+            ) from None
+
+    def _scalar(self, node: int) -> Any:
+        kind, data = self.kind[node], self.data(node)
+        try:
+            return _SCALARS[kind](data, self.arg[node])
+        except (ValueError, struct.error) as error:
+            raise CorruptError(
+                f"{self.where}: node {node} is no {Kind(kind).name}: {error}", reason="bad-scalar"
+            ) from None
+
+    def _symbol(self, node: int, stand_in: bool) -> Any:
+        name = self._text(node)
+        try:
+            known = registry.adapter(registry.top_level(name))
+            if known is not None:
+                return known.symbol_named(name)
+        except KeyError:
+            pass
+        except UnknownTypeError:
+            if stand_in:
+                return standins.Symbol(name)
+            raise
+        raise UnknownTypeError(
+            f"{self.where}: {self.path(node)}: {name} is not in the table of functions and scalar "
+            "types that a checkpoint may name",
+            reason="unknown-symbol",
+        )
+
+
+def _class_or_record(row: TypeRow, given: Mapping[str, type]) -> Any:
+    if row.kind == TypeKind.OBJECT:
+        known = registry.adapter(registry.top_level(row.module))
+        record = known.record_named(row) if known is not None else None
+        if record is None or record.row.fields != row.fields:
+            raise UnknownTypeError(
+                f"{row}: this ckptstore has no adapter that makes it of the fields "
+                f"{', '.join(row.fields)}; upgrade ckptstore",
+                reason="unknown-object",
+            )
+        return record
+    if row.kind == TypeKind.PYTREE:
+        registered = registry.registration_named(f"{row.module}.{row.name}")
+        if registered is not None and (record := registered.record()) is not None:
+            return record
+        cls = classes.find(row, given)
+        own = registry.registration(cls)
+        if own is not None and (record := own.record()) is not None:
+            return record
+        jax = registry.adapter("jax")
+        record = jax.record(cls) if jax is not None else None
+        if record is None:
+            raise UnknownTypeError(
+                f"{row}: {cls!r} is not registered with jax.tree_util in this process; register it "
+                "there before loading",
+                reason="not-registered",
+            )
+        return record
+    cls = classes.find(row, given)
+    return cls if row.kind == TypeKind.ENUM else classes.record(cls, row)
+
+
+def _make_dict(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
+    kind = self.kind[node]
+    out: Any
+    if kind == Kind.DICT:
+        out = {}
+    elif kind == Kind.ORDERED_DICT:
+        out = collections.OrderedDict()
+    else:
+        name = self._text(node)
+        if name not in emit.FACTORIES:
+            raise CorruptError(
+                f"{self.where}: {name!r:.80} is no factory of a defaultdict", reason="bad-scalar"
+            )
+        out = collections.defaultdict(emit.FACTORIES[name])
+    for key, value in zip(values[::2], values[1::2], strict=True):
+        if _hashable(self, node, key) in out:
+            raise CorruptError(
+                f"{self.where}: {self.path(node)}: the key {key!r:.80} stands twice",
+                reason="duplicate-key",
+            )
+        out[key] = value
+    return out
+
+
+def _hashable(self: Rebuild, node: int, key: Any) -> Any:
+    try:
+        hash(key)
+    except TypeError:
+        raise CorruptError(
+            f"{self.where}: {self.path(node)}: a key of type {type(key).__name__}",
+            reason="bad-key",
+        ) from None
+    return key
+
+
+def _make_set(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
+    out = {_hashable(self, node, value) for value in values}
+    if len(out) != len(values):
+        raise CorruptError(
+            f"{self.where}: {self.path(node)}: an item stands twice", reason="duplicate-key"
+        )
+    return out if self.kind[node] == Kind.SET else frozenset(out)
+
+
+def _make_range(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
+    if not all(type(value) is int for value in values) or values[2] == 0:
+        raise CorruptError(f"{self.where}: {self.path(node)}: no range", reason="bad-scalar")
+    return range(*values)
+
+
+def _bool(arg: int) -> bool:
+    if arg > 1:
+        raise ValueError(f"{arg} is neither 0 nor 1")
+    return arg == 1
+
+
+_CONTAINERS: dict[int, Callable[[Rebuild, int, Sequence[Any]], Any]] = {
+    Kind.LIST: lambda self, node, values: list(values),
+    Kind.TUPLE: lambda self, node, values: tuple(values),
+    Kind.DICT: _make_dict,
+    Kind.ORDERED_DICT: _make_dict,
+    Kind.DEFAULT_DICT: _make_dict,
+    Kind.SET: _make_set,
+    Kind.FROZENSET: _make_set,
+    Kind.RANGE: _make_range,
+    Kind.SLICE: lambda self, node, values: slice(*values),
+}
+
+_SCALARS: dict[int, Callable[[bytes, int], Any]] = {
+    Kind.NONE: lambda data, arg: None,
+    Kind.BOOL: lambda data, arg: _bool(arg),
+    Kind.INT: lambda data, arg: int.from_bytes(data, "little", signed=True),
+    Kind.FLOAT: lambda data, arg: struct.unpack("<d", data)[0],
+    Kind.COMPLEX: lambda data, arg: complex(*struct.unpack("<dd", data)),
+    Kind.STR: lambda data, arg: data.decode(),
+    Kind.SURROGATE_STR: lambda data, arg: data.decode("utf-8", "surrogatepass"),
+    Kind.BYTES: lambda data, arg: bytes(data),
+    Kind.BYTEARRAY: lambda data, arg: bytearray(data),
+    Kind.ELLIPSIS: lambda data, arg: ...,
+}
+
+DICT_KINDS = (Kind.DICT, Kind.ORDERED_DICT, Kind.DEFAULT_DICT)
+
+BLOB_KINDS = (Kind.INT, Kind.STR, Kind.SURROGATE_STR, Kind.BYTES, Kind.BYTEARRAY)
+"""Kinds of scalars that may be long enough to be leaves."""

@@ -1,0 +1,222 @@
+"""Who knows a type: the `Adapter` class, the table of frameworks, the user's own registrations.
+
+An adapter is loaded by name, only once an object of its package, or a stored type of it, is met.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ckptstore.dtypes import Array, Stored
+from ckptstore.errors import StructureError, UnknownTypeError
+from ckptstore.index import TypeKind, TypeRow
+
+ADAPTERS: Mapping[str, str] = {
+    "numpy": "ckptstore.adapters.numpy",
+    "ml_dtypes": "ckptstore.adapters.numpy",
+    "jax": "ckptstore.adapters.jax",
+    "jaxlib": "ckptstore.adapters.jax",
+    "optax": "ckptstore.adapters.optax",
+    "builtins": "ckptstore.adapters.python",
+}
+"""Top-level package to the module that holds its adapter, as ``ADAPTER``."""
+
+
+class Refusal(Exception):
+    """Why an object cannot be carried, and what to do; the walk adds the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """An array on its way to a file.
+
+    Attributes:
+        row: the array's type, of kind ``array``; `row.extra` is its adapter's.
+        dtype: as stored.
+        shape: of what is stored.
+        read: gives the stored bytes, flat uint8, when it is time to write them.
+    """
+
+    row: TypeRow
+    dtype: Stored
+    shape: tuple[int, ...]
+    read: Callable[[], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How the instances of one class become children and come back.
+
+    Attributes:
+        row: the type; for ``pytree`` the first child is the static part, else children are fields.
+        take: the children of an instance; raises Refusal.
+        make: an instance from its children.
+    """
+
+    row: TypeRow
+    take: Callable[[Any], Sequence[Any]]
+    make: Callable[[Sequence[Any]], Any]
+
+
+class Adapter:
+    """How one framework's types become nodes and leaves; this base knows none.
+
+    Attributes:
+        modules: what may be imported to find a stored class of this framework.
+    """
+
+    modules: Sequence[str] = ()
+
+    def leaf(self, x: Any) -> Leaf | None:
+        """Describe `x` if it is an array of this framework; raises Refusal."""
+        return None
+
+    def array(self, host: Array, row: TypeRow, place: Any) -> Any:
+        """Make the array that `row` describes from verified host memory that nobody else holds.
+
+        Args:
+            host: C-ordered, writable.
+            row: the stored type.
+            place: where the array is to live, in the framework's terms, or None.
+        """
+        raise KeyError(row.name)
+
+    def record(self, cls: type) -> Record | None:
+        """Return how instances of a class of this framework are taken apart, or None."""
+        return None
+
+    def record_named(self, row: TypeRow) -> Record | None:
+        """Return the same for a stored type, or None."""
+        return None
+
+    def symbol(self, x: Any) -> str | None:
+        """Return the public name of a function or scalar type in the adapter's closed table."""
+        return None
+
+    def symbol_named(self, name: str) -> Any:
+        """Return what has that name in the closed table; raises KeyError."""
+        raise KeyError(name)
+
+    def expected(self, x: Any) -> tuple[str, Stored, tuple[int, ...]] | None:
+        """Return (package, dtype, shape) of the leaf that a placeholder in `like` stands for."""
+        return None
+
+    def place(self, x: Any) -> Any:
+        """Return where an array or placeholder of `like` wants its leaf to live, or None."""
+        return None
+
+
+def top_level(module: str) -> str:
+    """Return the package that a module name begins with."""
+    return module.partition(".")[0]
+
+
+def adapter(package: str) -> Adapter | None:
+    """Return the adapter of a top-level package, or None where there is none.
+
+    Raises:
+        UnknownTypeError: reason ``not-installed`` where the adapter's framework is missing.
+    """
+    name = ADAPTERS.get(package)
+    if name is None:
+        return None
+    try:
+        found: Adapter = importlib.import_module(name).ADAPTER
+    except ModuleNotFoundError as error:
+        if error.name is None or top_level(error.name) not in ADAPTERS:
+            raise
+        raise UnknownTypeError(
+            f"the package {error.name} is not installed here: pip install {error.name}, or load "
+            'with arrays="numpy"',
+            reason="not-installed",
+        ) from None
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a user said of a class with `register`."""
+
+    cls: type
+    name: str
+    flatten: Callable[[Any], tuple[Sequence[Any], Any]] | None
+    unflatten: Callable[[Any, Sequence[Any]], Any] | None
+
+    def record(self) -> Record | None:
+        """Return how instances are taken apart, where the user gave both functions."""
+        if self.flatten is None or self.unflatten is None:
+            return None
+        flatten, unflatten = self.flatten, self.unflatten
+
+        def take(x: Any) -> Sequence[Any]:
+            children, aux = flatten(x)
+            return [aux, *children]
+
+        module, _, name = self.name.rpartition(".")
+        row = TypeRow(TypeKind.PYTREE, module, name)
+        return Record(row, take, lambda children: unflatten(children[0], children[1:]))
+
+
+_BY_CLASS: dict[type, Registration] = {}
+_BY_NAME: dict[str, Registration] = {}
+
+
+def register(
+    cls: type,
+    *,
+    name: str | None = None,
+    flatten: Callable[[Any], tuple[Sequence[Any], Any]] | None = None,
+    unflatten: Callable[[Any, Sequence[Any]], Any] | None = None,
+) -> type:
+    """Let `cls` be rebuilt by `load`, and by its own code where it has some.
+
+    A NamedTuple or a plain dataclass needs no registration. A class that `jax.tree_util` knows
+    needs `register(cls)` in the process that loads, because its unflatten runs code. Any other
+    class needs `flatten` and `unflatten`, in both processes.
+
+    Args:
+        cls: the class; also usable as a decorator without arguments.
+        name: the stored name, dotted; by default ``module.qualname``. It stays the same when the
+            class moves.
+        flatten: from an instance to (children, static part), as `jax.tree_util` has it.
+        unflatten: from (static part, children) to an instance.
+
+    Returns:
+        cls.
+
+    Raises:
+        StructureError: reason ``register`` where `cls` is no class, only one of the two functions
+            is given, or the name belongs to another class.
+    """
+    if not isinstance(cls, type):
+        raise StructureError(f"register: found {cls!r}, expected a class", reason="register")
+    if (flatten is None) != (unflatten is None):
+        raise StructureError(
+            f"register({cls.__qualname__}): give flatten and unflatten both, or neither",
+            reason="register",
+        )
+    name = name or f"{cls.__module__}.{cls.__qualname__}"
+    other = _BY_NAME.get(name)
+    if other is not None and other.cls is not cls and other.cls.__qualname__ != cls.__qualname__:
+        raise StructureError(
+            f"register: the name {name} belongs to {other.cls!r}; give name=", reason="register"
+        )
+    registration = Registration(cls, name, flatten, unflatten)
+    old = _BY_CLASS.get(cls)
+    if old is not None:
+        _BY_NAME.pop(old.name, None)
+    _BY_CLASS[cls] = _BY_NAME[name] = registration
+    return cls
+
+
+def registration(cls: type) -> Registration | None:
+    """Return what was registered for exactly this class."""
+    return _BY_CLASS.get(cls)
+
+
+def registration_named(name: str) -> Registration | None:
+    """Return what was registered under a stored name."""
+    return _BY_NAME.get(name)

@@ -1,0 +1,53 @@
+"""What `load(arrays="numpy")` gives for a type whose framework or module is not here.
+
+A host that only looks at arrays needs neither jax nor the training script. A stand-in is a
+NamedTuple of the stored name and fields; it is never used without ``arrays="numpy"``.
+"""
+
+from __future__ import annotations
+
+import collections
+import keyword
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ckptstore.index import TypeKind, TypeRow
+
+REASONS = frozenset({"not-installed", "module-not-imported", "no-such-name", "needs-types"})
+"""Why a type may be replaced: it is not here. An unsafe or changed class stays an error."""
+
+
+class Symbol(NamedTuple):
+    """A function or scalar type of a framework that is not installed, by its public name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """Makes the stand-ins of one stored type."""
+
+    make: Callable[[Sequence[Any]], Any]
+
+
+def make(row: TypeRow) -> StandIn:
+    """Return the maker for a stored type: fields by name; ``static`` and ``children``; an enum's
+    ``name`` and ``value``.
+    """
+    if row.kind == TypeKind.ENUM:
+        fields: Sequence[str] = ("name", "value")
+    elif row.kind == TypeKind.PYTREE:
+        fields = ("static", "children")
+    else:
+        fields = row.fields
+    name = row.name.rpartition(".")[2]
+    cls = collections.namedtuple(  # type: ignore[misc]
+        name if name.isidentifier() and not keyword.iskeyword(name) else "StandIn",
+        fields,
+        rename=True,
+        module=__name__,
+    )
+    if row.kind == TypeKind.PYTREE:
+        return StandIn(lambda values: cls(values[0], tuple(values[1:])))
+    return StandIn(lambda values: cls(*values))

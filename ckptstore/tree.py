@@ -1,0 +1,238 @@
+"""From a tree of Python objects to the table of nodes. `rebuild.py` goes the other way.
+
+The walk is iterative, looks at the exact ``type(x)``, never changes what it sees, and gathers all
+refusals before it raises. Spec: sections 5.2 and 5.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ckptstore import dtypes, emit, index, paths
+from ckptstore.dtypes import Stored
+from ckptstore.errors import StructureError
+from ckptstore.index import Kind, Nodes, TypeKind, TypeRow
+from ckptstore.registry import Leaf, Refusal
+
+SCALAR_MAX_NBYTES = 4 << 10
+"""Scalars above this go to spans."""
+
+_BLOB = TypeRow(TypeKind.ARRAY, "ckptstore", "scalar")
+_MESSAGES_SHOWN = 20
+_Class = type  # Walk has a column of that name
+
+
+@dataclass
+class Walk:
+    """A table of nodes being filled; it is what `paths` and `rebuild` read too.
+
+    Attributes:
+        types: rows of the table of types.
+        leaves: what the LEAF nodes hold, by number.
+        objects: the object of every node, kept so that an id stays taken.
+        lenient: take what cannot be carried as SUPPLIED (for `like`).
+    """
+
+    types: list[TypeRow] = field(default_factory=list)
+    dtypes: list[Stored] = field(default_factory=list)
+    kind: list[int] = field(default_factory=list)
+    arity: list[int] = field(default_factory=list)
+    type: list[int] = field(default_factory=list)
+    arg: list[int] = field(default_factory=list)
+    data: list[bytes] = field(default_factory=list)
+    leaves: list[Leaf] = field(default_factory=list)
+    objects: list[Any] = field(default_factory=list)
+    lenient: bool = False
+    supplied: frozenset[int] = frozenset()
+    _seen: dict[int, int] = field(default_factory=dict)
+    _emitters: dict[_Class, emit.Emit] = field(default_factory=dict)
+    _type_numbers: dict[Any, int] = field(default_factory=dict)
+    _dtype_numbers: dict[str, int] = field(default_factory=dict)
+    _refusals: list[tuple[int, str]] = field(default_factory=list)
+
+    def key(self, node: int) -> str:
+        """Return a printable form of the dict key at `node`."""
+        return emit.printable(self.objects[node])
+
+    def nodes(self) -> Nodes:
+        """Return the finished columns."""
+        columns = (self.kind, self.arity, self.type, self.arg, list(map(len, self.data)))
+        kind, arity, type_, arg, size = (np.asarray(column, np.int64) for column in columns)
+        return Nodes(kind, arity, type_, arg, size, b"".join(self.data))
+
+    def add(
+        self, kind: Kind, *, arity: int = 0, type: int = 0, arg: int = 0, data: bytes = b""
+    ) -> None:
+        """Append a node."""
+        self.kind.append(kind)
+        self.arity.append(arity)
+        self.type.append(type)
+        self.arg.append(arg)
+        self.data.append(data)
+
+    def type_number(self, row: TypeRow) -> int:
+        """Return 1 + the row's place in the table of types, appending it when it is new."""
+        key = (row.kind, row.module, row.name, row.binding, repr(row.extra) if row.extra else "")
+        number = self._type_numbers.get(key)
+        if number is None:
+            self.types.append(row)
+            number = self._type_numbers[key] = len(self.types)
+        return number
+
+    def dtype_number(self, stored: Stored) -> int:
+        """Return the place of a stored dtype in its table."""
+        key = stored if isinstance(stored, str) else repr(stored)
+        number = self._dtype_numbers.get(key)
+        if number is None:
+            self.dtypes.append(stored)
+            number = self._dtype_numbers[key] = len(self.dtypes) - 1
+        return number
+
+    def add_scalar(self, kind: Kind, data: bytes) -> None:
+        """Append a scalar of any length; a long one becomes a leaf of bytes."""
+        if len(data) <= SCALAR_MAX_NBYTES:
+            self.add(kind, data=data)
+            return
+        leaf = Leaf(_BLOB, "uint8", (len(data),), lambda: np.frombuffer(data, np.uint8))
+        self.type_number(_BLOB)
+        self.leaves.append(leaf)
+        self.add(kind, arg=len(self.leaves))
+
+    def add_leaf(self, leaf: Leaf) -> None:
+        """Append a LEAF node."""
+        self.type_number(leaf.row)
+        self.dtype_number(leaf.dtype)
+        self.leaves.append(leaf)
+        self.add(Kind.LEAF, arg=len(self.leaves) - 1)
+
+    def leaf_columns(self) -> tuple[list[int], list[int]]:
+        """Return the type and dtype numbers of all leaves."""
+        return (
+            [self.type_number(leaf.row) for leaf in self.leaves],
+            [self.dtype_number(leaf.dtype) for leaf in self.leaves],
+        )
+
+    def run(self, tree: Any) -> None:
+        """Walk the whole tree.
+
+        Raises:
+            StructureError: all that cannot be carried, each with its path and the remedy.
+        """
+        stack: list[tuple[Iterator[Any], int]] = [(iter((tree,)), 0)]
+        on_path: set[int] = set()  # ids of the open containers, to find cycles
+        while stack:
+            children, holder = stack[-1]
+            for x in children:
+                node = len(self.kind)
+                below = self._emit(x, on_path)
+                self.objects.append(x)
+                if below:
+                    if len(stack) > index.TREE_MAX_DEPTH:
+                        raise StructureError(
+                            f"the tree is deeper than {index.TREE_MAX_DEPTH} levels at "
+                            f"{paths.format_paths(self, [node])[0][:200]}…; make it flatter",
+                            reason="too-deep",
+                        )
+                    on_path.add(id(x))
+                    stack.append((iter(below), id(x)))
+                    break
+            else:
+                stack.pop()
+                on_path.discard(holder)
+        if self._refusals:
+            self._raise()
+
+    def _emit(self, x: Any, on_path: set[int]) -> Sequence[Any] | None:
+        cls = type(x)
+        scalar = emit.SCALARS.get(cls)
+        if scalar is not None:
+            scalar(self, x)
+            return None
+        node = len(self.kind)
+        seen = self._seen.get(id(x))
+        if seen is not None:
+            if id(x) in on_path:
+                self._refuse(node, "the container holds itself; break the cycle")
+            elif self.kind[seen] in (Kind.SUPPLIED, Kind.NONE):
+                self.add(Kind(self.kind[seen]), data=self.data[seen])
+            else:
+                self.add(Kind.SAME, arg=seen)
+            return None
+        if id(x) in self.supplied:
+            self._supply(x)
+            return None
+        emitter = self._emitters.get(cls)
+        try:
+            if emitter is None:
+                emitter = self._emitters[cls] = emit.emitter(cls, x)
+            children = emitter(self, x)
+        except (Refusal, dtypes.DtypeRefusal) as refusal:
+            if self.lenient:
+                self._supply(x)
+                return None
+            self._refuse(node, str(refusal))
+            children = None
+        if children is not None or self.kind[node] == Kind.LEAF:
+            if self.kind[node] != Kind.ENUM and not (cls is tuple and not children):
+                self._seen[id(x)] = node
+            if children is not None:
+                self.arity[node] = len(children)
+        return children
+
+    def _supply(self, x: Any) -> None:
+        cls = type(x)
+        name = getattr(x, "__qualname__", cls.__qualname__)
+        self.add(Kind.SUPPLIED, data=f"{cls.__module__}.{cls.__qualname__} {name}"[:1024].encode())
+
+    def _refuse(self, node: int, message: str) -> None:
+        del self.kind[node:], self.arity[node:], self.type[node:], self.arg[node:], self.data[node:]
+        self.add(Kind.NONE)
+        self._refusals.append((node, message))
+
+    def _raise(self) -> None:
+        shown = self._refusals[:_MESSAGES_SHOWN]
+        where = paths.format_paths(self, [node for node, _ in shown])
+        lines = [f"{path}: {message}" for path, (_, message) in zip(where, shown, strict=True)]
+        if len(self._refusals) > len(shown):
+            lines.append(f"… and {len(self._refusals) - len(shown)} more")
+        raise StructureError(
+            lines[0] if len(lines) == 1 else "cannot be carried:\n  " + "\n  ".join(lines),
+            reason="cannot-carry",
+        )
+
+
+def flatten(tree: Any, *, lenient: bool = False, supplied: Sequence[str] = ()) -> Walk:
+    """Walk `tree` and return its table.
+
+    Args:
+        tree: any tree that the format carries.
+        lenient: take what cannot be carried as SUPPLIED.
+        supplied: patterns of paths that are not stored; `load` takes them from `like`.
+
+    Raises:
+        StructureError: naming the path of everything that cannot be carried.
+    """
+    ids: set[int] = set()
+    if supplied:
+        outline = Walk(lenient=True)
+        outline.run(tree)
+        for pattern, nodes in zip(supplied, paths.select(outline, supplied), strict=True):
+            if not nodes:
+                raise StructureError(
+                    f"supplied: nothing in the tree is at {pattern}", reason="bad-pattern"
+                )
+            for node in nodes:
+                if type(outline.objects[node]) in emit.SCALARS:
+                    raise StructureError(
+                        f"supplied: {pattern} is a {type(outline.objects[node]).__name__}, which "
+                        "can be stored; leave it out of supplied",
+                        reason="bad-pattern",
+                    )
+                ids.add(id(outline.objects[node]))
+    walk = Walk(lenient=lenient, supplied=frozenset(ids))
+    walk.run(tree)
+    return walk

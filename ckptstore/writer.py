@@ -1,0 +1,253 @@
+"""`save`: from a tree to a committed checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from ckptstore import classes, commit, dtypes, format, index, plan, storage, tree, wire
+from ckptstore.checkpoint import Checkpoint
+from ckptstore.errors import CheckpointError, StructureError
+from ckptstore.format import File, Manifest
+from ckptstore.index import Index, Leaves, Spans
+from ckptstore.plan import Plan
+from ckptstore.registry import Leaf
+from ckptstore.storage import Storage
+from ckptstore.tree import Walk
+
+_WORKERS = 4
+_PIECE_NBYTES = 1 << 20
+"""A piece is hashed and then written while it is still in the cache."""
+
+
+def save(
+    url: Any,
+    tree_: Any,
+    *,
+    step: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    supplied: Sequence[str] = (),
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Save a whole tree as one checkpoint; when this returns, it is committed and durable.
+
+    The tree is not changed. Everything that cannot come back exactly is refused before anything is
+    written.
+
+    Args:
+        url: the checkpoint's own directory: a path or a ``file://`` URL. It is made if need be.
+        tree_: the state: params, opt_state, step, keys, in any nesting of the carried containers.
+        step: the training step, 0 or more; for people and for listing.
+        metadata: plain values of your own, at most 256 KiB.
+        metrics: numbers by name.
+        supplied: patterns of paths that no file can carry and that `load` takes from `like`.
+        overwrite: replace the checkpoint that is there. The old one stays until the new is durable.
+        storage_options: options of the store.
+
+    Returns:
+        What `inspect` would return.
+
+    Raises:
+        StructureError: something cannot be carried; it lists every path and the remedy.
+        AlreadyCommittedError: a checkpoint is there and `overwrite` is false, or another save won.
+        OutcomeUnknownError: the disk failed while it committed.
+        StorageError: the disk refused; nothing is left of this save, the old checkpoint is whole.
+
+    On failure an old checkpoint is as it was. A killed process leaves data files that no manifest
+    names; they are in nobody's way. Source: docs/spec.md, section 7; docs/commit.md.
+    """
+    _check_arguments(step, metrics, supplied)
+    format.encode_metadata(dict(metadata or {}))
+    walk = tree.flatten(tree_, supplied=supplied)
+    with storage.open(url, storage_options) as store:
+        replaced = commit.current(store)
+        if replaced is not None and not overwrite:
+            raise commit.occupied(store, replaced)
+        store.prepare()
+        attempt = secrets.token_hex(16)
+        try:
+            manifest, parts = _write(store, attempt, walk, step, metadata, metrics)
+            data = format.encode(manifest)
+        except BaseException:
+            commit.discard(store, attempt)  # no commit was sent, so this is nobody's data
+            raise
+        commit.publish(store, attempt, data, replaced)
+        return Checkpoint(store.url, manifest, parts)
+
+
+def _check_arguments(step: Any, metrics: Any, supplied: Any) -> None:
+    if step is not None and (type(step) is not int or not 0 <= step <= wire.MAX_INTEGER):
+        raise StructureError(
+            f"save: step={step!r}, expected an int from 0 on; int(step) of an array gives one",
+            reason="bad-step",
+        )
+    for name, value in dict(metrics or {}).items():
+        if type(name) is not str or type(value) not in (int, float):
+            raise StructureError(
+                f"save: metrics[{name!r}] is {value!r:.80} ({type(value).__name__}), expected a "
+                "float; float(value) of an array gives one",
+                reason="bad-metric",
+            )
+        if type(value) is int and abs(value) > wire.MAX_INTEGER:
+            raise StructureError(f"save: metrics[{name!r}] is over 2^53 - 1", reason="bad-metric")
+    if isinstance(supplied, str):
+        raise StructureError(
+            f"save: supplied={supplied!r}, expected a sequence of patterns: [{supplied!r}]",
+            reason="bad-pattern",
+        )
+
+
+def _write(
+    store: Storage,
+    attempt: str,
+    walk: Walk,
+    step: int | None,
+    metadata: Mapping[str, Any] | None,
+    metrics: Mapping[str, float] | None,
+) -> tuple[Manifest, list[bytes]]:
+    """Write the data files, and the index where it does not fit; return the manifest."""
+    type_numbers, dtype_numbers = walk.leaf_columns()
+    itemsize = [dtypes.item_nbytes(stored, where="save") for stored in walk.dtypes]
+    nbytes = [
+        math.prod(leaf.shape) * itemsize[number]
+        for leaf, number in zip(walk.leaves, dtype_numbers, strict=True)
+    ]
+    placement = plan.plan(nbytes)
+    names = [format.file_name("data", attempt, 0, n) for n in range(len(placement.file_nbytes))]
+    digests = _write_files(store, names, placement, walk.leaves)
+    table = Index(
+        types=walk.types,
+        dtypes=walk.dtypes,
+        nodes=walk.nodes(),
+        leaves=_leaf_table(walk.leaves, type_numbers, dtype_numbers),
+        spans=_span_table(placement, digests),
+    )
+    encoded = index.encode(table)
+    files = [
+        File(name, size, "data") for name, size in zip(names, placement.file_nbytes, strict=True)
+    ]
+    manifest = Manifest(
+        attempt=attempt,
+        time_ms=time.time_ns() // 1_000_000,
+        step=step,
+        metrics=dict(metrics or {}),
+        writer=_versions(walk),
+        metadata=dict(metadata or {}),
+        files=files,
+        index=encoded,
+    )
+    if len(format.encode(manifest)) > format.MANIFEST_MAX_NBYTES:
+        name = format.file_name("index", attempt, 0, 0)
+        store.put(name, [encoded])
+        files = [*files, File(name, len(encoded), "index", wire.digest(encoded))]
+        manifest = dataclasses.replace(manifest, files=files, index=None)
+    store.flush()
+    return manifest, [encoded]
+
+
+def _leaf_table(leaves: Sequence[Leaf], types: list[int], numbers: list[int]) -> Leaves:
+    ndim = [len(leaf.shape) for leaf in leaves]
+    dims = [n for leaf in leaves for n in leaf.shape]
+    type_, dtype, ndim_, dims_ = (np.asarray(c, np.int64) for c in (types, numbers, ndim, dims))
+    return Leaves(type_, dtype, ndim_, dims_, np.ones(len(dims), np.int64), np.zeros(0, np.int64))
+
+
+def _span_table(placement: Plan, digests: Sequence[wire.Digest]) -> Spans:
+    rows = [(span.leaf, 0, span.file, span.offset, span.size) for span in placement.spans]
+    leaf, cell, file, offset, size = np.array(rows, np.int64).reshape(-1, 5).T
+    return Spans(leaf, cell, file, offset, size, digests)
+
+
+def _versions(walk: Walk) -> dict[str, str]:
+    """The versions of Python, of this package and of every package whose types are stored."""
+    packages = {"ckptstore", "numpy"} | {row.package for row in walk.types if row.package}
+    found = {name: classes.package_version(name) for name in sorted(packages)}
+    return {"python": platform.python_version()} | {k: v for k, v in found.items() if v is not None}
+
+
+def _write_files(
+    store: Storage, names: Sequence[str], placement: Plan, leaves: Sequence[Leaf]
+) -> list[wire.Digest]:
+    """Write all data files in parallel and return the digest of every span."""
+    digests: list[wire.Digest] = [b""] * len(placement.spans)
+    stop = threading.Event()
+
+    def write(name: str, numbers: Sequence[int]) -> None:
+        try:
+            store.put(name, _chunks(placement, numbers, leaves, digests, stop))
+        except BaseException:
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="ckptstore-write") as pool:
+        try:
+            jobs = [
+                pool.submit(write, name, numbers)
+                for name, numbers in zip(names, placement.by_file(), strict=True)
+            ]
+            errors = [error for job in jobs if (error := job.exception()) is not None]
+        except BaseException:
+            stop.set()
+            raise
+    if errors:
+        raise next((e for e in errors if not isinstance(e, _Stopped)), errors[0])
+    return digests
+
+
+class _Stopped(CheckpointError):
+    """Another file of this save failed."""
+
+
+def _chunks(
+    placement: Plan,
+    numbers: Sequence[int],
+    leaves: Sequence[Leaf],
+    digests: list[wire.Digest],
+    stop: threading.Event,
+) -> Iterator[wire.Buffer]:
+    """Give the bytes of one data file in order, hashing each span on the way.
+
+    Small spans are gathered in one buffer; of a large leaf, the host view is let go as soon as its
+    last span of this file is done.
+    """
+    slab, end, held, host = bytearray(), 0, -1, np.zeros(0, np.uint8)
+    for number in numbers:
+        if stop.is_set():
+            raise _Stopped("another file of this save failed")
+        span = placement.spans[number]
+        slab += bytes(span.offset - end)
+        end = span.offset + span.size
+        if span.leaf != held:
+            del host
+            held, host = span.leaf, leaves[span.leaf].read()
+        piece = host[span.start : span.start + span.size]
+        if span.size < _PIECE_NBYTES:
+            digests[number] = wire.digest(piece)
+            slab += piece.data
+            if len(slab) >= _PIECE_NBYTES:
+                yield slab
+                slab = bytearray()
+            continue
+        if slab:
+            yield slab
+            slab = bytearray()
+        state = xxhash.xxh3_128()
+        for at in range(0, span.size, _PIECE_NBYTES):
+            part: wire.Buffer = piece[at : at + _PIECE_NBYTES]
+            state.update(part)
+            yield part
+        digests[number] = state.digest()
+    if slab:
+        yield slab
