@@ -115,7 +115,7 @@ class _Worker:
         self._connection.send(str(path))
         try:
             if self._connection.poll(_TIMEOUT_S):
-                return self._connection.recv()
+                return str(self._connection.recv())
         except (EOFError, ConnectionError):
             pass
         self.close()

@@ -1,6 +1,8 @@
 """The peak memory of one save or one load, measured in a process of its own.
 
-    python benchmarks/peak.py STATE CONTENDER save|load PATH
+    python benchmarks/peak.py STATE CONTENDER save|load PATH SOURCE
+
+SOURCE is a pickle of the state, for a save.
 
 It prints one JSON object: the bytes of resident memory that the call needed at its highest, above
 what the process held before it, and how that was measured. A load has no copy of the state when it
@@ -12,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import pickle
 import resource
 import shutil
 import sys
@@ -20,32 +23,39 @@ from pathlib import Path
 
 import jax
 from contenders import Contender, installed
-from states import STATES, State
+from states import STATES, Tree
 
 
 def main() -> None:
     """Measure what the command line names, and print it."""
-    state_name, contender_name, action, path = sys.argv[1:]
-    (contender,) = installed(only=(contender_name,))
-    state = STATES[state_name]
+    state, name, action, path, source = sys.argv[1:]
+    (contender,) = installed(only=(name,))
     _warm_up(contender)
-    used, how = measure(contender, state, action, Path(path))
+    tree = None
+    if action == "save":
+        with open(source, "rb") as file:
+            tree = pickle.load(file)
+    used, how = measure(contender, tree, STATES[state].template(), Path(path))
     print(json.dumps({"nbytes": used, "how": how}))
 
 
-def measure(contender: Contender, state: State, action: str, path: Path) -> tuple[int, str]:
-    """Save to the path, or load from it, once.
+def measure(contender: Contender, tree: Tree, like: Tree, path: Path) -> tuple[int, str]:
+    """Save a tree to the path, or load it from there, once.
+
+    Args:
+        contender: The tool.
+        tree: What to save, or None to load.
+        like: The template of what is loaded.
+        path: The checkpoint.
 
     Returns:
         The bytes above the resident memory before the call, and the way they were counted.
     """
-    tree = state.build() if action == "save" else None
-    like = state.template()
     gc.collect()
     _return_free_memory()
     before = _status("VmRSS")
     reset = _reset_high_water_mark()
-    if action == "save":
+    if tree is not None:
         contender.save(path, tree)
     else:
         tree = jax.block_until_ready(contender.load(path, like))

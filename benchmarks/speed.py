@@ -12,6 +12,8 @@ import gc
 import json
 import mmap
 import os
+import pickle
+import random
 import shutil
 import statistics
 import subprocess
@@ -35,8 +37,10 @@ _ROUNDS = 5
 _QUICK_ROUNDS = 3
 _SLOW_S = 8.0
 """A contender that takes longer than this for one save is measured twice, or once if quick."""
-_PEAKS_FROM_NBYTES = 100 * 2**20
+_LARGE_NBYTES = 100 * 2**20
 """The peak memory of a smaller state is lost in the noise, and is not measured."""
+_TOUCHED_STATES = 2
+"""Before each call, memory for so many copies of the state is made ready to be handed out."""
 
 _RAW = Raw.name
 _RIVAL = "Orbax"
@@ -49,8 +53,10 @@ class Result:
     Attributes:
         contender: Its name.
         save_s: Seconds until the save returned.
+        save_cpu_s: Processor seconds of all threads of this process meanwhile.
         durable_s: Seconds until all that it wrote was fsynced too: `save_s` and the fsyncs left.
         load_s: Seconds until every leaf was ready.
+        load_cpu_s: Processor seconds of all threads of this process meanwhile.
         stored_nbytes: The size of the files.
         save_peak_nbytes: Memory beyond the state at the highest point of a save.
         load_peak_nbytes: Memory beyond the loaded state at the highest point of a load.
@@ -59,8 +65,10 @@ class Result:
 
     contender: str
     save_s: list[float] = field(default_factory=list)
+    save_cpu_s: list[float] = field(default_factory=list)
     durable_s: list[float] = field(default_factory=list)
     load_s: list[float] = field(default_factory=list)
+    load_cpu_s: list[float] = field(default_factory=list)
     stored_nbytes: int = 0
     save_peak_nbytes: int | None = None
     load_peak_nbytes: int | None = None
@@ -70,7 +78,7 @@ class Result:
 def main() -> None:
     """Measure, print the tables, and write the figures to a file if one is named."""
     options = _options()
-    console = Console(width=118)
+    console = Console(width=130)
     contenders = installed(tuple(options.only))
     facts = describe(Path(options.dir))
     console.print(" · ".join(f"{name} {fact}" for name, fact in facts.items()), highlight=False)
@@ -80,15 +88,16 @@ def main() -> None:
         for name in options.states:
             state = STATES[name]
             tree = state.build()
-            head = (
-                f"{state.about}: {len(jax.tree.leaves(tree)):,} leaves, {nbytes(tree) / 1e9:.3g} GB"
-            )
+            size = nbytes(tree)
+            head = f"{state.about}: {len(jax.tree.leaves(tree)):,} leaves, {_megabytes(size)}"
             results = measure(contenders, state, tree, Path(directory), quick=options.quick)
-            if not options.no_memory and nbytes(tree) >= _PEAKS_FROM_NBYTES:
-                expected = nbytes(tree)
+            if size >= _LARGE_NBYTES and not options.no_memory:
+                source = Path(directory) / "state.pickle"
+                with open(source, "wb") as file:
+                    pickle.dump(tree, file, protocol=5)
                 del tree
                 gc.collect()
-                record["peak"] = _add_peaks(results, state, expected, Path(directory))
+                record["peak"] = _add_peaks(results, state, size, Path(directory), source)
             _clear(Path(directory))
             _print(console, head, results)
             record["states"][name] = {"about": head, "results": [asdict(one) for one in results]}
@@ -101,48 +110,83 @@ def measure(
 ) -> list[Result]:
     """Save and load the tree with each contender in turn, several rounds of it.
 
-    The contenders take turns within a round, and each round begins with another one. The
-    checkpoints of the last round stay in the directory, under `_path`.
+    The contenders take turns within a round, in another order each round.
     """
     results = {contender.name: Result(contender.name) for contender in contenders}
     like = state.template()
     for number in range(_QUICK_ROUNDS if quick else _ROUNDS):
-        start = number % len(contenders)
-        for contender in contenders[start:] + contenders[:start]:
+        for contender in random.Random(number).sample(contenders, len(contenders)):
             result = results[contender.name]
             slow = bool(result.save_s) and result.save_s[0] > _SLOW_S
             if result.error or (slow and number >= (1 if quick else 2)):
                 continue
             path = _path(directory, contender.name)
-            _remove(path)
             try:
                 _one_round(contender, tree, like, path, result)
             except Exception as error:  # any rival may fail in its own way; the row says how
                 result.error = f"{type(error).__name__}: {error}"
+            _remove(path)
     return list(results.values())
 
 
 def _one_round(contender: Contender, tree: Tree, like: Tree, path: Path, result: Result) -> None:
-    save_s, _ = _timed(lambda: contender.save(path, tree))
+    ready_nbytes = _TOUCHED_STATES * nbytes(tree)
+    save_s, save_cpu_s, _ = _timed(ready_nbytes, contender.save, path, _fresh(tree))
     begin = time.perf_counter()
-    sync_all(path)
+    if not contender.durable:  # even an fsync with nothing to write costs a flush of the disk
+        sync_all(path)
     sync_s = time.perf_counter() - begin
-    load_s, loaded = _timed(lambda: jax.block_until_ready(contender.load(path, like)))
+    load_s, load_cpu_s, loaded = _timed(ready_nbytes, contender.load, path, like)
     if not result.load_s:
         _check(loaded, tree)
         result.stored_nbytes = _stored_nbytes(path)
     result.save_s.append(save_s)
+    result.save_cpu_s.append(save_cpu_s)
     result.durable_s.append(save_s + sync_s)
     result.load_s.append(load_s)
+    result.load_cpu_s.append(load_cpu_s)
 
 
-def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Run the call with no garbage and no dirty pages of earlier work left, and time it."""
+def _fresh(tree: Tree) -> Tree:
+    """Copy the jax leaves, which keep the numpy array that they were once asked for.
+
+    In training each save meets new arrays, and so must each save here.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    copies = [leaf.copy() if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
+    return jax.block_until_ready(jax.tree.unflatten(structure, copies))
+
+
+def _timed(
+    ready_nbytes: int, call: Callable[..., Any], *arguments: Any
+) -> tuple[float, float, Any]:
+    """Run the call with no garbage and no dirty pages of earlier work left, and time it.
+
+    Args:
+        ready_nbytes: How much memory to make ready first.
+        call: What to time.
+        arguments: Its arguments.
+
+    Returns:
+        The seconds, the processor seconds, and what the call returned, ready to be used.
+    """
     gc.collect()
     os.sync()
-    begin = time.perf_counter()
-    value = call()
-    return time.perf_counter() - begin, value
+    _touch_memory(ready_nbytes)
+    begin, cpu_begin = time.perf_counter(), time.process_time()
+    value = jax.block_until_ready(call(*arguments))
+    return time.perf_counter() - begin, time.process_time() - cpu_begin, value
+
+
+def _touch_memory(size: int) -> None:
+    """Write to memory and free it at once, at most half of what the machine has free.
+
+    A virtual machine may give pages that are free for two seconds back to its host, and to write
+    to them again takes ten to twenty times as long. Without this, whoever comes first after a
+    pause would pay for it, and whoever comes next would not.
+    """
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    np.empty(min(size, free // 2), np.uint8)[:: mmap.PAGESIZE] = 1
 
 
 def _check(loaded: Tree, tree: Tree) -> None:
@@ -181,8 +225,17 @@ def _warm_up(contenders: list[Contender], directory: Path) -> None:
     _clear(directory)
 
 
-def _add_peaks(results: list[Result], state: State, expected: int, directory: Path) -> str:
+def _add_peaks(
+    results: list[Result], state: State, size: int, directory: Path, source: Path
+) -> str:
     """Measure the peak memory of each contender in processes of their own.
+
+    Args:
+        results: Where to add the figures.
+        state: What they save and load.
+        size: Its bytes.
+        directory: Where to.
+        source: A pickle of the state, for the processes that save it.
 
     Returns:
         How it was measured.
@@ -192,18 +245,16 @@ def _add_peaks(results: list[Result], state: State, expected: int, directory: Pa
         if result.error:
             continue
         path = _path(directory, result.contender)
-        fresh = path.with_name(f"{path.name}-peak")
-        found, how = _peak(state.name, result.contender, "save", fresh)
-        result.save_peak_nbytes = found
-        _remove(fresh)
-        found, how = _peak(state.name, result.contender, "load", path)
-        result.load_peak_nbytes = found - expected
+        result.save_peak_nbytes, how = _peak(state.name, result.contender, "save", path, source)
+        found, how = _peak(state.name, result.contender, "load", path, source)
+        result.load_peak_nbytes = found - size
+        _remove(path)
     return how
 
 
-def _peak(state: str, contender: str, action: str, path: Path) -> tuple[int, str]:
+def _peak(state: str, contender: str, action: str, path: Path, source: Path) -> tuple[int, str]:
     script = Path(__file__).with_name("peak.py")
-    command = [sys.executable, str(script), state, contender, action, str(path)]
+    command = [sys.executable, str(script), state, contender, action, str(path), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     return found["nbytes"], found["how"]
@@ -221,7 +272,17 @@ def _print(console: Console, head: str, results: list[Result]) -> None:
 def _save_table(title: str, results: list[Result], by_name: dict[str, Result]) -> Table:
     table = Table(title=title)
     table.add_column("tool")
-    columns = ("returned, s", "and fsynced, s", "min–max", "÷ raw", "Orbax ÷", "peak", "size", "n")
+    columns = (
+        "returned, s",
+        "and fsynced, s",
+        "min–max",
+        "CPU, s",
+        "÷ raw",
+        "Orbax ÷",
+        "peak",
+        "size",
+        "n",
+    )
     for column in columns:
         table.add_column(column, justify="right")
     for result in results:
@@ -234,6 +295,7 @@ def _save_table(title: str, results: list[Result], by_name: dict[str, Result]) -
             _seconds(_median(result.save_s)),
             _seconds(durable_s),
             f"{_seconds(min(result.durable_s))}–{_seconds(max(result.durable_s))}",
+            _seconds(_median(result.save_cpu_s)),
             _ratio(durable_s, _other(by_name, _RAW, "durable_s")),
             _ratio(_other(by_name, _RIVAL, "durable_s"), durable_s),
             _megabytes(result.save_peak_nbytes),
@@ -246,7 +308,7 @@ def _save_table(title: str, results: list[Result], by_name: dict[str, Result]) -
 def _load_table(title: str, results: list[Result], by_name: dict[str, Result]) -> Table:
     table = Table(title=title)
     table.add_column("tool")
-    for column in ("loaded, s", "min–max", "÷ raw", "Orbax ÷", "peak", "n"):
+    for column in ("loaded, s", "min–max", "CPU, s", "÷ raw", "Orbax ÷", "peak", "n"):
         table.add_column(column, justify="right")
     for result in results:
         if not result.load_s:
@@ -257,6 +319,7 @@ def _load_table(title: str, results: list[Result], by_name: dict[str, Result]) -
             result.contender,
             _seconds(load_s),
             f"{_seconds(min(result.load_s))}–{_seconds(max(result.load_s))}",
+            _seconds(_median(result.load_cpu_s)),
             _ratio(load_s, _other(by_name, _RAW, "load_s")),
             _ratio(_other(by_name, _RIVAL, "load_s"), load_s),
             _megabytes(result.load_peak_nbytes),
@@ -281,7 +344,9 @@ def _seconds(seconds: float) -> str:
 
 
 def _ratio(over: float | None, under: float | None) -> str:
-    return "" if over is None or under is None else f"{over / under:.2f}"
+    if over is None or under is None:
+        return ""
+    return f"{over / under:.2f}" if over < 100 * under else f"{over / under:,.0f}"
 
 
 def _megabytes(size: int | None) -> str:

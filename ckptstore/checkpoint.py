@@ -78,8 +78,6 @@ class Checkpoint:
         tree = self._tree
         index, leaves = tree.index, tree.index.leaves
         nodes = [node for node, kind in enumerate(tree.kind) if kind == Kind.LEAF]
-        ends = np.concatenate([[0], np.cumsum(leaves.ndim)]).tolist()
-        dims = leaves.dims.tolist()
         nbytes = np.zeros(len(leaves), np.int64)
         np.add.at(nbytes, index.spans.leaf, index.spans.size)
         return [
@@ -87,7 +85,7 @@ class Checkpoint:
                 path,
                 str(index.types[int(leaves.type[leaf]) - 1]),
                 _dtype_text(index.dtypes[int(leaves.dtype[leaf])]),
-                tuple(dims[ends[leaf] : ends[leaf + 1]]),
+                index.shape(leaf),
                 int(nbytes[leaf]),
             )
             for path, leaf in zip(
@@ -113,6 +111,8 @@ class Checkpoint:
 def _dtype_text(stored: dtypes.Stored) -> str:
     if isinstance(stored, str):
         return stored
+    if "base" in stored:
+        return f"{_dtype_text(stored['base'])}[{','.join(map(str, stored['shape']))}]"
     return (
         "{" + ", ".join(f"{f['name']}: {_dtype_text(f['dtype'])}" for f in stored["fields"]) + "}"
     )

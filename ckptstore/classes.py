@@ -18,6 +18,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ckptstore import registry
 from ckptstore.errors import UnknownTypeError
 from ckptstore.index import TypeKind, TypeRow
@@ -27,6 +29,8 @@ _HEAP_TYPE = 1 << 9
 _METACLASSES = (type, abc.ABCMeta, type(typing.Protocol))
 _ENUM_METACLASSES = (enum.EnumType,)
 _MISSING = object()
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
+_VALUE_MAX_DEPTH = 32
 
 
 class Unsafe(Exception):
@@ -90,6 +94,10 @@ def check(cls: type, kind: TypeKind) -> None:
         if not all(type(_lookup(cls, name)) is getter for name in fields):
             raise Unsafe("a field is not what NamedTuple made of it")
         return
+    try:
+        object.__new__(cls)  # runs no code of the class, and refuses the built-in bases left
+    except TypeError as error:
+        raise Unsafe(f"an instance cannot be made without its own code ({error})") from None
     setter = _lookup(cls, "__setattr__")
     if setter is not object.__setattr__ and not _is_frozen_setter(cls, setter):
         raise Unsafe("it has a __setattr__ of its own")
@@ -303,8 +311,30 @@ def _take_fields(fields: tuple[str, ...], x: Any) -> Sequence[Any]:
             raise Refusal(
                 f"the field {name!r} of this {type(x).__qualname__} was never set; set it"
             ) from None
-    _refuse_extra(type(x), list(attributes))
+    _refuse_extra(type(x), [*attributes, *_slots_beyond(fields, x)])
     return values
+
+
+def _slots_beyond(fields: tuple[str, ...], x: Any) -> list[str]:
+    """Return the slots of `x` that hold something and are no fields."""
+    found = []
+    for name, slot in _other_slots(type(x), fields):
+        try:
+            slot.__get__(x)
+        except AttributeError:
+            continue
+        found.append(name)
+    return found
+
+
+@functools.lru_cache(256)
+def _other_slots(cls: type, fields: tuple[str, ...]) -> list[tuple[str, Any]]:
+    return [
+        (name, member)
+        for base in cls.__mro__
+        for name, member in class_dict(base).items()
+        if type(member) is types.MemberDescriptorType and name not in fields
+    ]
 
 
 def _refuse_extra(cls: type, names: list[str]) -> None:
@@ -350,19 +380,40 @@ def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum
         UnknownTypeError: reason ``no-such-member``.
     """
     members = class_dict(cls)["_value2member_map_"]
-    try:
-        member = members.get(value)
-    except TypeError:
-        member = None
+    member = members.get(value) if _is_plain(value) else None
     if member is None and issubclass(cls, enum.Flag) and _is_plain_flag(cls):
-        member = cls(value)
-    if member is None or type(value) is not type(member._value_) or member._name_ != (name or None):
+        try:
+            member = cls(value)
+        except (ValueError, TypeError):
+            member = None
+    if (
+        type(member) is not cls
+        or type(value) is not type(member._value_)
+        or value != member._value_
+        or member._name_ != (name or None)
+    ):
         raise UnknownTypeError(
             f"{where}: the checkpoint has {cls.__qualname__}.{name} = {value!r:.100}; the class now "
-            + (f"calls that value {member._name_}" if member is not None else "has no such value"),
+            + (
+                f"calls that value {member._name_}"
+                if isinstance(member, enum.Enum)
+                else "finds no member by that value"
+            )
+            + "; a member keeps its name and a plain, hashable value for as long as checkpoints have it",
             reason="no-such-member",
         )
     return member
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Whether hashing and comparing a value runs no code of a user's class."""
+    cls = type(value)
+    if issubclass(cls, tuple) and _lookup(cls, "__hash__") is tuple.__hash__:
+        own = _lookup(cls, "__eq__") is tuple.__eq__ and depth < _VALUE_MAX_DEPTH
+        return own and all(_is_plain(item, depth + 1) for item in tuple.__iter__(value))
+    if cls is frozenset:
+        return True  # its items were hashed before
+    return cls in _PLAIN or isinstance(value, enum.Enum | np.generic)
 
 
 def _is_plain_flag(cls: type) -> bool:

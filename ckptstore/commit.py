@@ -26,7 +26,8 @@ from ckptstore.storage import Storage
 
 MANIFEST = "MANIFEST"
 _MARK = "VOID-"
-_TRIES = 100
+_READS = 100
+_SENDS = 10
 
 T = TypeVar("T")
 
@@ -44,12 +45,21 @@ class Snapshot:
         """The rows of the data files."""
         return [file for file in self.manifest.files if file.role == "data"]
 
+    def get(self, name: str, offset: int, buffer: wire.Buffer) -> None:
+        """Fill `buffer` from `offset` of a file; `read` starts again if it was taken away."""
+        try:
+            self.storage.get(name, offset, buffer)
+        except FileNotFoundError:
+            raise _Changed(f"the file {name} is missing", "missing-file") from None
+        except EOFError as error:
+            raise _Changed(str(error), "file-size") from None
+
 
 def current(storage: Storage) -> bytes | None:
     """Return the bytes of the committed manifest, or None where nothing is committed."""
     try:
         return storage.read(MANIFEST, format.MANIFEST_MAX_NBYTES)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
 
 
@@ -86,71 +96,92 @@ def publish(storage: Storage, attempt: str, data: bytes, replaced: bytes | None)
         StorageError: it is not committed; this attempt's files are removed.
     """
     try:
-        _refuse_mark(storage, attempt)
-        _send(storage, data, replaced)
-    except OutcomeUnknownError:
+        if _marked(storage, attempt):
+            raise _collected(storage, attempt)
+    except CheckpointError:
+        discard(storage, attempt)
         raise
-    except (CheckpointError, FileExistsError) as error:
-        holder = _read_back(storage, attempt, error)
-        if attempt_in(holder) != attempt:
-            discard(storage, attempt)
-            if isinstance(error, FileExistsError) and holder is not None:
-                raise occupied(storage, holder) from None
-            if isinstance(error, FileExistsError):
-                raise StorageError(
-                    f"{storage.url}: the checkpoint was deleted while this save overwrote it; save "
-                    "again"
-                ) from None
-            raise
-        storage.flush()  # the name is there: only its durability is still owed
-    if _marked(storage, attempt):
-        _withdraw(storage, attempt, data, replaced)
-    if replaced is not None and (old := attempt_in(replaced)) is not None:
+    swapped = _send(storage, attempt, data, replaced)
+    try:
+        collected = _marked(storage, attempt)
+        if collected:
+            _withdraw(storage, data, swapped)
+    except CheckpointError as error:
+        raise OutcomeUnknownError(
+            f"{storage.url}: attempt {attempt} was committed, but whether a garbage collector took "
+            f"it for a dead one cannot be known ({error}); nothing was deleted; verify it"
+        ) from error
+    if collected:
+        discard(storage, attempt)
+        raise _collected(storage, attempt)
+    if swapped is not None and (old := attempt_in(swapped)) is not None:
         # The swap is durable. Whatever this leaves behind is garbage, never part of a checkpoint.
         discard(storage, old)
 
 
-def _send(storage: Storage, data: bytes, replaced: bytes | None) -> None:
-    if replaced is None:
-        storage.create(MANIFEST, data)
-        return
-    try:
-        storage.swap(MANIFEST, data, replaced)
-    except FileNotFoundError:
-        storage.create(MANIFEST, data)  # it was deleted meanwhile
-
-
-def _read_back(storage: Storage, attempt: str, cause: BaseException) -> bytes | None:
-    try:
-        return current(storage)
-    except CheckpointError:
-        raise OutcomeUnknownError(
-            f"{storage.url}: the commit of attempt {attempt} failed ({cause}) and the manifest cannot "
-            "be read back; nothing was deleted; load it once the disk answers"
-        ) from cause
+def _send(storage: Storage, attempt: str, data: bytes, replaced: bytes | None) -> bytes | None:
+    """Commit, and return the manifest that this replaced."""
+    error: Exception
+    for _ in range(_SENDS):
+        try:
+            if replaced is not None:
+                try:
+                    storage.swap(MANIFEST, data, replaced)
+                    return replaced
+                except FileNotFoundError:
+                    replaced = None  # it was deleted meanwhile
+            storage.create(MANIFEST, data)
+            return None
+        except OutcomeUnknownError:
+            raise
+        except (CheckpointError, FileExistsError) as caught:
+            error = caught
+        try:
+            holder = current(storage)
+            if attempt_in(holder) == attempt:  # only the answer was lost
+                storage.flush()
+                return replaced
+        except CheckpointError as second:
+            raise OutcomeUnknownError(
+                f"{storage.url}: the commit of attempt {attempt} failed ({error}), and whether it "
+                f"happened cannot be known ({second}); nothing was deleted; load it once the disk "
+                "answers"
+            ) from error
+        if not isinstance(error, FileExistsError):
+            discard(storage, attempt)
+            raise error
+        if holder is not None:
+            discard(storage, attempt)
+            raise AlreadyCommittedError(
+                f"{storage.url}: another save (attempt {attempt_in(holder) or 'unreadable'}) was "
+                "committed there first; nothing of it was touched; load it, or save again"
+            )
+        # Something was there and is not any more: ask again.
+    raise OutcomeUnknownError(
+        f"{storage.url}: {MANIFEST} is said to exist and cannot be seen; nothing was deleted; load "
+        "it to see what is there"
+    ) from error
 
 
 def _marked(storage: Storage, attempt: str) -> bool:
     return f"{_MARK}{attempt}" in storage.list()
 
 
-def _refuse_mark(storage: Storage, attempt: str) -> None:
-    if _marked(storage, attempt):
-        raise StorageError(
-            f"{storage.url}: a garbage collector took this save (attempt {attempt}) for a dead one; "
-            "save again, and give the collector a longer grace period",
-            reason="collected",
-        )
+def _collected(storage: Storage, attempt: str) -> StorageError:
+    return StorageError(
+        f"{storage.url}: a garbage collector took this save (attempt {attempt}) for a dead one; "
+        "save again, and give the collector a longer grace period",
+        reason="collected",
+    )
 
 
-def _withdraw(storage: Storage, attempt: str, data: bytes, replaced: bytes | None) -> None:
-    """Undo a commit that a collector may be about to remove the data of, and raise."""
-    if replaced is None:
+def _withdraw(storage: Storage, data: bytes, swapped: bytes | None) -> None:
+    """Undo a commit that a collector may be about to remove the data of."""
+    if swapped is None:
         storage.delete(MANIFEST, expected=data)
     else:
         with contextlib.suppress(FileExistsError, FileNotFoundError):
-            storage.swap(MANIFEST, replaced, data)
-    _refuse_mark(storage, attempt)
+            storage.swap(MANIFEST, swapped, data)
 
 
 def discard(storage: Storage, attempt: str) -> None:
@@ -163,28 +194,30 @@ def discard(storage: Storage, attempt: str) -> None:
 
 
 def read(storage: Storage, use: Callable[[Snapshot], T]) -> T:
-    """Call `use` with the committed checkpoint, again with the next one if an overwrite takes the
-    files away below it.
+    """Call `use` with the committed checkpoint.
+
+    Where an overwrite takes the files away meanwhile, `use` is called again with the new one.
 
     Raises:
         NotCommittedError: there is no manifest.
         CorruptError: a file of the manifest is missing or has another size.
     """
-    for _ in range(_TRIES):
+    for _ in range(_READS):
         data = current(storage)
         if data is None:
             raise not_committed(storage)
         try:
             return use(_open(storage, data))
-        except (FileNotFoundError, EOFError, _Changed) as error:
+        except _Changed as error:
             if current(storage) != data:
                 continue
             raise CorruptError(
-                f"{storage.url}: {error}; the checkpoint is incomplete; restore the file from a copy",
-                reason=getattr(error, "reason", "missing-file"),
+                f"{storage.url}: {error}; the checkpoint is incomplete; restore the file from a "
+                "copy",
+                reason=error.reason,
             ) from None
     raise StorageError(
-        f"{storage.url}: overwritten {_TRIES} times while it was read; try again",
+        f"{storage.url}: overwritten {_READS} times while it was read; try again",
         reason="overwritten",
     )
 
@@ -208,24 +241,25 @@ def _open(storage: Storage, data: bytes) -> Snapshot:
             raise _Changed(
                 f"{file.name} has {have} bytes, the manifest says {file.nbytes}", "file-size"
             )
-    parts = [] if manifest.index is None else [manifest.index]
+    snapshot = Snapshot(storage, manifest, [] if manifest.index is None else [manifest.index])
     for file in manifest.files:
         if file.role == "index":
-            parts.append(_read_index(storage, file))
-    return Snapshot(storage, manifest, parts)
+            snapshot.index_parts.append(_read_index(snapshot, file))
+    return snapshot
 
 
-def _read_index(storage: Storage, file: File) -> bytes:
+def _read_index(snapshot: Snapshot, file: File) -> bytes:
+    where = f"{snapshot.storage.url}/{file.name}"
     if file.nbytes > INDEX_MAX_NBYTES:
         raise CorruptError(
-            f"{storage.url}/{file.name}: {file.nbytes} bytes, at most {INDEX_MAX_NBYTES}",
+            f"{where}: {file.nbytes} bytes, at most {INDEX_MAX_NBYTES}",
             reason="too-many",
         )
     buffer = bytearray(file.nbytes)
-    storage.get(file.name, 0, buffer)
+    snapshot.get(file.name, 0, buffer)
     if wire.digest(buffer) != file.digest:
         raise CorruptError(
-            f"{storage.url}/{file.name}: the checksum does not match; restore the file from a copy",
+            f"{where}: the checksum does not match; restore the file from a copy",
             reason="checksum",
         )
     return bytes(buffer)

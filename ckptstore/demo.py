@@ -67,14 +67,14 @@ def train(run: str, log: Path, naive: bool) -> None:
         logits = x @ params[-1]["w"] + params[-1]["b"]
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
-    @jax.jit
-    def update(params: Any, opt_state: Any, key: Any, x: Any, y: Any) -> Any:
+    def take_step(params: Any, opt_state: Any, key: Any, x: Any, y: Any) -> Any:
         x = x + jax.random.uniform(key, x.shape, minval=-0.15, maxval=0.15)
         loss, grads = jax.value_and_grad(loss_of)(params, x, y)
         rate = schedule(opt_state[1][2].count)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, rate, loss
 
+    update = jax.jit(take_step)
     state = latest_state(run) or fresh_state()
     if naive:
         state["opt_state"] = optimizer.init(state["params"])
@@ -204,6 +204,8 @@ def differences(run: Run, reference: Run) -> list[str]:
     found = [f"{line} instead of {other}" for line, other in pairs if line != other]
     if not list(run.steps()) == list(expected) == list(range(1, STEPS + 1)):
         found.append("the runs did not take the same steps")
+    if run.resumed_from != run.killed_at - SAVE_EVERY:
+        found.append(f"resumed from {run.resumed_from}, not from the last save before the kill")
     return found
 
 

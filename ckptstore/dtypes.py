@@ -7,6 +7,9 @@ in memory and is made so again. Spec: section 6.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
 import re
 import sys
 from typing import Any
@@ -30,6 +33,7 @@ _NATIVE = (
 )
 # Names of ml_dtypes with the bits that are used of the one byte an element takes.
 _ML_BITS = {
+    **dict.fromkeys(("complex32", "bcomplex32"), 32),
     "bfloat16": 16,
     **dict.fromkeys(("float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn"), 8),
     **dict.fromkeys(("float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"), 8),
@@ -38,13 +42,16 @@ _ML_BITS = {
     **dict.fromkeys(("int2", "uint2"), 2),
     **dict.fromkeys(("int1", "uint1"), 1),
 }
-_LONGDOUBLES = {80: "x87-80", 113: "binary128", 106: "double-double", 53: "binary64"}
+_NBYTES = {
+    **{name: np.dtype(name).itemsize for name in _NATIVE},
+    **{name: max(bits // 8, 1) for name, bits in _ML_BITS.items()},
+}
+_LONGDOUBLES = {64: "x87-80", 113: "binary128", 106: "double-double", 53: "binary64"}
 _COUNTED = re.compile(r"(str|bytes|void)\[(0|[1-9][0-9]{0,9})\]")
 _TIME = re.compile(
     r"(datetime64|timedelta64)(?:\[([1-9][0-9]{0,9})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?"
 )
 _LONG = re.compile(r"(c?)longdouble\[(x87-80|binary128|double-double|binary64)\]")
-_KEY = re.compile(r"key\[[0-9a-z_]{1,64}\]")
 _KIND = {"str": "U", "bytes": "S", "void": "V"}
 
 
@@ -61,23 +68,29 @@ def describe(dtype: np.dtype[Any]) -> Stored:
     """
     if dtype.metadata:
         raise DtypeRefusal(
-            "a dtype with metadata cannot be carried; use np.dtype(x.dtype.descr) to drop it"
+            "a dtype with metadata cannot be carried; drop it: x.astype(x.dtype.str), or where "
+            "the array is structured, x.astype(...) of a dtype made anew without it"
         )
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return {"base": describe(base), "shape": [int(n) for n in shape]}
     if dtype.names is not None:
         return _describe_fields(dtype)
-    if dtype.hasobject:
+    return _describe_plain(dtype)
+
+
+@functools.cache  # by equality, which for plain dtypes is all there is
+def _describe_plain(dtype: np.dtype[Any]) -> str:
+    if dtype.hasobject and dtype.char == "O":
         raise DtypeRefusal(
             "an array of Python objects cannot be carried; make it a list, or give it a numeric, "
             "str or bytes dtype"
         )
     # dtype.isnative is true where byte order does not apply.
     order = "" if dtype.isnative == (sys.byteorder == "little") or dtype.itemsize < 2 else ">"
-    if dtype.kind in "?biufc" and dtype.char not in "gG" and dtype.name in _NATIVE:
+    if dtype.kind in "?biufc" and not _is_long(dtype) and dtype.name in _NATIVE:
         return order + dtype.name
-    if dtype.char in "gG":
+    if _is_long(dtype):
         name = "longdouble" if dtype.char == "g" else "clongdouble"
         return f"{order}{name}[{_longdouble()}]"
     if dtype.kind in "USV" and type(dtype).__module__ == "numpy.dtypes" and dtype.char in "USV":
@@ -112,7 +125,7 @@ def _describe_fields(dtype: np.dtype[Any]) -> Stored:
     ends = sorted(
         (dtype.fields[n][1], dtype.fields[n][1] + dtype.fields[n][0].itemsize) for n in dtype.names
     )
-    if any(start < end for (_, end), (start, _) in zip(ends, ends[1:], strict=False)):
+    if any(start < end for (_, end), (start, _) in itertools.pairwise(ends)):
         raise DtypeRefusal("a dtype whose fields overlap cannot be carried; save the fields apart")
     return {
         "fields": fields,
@@ -122,132 +135,140 @@ def _describe_fields(dtype: np.dtype[Any]) -> Stored:
     }
 
 
+def _is_long(dtype: np.dtype[Any]) -> bool:
+    """Not by ``dtype.char``: the characters of ml_dtypes are those of numpy over again."""
+    return dtype.type in (np.longdouble, np.clongdouble)
+
+
 def _longdouble() -> str:
-    return _LONGDOUBLES[
-        np.finfo(np.longdouble).nmant + 1 + (np.finfo(np.longdouble).nmant == 63) * 16
-    ]
+    digits = np.finfo(np.longdouble).nmant
+    return _LONGDOUBLES[digits + 1]
 
 
-def resolve(stored: Stored, *, where: str, depth: int = 0) -> np.dtype[Any]:
+def item_nbytes(stored: Any, *, where: str, depth: int = 0) -> int:
+    """Check a stored dtype and return the bytes that one element takes in a span.
+
+    Builds no numpy dtype, so it knows also those that this machine or this ml_dtypes lacks.
+
+    Raises:
+        CorruptError: reason ``bad-dtype``.
+    """
+    nbytes = -1
+    if depth <= MAX_DEPTH:
+        if type(stored) is str:
+            nbytes = _name_nbytes(stored)
+        elif type(stored) is dict and "fields" in stored and "base" not in stored:
+            nbytes = _structure_nbytes(stored, where, depth)
+        elif type(stored) is dict and "base" in stored and "fields" not in stored:
+            nbytes = _sub_array_nbytes(stored, where, depth)
+    if not 0 <= nbytes <= MAX_ITEM_NBYTES:
+        text = f"{where}: {stored!r:.200} is not a dtype of the format"
+        raise CorruptError(text, reason="bad-dtype")
+    return nbytes
+
+
+def is_sub_array(stored: Stored) -> bool:
+    """Tell whether a checked dtype is a sub-array's, which only fields and values have."""
+    return type(stored) is dict and "base" in stored
+
+
+def _name_nbytes(stored: str) -> int:
+    name = stored.removeprefix(">")
+    nbytes = _NBYTES.get(name, -1)
+    if match := _COUNTED.fullmatch(name):
+        nbytes = int(match[2]) * (4 if match[1] == "str" else 1)
+    elif match := _TIME.fullmatch(name):
+        nbytes = 8 if int(match[2] or 1) < 2**31 else -1
+    elif match := _LONG.fullmatch(name):
+        nbytes = (8 if match[2] == "binary64" else 16) * (2 if match[1] else 1)
+    swaps = nbytes > 1 and not name.startswith(("bytes", "void"))
+    return nbytes if swaps or name == stored else -1
+
+
+def _structure_nbytes(stored: dict[str, Any], where: str, depth: int) -> int:
+    """Return the bytes of a structure whose fields lie in it side by side, else -1."""
+    fields, itemsize = stored["fields"], _count(stored.get("itemsize"))
+    flags = {type(stored.get(flag)) for flag in ("aligned", "record")}
+    if type(fields) is not list or flags != {bool}:
+        return -1
+    names, places = [], [(0, 0)]
+    for field in fields:
+        offset = _count(field.get("offset")) if type(field) is dict else -1
+        if offset < 0:
+            return -1
+        names += [field.get("name"), *([field["title"]] if "title" in field else [])]
+        size = item_nbytes(field.get("dtype"), where=where, depth=depth + 1)
+        places.append((offset, offset + size))
+    if not all(type(name) is str for name in names) or len(set(names)) < len(names):
+        return -1
+    places.sort()
+    beside = all(end <= start for (_, end), (start, _) in itertools.pairwise(places))
+    return itemsize if beside and places[-1][1] <= itemsize else -1
+
+
+def _sub_array_nbytes(stored: dict[str, Any], where: str, depth: int) -> int:
+    shape = stored.get("shape")
+    if type(shape) is not list or not 1 <= len(shape) <= MAX_RANK or min(map(_count, shape)) < 0:
+        return -1
+    return item_nbytes(stored["base"], where=where, depth=depth + 1) * math.prod(shape)
+
+
+def _count(n: Any) -> int:
+    return n if type(n) is int and 0 <= n <= MAX_ITEM_NBYTES else -1
+
+
+def resolve(stored: Stored, *, where: str) -> np.dtype[Any]:
     """Return the numpy dtype, in its original byte order, for a stored one.
 
     Raises:
         CorruptError: reason ``bad-dtype``.
-        UnsupportedError: reason ``dtype-not-here`` where this machine or this ml_dtypes lacks it.
+        UnsupportedError: reason ``dtype-not-here`` where this machine or its packages lack it.
     """
-    if depth > MAX_DEPTH:
-        raise _bad(stored, where)
-    if type(stored) is dict:
-        return _resolve_map(stored, where, depth)
-    if type(stored) is not str:
-        raise _bad(stored, where)
-    big = stored.startswith(">")
-    dtype = _resolve_name(stored[big:], where)
-    if big and (dtype.itemsize < 2 or dtype.kind in "SV"):
-        raise _bad(stored, where)
-    return dtype.newbyteorder(">" if big else "<")
+    item_nbytes(stored, where=where)
+    try:
+        return _resolve(stored)
+    except (DtypeRefusal, ValueError, TypeError) as error:
+        raise UnsupportedError(
+            f"{where}: the dtype {stored!r:.200} cannot be made here: {error}",
+            reason="dtype-not-here",
+        ) from None
 
 
-def item_nbytes(stored: Stored, *, where: str) -> int:
-    """Return the bytes that one element takes in a span; -1 for a dtype that holds no array.
-
-    Needs neither the machine's longdouble nor a new ml_dtypes to know them.
-    """
+def _resolve(stored: Any) -> np.dtype[Any]:
     if type(stored) is str:
-        name = stored.removeprefix(">")
-        if name in _ML_BITS:
-            return 2 if name == "bfloat16" else 1
-        if match := _LONG.fullmatch(name):
-            return (8 if match[2] == "binary64" else 16) * (2 if match[1] else 1)
-        if _KEY.fullmatch(stored):
-            return -1
-    elif type(stored) is dict and "base" in stored:
-        return -1
-    return resolve(stored, where=where).itemsize
+        dtype = _resolve_name(stored.removeprefix(">"))
+        return dtype.newbyteorder(">" if stored.startswith(">") else "<")
+    if "base" in stored:
+        return np.dtype((_resolve(stored["base"]), tuple(stored["shape"])))
+    fields = stored["fields"]
+    layout: dict[str, Any] = {
+        "names": [field["name"] for field in fields],
+        "formats": [_resolve(field["dtype"]) for field in fields],
+        "offsets": [field["offset"] for field in fields],
+        "itemsize": stored["itemsize"],
+    }
+    if any("title" in field for field in fields):
+        layout["titles"] = [field.get("title") for field in fields]
+    made = np.dtype(layout, align=stored["aligned"])
+    if made.names != tuple(layout["names"]) or made.itemsize != stored["itemsize"]:
+        raise ValueError("numpy changes its fields")
+    return np.dtype((np.record, made) if stored["record"] else made)
 
 
-def _resolve_name(name: str, where: str) -> np.dtype[Any]:
-    if name in _NATIVE:
-        return np.dtype(name)
+@functools.lru_cache(1024)
+def _resolve_name(name: str) -> np.dtype[Any]:
     if name in _ML_BITS:
         scalar = getattr(ml_dtypes, name, None)
         if scalar is None:
-            raise UnsupportedError(
-                f"{where}: the dtype {name} needs a newer ml_dtypes than {ml_dtypes.__version__}",
-                reason="dtype-not-here",
-            )
+            raise DtypeRefusal(f"it needs a newer ml_dtypes than {ml_dtypes.__version__}")
         return np.dtype(scalar)
     if match := _COUNTED.fullmatch(name):
-        count = int(match[2])
-        if count * (4 if match[1] == "str" else 1) <= MAX_ITEM_NBYTES:
-            return np.dtype(f"{_KIND[match[1]]}{count}")
-    elif match := _TIME.fullmatch(name):
-        if match[1] is not None and int(match[2] or 1) < 2**31:
-            return np.dtype(name)
-    elif match := _LONG.fullmatch(name):
-        if not name.endswith(f"[{_longdouble()}]"):
-            raise UnsupportedError(
-                f"{where}: {name} in the checkpoint, but a longdouble of this machine is "
-                f"{_longdouble()}; load it on a machine of the first kind",
-                reason="dtype-not-here",
-            )
+        return np.dtype(f"{_KIND[match[1]]}{match[2]}")
+    if match := _LONG.fullmatch(name):
+        if match[2] != _longdouble():
+            raise DtypeRefusal(f"a longdouble of this machine is {_longdouble()}")
         return np.dtype(np.clongdouble if match[1] else np.longdouble)
-    raise _bad(name, where)
-
-
-def _resolve_map(stored: dict[str, Any], where: str, depth: int) -> np.dtype[Any]:
-    if set(stored) == {"base", "shape"}:
-        shape = stored["shape"]
-        if type(shape) is not list or len(shape) > MAX_RANK or not all(_is_count(n) for n in shape):
-            raise _bad(stored, where)
-        base = resolve(stored["base"], where=where, depth=depth + 1)
-        nbytes = base.itemsize
-        for n in shape:
-            nbytes *= n
-        if nbytes > MAX_ITEM_NBYTES:
-            raise _bad(stored, where)
-        return np.dtype((base, tuple(shape)))
-    if not {"fields", "itemsize", "aligned", "record"} <= set(stored):
-        raise _bad(stored, where)
-    fields, itemsize = stored["fields"], stored["itemsize"]
-    if type(fields) is not list or not _is_count(itemsize):
-        raise _bad(stored, where)
-    names, formats, offsets, titles, ends = [], [], [], [], []
-    for field in fields:
-        if type(field) is not dict or type(field.get("name")) is not str:
-            raise _bad(stored, where)
-        offset, title = field.get("offset"), field.get("title")
-        if not _is_count(offset) or not isinstance(title, str | None):
-            raise _bad(stored, where)
-        dtype = resolve(field.get("dtype", 0), where=where, depth=depth + 1)
-        names.append(field["name"])
-        formats.append(dtype)
-        offsets.append(offset)
-        titles.append(title)
-        ends.append((offset, offset + dtype.itemsize))
-    ends.sort()
-    gaps = zip([(0, 0), *ends], [*ends, (itemsize, itemsize)], strict=True)
-    if any(start < end for (_, end), (start, _) in gaps):
-        raise _bad(stored, where)
-    layout: dict[str, Any] = {"names": names, "formats": formats, "offsets": offsets}
-    layout["itemsize"] = itemsize
-    if any(title is not None for title in titles):
-        layout["titles"] = titles
-    try:
-        dtype = np.dtype(layout, align=bool(stored["aligned"]))
-    except (ValueError, TypeError):
-        raise _bad(stored, where) from None
-    return np.dtype((np.record, dtype)) if stored["record"] else dtype
-
-
-def _is_count(n: Any) -> bool:
-    return type(n) is int and 0 <= n <= MAX_ITEM_NBYTES
-
-
-def _bad(stored: Any, where: str) -> CorruptError:
-    return CorruptError(
-        f"{where}: {stored!r:.200} is not a dtype of the format", reason="bad-dtype"
-    )
+    return np.dtype(name)
 
 
 def to_bytes(array: Array) -> Array:
@@ -260,14 +281,18 @@ def to_bytes(array: Array) -> Array:
     if not _is_little(dtype):
         array = array.astype(dtype.newbyteorder("<"))
     flat = _flat(array)
-    if dtype.names is not None or dtype.char in "gG":
+    if dtype.names is not None or _is_long(dtype):
         return _without_padding(flat, dtype)
-    if dtype == np.bool_:
-        return flat if not flat.size or flat.max() <= 1 else (flat != 0).view(np.uint8)
-    bits = _ML_BITS.get(dtype.name, 8)
+    bits = _used_bits(dtype)
     if bits < 8 and flat.size and flat.max() >= 1 << bits:
-        return flat & np.uint8((1 << bits) - 1)
+        return (flat != 0).view(np.uint8) if dtype == np.bool_ else flat & np.uint8((1 << bits) - 1)
     return flat
+
+
+@functools.cache
+def _used_bits(dtype: np.dtype[Any]) -> int:
+    """Return how many bits of an element's byte are used; 8 for all wider dtypes."""
+    return 1 if dtype == np.bool_ else min(_ML_BITS.get(dtype.name, 8), 8)
 
 
 def _flat(array: Array) -> Array:
@@ -304,7 +329,7 @@ def _used_bytes(dtype: np.dtype[Any]) -> Array:
         for name in dtype.names:
             field, offset = dtype.fields[name][:2]
             used[offset : offset + field.itemsize] = _used_bytes(field)
-    elif dtype.char in "gG" and _longdouble() == "x87-80":
+    elif _is_long(dtype) and _longdouble() == "x87-80":
         used.reshape(-1, 16)[:, 10:] = 0
     return used
 
@@ -320,10 +345,9 @@ def from_bytes(data: Array, stored: Stored, shape: tuple[int, ...], *, where: st
     """
     dtype = resolve(stored, where=where)
     if dtype.itemsize == 0 or data.size == 0:
-        array = np.ndarray(shape, dtype)  # not np.zeros, which makes U1 of U0
-        return array
+        return np.ndarray(shape, dtype)  # not np.zeros, which makes U1 of U0
     little = dtype.newbyteorder("<")
-    bits = 1 if dtype == np.bool_ else _ML_BITS.get(dtype.name, 8)
+    bits = _used_bits(dtype)
     if bits < 8 and int(data.max()) >= 1 << bits:
         raise CorruptError(
             f"{where}: a byte over {(1 << bits) - 1} in an array of {dtype.name}",

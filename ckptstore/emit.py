@@ -10,6 +10,7 @@ import collections
 import enum
 import struct
 import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 Emit = Callable[["Walk", Any], Sequence[Any] | None]
 """Appends one node to the walk and returns the children still to walk; None for a node without."""
 
+LONG_INT = 10**1000
+"""From here on an int is shown in hex: Python refuses to print thousands of decimal digits."""
+
 FACTORIES: Mapping[str, Any] = {
     "": None,
     **{
@@ -35,15 +39,19 @@ FACTORIES: Mapping[str, Any] = {
 }
 """What a defaultdict may have for its factory, by stored name."""
 
+_KEY_MAX_DEPTH = 32
 _SEQUENCES = {list: Kind.LIST, tuple: Kind.TUPLE}
 
 
 def printable(key: Any) -> str:
+    """Return the text of a dict key in a path."""
     if isinstance(key, enum.Enum):
         return f"{type(key).__qualname__}.{key._name_}"
     if type(key) is tuple:
         return f"({', '.join(map(printable, key))}{',' if len(key) == 1 else ''})"
-    return repr(key)
+    if type(key) is frozenset:
+        return f"frozenset({{{', '.join(map(printable, sorted(key, key=_set_order)))}}})"
+    return hex(key) if type(key) is int and abs(key) >= LONG_INT else repr(key)
 
 
 def int_bytes(x: int) -> bytes:
@@ -77,21 +85,24 @@ def _emit_sequence(walk: Walk, x: Any) -> Sequence[Any]:
 
 def _entries(x: Mapping[Any, Any]) -> list[Any]:
     for key in x:
-        _check_key(key)
+        check_key(key)
     return [part for entry in x.items() for part in entry]
 
 
-def _check_key(key: Any) -> None:
+def check_key(key: Any, depth: int = 0) -> None:
+    """Raise Refusal for what cannot be a dict key or an item of a set."""
     cls = type(key)
+    if depth > _KEY_MAX_DEPTH:
+        raise Refusal(f"a dict key or set item nested over {_KEY_MAX_DEPTH} deep; make it flatter")
     if cls in SCALARS or issubclass(cls, enum.Enum):
         return
     if cls is tuple or cls is frozenset:
         for part in key:
-            _check_key(part)
+            check_key(part, depth + 1)
         return
     raise Refusal(
-        f"a dict key or set item of type {cls.__module__}.{cls.__qualname__} ({key!r:.80}) cannot be "
-        "carried; use str, int, float, bytes, bool, None, an Enum member or a tuple of these"
+        f"a dict key or set item of type {cls.__module__}.{cls.__qualname__} cannot be carried; "
+        "use use str, int, float, bytes, bool, None, an Enum member or a tuple of these"
     )
 
 
@@ -119,7 +130,7 @@ def _emit_dict(walk: Walk, x: Any) -> Sequence[Any]:
 
 def _emit_set(walk: Walk, x: Any) -> Sequence[Any]:
     for item in x:
-        _check_key(item)
+        check_key(item)
     walk.add(Kind.SET if type(x) is set else Kind.FROZENSET)
     return sorted(x, key=_set_order)
 
@@ -133,6 +144,8 @@ def _set_order(item: Any) -> tuple[str, bytes]:
         return type(item).__qualname__, repr(item._name_).encode()
     if type(item) in (float, complex):
         return type(item).__qualname__, struct.pack("<dd", complex(item).real, complex(item).imag)
+    if type(item) is int:
+        return "int", int_bytes(item)
     return type(item).__qualname__, repr(item).encode("utf-8", "surrogatepass")
 
 
@@ -165,6 +178,8 @@ def _emit_symbol(walk: Walk, x: Any) -> None:
 
 
 def _symbol_packages(x: Any) -> list[str]:
+    if isinstance(x, types.ModuleType):
+        return []  # asking a module for an attribute may import others
     """The packages whose tables may hold `x`: those that its type or itself says it is from."""
     names = [getattr(x, "__module__", None), type(x).__module__]
     packages = [registry.top_level(n) for n in names if type(n) is str]
@@ -176,6 +191,15 @@ def _symbol_packages(x: Any) -> list[str]:
 def _why_not(x: Any) -> str:
     cls = type(x)
     full = f"{cls.__module__}.{cls.__qualname__}"
+    if isinstance(x, types.ModuleType):
+        return "a module cannot be carried; leave it out, or store its name as a str"
+    if isinstance(x, type):
+        return (
+            f"the class {x.__module__}.{x.__qualname__} cannot be carried as a value (only scalar types "
+            'can); store its name as a str, or name its path in save(..., supplied=["$..."])'
+        )
+    if x is np.ma.masked:
+        return "numpy.ma.masked cannot be carried; use a masked array, or None"
     name = getattr(x, "__qualname__", None)
     if callable(x) and isinstance(name, str):
         what = "a lambda" if "<lambda>" in name else f"the function {name}"

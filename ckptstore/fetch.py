@@ -111,13 +111,13 @@ def _get(
     """Read one range and check every span in it."""
     file = snapshot.manifest.files[range_.file].name
     if len(range_.parts) > 1:
-        snapshot.storage.get(file, range_.offset, memory)
+        snapshot.get(file, range_.offset, memory)
     for part in range_.parts:
         state = xxhash.xxh3_128()
         for at in range(part.at, part.at + part.size, _PIECE_NBYTES):
             piece: wire.Buffer = memory[at : min(at + _PIECE_NBYTES, part.at + part.size)]
             if len(range_.parts) == 1:
-                snapshot.storage.get(file, range_.offset + at, piece)
+                snapshot.get(file, range_.offset + at, piece)
             state.update(piece)
         if state.digest() != index.spans.digests[part.span]:
             raise CorruptError(
@@ -180,7 +180,7 @@ def damage(snapshot: Snapshot, index: Index) -> Iterator[tuple[str, str, int, in
         name = snapshot.manifest.files[file].name
         begin = ends.get(file, 0)
         memory = np.empty(offset + size - begin, np.uint8)
-        snapshot.storage.get(name, begin, memory)
+        snapshot.get(name, begin, memory)
         ends[file] = offset + size
         if memory[: offset - begin].any():
             yield "padding", name, begin + int(np.argmax(memory != 0)), None

@@ -24,8 +24,9 @@ MANIFEST_MAX_NBYTES = 1 << 20
 METADATA_MAX_NBYTES = 256 << 10
 METADATA_MAX_DEPTH = 32
 MAX_ELEMENTS = 1 << 17
-MAX_DEPTH = 32
-MAX_FILES = 1 << 16
+MAX_DEPTH = 64
+MAX_FILES = 1 << 14
+MAX_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 
 # array(4), fixstr(9), magic, array(2), major, minor, bin 32
 _HEAD = b"\x94\xa9" + MAGIC.encode() + b"\x92"
@@ -127,7 +128,7 @@ def decode(data: bytes, *, where: str) -> Manifest:
             f"{where}: "
             + ("truncated: " if short else "not a ckptstore manifest: ")
             + f"begins with {data[:12]!r}, expected {_HEAD!r}",
-            reason="truncated" if short else "not-a-checkpoint",
+            reason="truncated" if short else "bad-magic",
         )
     if len(data) < _PAYLOAD_AT:
         raise CorruptError(f"{where}: truncated at {len(data)} bytes", reason="truncated")
@@ -173,13 +174,16 @@ def _decode_payload(payload: Any, version: tuple[int, int], where: str) -> Manif
         raise CorruptError(f"{where}: {attempt!r:.80} is no attempt id", reason="bad-field")
     metrics = fields.get("metrics", dict)
     writer = fields.get("writer", dict)
-    if not all(type(value) in (int, float) for value in metrics.values()):
-        raise CorruptError(f"{where}: a metric is not a number", reason="bad-field")
+    for value in metrics.values():
+        if type(value) is not float and not (type(value) is int and abs(value) <= wire.MAX_INTEGER):
+            raise CorruptError(f"{where}: a metric is not a number", reason="bad-field")
+    if (time_ms := fields.integer("time_ms")) > MAX_TIME_MS:
+        raise CorruptError(f"{where}: time_ms is {time_ms}", reason="integer-range")
     if not all(type(value) is str for value in writer.values()):
         raise CorruptError(f"{where}: a package version is not a str", reason="bad-field")
     return Manifest(
         attempt=attempt,
-        time_ms=fields.integer("time_ms"),
+        time_ms=time_ms,
         step=None if fields.get("step", int, type(None)) is None else fields.integer("step"),
         metrics=metrics,
         writer=writer,
@@ -208,12 +212,16 @@ def _decode_files(fields: Fields, attempt: str) -> list[File]:
                 f"{fields.where}: {name!r:.200} is no name of a {role} file of attempt {attempt}",
                 reason="bad-file-name",
             )
-        if (role == "index") != (type(digest) is bytes and len(digest) == 16):
+        if (role == "data" and digest is not None) or (role == "index" and not _is_digest(digest)):
             raise CorruptError(f"{fields.where}: bad digest of {name}", reason="bad-field")
         files.append(File(name, nbytes, match[1], digest))  # type: ignore[arg-type]
     if len(set(names)) != len(names):
         raise CorruptError(f"{fields.where}: a name stands twice", reason="bad-file-name")
     return files
+
+
+def _is_digest(value: Any) -> bool:
+    return type(value) is bytes and len(value) == 16
 
 
 def encode_metadata(metadata: Metadata) -> bytes:

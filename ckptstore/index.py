@@ -7,6 +7,8 @@ so a million rows are checked in a second.
 from __future__ import annotations
 
 import enum
+import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,13 +128,13 @@ class Spans:
     file: Integers
     offset: Integers
     size: Integers
-    digests: Sequence[wire.Digest]
+    digests: list[wire.Digest]
 
     def __len__(self) -> int:
         return len(self.leaf)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Index:
     """All tables of a checkpoint."""
 
@@ -144,8 +146,16 @@ class Index:
 
     def shape(self, leaf: int) -> tuple[int, ...]:
         """Return the shape of one leaf."""
-        end = int(self.leaves.ndim[: leaf + 1].sum())
-        return tuple(self.leaves.dims[end - int(self.leaves.ndim[leaf]) : end].tolist())
+        return tuple(self._dims[self._ends[leaf] : self._ends[leaf + 1]])
+
+    @functools.cached_property
+    def _dims(self) -> list[int]:
+        dims: list[int] = self.leaves.dims.tolist()
+        return dims
+
+    @functools.cached_property
+    def _ends(self) -> list[int]:
+        return [0, *itertools.accumulate(self.leaves.ndim.tolist())]
 
 
 def encode(index: Index) -> bytes:
@@ -244,6 +254,7 @@ def _decode_types(table: Fields) -> list[TypeRow]:
             or not all(type(value) is str for value in fields)
             or len(set(fields)) != len(fields)
             or type(extra) is not dict
+            or (fields and kind in (TypeKind.PYTREE, TypeKind.ENUM, TypeKind.ARRAY))
         ):
             raise CorruptError(f"{table.where}: bad row of {module}.{name}", reason="bad-type")
         rows.append(

@@ -50,7 +50,29 @@ def selected(table: Any, patterns: Sequence[str], where: str) -> dict[str, int]:
                 f"{where}: nothing is at {pattern}; there is {', '.join(near)}", reason="no-match"
             )
     nodes = sorted({node for each in found for node in each})
-    return dict(zip(paths.format_paths(table, nodes), nodes, strict=True))
+    out = dict(zip(paths.format_paths(table, nodes), nodes, strict=True))
+    if len(out) < len(nodes):
+        path = next(path for path, node in zip(out, nodes, strict=False) if out[path] != node)
+        raise StructureError(
+            f"{where}: {path} names several places, whose keys print the same; select what holds them",
+            reason="ambiguous",
+        )
+    return out
+
+
+def _by_key(table: Any, entries: Sequence[int]) -> dict[tuple[str, int], int]:
+    """Return the values of a dict by printed key; keys that print the same are numbered."""
+    out: dict[tuple[str, int], int] = {}
+    for key, value in zip(entries[::2], entries[1::2], strict=True):
+        text, number = table.key(key), 0
+        while (text, number) in out:
+            number += 1
+        out[text, number] = value
+    return out
+
+
+def _key(impl: str | None) -> str:
+    return "a plain array" if impl is None else f"a PRNG key of {impl}"
 
 
 def _near(table: Any, pattern: str) -> list[str]:
@@ -185,8 +207,7 @@ class _Comparison:
     def _compare_dicts(self, i: int, j: int) -> list[tuple[int, int]]:
         stored, like = self.stored, self.like
         ours, theirs = stored.children(i), self._like_children(j)
-        mine = {stored.key(k): v for k, v in zip(ours[::2], ours[1::2], strict=True)}
-        other = {like.key(k): v for k, v in zip(theirs[::2], theirs[1::2], strict=True)}
+        mine, other = _by_key(stored, ours), _by_key(like, theirs)
         for key, node in mine.items():
             if key not in other:
                 self._differ(node, f"{self._name(stored, node)} in the checkpoint, not in `like`")
@@ -198,7 +219,9 @@ class _Comparison:
         if stored.kind[i] == Kind.ORDERED_DICT and mine.keys() == other.keys():
             if list(mine) != list(other):
                 self._differ(
-                    i, f"order {', '.join(mine)} in the checkpoint, {', '.join(other)} in `like`"
+                    i,
+                    f"order {', '.join(key for key, _ in mine)} in the checkpoint, "
+                    f"{', '.join(key for key, _ in other)} in `like`",
                 )
         return [(node, other[key]) for key, node in mine.items() if key in other]
 
@@ -211,19 +234,16 @@ class _Comparison:
         known = registry.adapter(registry.top_level(type(x).__module__))
         expected = known.expected(x) if known is not None else None
         if like.kind[j] == Kind.LEAF:
-            other = like.leaves[like.arg[j]]
-            same_type = (str(row), row.extra.get("impl")) == (
-                str(other.row),
-                other.row.extra.get("impl"),
-            )
-            theirs = (other.dtype, other.shape)
-        elif expected is not None:
-            same_type = registry.top_level(row.module) == expected[0]
-            theirs = expected[1:]
-        else:
+            held = like.leaves[like.arg[j]]
+            expected = (held.row, held.dtype, held.shape)
+        if expected is None:
             self._differ(i, f"{self._name(stored, i)} in the checkpoint, {self._like(j)} in `like`")
             return
-        if not same_type and not self.numpy:
+        other, theirs = expected[0], expected[1:]
+        impl, impl_like = row.extra.get("impl"), other.extra.get("impl")
+        if str(row) == str(other) and impl != impl_like:
+            self._differ(i, f"{_key(impl)} in the checkpoint, {_key(impl_like)} in `like`")
+        elif str(row) != str(other) and not self.numpy:
             self._differ(
                 i,
                 f"{self._name(stored, i)} in the checkpoint, {self._like(j)} in `like`"

@@ -9,6 +9,7 @@ A field is ``.name``, a sequence item ``[0]``, a dict entry ``[repr of the key]`
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -136,8 +137,11 @@ def normal(text: str) -> str:
     return text
 
 
-def _unquote(text: str) -> str:
-    return re.sub(r"\\(.)", r"\1", text[1:-1])
+def _unquote(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text[1:-1]
 
 
 def select(table: Table, patterns: Sequence[str]) -> list[list[int]]:

@@ -12,8 +12,7 @@ from ckptstore import commit, dtypes, fetch, match, paths, registry, storage, tr
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit import Snapshot
 from ckptstore.dtypes import Array
-from ckptstore.errors import CorruptError, StructureError
-from ckptstore.index import Index, Kind
+from ckptstore.errors import CorruptError, StructureError, UnsupportedError
 from ckptstore.rebuild import BLOB_KINDS, Rebuild
 
 
@@ -207,7 +206,6 @@ class _Load:
             for i, kind in enumerate(self.tree.kind)
             if kind in BLOB_KINDS and self.tree.arg[i]
         }
-        shapes = _shapes(self.index)
         type_, dtype = self.index.leaves.type.tolist(), self.index.leaves.dtype.tolist()
         makers: dict[int, Callable[[Array], Any]] = {}
         adapters: dict[str, Any] = {}
@@ -219,7 +217,7 @@ class _Load:
                 continue
             row = self.index.types[type_[leaf] - 1]
             package = registry.top_level(row.module)
-            if not self.numpy and package not in adapters:
+            if package not in adapters and (package == "numpy" or not self.numpy):
                 adapters[package] = registry.adapter(package)
                 if adapters[package] is None:
                     raise CorruptError(
@@ -229,7 +227,7 @@ class _Load:
             makers[leaf] = _Maker(
                 self.where,
                 self.index.dtypes[dtype[leaf]],
-                shapes[leaf],
+                self.index.shape(leaf),
                 adapters.get(package),
                 row,
                 fit.casts.get(leaf),
@@ -238,7 +236,7 @@ class _Load:
         return makers
 
     def _name(self, leaf: int) -> str:
-        return leaf_name(self.tree, leaf)
+        return self.tree.path(self.tree.leaf_nodes[leaf])
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,20 +252,19 @@ class _Maker:
     place: Any
 
     def __call__(self, data: Array) -> Any:
-        array = dtypes.from_bytes(data, self.stored, self.shape, where=self.where)
-        if self.cast is not None:
-            array = array.astype(self.cast)
-        if self.adapter is None:
-            return array
-        return self.adapter.array(array, self.row, self.place)
-
-
-def _shapes(index: Index) -> list[tuple[int, ...]]:
-    dims, out, at = index.leaves.dims.tolist(), [], 0
-    for ndim in index.leaves.ndim.tolist():
-        out.append(tuple(dims[at : at + ndim]))
-        at += ndim
-    return out
+        try:
+            array = dtypes.from_bytes(data, self.stored, self.shape, where=self.where)
+            if self.cast is not None:
+                array = array.astype(self.cast)
+            if self.adapter is None:
+                return array
+            return self.adapter.array(array, self.row, self.place)
+        except (ValueError, TypeError, OverflowError, KeyError) as error:
+            raise UnsupportedError(
+                f"{self.where}: {self.row} {self.stored}{list(self.shape)} could not be made here: "
+                f"{type(error).__name__}: {error}",
+                reason="array-not-exact",
+            ) from error
 
 
 def _verify(snapshot: Snapshot) -> list[Problem]:
@@ -277,17 +274,8 @@ def _verify(snapshot: Snapshot) -> list[Problem]:
     tree_ = Rebuild(index, layout, where)
     problems = []
     for reason, file, offset, leaf in fetch.damage(snapshot, index):
-        what = (
-            "padding is not zero" if leaf is None else f"damaged bytes of {leaf_name(tree_, leaf)}"
-        )
+        what = "padding is not zero"
+        if leaf is not None:
+            what = f"damaged bytes of {tree_.path(tree_.leaf_nodes[leaf])}"
         problems.append(Problem(reason, f"{where}/{file} at byte {offset}", what))
     return problems
-
-
-def leaf_name(tree_: Rebuild, leaf: int) -> str:
-    """Return the path of a leaf, for a message."""
-    for node, kind in enumerate(tree_.kind):
-        held = kind == Kind.LEAF and tree_.arg[node] == leaf
-        if held or (kind in BLOB_KINDS and tree_.arg[node] == leaf + 1):
-            return tree_.path(node)
-    return f"leaf {leaf}"

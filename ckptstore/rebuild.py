@@ -7,6 +7,7 @@ that is missing.
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,19 +57,27 @@ class Rebuild:
 
     def key(self, node: int) -> str:
         """Return a printable form of the dict key at `node`."""
+        try:
+            return self._key(node)
+        except RecursionError:
+            return "<a deeply nested key>"
+
+    def _key(self, node: int) -> str:
         if self.kind[node] == Kind.SAME:
             node = self.arg[node]
         kind = self.kind[node]
         if kind == Kind.ENUM:
             row = self.types[self.type[node] - 1]
             return f"{row.name}.{self._text(node)}"
-        if kind == Kind.TUPLE:
-            parts = [self.key(child) for child in self.children(node)]
+        if kind in (Kind.TUPLE, Kind.FROZENSET):
+            parts = [self._key(child) for child in self.children(node)]
+            if kind == Kind.FROZENSET:
+                return f"frozenset({{{', '.join(parts)}}})"
             return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
         if kind in BLOB_KINDS and self.arg[node] and self.arg[node] - 1 not in self.leaf_values:
             return f"<{Kind(kind).name.lower()} of {self.index.shape(self.arg[node] - 1)[0]} bytes>"
         try:
-            return repr(self._scalar(node))
+            return emit.printable(self._scalar(node))
         except (KeyError, ValueError, CorruptError):
             return f"<{Kind(kind).name.lower()}>"
 
@@ -115,15 +124,18 @@ class Rebuild:
             )
 
     def closure(self, roots: Sequence[int]) -> list[int]:
-        """Return `roots` and the targets outside them that their SAME nodes point to."""
-        out, todo = list(roots), list(roots)
+        """Return the outermost of `roots`, and the targets outside them of their SAME nodes."""
+        covered = bytearray(len(self.kind))
+        out, todo = [], collections.deque(sorted(roots))
         while todo:
-            root = todo.pop()
-            for i in range(root, self.layout.end[root]):
-                if self.kind[i] == Kind.SAME and not any(
-                    r <= self.arg[i] < self.layout.end[r] for r in out
-                ):
-                    out.append(self.arg[i])
+            root = todo.popleft()
+            if covered[root]:
+                continue
+            out.append(root)
+            end = self.layout.end[root]
+            covered[root:end] = b"\1" * (end - root)
+            for i in range(root, end):
+                if self.kind[i] == Kind.SAME and not covered[self.arg[i]]:
                     todo.append(self.arg[i])
         return out
 
@@ -140,15 +152,20 @@ class Rebuild:
 
     def key_leaves(self) -> list[int]:
         """Return the leaves that hold long scalars in dict keys."""
-        blobs = [i for i, kind in enumerate(self.kind) if kind in BLOB_KINDS and self.arg[i]]
-        return [self.arg[i] - 1 for i in blobs if self._is_in_key(i)]
+        if all(kind not in BLOB_KINDS or not self.arg[i] for i, kind in enumerate(self.kind)):
+            return []
+        keys: set[int] = set()
+        for node, parent, position, _ in paths.walk(self):
+            if parent in keys or (self.kind[parent] in DICT_KINDS and position % 2 == 0):
+                keys.add(node)
+        return [self.arg[i] - 1 for i in keys if self.kind[i] in BLOB_KINDS and self.arg[i]]
 
-    def _is_in_key(self, node: int) -> bool:
-        while (parent := self.layout.parent[node]) >= 0:
-            if self.kind[parent] in DICT_KINDS and self.children(parent).index(node) % 2 == 0:
-                return True
-            node = parent
-        return False
+    @functools.cached_property
+    def leaf_nodes(self) -> dict[int, int]:
+        """The node that holds each leaf."""
+        held = {self.arg[i]: i for i, kind in enumerate(self.kind) if kind == Kind.LEAF}
+        blobs = (i for i, kind in enumerate(self.kind) if kind in BLOB_KINDS and self.arg[i])
+        return held | {self.arg[i] - 1: i for i in blobs}
 
     def build(self, roots: Sequence[int], *, stand_in: bool = False) -> list[Any]:
         """Build the subtrees at `roots`; their leaves are in `leaf_values`, types resolved.
@@ -207,7 +224,7 @@ class Rebuild:
         if kind == Kind.RECORD:
             try:
                 return self._records[self.type[node]].make(values)
-            except (TypeError, ValueError, AttributeError, KeyError) as error:
+            except Exception as error:
                 row = self.types[self.type[node] - 1]
                 raise UnknownTypeError(
                     f"{self.where}: {self.path(node)}: {row} could not be made of what is stored: "
@@ -334,12 +351,12 @@ def _make_dict(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
 
 
 def _hashable(self: Rebuild, node: int, key: Any) -> Any:
+    """Let only those keys be hashed that `save` takes: others run the code of their class."""
     try:
-        hash(key)
-    except TypeError:
+        emit.check_key(key)
+    except registry.Refusal as refusal:
         raise CorruptError(
-            f"{self.where}: {self.path(node)}: a key of type {type(key).__name__}",
-            reason="bad-key",
+            f"{self.where}: {self.path(node)}: {refusal}", reason="bad-key"
         ) from None
     return key
 

@@ -100,8 +100,8 @@ class Adapter:
         """Return what has that name in the closed table; raises KeyError."""
         raise KeyError(name)
 
-    def expected(self, x: Any) -> tuple[str, Stored, tuple[int, ...]] | None:
-        """Return (package, dtype, shape) of the leaf that a placeholder in `like` stands for."""
+    def expected(self, x: Any) -> tuple[TypeRow, Stored, tuple[int, ...]] | None:
+        """Return (type, dtype, shape) of the leaf that a placeholder in `like` stands for."""
         return None
 
     def place(self, x: Any) -> Any:

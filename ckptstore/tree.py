@@ -6,7 +6,8 @@ refusals before it raises. Spec: sections 5.2 and 5.3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import enum
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +27,43 @@ _MESSAGES_SHOWN = 20
 _Class = type  # Walk has a column of that name
 
 
+class _Holds(enum.Enum):
+    """What the children of a container are; keys, also those inside keys, are hashed."""
+
+    VALUES = enum.auto()
+    ENTRIES = enum.auto()
+    KEYS = enum.auto()
+
+
+_HOLDS: Mapping[int, _Holds] = {
+    **dict.fromkeys((Kind.DICT, Kind.ORDERED_DICT, Kind.DEFAULT_DICT), _Holds.ENTRIES),
+    **dict.fromkeys((Kind.SET, Kind.FROZENSET, Kind.ENUM), _Holds.KEYS),
+}
+
+
+@dataclass(slots=True)
+class _Frame:
+    """An open container of the walk."""
+
+    children: Iterator[Any]
+    holder: int
+    holds: _Holds
+    _count: int = 0
+
+    def next_is_key(self) -> bool:
+        """Tell whether the child that comes now is a key, and count it."""
+        self._count += 1
+        return self.holds is _Holds.KEYS or (self.holds is _Holds.ENTRIES and self._count % 2 == 1)
+
+
 @dataclass
 class Walk:
     """A table of nodes being filled; it is what `paths` and `rebuild` read too.
 
     Attributes:
         types: rows of the table of types.
-        leaves: what the LEAF nodes hold, by number.
+        leaves: what the LEAF nodes and long scalars hold, by number.
+        leaf_type, leaf_dtype: the rows of each leaf in `types` (from 1) and `dtypes` (from 0).
         objects: the object of every node, kept so that an id stays taken.
         lenient: take what cannot be carried as SUPPLIED (for `like`).
     """
@@ -45,6 +76,8 @@ class Walk:
     arg: list[int] = field(default_factory=list)
     data: list[bytes] = field(default_factory=list)
     leaves: list[Leaf] = field(default_factory=list)
+    leaf_type: list[int] = field(default_factory=list)
+    leaf_dtype: list[int] = field(default_factory=list)
     objects: list[Any] = field(default_factory=list)
     lenient: bool = False
     supplied: frozenset[int] = frozenset()
@@ -76,7 +109,7 @@ class Walk:
 
     def type_number(self, row: TypeRow) -> int:
         """Return 1 + the row's place in the table of types, appending it when it is new."""
-        key = (row.kind, row.module, row.name, row.binding, repr(row.extra) if row.extra else "")
+        key = (row.kind, row.module, row.name, row.binding, *row.extra.items())
         number = self._type_numbers.get(key)
         if number is None:
             self.types.append(row)
@@ -97,24 +130,18 @@ class Walk:
         if len(data) <= SCALAR_MAX_NBYTES:
             self.add(kind, data=data)
             return
-        leaf = Leaf(_BLOB, "uint8", (len(data),), lambda: np.frombuffer(data, np.uint8))
-        self.type_number(_BLOB)
-        self.leaves.append(leaf)
+        self._hold(Leaf(_BLOB, "uint8", (len(data),), lambda: np.frombuffer(data, np.uint8)))
         self.add(kind, arg=len(self.leaves))
 
     def add_leaf(self, leaf: Leaf) -> None:
         """Append a LEAF node."""
-        self.type_number(leaf.row)
-        self.dtype_number(leaf.dtype)
-        self.leaves.append(leaf)
+        self._hold(leaf)
         self.add(Kind.LEAF, arg=len(self.leaves) - 1)
 
-    def leaf_columns(self) -> tuple[list[int], list[int]]:
-        """Return the type and dtype numbers of all leaves."""
-        return (
-            [self.type_number(leaf.row) for leaf in self.leaves],
-            [self.dtype_number(leaf.dtype) for leaf in self.leaves],
-        )
+    def _hold(self, leaf: Leaf) -> None:
+        self.leaves.append(leaf)
+        self.leaf_type.append(self.type_number(leaf.row))
+        self.leaf_dtype.append(self.dtype_number(leaf.dtype))
 
     def run(self, tree: Any) -> None:
         """Walk the whole tree.
@@ -122,13 +149,14 @@ class Walk:
         Raises:
             StructureError: all that cannot be carried, each with its path and the remedy.
         """
-        stack: list[tuple[Iterator[Any], int]] = [(iter((tree,)), 0)]
+        stack = [_Frame(iter((tree,)), 0, _Holds.VALUES)]
         on_path: set[int] = set()  # ids of the open containers, to find cycles
         while stack:
-            children, holder = stack[-1]
-            for x in children:
+            frame = stack[-1]
+            for x in frame.children:
                 node = len(self.kind)
-                below = self._emit(x, on_path)
+                in_key = frame.next_is_key()
+                below = self._emit(x, on_path, in_key)
                 self.objects.append(x)
                 if below:
                     if len(stack) > index.TREE_MAX_DEPTH:
@@ -138,27 +166,26 @@ class Walk:
                             reason="too-deep",
                         )
                     on_path.add(id(x))
-                    stack.append((iter(below), id(x)))
+                    holds = _Holds.KEYS if in_key else _HOLDS.get(self.kind[node], _Holds.VALUES)
+                    stack.append(_Frame(iter(below), id(x), holds))
                     break
             else:
                 stack.pop()
-                on_path.discard(holder)
+                on_path.discard(frame.holder)
         if self._refusals:
             self._raise()
 
-    def _emit(self, x: Any, on_path: set[int]) -> Sequence[Any] | None:
+    def _emit(self, x: Any, on_path: set[int], in_key: bool) -> Sequence[Any] | None:
         cls = type(x)
         scalar = emit.SCALARS.get(cls)
         if scalar is not None:
             scalar(self, x)
             return None
         node = len(self.kind)
-        seen = self._seen.get(id(x))
+        seen = None if in_key else self._seen.get(id(x))  # a key is written out each time
         if seen is not None:
             if id(x) in on_path:
                 self._refuse(node, "the container holds itself; break the cycle")
-            elif self.kind[seen] in (Kind.SUPPLIED, Kind.NONE):
-                self.add(Kind(self.kind[seen]), data=self.data[seen])
             else:
                 self.add(Kind.SAME, arg=seen)
             return None
@@ -177,7 +204,7 @@ class Walk:
             self._refuse(node, str(refusal))
             children = None
         if children is not None or self.kind[node] == Kind.LEAF:
-            if self.kind[node] != Kind.ENUM and not (cls is tuple and not children):
+            if not in_key and self.kind[node] != Kind.ENUM and not (cls is tuple and not children):
                 self._seen[id(x)] = node
             if children is not None:
                 self.arity[node] = len(children)

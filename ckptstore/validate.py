@@ -5,13 +5,14 @@ All of them run before a byte of a data file is read and before any memory is ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ckptstore import dtypes, index
+from ckptstore import dtypes, index, wire
 from ckptstore.errors import CorruptError
 from ckptstore.format import File
 from ckptstore.index import Index, Integers, Kind, TypeKind
@@ -27,6 +28,18 @@ _TYPED = {
     Kind.RECORD: (TypeKind.NAMEDTUPLE, TypeKind.DATACLASS, TypeKind.OBJECT, TypeKind.PYTREE),
 }
 _BLOBS = (Kind.INT, Kind.STR, Kind.SURROGATE_STR, Kind.BYTES, Kind.BYTEARRAY)
+_WITH_TYPE = tuple(_TYPED)
+_WITH_ARG = (*_BLOBS, Kind.BOOL, Kind.DTYPE, Kind.LEAF, Kind.SAME)
+_NAMED = (Kind.ENUM, Kind.SYMBOL, Kind.DEFAULT_DICT, Kind.SUPPLIED)
+_WITH_BYTES = (*_BLOBS, *_NAMED, Kind.FLOAT, Kind.COMPLEX)
+_HASHING = (Kind.SET, Kind.FROZENSET, Kind.ENUM)
+_KEYS = (
+    *(Kind.NONE, Kind.BOOL, Kind.INT, Kind.FLOAT, Kind.COMPLEX, Kind.STR, Kind.SURROGATE_STR),
+    *(Kind.BYTES, Kind.ELLIPSIS, Kind.ENUM, Kind.TUPLE, Kind.FROZENSET),
+)
+KEY_MAX_DEPTH = 32
+SCALAR = ("ckptstore", "scalar")
+"""Module and name of the type of the leaves that hold long scalars."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +49,12 @@ class Layout:
     Attributes:
         parent: the node's parent; -1 for the root.
         end: the node after the last of its subtree.
+        depth: how many containers it is in.
     """
 
     parent: list[int]
     end: list[int]
+    depth: list[int]
 
 
 def layout(arity: Sequence[int], *, where: str) -> Layout:
@@ -49,11 +64,13 @@ def layout(arity: Sequence[int], *, where: str) -> Layout:
         CorruptError: reason ``bad-tree`` where the counts make no single tree, ``too-deep``.
     """
     parent, end = [-1] * len(arity), list(range(1, len(arity) + 1))
+    depth = [0] * len(arity)
     stack: list[int] = []  # open nodes
     left: list[int] = []  # how many children each of them still lacks
     for node, children in enumerate(arity):
         if stack:
             parent[node] = stack[-1]
+            depth[node] = len(stack)
             left[-1] -= 1
         elif node:
             raise CorruptError(f"{where}: nodes after the end of the tree", reason="bad-tree")
@@ -70,7 +87,7 @@ def layout(arity: Sequence[int], *, where: str) -> Layout:
                 left.pop()
     if stack or not arity:
         raise CorruptError(f"{where}: the tree of nodes is not complete", reason="bad-tree")
-    return Layout(parent, end)
+    return Layout(parent, end, depth)
 
 
 def decode(parts: Sequence[bytes], files: Sequence[File], *, where: str) -> tuple[Index, Layout]:
@@ -98,44 +115,86 @@ def _fail(where: str, message: str, reason: str) -> CorruptError:
 
 
 def _check_nodes(got: Index, tree: Layout, where: str) -> None:
-    nodes = got.nodes
-    if not np.isin(nodes.kind, list(Kind)).all():
-        bad = nodes.kind[~np.isin(nodes.kind, list(Kind))][0]
-        raise _fail(where, f"unknown kind of node {bad}", "bad-node")
-    for kind, arity in _FIXED_ARITY.items():
-        if (nodes.arity[nodes.kind == kind] != arity).any():
-            raise _fail(where, f"a {kind.name} node needs {arity} children", "bad-node")
-    if (nodes.arity[np.isin(nodes.kind, _DICTS)] % 2).any():
-        raise _fail(where, "a dict with a key and no value", "bad-node")
+    nodes, kind = got.nodes, got.nodes.kind
+
+    def of(*kinds: Kind) -> Any:
+        return np.isin(kind, kinds)
+
+    def refuse_if(bad: Any, message: str) -> None:
+        if bad.any():
+            node = int(np.argmax(bad))
+            raise _fail(where, f"node {node} of kind {int(kind[node])}: {message}", "bad-node")
+
+    refuse_if(~of(*Kind), "unknown kind")
+    for each, arity in _FIXED_ARITY.items():
+        refuse_if((kind == each) & (nodes.arity != arity), f"{arity} children expected")
+    refuse_if(of(*_DICTS) & (nodes.arity % 2 == 1), "a key without a value")
+    refuse_if(~of(*_WITH_TYPE) & (nodes.type > 0), "no type expected")
+    refuse_if(~of(*_WITH_ARG) & (nodes.arg > 0), "no argument expected")
+    refuse_if((kind == Kind.BOOL) & (nodes.arg > 1), "neither true nor false")
+    refuse_if(~of(*_WITH_BYTES) & (nodes.size > 0), "no bytes expected")
+    refuse_if(of(*_BLOBS) & (nodes.arg > 0) & (nodes.size > 0), "bytes in two places")
+    refuse_if((kind == Kind.FLOAT) & (nodes.size != 8), "8 bytes expected")
+    refuse_if((kind == Kind.COMPLEX) & (nodes.size != 16), "16 bytes expected")
+    refuse_if(nodes.size > len(nodes.heap), "bytes beyond the heap")
     if int(nodes.size.sum()) != len(nodes.heap):
         raise _fail(where, "the sizes of the nodes do not add up to the heap", "bad-node")
-    if (nodes.type > len(got.types)).any():
-        raise _fail(where, "a node of a type that is not in the table", "bad-node")
+    refuse_if(nodes.type > len(got.types), "a type that is not in the table")
     type_kinds = np.array(["", *(row.kind for row in got.types)])
-    for kind, allowed in _TYPED.items():
-        if not np.isin(type_kinds[nodes.type[nodes.kind == kind]], allowed).all():
-            raise _fail(where, f"a {kind.name} node with a type of another kind", "bad-node")
-    by_name = np.array(
+    for each, allowed in _TYPED.items():
+        wrong = ~np.isin(type_kinds[nodes.type], allowed)
+        refuse_if((kind == each) & wrong, "a type of another kind")
+    fields = np.array(
         [0, *(-1 if row.kind == TypeKind.PYTREE else len(row.fields) for row in got.types)]
-    )
-    records = nodes.kind == Kind.RECORD
-    need = by_name[nodes.type[records]]
-    have = nodes.arity[records]
-    if ((need != have) & (need >= 0)).any() or (have[need < 0] < 1).any():
-        raise _fail(where, "a record whose children are not its fields", "bad-node")
-    if (nodes.arg[nodes.kind == Kind.DTYPE] >= len(got.dtypes)).any():
-        raise _fail(where, "a dtype that is not in the table", "bad-node")
+    )[nodes.type]
+    wrong = np.where(fields < 0, nodes.arity < 1, nodes.arity != fields)
+    refuse_if((kind == Kind.RECORD) & wrong, "its children are not the fields of its type")
+    refuse_if((kind == Kind.DTYPE) & (nodes.arg >= len(got.dtypes)), "a dtype not in the table")
+    parent = np.asarray(tree.parent, np.int64)
+    refuse_if((kind[parent] == Kind.RANGE) & (parent >= 0) & (kind != Kind.INT), "INT expected")
+    _check_keys(got, tree, parent, where)
     _check_references(got, tree, where)
+
+
+def _check_keys(got: Index, tree: Layout, parent: Integers, where: str) -> None:
+    """Refuse keys, set items and enum values that could run code when they are hashed."""
+    kind, arity = got.nodes.kind, got.nodes.arity
+    holder = np.where(parent < 0, -1, kind[parent])
+    order = np.argsort(parent, kind="stable")
+    first = np.concatenate([[True], np.diff(parent[order]) != 0])
+    position = np.zeros(len(parent), np.int64)
+    count = np.arange(len(parent))
+    position[order] = count - np.maximum.accumulate(np.where(first, count, 0))
+    keys = np.isin(holder, _DICTS) & (position % 2 == 0) | np.isin(holder, _HASHING)
+    inside = keys.copy()
+    for node in np.flatnonzero(keys & (arity > 0)).tolist():
+        if not (node and inside[node - 1] and inside[parent[node]]):
+            end = tree.end[node]
+            inside[node:end] = True
+            if max(tree.depth[node:end]) - tree.depth[node] > KEY_MAX_DEPTH:
+                raise _fail(where, f"a key nested deeper than {KEY_MAX_DEPTH}", "too-deep")
+    bad = inside & ~np.isin(kind, _KEYS)
+    if bad.any():
+        name = Kind(int(kind[np.argmax(bad)])).name
+        raise _fail(where, f"node {int(np.argmax(bad))}: {name} in a key or an item", "bad-key")
 
 
 def _check_references(got: Index, tree: Layout, where: str) -> None:
     """Each leaf is held by exactly one node; SAME points to an earlier, finished node."""
     nodes = got.nodes
-    held = nodes.arg[nodes.kind == Kind.LEAF]
-    blobs = np.isin(nodes.kind, _BLOBS) & (nodes.arg > 0)
-    held = np.sort(np.concatenate([held, nodes.arg[blobs] - 1]))
+    arrays = nodes.arg[nodes.kind == Kind.LEAF]
+    scalars = nodes.arg[np.isin(nodes.kind, _BLOBS) & (nodes.arg > 0)] - 1
+    held = np.sort(np.concatenate([arrays, scalars]))
     if len(held) != len(got.leaves) or (held != np.arange(len(held))).any():
         raise _fail(where, "not every leaf is held by exactly one node", "bad-reference")
+    leaves = got.leaves
+    rows = np.array([False, *((r.module, r.name) == SCALAR for r in got.types)])
+    uint8 = np.array([stored == "uint8" for stored in got.dtypes], bool)
+    if (leaves.type > len(got.types)).any() or (leaves.dtype >= len(got.dtypes)).any():
+        raise _fail(where, "a leaf of a type or dtype that is not in the table", "bad-leaf")
+    plain = rows[leaves.type] & (leaves.ndim == 1)
+    if rows[leaves.type[arrays]].any() or not (plain[scalars] & uint8[leaves.dtype[scalars]]).all():
+        raise _fail(where, "a long scalar that is no scalar, or an array that is", "bad-leaf")
     same = np.flatnonzero(nodes.kind == Kind.SAME)
     target = nodes.arg[same]
     if (target >= same).any():
@@ -148,42 +207,41 @@ def _check_references(got: Index, tree: Layout, where: str) -> None:
 def _check_leaves(got: Index, where: str) -> Integers:
     """Check types, dtypes, shapes and grids; return the bytes of every cell of every leaf."""
     leaves = got.leaves
-    if (leaves.type < 1).any() or (leaves.type > len(got.types)).any():
-        raise _fail(where, "a leaf of a type that is not in the table", "bad-leaf")
     arrays = np.array([False, *(row.kind == TypeKind.ARRAY for row in got.types)])
     if not arrays[leaves.type].all():
         raise _fail(where, "a leaf whose type is not an array", "bad-leaf")
-    if (leaves.dtype >= len(got.dtypes)).any():
-        raise _fail(where, "a leaf of a dtype that is not in the table", "bad-leaf")
-    itemsize = np.array([dtypes.item_nbytes(stored, where=where) for stored in got.dtypes], float)
-    if (itemsize[leaves.dtype] < 0).any():
+    itemsize = np.array([dtypes.item_nbytes(each, where=where) for each in got.dtypes], np.int64)
+    sub_array = np.array([dtypes.is_sub_array(each) for each in got.dtypes], bool)
+    if sub_array[leaves.dtype].any():
         raise _fail(where, "a leaf of a dtype that holds no array", "bad-leaf")
-    # Products in floats first: exact enough to refuse what would overflow, and never wrapping.
+    # Logarithms find the suspects without overflow; they are then multiplied exactly.
     axis_leaf = np.repeat(np.arange(len(leaves)), leaves.ndim)
-    logs = np.zeros(len(leaves))
+    logs = np.log2(np.maximum(itemsize[leaves.dtype], 1))
     np.add.at(logs, axis_leaf, np.log2(np.maximum(leaves.dims, 1)))
-    logs += np.log2(np.maximum(itemsize[leaves.dtype], 1))
-    if (logs > 53.0).any():
-        bad = int(np.argmax(logs))
-        raise _fail(where, f"leaf {bad}: the shape {got.shape(bad)} overflows", "shape-overflow")
+    for leaf in np.flatnonzero(logs > 52).tolist():
+        product = math.prod(max(n, 1) for n in got.shape(leaf))
+        if product * max(int(itemsize[leaves.dtype[leaf]]), 1) > wire.MAX_INTEGER:
+            raise _fail(
+                where, f"leaf {leaf}: the shape {got.shape(leaf)} overflows", "shape-overflow"
+            )
     if (leaves.grid == 1).all():
         if leaves.cuts.size:
             raise _fail(where, "cut points without a grid", "bad-grid")
         counts = np.ones(len(leaves), np.int64)
         np.multiply.at(counts, axis_leaf, leaves.dims)
-        return counts * itemsize[leaves.dtype].astype(np.int64)
+        return counts * itemsize[leaves.dtype]
     return _cells(got, itemsize, where)
 
 
 def _cells(got: Index, itemsize: Any, where: str) -> Integers:
     """The bytes of the cells of all leaves, row-major within a leaf, where some leaf is cut."""
     leaves = got.leaves
-    if (leaves.grid < 1).any() or int((leaves.grid - 1).sum()) != len(leaves.cuts):
+    # Each by itself first: a sum of numbers near 2^53 could wrap.
+    possible = (leaves.grid >= 1) & (leaves.grid <= len(leaves.cuts) + 1)
+    if not possible.all() or int((leaves.grid - 1).sum()) != len(leaves.cuts):
         raise _fail(where, "the grid does not match the cut points", "bad-grid")
-    if float(np.prod(np.maximum(leaves.grid, 1).astype(float))) > 2**40:
-        raise _fail(where, "too many cells", "bad-grid")
     out: list[Integers] = []
-    axis = cut = 0
+    axis = cut = total = 0
     for leaf, ndim in enumerate(leaves.ndim.tolist()):
         cells = np.array([int(itemsize[leaves.dtype[leaf]])], np.int64)
         for a in range(axis, axis + ndim):
@@ -192,10 +250,14 @@ def _cells(got: Index, itemsize: Any, where: str) -> Integers:
             lengths = np.diff(np.concatenate([[0], inner, [leaves.dims[a]]]))
             if len(inner) and (lengths <= 0).any():
                 raise _fail(where, f"leaf {leaf}: cut points out of order", "bad-grid")
-            if len(cells) * len(lengths) > len(got.spans) + 1:
+            # Every cell has bytes and so a span; a leaf without bytes is not cut.
+            if len(inner) and total + len(cells) * len(lengths) > len(got.spans):
                 raise _fail(where, f"leaf {leaf}: more cells than spans", "bad-grid")
             cells = (cells[:, None] * lengths[None, :]).reshape(-1)
         axis += ndim
+        total += len(cells) if len(cells) > 1 else 0
+        if len(cells) > 1 and not cells.all():
+            raise _fail(where, f"leaf {leaf}: a cell without bytes", "bad-grid")
         out.append(cells)
     return np.concatenate(out) if out else np.zeros(0, np.int64)
 

@@ -14,7 +14,7 @@ import msgpack
 import numpy as np
 import xxhash
 
-from ckptstore.errors import CorruptError
+from ckptstore.errors import CorruptError, StructureError
 
 MAX_INTEGER = 2**53 - 1
 """Every integer of the format is at most this (it is exact in JavaScript too)."""
@@ -39,8 +39,15 @@ def digest(*buffers: Any) -> Digest:
 
 
 def pack(value: Any) -> bytes:
-    """Encode `value` as msgpack, with the smallest form of every integer."""
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    """Encode `value` as msgpack, with the smallest form of every integer.
+
+    Raises:
+        StructureError: a str with a lone surrogate, or more than msgpack can count.
+    """
+    try:
+        packed: bytes = msgpack.packb(value, use_bin_type=True)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise StructureError(f"save: cannot be encoded: {error}", reason="cannot-carry") from None
     return packed
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from ckptstore import classes, commit, dtypes, format, index, plan, storage, tree, wire
+from ckptstore import classes, commit, dtypes, format, index, plan, storage, tree, validate, wire
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.errors import CheckpointError, StructureError
+from ckptstore.errors import CheckpointError, CorruptError, StructureError
 from ckptstore.format import File, Manifest
 from ckptstore.index import Index, Leaves, Spans
 from ckptstore.plan import Plan
@@ -75,7 +75,6 @@ def save(
         replaced = commit.current(store)
         if replaced is not None and not overwrite:
             raise commit.occupied(store, replaced)
-        store.prepare()
         attempt = secrets.token_hex(16)
         try:
             manifest, parts = _write(store, attempt, walk, step, metadata, metrics)
@@ -118,26 +117,23 @@ def _write(
     metrics: Mapping[str, float] | None,
 ) -> tuple[Manifest, list[bytes]]:
     """Write the data files, and the index where it does not fit; return the manifest."""
-    type_numbers, dtype_numbers = walk.leaf_columns()
     itemsize = [dtypes.item_nbytes(stored, where="save") for stored in walk.dtypes]
     nbytes = [
         math.prod(leaf.shape) * itemsize[number]
-        for leaf, number in zip(walk.leaves, dtype_numbers, strict=True)
+        for leaf, number in zip(walk.leaves, walk.leaf_dtype, strict=True)
     ]
     placement = plan.plan(nbytes)
     names = [format.file_name("data", attempt, 0, n) for n in range(len(placement.file_nbytes))]
-    digests = _write_files(store, names, placement, walk.leaves)
+    files = [
+        File(name, size, "data") for name, size in zip(names, placement.file_nbytes, strict=True)
+    ]
     table = Index(
         types=walk.types,
         dtypes=walk.dtypes,
         nodes=walk.nodes(),
-        leaves=_leaf_table(walk.leaves, type_numbers, dtype_numbers),
-        spans=_span_table(placement, digests),
+        leaves=_leaf_table(walk),
+        spans=_span_table(placement),
     )
-    encoded = index.encode(table)
-    files = [
-        File(name, size, "data") for name, size in zip(names, placement.file_nbytes, strict=True)
-    ]
     manifest = Manifest(
         attempt=attempt,
         time_ms=time.time_ns() // 1_000_000,
@@ -146,28 +142,62 @@ def _write(
         writer=_versions(walk),
         metadata=dict(metadata or {}),
         files=files,
-        index=encoded,
+        index=None,
     )
-    if len(format.encode(manifest)) > format.MANIFEST_MAX_NBYTES:
-        name = format.file_name("index", attempt, 0, 0)
-        store.put(name, [encoded])
-        files = [*files, File(name, len(encoded), "index", wire.digest(encoded))]
-        manifest = dataclasses.replace(manifest, files=files, index=None)
+    _check_readable(manifest, table)  # before anything is written
+    store.prepare()
+    table.spans.digests[:] = _write_files(store, names, placement, walk.leaves)
+    encoded = index.encode(table)
+    manifest, outside = _with_index(manifest, encoded)
+    if outside is not None:
+        store.put(outside.name, [encoded])
     store.flush()
     return manifest, [encoded]
 
 
-def _leaf_table(leaves: Sequence[Leaf], types: list[int], numbers: list[int]) -> Leaves:
-    ndim = [len(leaf.shape) for leaf in leaves]
-    dims = [n for leaf in leaves for n in leaf.shape]
-    type_, dtype, ndim_, dims_ = (np.asarray(c, np.int64) for c in (types, numbers, ndim, dims))
+def _with_index(manifest: Manifest, encoded: bytes) -> tuple[Manifest, File | None]:
+    """Put the index inside the manifest, or where it does not fit, in a file of its own."""
+    inside = dataclasses.replace(manifest, index=encoded)
+    if len(format.encode(inside)) <= format.MANIFEST_MAX_NBYTES:
+        return inside, None
+    name = format.file_name("index", manifest.attempt, 0, 0)
+    outside = File(name, len(encoded), "index", wire.digest(encoded))
+    return dataclasses.replace(manifest, files=[*manifest.files, outside]), outside
+
+
+def _check_readable(manifest: Manifest, table: Index) -> None:
+    """Hold what is about to be written against every check of a reader: a save that returns loads.
+
+    Raises:
+        StructureError: reason ``cannot-carry``.
+    """
+    encoded = index.encode(table)
+    try:
+        if len(encoded) > index.INDEX_MAX_NBYTES:
+            raise CorruptError(f"an index of {len(encoded)} bytes")
+        final, _ = _with_index(manifest, encoded)
+        format.decode(format.encode(final), where="manifest")
+        validate.decode([encoded], final.files, where="manifest")
+    except CorruptError as error:
+        raise StructureError(
+            f"save: this tree is beyond a limit of the format: {error}", reason="cannot-carry"
+        ) from None
+
+
+def _leaf_table(walk: Walk) -> Leaves:
+    ndim = [len(leaf.shape) for leaf in walk.leaves]
+    dims = [n for leaf in walk.leaves for n in leaf.shape]
+    type_, dtype, ndim_, dims_ = (
+        np.asarray(c, np.int64) for c in (walk.leaf_type, walk.leaf_dtype, ndim, dims)
+    )
     return Leaves(type_, dtype, ndim_, dims_, np.ones(len(dims), np.int64), np.zeros(0, np.int64))
 
 
-def _span_table(placement: Plan, digests: Sequence[wire.Digest]) -> Spans:
+def _span_table(placement: Plan) -> Spans:
+    """Return the table of spans; their digests are not known yet."""
     rows = [(span.leaf, 0, span.file, span.offset, span.size) for span in placement.spans]
     leaf, cell, file, offset, size = np.array(rows, np.int64).reshape(-1, 5).T
-    return Spans(leaf, cell, file, offset, size, digests)
+    return Spans(leaf, cell, file, offset, size, [bytes(16)] * len(rows))
 
 
 def _versions(walk: Walk) -> dict[str, str]:
@@ -181,7 +211,7 @@ def _write_files(
     store: Storage, names: Sequence[str], placement: Plan, leaves: Sequence[Leaf]
 ) -> list[wire.Digest]:
     """Write all data files in parallel and return the digest of every span."""
-    digests: list[wire.Digest] = [b""] * len(placement.spans)
+    digests: list[wire.Digest] = [bytes(16)] * len(placement.spans)
     stop = threading.Event()
 
     def write(name: str, numbers: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ import pathlib
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from optax.experimental import aggregating
 from optax.microbatching import _microbatching
 
 Tree = Any
-Step = int | jax.Array
+Step: TypeAlias = int | jax.Array
 
 WARM_STEPS = 3
 BATCH = 4
@@ -144,7 +144,7 @@ def _matrices(tree: Tree) -> Tree:
 
 def loss(params: Tree, i: Step) -> jax.Array:
     """Give the loss of step ``i``: the distance to a target that moves from step to step."""
-    total = jnp.float32(0.0)
+    total = jnp.zeros(())
     for k, leaf in enumerate(jax.tree.leaves(params)):
         angle = 0.7 * jnp.arange(leaf.size, dtype=jnp.float32).reshape(leaf.shape)
         gap = leaf - jnp.cos(angle + k + 0.3 * i)
@@ -238,8 +238,7 @@ _OPTIMIZERS = {
         LR, momentum=0.9, dtype_momentum=BF16, weight_decay_rate=0.01, weight_decay_mask=_matrices
     ),
     "adamw_mask": optax.adamw(LR, mask=_labels(True, False)),
-    "noisy_sgd": lambda: optax.noisy_sgd(LR, key=jax.random.key(3, impl="rbg")),
-    "optimistic_adam": optax.optimistic_adam(LR, optimism=0.1),
+    "optimistic_adam": lambda: optax.optimistic_adam(LR, optimism=0.1),
     "rmsprop_centered": optax.rmsprop(LR, centered=True, momentum=0.9),
     "sgd_momentum": MOMENTUM,
     "sgd_nesterov_bf16": optax.sgd(LR, momentum=0.9, nesterov=True, accumulator_dtype=BF16),
@@ -431,12 +430,14 @@ _COMPLEX = {
     "contrib.split_real_and_imaginary_complex": contrib.split_real_and_imaginary(ADAM),
     "lbfgs_complex": optax.lbfgs(LR, memory_size=2, linesearch=None),
 }
+_NOISY = {"noisy_sgd": lambda: optax.noisy_sgd(LR, key=jax.random.key(3, impl="rbg"))}
 _flat = contrib.MuonDimensionNumbers()
 _muon = contrib.scale_by_muon(weight_dimension_numbers=[_flat, _flat])
 for _name, _tree in _TREES.items():
     _add({f"adam_{_name}": ADAM}, params=_tree)
 _add(_LOOKAHEAD, kind="lookahead", params=lambda: optax.LookaheadParams.init_synced(_params()))
 _add(_COMPLEX, params=_TREES["complex"])
+_add(_NOISY, params=_TREES["array"])
 _add({"lion_bf16_f32_mu": optax.lion(LR, mu_dtype=jnp.float32)}, params=_TREES["bf16"])
 _add({"sm3": optax.sm3(LR)}, params=_TREES["user_class"])
 _add({"scale_by_sm3": optax.scale_by_sm3()}, params=_TREES["matrices"], rate=-LR)

@@ -18,11 +18,9 @@ from ckptstore.errors import UnsupportedError
 from ckptstore.index import TypeKind, TypeRow
 from ckptstore.registry import Adapter, Leaf, Record, Refusal
 
-_ALIAS_NBYTES = 1 << 20
-"""From here on an array takes over its host buffer; a smaller one is copied, which is faster."""
-
 _KEY_DTYPE = "jax.random.key<{}>.dtype"
 _KEY_DTYPE_CLASS = type(jax.eval_shape(lambda: jax.random.key(0)).dtype)
+_REF = vars(jax).get("Ref", Refusal)  # from jax 0.8 on
 _UNCONSTRAINED = "jax.sharding.PartitionSpec.UNCONSTRAINED"
 
 # Pure array functions and scalar types, written out: nothing that calls back, reads or writes.
@@ -41,8 +39,8 @@ _PUBLIC = {
         subtract sum tan tanh tensordot transpose tril triu true_divide trunc vdot var where
         zeros_like ones_like bool_ int4 int8 int16 int32 int64 uint4 uint8 uint16 uint32 uint64 float16
         bfloat16 float32 float64 complex64 complex128 float8_e4m3fn float8_e5m2 float8_e4m3b11fnuz
-        float8_e4m3fnuz float8_e5m2fnuz float8_e3m4 float8_e4m3 float8_e8m0fnu float4_e2m1fn int2
-        uint2""",
+        float8_e4m3fnuz float8_e5m2fnuz float8_e3m4 float8_e4m3 float8_e8m0fnu float4_e2m1fn
+        float6_e2m3fn float6_e3m2fn int1 int2 uint1 uint2""",
     "jax.lax": """abs add cos div erf exp expm1 log log1p logistic max min mul neg pow rsqrt sign sin
         sqrt square stop_gradient sub tan tanh""",
 }
@@ -55,13 +53,15 @@ class JaxAdapter(Adapter):
 
     def leaf(self, x: Any) -> Leaf | None:
         """Describe an array or a typed key, refusing tracers, deleted and remote arrays."""
+        if type(x) is _REF:
+            raise Refusal("a mutable jax reference cannot be carried; save its array: ref[...]")
         if not isinstance(x, jax.Array):
             return None
         if isinstance(x, jax.core.Tracer):
             raise Refusal("a traced value inside a jax transformation; save outside of jit")
         if x.is_deleted():
             raise Refusal("this jax array was deleted or donated; save before the donating call")
-        if not x.is_fully_addressable:
+        if not _is_addressable(x.sharding):
             raise Refusal("this jax array has shards in other processes; gather it first")
         extra: dict[str, Any] = {}
         if x.committed:
@@ -114,20 +114,27 @@ class JaxAdapter(Adapter):
             return jax.random.key(0, impl=name[len(prefix) : -len(suffix)]).dtype
         return _symbols()[name]
 
-    def expected(self, x: Any) -> tuple[str, dtypes.Stored, tuple[int, ...]] | None:
+    def expected(self, x: Any) -> tuple[TypeRow, dtypes.Stored, tuple[int, ...]] | None:
         """Return what a `jax.ShapeDtypeStruct` stands for; a key stands for its data."""
         if not isinstance(x, jax.ShapeDtypeStruct):
             return None
         if _is_key_dtype(x.dtype):
             data = jax.eval_shape(jax.random.key_data, x)
-            return "jax", dtypes.describe(np.dtype(data.dtype)), tuple(data.shape)
-        return "jax", dtypes.describe(np.dtype(x.dtype)), tuple(x.shape)
+            row = _row((("impl", _impl(x.dtype)),))
+            return row, dtypes.describe(np.dtype(data.dtype)), tuple(data.shape)
+        return _row(()), dtypes.describe(np.dtype(x.dtype)), tuple(x.shape)
 
     def place(self, x: Any) -> Any:
         """Return the sharding of a committed array, or the one a placeholder names."""
         if isinstance(x, jax.Array):
             return x.sharding if x.committed else None
         return getattr(x, "sharding", None)
+
+
+@functools.lru_cache(256)
+def _is_addressable(sharding: Any) -> bool:
+    """Whether all shards are in this process; slow to ask for each of many small leaves."""
+    return bool(sharding.is_fully_addressable)
 
 
 @functools.cache
@@ -168,10 +175,10 @@ def _put(host: Array, weak: bool, place: Any) -> jax.Array:
         # The constructor that pickle uses: the only public way to a weak type of any shape.
         rebuild = jnp.zeros((), host.dtype).__reduce__()[0]
         function, arguments, state = host.__reduce__()
-        x = rebuild(function, arguments, state, {"weak_type": True})
+        # Its weak type is known to Python only, and jit would compile again; a copy knows wholly.
+        x = rebuild(function, arguments, state, {"weak_type": True}).copy()
         return x if place is None else jax.device_put(x, place)
-    if place is None and host.nbytes < _ALIAS_NBYTES:
-        return jnp.array(host)
+    # Not by jnp.array, which compiles a program for every new shape: 17 ms each.
     return jax.device_put(host, place)
 
 
@@ -181,8 +188,14 @@ def _take_partial(x: Any) -> Sequence[Any]:
     return (x.func, x.args, x.keywords)
 
 
+def _require(fits: bool) -> None:
+    if not fits:
+        raise TypeError("its fields are of other types")
+
+
 def _make_partial(values: Sequence[Any]) -> Any:
     function, args, keywords = values
+    _require(type(args) is tuple and type(keywords) is dict)
     return jax.tree_util.Partial(function, *args, **keywords)
 
 
@@ -192,6 +205,7 @@ def _take_spec(x: Any) -> Sequence[Any]:
 
 def _make_spec(values: Sequence[Any]) -> Any:
     partitions, unreduced, reduced = values
+    _require(type(partitions) is tuple and type(unreduced) is type(reduced) is frozenset)
     named = {"unreduced": unreduced, "reduced": reduced}
     return jax.sharding.PartitionSpec(*partitions, **{k: v for k, v in named.items() if v})
 
@@ -208,6 +222,8 @@ def _take_struct(x: Any) -> Sequence[Any]:
 
 def _make_struct(values: Sequence[Any]) -> Any:
     shape, dtype, weak = values
+    _require(type(shape) is tuple and all(type(n) is int for n in shape) and type(weak) is bool)
+    _require(isinstance(dtype, np.dtype) or _is_key_dtype(dtype))
     return jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)
 
 
@@ -239,16 +255,22 @@ _RECORDS: dict[type, Record] = {
 def _is_registered(cls: type) -> bool:
     try:
         _treedef(cls, None, 0)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RuntimeError):
         return False
     return True
 
 
+_TREEDEF = vars(jax.tree_util.PyTreeDef)
+_MAKE_TREEDEF: Any = (
+    jax.tree_util.PyTreeDef.from_node_data_and_children
+    if "from_node_data_and_children" in _TREEDEF
+    else jax.tree_util.PyTreeDef.make_from_node_data_and_children  # its name in older versions
+)
+
+
 def _treedef(cls: type, aux: Any, count: int) -> Any:
     leaf = jax.tree_util.tree_structure(0)
-    return jax.tree_util.PyTreeDef.make_from_node_data_and_children(
-        jax.tree_util.default_registry, (cls, aux), [leaf] * count
-    )
+    return _MAKE_TREEDEF(jax.tree_util.default_registry, (cls, aux), [leaf] * count)
 
 
 def _registered(cls: type) -> Record:

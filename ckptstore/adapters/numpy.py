@@ -10,6 +10,7 @@ import numpy as np
 
 from ckptstore import dtypes
 from ckptstore.dtypes import Array
+from ckptstore.errors import CorruptError
 from ckptstore.index import TypeKind, TypeRow
 from ckptstore.registry import Adapter, Leaf, Record, Refusal
 
@@ -34,16 +35,26 @@ class NumpyAdapter(Adapter):
         """Describe an array or a scalar; subclasses of ndarray are not arrays of numpy's own."""
         cls = type(x)
         if cls in _ARRAYS:
+            if cls is np.recarray:
+                _refuse_attributes(list(vars(x)))
             return _leaf(x, _ARRAYS[cls])
         if isinstance(x, np.generic) and (np.dtype(cls).type is cls or cls is np.record):
-            return _leaf(np.asarray(x), _SCALAR)
+            host = np.asarray(x)
+            if host.dtype.kind in "iu" and np.dtype(host.dtype.name).type is not cls:
+                name = host.dtype.name
+                raise Refusal(
+                    f"a scalar of numpy.{cls.__name__} would come back as numpy.{name}, of the same "
+                    f"size; pass numpy.{name}(x)"
+                )
+            if host.dtype.kind in "US" and not len(x):
+                host = np.ndarray((), f"{host.dtype.kind}0")  # numpy makes it one zero long
+            return _leaf(host, _SCALAR)
         return None
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
         """Return the array itself, as a recarray or a scalar where it was one."""
         if row.name == "generic":
-            # A void or str scalar would be a view of the array: let it own its bytes.
-            return host.reshape(-1)[0] if host.dtype.kind != "V" else host.copy()[()]
+            return _scalar(host)
         return host.view(np.recarray) if row.name == "recarray" else host
 
     def record(self, cls: type) -> Record | None:
@@ -69,19 +80,40 @@ def _leaf(x: Array, row: TypeRow) -> Leaf:
     return Leaf(row, dtypes.describe(x.dtype), x.shape, lambda: dtypes.to_bytes(x))
 
 
+def _scalar(host: Array) -> Any:
+    if host.dtype.type is np.bytes_:
+        return np.bytes_(host.tobytes())  # indexing would drop the zeros at its end
+    if host.dtype.type is np.str_:
+        order = "utf-32-be" if host.dtype.str[0] == ">" else "utf-32-le"
+        try:
+            return np.str_(host.tobytes().decode(order, "surrogatepass"))
+        except UnicodeDecodeError as error:
+            raise CorruptError(f"a numpy.str_ is no text: {error}", reason="bad-value") from None
+    # A void scalar would be a view of the array: let it own its bytes.
+    return host.copy()[()] if host.dtype.kind == "V" else host.reshape(-1)[0]
+
+
+def _refuse_attributes(names: Sequence[str]) -> None:
+    if names:
+        raise Refusal(f"this array has the attribute {names[0]!r}, which would be lost; delete it")
+
+
 def _take_masked(x: Any) -> Sequence[Any]:
     if type(x.data) is not np.ndarray:
         raise Refusal(f"a masked {type(x.data).__qualname__}; mask a plain numpy array")
     mask = None if x.mask is np.ma.nomask else np.asarray(x.mask)
     fill = None if x._fill_value is None else np.asarray(x._fill_value)
-    extra = {k: v for k, v in vars(x).get("_optinfo", {}).items()}
-    if extra:
-        raise Refusal(f"this masked array has the attribute {next(iter(extra))!r}; delete it")
+    attributes = vars(x)
+    own = [name for name in attributes if name not in _OF_MASKED]
+    _refuse_attributes([*own, *attributes.get("_optinfo", ()), *attributes.get("_basedict", ())])
     return (np.asarray(x.data), mask, fill, bool(x.hardmask))
 
 
 def _make_masked(values: Sequence[Any]) -> Any:
     data, mask, fill, hard = values
+    arrays = [data, *(x for x in (mask, fill) if x is not None)]
+    if any(type(x) is not np.ndarray for x in arrays) or type(hard) is not bool:
+        raise TypeError("a masked array is made of numpy arrays")
     out = np.ma.MaskedArray(
         data, mask=np.ma.nomask if mask is None else mask, hard_mask=hard, copy=False
     )
@@ -89,6 +121,8 @@ def _make_masked(values: Sequence[Any]) -> Any:
         out._fill_value = fill
     return out
 
+
+_OF_MASKED = set(vars(np.ma.MaskedArray([0])))
 
 _SYMBOLS: dict[str, Any] = {}
 

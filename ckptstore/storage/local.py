@@ -11,9 +11,8 @@ import errno
 import fcntl
 import os
 import threading
-import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 from ckptstore.errors import OutcomeUnknownError, StorageError
 from ckptstore.wire import Buffer
@@ -24,33 +23,12 @@ _HELD_FILES = 128
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.ENOTSUP}
+_NO_FLAG = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+_CANNOT_SYNC = {errno.EACCES, errno.EPERM, errno.EINVAL}  # not ours to read; autofs, squashfs
 
-
-def parse(url: Any) -> str:
-    """Return the absolute path that a path or ``file://`` URL means.
-
-    Raises:
-        StorageError: reason ``bad-url`` or ``no-such-store``.
-    """
-    try:
-        path = os.fspath(url)
-    except TypeError:
-        path = None
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise StorageError(f"{url!r:.200} is no path and no URL", reason="bad-url")
-    scheme, separator, rest = path.partition("://")
-    if separator and "/" not in scheme:
-        if scheme != "file":
-            raise StorageError(
-                f"{scheme}:// is not a store that this ckptstore writes or reads; it has local "
-                "paths and file:// URLs",
-                reason="no-such-store",
-            )
-        host, slash, rest = rest.partition("/")
-        if host not in ("", "localhost"):
-            raise StorageError(f"{path}: file:// has no host, found {host!r}", reason="bad-url")
-        path = urllib.parse.unquote(slash + rest)
-    return os.path.abspath(os.path.expanduser(path))
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in a file's place must not block
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class LocalStorage:
@@ -68,19 +46,22 @@ class LocalStorage:
         with self._lock:
             held, self._held = self._held, {}
         for fd in held.values():
-            os.close(fd)
+            _close(fd)
 
     def __repr__(self) -> str:
         return f"LocalStorage({self.url!r})"
 
     def prepare(self) -> None:
-        """Make the directory and its missing parents, and make their names durable."""
+        """Make the directory and its missing parents, and make their names durable.
+
+        Also where the directory is there: its maker may have been killed, or not be done yet.
+        """
         missing, path = [], self.url
         while not os.path.isdir(path):
-            if os.path.lexists(path):
+            if os.path.lexists(path) and not os.path.isdir(path):  # it may be made right now
                 raise StorageError(
-                    f"{self.url}: {path} is a file, a directory is needed; remove it or choose "
-                    "another place",
+                    f"{self.url}: {path} is there and is no directory; remove it or choose another "
+                    "place",
                     reason="not-a-directory",
                 )
             missing.append(path)
@@ -92,17 +73,17 @@ class LocalStorage:
             ):
                 os.mkdir(directory)
             self._sync_directory(os.path.dirname(directory))
+        if not missing:
+            try:
+                self._sync_directory(os.path.dirname(self.url))
+            except StorageError as error:
+                if getattr(error.__cause__, "errno", None) not in _CANNOT_SYNC:
+                    raise
 
     def put(self, name: str, chunks: Iterable[Buffer]) -> None:
         """Write and fsync a new file."""
         with self._errors("write", self._at(name)):
-            fd = os.open(self._at(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            try:
-                for chunk in chunks:
-                    _write(fd, chunk)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            _write_new(self._at(name), chunks)
 
     def flush(self) -> None:
         """Make the names of the files durable."""
@@ -110,18 +91,21 @@ class LocalStorage:
 
     def create(self, name: str, data: bytes) -> None:
         """Write a temporary file and link it to `name`, which fails where `name` exists."""
-        with self._temporary(name, data) as temporary:
-            with self._errors("commit", self._at(name), (FileExistsError,)):
-                try:
-                    os.link(temporary, self._at(name))
-                except OSError as error:
-                    if error.errno not in _NO_LINKS:
-                        raise
-                    _rename_no_replace(temporary, self._at(name))
+        commit = self._errors("commit", self._at(name), (FileExistsError,))
+        with self._temporary(name, data) as temporary, commit:
+            try:
+                os.link(temporary, self._at(name))
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                _rename_no_replace(temporary, self._at(name))
         self._settle(name)
 
     def swap(self, name: str, data: bytes, expected: bytes) -> None:
-        """Replace `name` under a lock on the directory, if it still holds `expected`."""
+        """Replace `name` under a lock on the directory, if it still holds `expected`.
+
+        `create` needs no lock: it cannot succeed while there is a file for `swap` to replace.
+        """
         with self._temporary(name, data) as temporary:
             passing = (FileExistsError, FileNotFoundError)
             with self.locked(), self._errors("overwrite", self._at(name), passing):
@@ -132,15 +116,19 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes' swaps and deletes of this directory out."""
+        """Keep other swaps and guarded deletes of this directory out."""
         with self._errors("lock", self.url):
-            fd = os.open(self.url, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(self.url, _DIRECTORY)
         try:
             with self._errors("lock", self.url):
                 fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(fd)
+            try:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(fd, fcntl.LOCK_UN)  # a process forked meanwhile has a copy of fd
+            finally:
+                _close(fd)
 
     def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
         """Open the files and return their sizes; open files outlive an overwrite."""
@@ -170,16 +158,24 @@ class LocalStorage:
 
     def read(self, name: str, limit: int) -> bytes:
         """Read a small file."""
-        with self._reading("read", name), open(self._at(name), "rb") as file:
-            return file.read(limit + 1)
+        parts, left = [], limit + 1
+        with self._missing_link(name), self._reading("read", name):
+            fd = os.open(self._at(name), _READ)
+            try:
+                while left and (part := os.read(fd, left)):
+                    parts.append(part)
+                    left -= len(part)
+            finally:
+                _close(fd)
+        return b"".join(parts)
 
     def list(self) -> Mapping[str, int]:
         """List the files of the directory; none where there is no directory."""
-        out = {}
-        passing = (FileNotFoundError,)
-        with contextlib.suppress(*passing), self._errors("list", self.url, passing):
-            for entry in os.scandir(self.url):
-                with contextlib.suppress(FileNotFoundError):
+        out, gone = {}, (FileNotFoundError,)
+        listing = self._errors("list", self.url, gone)
+        with contextlib.suppress(*gone), listing, os.scandir(self.url) as entries:
+            for entry in entries:
+                with contextlib.suppress(*gone):
                     if entry.is_file(follow_symlinks=False):
                         out[entry.name] = entry.stat(follow_symlinks=False).st_size
         return out
@@ -201,17 +197,26 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def _temporary(self, name: str, data: bytes) -> Iterator[str]:
-        """Write and fsync a temporary file beside `name`; it is gone after the block."""
+        """Write and fsync a temporary file beside `name`; it is gone after the block.
+
+        A commit that failed may still be on its way (NFS): it cannot succeed once the temporary
+        file is gone, and where that cannot be removed, the outcome is unknown.
+        """
         temporary = f"{self._at(name)}.{os.urandom(8).hex()}.tmp"
         try:
             with self._errors("write", temporary):
-                fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                _write_new(temporary, [data])
+            try:
+                yield temporary
+            except StorageError as error:
                 try:
-                    _write(fd, data)
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
-            yield temporary
+                    self.delete(os.path.basename(temporary))
+                except StorageError as second:
+                    raise OutcomeUnknownError(
+                        f"{error}; and then: {second}; so the commit may still happen; nothing was "
+                        "deleted; load it to see what is there"
+                    ) from error
+                raise
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
@@ -222,32 +227,31 @@ class LocalStorage:
             self._sync_directory(self.url)
         except StorageError as error:
             raise OutcomeUnknownError(
-                f"{self._at(name)} was written, but making it durable failed ({error}); nothing was "
-                "deleted; check the disk, then load it to see what is there"
+                f"{self._at(name)} was written, but making it durable failed ({error}); nothing "
+                "was deleted; check the disk, then load it to see what is there"
             ) from error
 
     def _sync_directory(self, path: str) -> None:
         with self._errors("fsync the directory", path):
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(path, _DIRECTORY)
             try:
                 os.fsync(fd)
             finally:
-                os.close(fd)
+                _close(fd)
 
     def _open(self, name: str) -> int:
         with self._lock:
             fd = self._held.get(name)
             if fd is None:
-                fd = os.open(self._at(name), os.O_RDONLY | os.O_CLOEXEC)
+                fd = os.open(self._at(name), _READ)
                 if len(self._held) < _HELD_FILES:
                     self._held[name] = fd
             return fd
 
     def _release(self, name: str, fd: int) -> None:
         with self._lock:
-            held = self._held.get(name) == fd
-        if not held:
-            os.close(fd)
+            if self._held.get(name) != fd:
+                _close(fd)
 
     @contextlib.contextmanager
     def _errors(
@@ -259,6 +263,8 @@ class LocalStorage:
         except OSError as error:
             if isinstance(error, passing):
                 raise
+            if FileNotFoundError in passing and isinstance(error, NotADirectoryError):
+                raise FileNotFoundError(error.errno, error.strerror, path) from None
             remedy = _REMEDIES.get(error.errno or 0, "")
             raise StorageError(
                 f"{path}: could not {operation}: {error.strerror or error}{remedy}",
@@ -266,9 +272,24 @@ class LocalStorage:
             ) from error
 
     def _reading(self, operation: str, name: str) -> contextlib.AbstractContextManager[None]:
-        return self._errors(operation, self._at(name), (FileNotFoundError, NotADirectoryError))
+        return self._errors(operation, self._at(name), (FileNotFoundError,))
+
+    @contextlib.contextmanager
+    def _missing_link(self, name: str) -> Iterator[None]:
+        """Tell a symbolic link to nothing, which no commit can replace, from nothing at all."""
+        try:
+            yield
+        except FileNotFoundError:
+            if os.path.islink(self._at(name)):
+                raise StorageError(
+                    f"{self._at(name)}: a symbolic link to nothing; remove it, or restore what it "
+                    "points to",
+                    reason="dangling-link",
+                ) from None
+            raise
 
 
+_NO_LOCKS = "; without locks here, an overwrite is not safe: save to a new place"
 _REMEDIES = {
     errno.ENOSPC: "; free some space, then save again",
     errno.EDQUOT: "; free some of your quota, then save again",
@@ -277,6 +298,9 @@ _REMEDIES = {
     errno.EPERM: "; check the owner and the mode of the directory",
     errno.EIO: "; the disk is failing: check it before you trust it again",
     errno.EFBIG: "; raise the limit on file size (ulimit -f)",
+    errno.ENOLCK: _NO_LOCKS,
+    errno.ENOSYS: _NO_LOCKS,
+    errno.EBADF: _NO_LOCKS,  # flock of a directory on NFS
 }
 _REASONS = {
     errno.ENOSPC: "disk-full",
@@ -287,27 +311,39 @@ _REASONS = {
 }
 
 
-def _write(fd: int, data: Buffer) -> None:
-    view = memoryview(data).cast("B")
-    while view.nbytes:
-        view = view[os.write(fd, view) :]
+def _write_new(path: str, chunks: Iterable[Buffer]) -> None:
+    """Write and fsync a file that was not there. A failed fsync is not retried."""
+    fd = os.open(path, _WRITE, 0o666)
+    try:
+        for chunk in chunks:
+            view = memoryview(chunk).cast("B")
+            while view.nbytes:
+                view = view[os.write(fd, view) :]
+            del view, chunk  # the next may need its memory
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _close(fd: int) -> None:
+    """Close what was only read or already synced: nothing is owed any more."""
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def _rename_no_replace(source: str, target: str) -> None:
     """Linux's renameat2(RENAME_NOREPLACE), for file systems without hard links."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    call = getattr(libc, "renameat2", None)
-    failed = -1
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    number = errno.ENOSYS
     if call is not None:
-        failed = call(
-            _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE
-        )
-    if failed:
-        number = ctypes.get_errno() if call is not None else errno.ENOSYS
-        if number == errno.EEXIST:
-            raise FileExistsError(number, os.strerror(number), target)
-        raise StorageError(
-            f"{target}: this file system has neither hard links nor an atomic rename that replaces "
-            f"nothing ({os.strerror(number)}), so a commit here would not be atomic; save elsewhere",
-            reason="not-atomic",
-        )
+        names = os.fsencode(source), os.fsencode(target)
+        if call(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE) == 0:
+            return
+        number = ctypes.get_errno()
+    if number not in _NO_FLAG:
+        raise OSError(number, os.strerror(number), target)
+    raise StorageError(
+        f"{target}: this file system has neither hard links nor an atomic rename that replaces "
+        f"nothing ({os.strerror(number)}), so a commit here would not be atomic; save elsewhere",
+        reason="not-atomic",
+    )

@@ -1,0 +1,260 @@
+"""A disk that fails at call n: a stand-in for the `os` module that LocalStorage uses.
+
+Run as a script it is the sweep over kills and interrupts, in a process of its own that has no
+threads, so that it may fork: `faults.py SCENARIO ACT DIRECTORY` prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ckptstore
+from ckptstore import format, plan
+from ckptstore.storage import local
+
+READS = ("read", "preadv", "fstat", "close", "scandir", "flock")
+CHANGES = ("open", "write", "fsync", "link", "replace", "unlink", "mkdir", "renameat2")
+
+Act = Callable[[str, Callable[..., Any], tuple[Any, ...]], Any]
+
+
+class Faults:
+    """Counts the system calls that touch the disk and lets `act` answer call number `at`.
+
+    `log` is the list of (call, file name) of all calls so far, `paths` what the open files are.
+    """
+
+    def __init__(self, at: int = -1, act: Act | None = None) -> None:
+        self.at = at
+        self.act = act
+        self.log: list[tuple[str, str]] = []
+        self.paths: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        return self.wrap(name, real) if name in READS + CHANGES else real
+
+    def wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            with self._lock:
+                number = len(self.log)
+                target = args[1] if name in ("link", "replace", "renameat2") else args[0]
+                path = self.paths.get(target, "?") if isinstance(target, int) else str(target)
+                self.log.append((name, os.path.basename(path)))
+            if number == self.at and self.act is not None:
+                return self.act(name, real, args)
+            result = real(*args)
+            if name == "open":
+                with self._lock:
+                    self.paths[result] = path
+            self.happened(name, args, result)
+            return result
+
+        return call
+
+    def happened(self, name: str, args: tuple[Any, ...], result: Any) -> None:
+        """Called after each call that succeeded."""
+
+
+@contextlib.contextmanager
+def faulty(faults: Faults, *, links: bool = True) -> Iterator[Faults]:
+    """Put `faults` between LocalStorage and the disk.
+
+    With `links=False` it is a disk without hard links.
+    """
+
+    def link(*args: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    class Flock:
+        LOCK_EX, LOCK_UN = fcntl.LOCK_EX, fcntl.LOCK_UN
+        flock = staticmethod(faults.wrap("flock", fcntl.flock))
+
+    if not links:
+        faults.link = faults.wrap("link", link)
+    renameat2 = faults.wrap("renameat2", local._rename_no_replace)
+    patches = {"os": faults, "fcntl": Flock, "_rename_no_replace": renameat2}
+    real = {name: getattr(local, name) for name in patches}
+    try:
+        vars(local).update(patches)
+        yield faults
+    finally:
+        vars(local).update(real)
+
+
+def fail(number: int) -> Act:
+    """The call does nothing and says so."""
+
+    def act(name: str, real: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return act
+
+
+def half(number: int) -> Act:
+    """A write stops half way; other calls fail."""
+
+    def act(name: str, real: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        _write_half(name, real, args)
+        raise OSError(number, os.strerror(number))
+
+    return act
+
+
+def lost(number: int) -> Act:
+    """The call happens and its answer is lost."""
+
+    def act(name: str, real: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        result = real(*args)
+        if name == "open":
+            os.close(result)
+        if name == "scandir":
+            result.close()
+        raise OSError(number, os.strerror(number))
+
+    return act
+
+
+def kill_before(name: str, real: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """The process dies before the call; of a write, half happens."""
+    _write_half(name, real, args)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_after(name: str, real: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """The process dies after the call."""
+    try:
+        real(*args)
+    finally:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt(name: str, real: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """The user presses Ctrl-C: the main thread gets a KeyboardInterrupt here, or soon."""
+    os.kill(os.getpid(), signal.SIGINT)
+    return real(*args)
+
+
+def _write_half(name: str, real: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    if name == "write":
+        real(args[0], memoryview(args[1])[: len(args[1]) // 2])
+
+
+def tree(who: str) -> dict[str, Any]:
+    """A state that tells its saves apart in every leaf."""
+    seed = sum(who.encode())
+    leaves = [np.full(800, seed + i, np.float32) for i in range(5)]
+    return {"who": who, "leaves": leaves, "count": np.int64(seed)}
+
+
+OLD, NEW, NEXT = "old", "new", "next"
+
+
+def which(url: Path) -> str | None:
+    """Return who saved the checkpoint, which must be sound and whole; None where there is none."""
+    try:
+        loaded = ckptstore.load(url)
+    except ckptstore.NotCommittedError:
+        return None
+    who = loaded["who"]
+    want = tree(who)
+    assert list(loaded) == list(want) and loaded["count"] == want["count"]
+    for have, expected in zip(loaded["leaves"], want["leaves"], strict=True):
+        assert have.dtype == expected.dtype and np.array_equal(have, expected)
+    assert ckptstore.verify(url) == []
+    return who
+
+
+class Scenario:
+    """One save, on a fresh copy of the same directory each time: "create" or "overwrite".
+
+    "-spread" has three data files and an index file; "-nolinks" a disk without hard links;
+    "-deep" directories to be made.
+    """
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.kind, *options = name.split("-")
+        self.links = "nolinks" not in options
+        self.directory = directory
+        self.before = OLD if self.kind == "overwrite" else None
+        self.inner = "run/step" if "deep" in options else "ckpt"
+        self._fresh = 0
+        if "spread" in options:
+            plan.FILE_NBYTES = 5000
+            format.MANIFEST_MAX_NBYTES = 720
+        self.base = directory / "base"
+        self.base.mkdir()
+        if self.before:
+            ckptstore.save(self.base / self.inner, tree(OLD))
+
+    def fresh(self) -> Path:
+        """Return a new copy of the directory's checkpoint."""
+        shutil.rmtree(self.directory / f"at-{self._fresh}", ignore_errors=True)
+        self._fresh += 1
+        copy = self.directory / f"at-{self._fresh}"
+        shutil.copytree(self.base, copy)
+        return copy / self.inner
+
+    def save(self, url: Path, faults: Faults) -> None:
+        """Save NEW over what is there, on a disk with faults."""
+        with faulty(faults, links=self.links):
+            ckptstore.save(url, tree(NEW), overwrite=self.kind == "overwrite")
+
+    def calls(self) -> list[tuple[str, str]]:
+        """Return the log of one save without a fault."""
+        faults = Faults()
+        url = self.fresh()
+        self.save(url, faults)
+        assert which(url) == NEW
+        return faults.log
+
+    def check_next(self, url: Path) -> None:
+        """The next save succeeds, whatever is left of this one."""
+        ckptstore.save(url, tree(NEXT), overwrite=True)
+        assert which(url) == NEXT
+
+
+def main(name: str, act_name: str, directory: str) -> None:
+    """Fork a child that dies or is interrupted at call n, for every n, and check what is left."""
+    scenario = Scenario(name, Path(directory))
+    act = {"kill-before": kill_before, "kill-after": kill_after, "interrupt": interrupt}[act_name]
+    points, outcomes = len(scenario.calls()), Counter[str]()
+    for at in range(points):
+        url = scenario.fresh()
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                scenario.save(url, Faults(at, act))
+                code = 0
+            except KeyboardInterrupt:
+                code = 2
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code == -signal.SIGKILL if act is not interrupt else code in (0, 2), (at, code)
+        found = which(url)
+        assert found in (scenario.before, NEW), (at, found)
+        assert code or found == NEW, f"call {at}: a save that returned is not there"
+        outcomes[str(found)] += 1
+        scenario.check_next(url)
+    print(json.dumps({"points": points, "outcomes": outcomes}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

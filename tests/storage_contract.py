@@ -1,0 +1,177 @@
+"""What every storage promises: subclass `StorageContract` and give it a `storage` fixture."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ckptstore import storage as storage_package
+from ckptstore.errors import OutcomeUnknownError, StorageError
+from ckptstore.storage import Storage
+
+
+class StorageContract:
+    """The `storage` fixture gives an empty place that `prepare` was not yet called on."""
+
+    @pytest.fixture
+    def place(self, storage: Storage) -> Iterator[Storage]:
+        with storage as ready:
+            ready.prepare()
+            yield ready
+
+    def again(self, storage: Storage) -> Storage:
+        """Return another storage of the same place, as another process would."""
+        return storage_package.open(storage.url)
+
+    def test_a_place_that_is_not_there_is_empty(self, storage: Storage) -> None:
+        assert storage.list() == {}
+        assert storage.sizes(["data"]) == {}
+        with pytest.raises(FileNotFoundError):
+            storage.read("MANIFEST", 10)
+        storage.delete("MANIFEST")
+
+    def test_prepare_twice_is_once(self, storage: Storage) -> None:
+        storage.prepare()
+        storage.prepare()
+        assert storage.list() == {}
+
+    def test_put_joins_its_chunks(self, place: Storage) -> None:
+        place.put("data", [b"one", bytearray(b"two"), memoryview(b"three"), b""])
+        place.flush()
+        assert place.read("data", 100) == b"onetwothree"
+        assert place.list() == {"data": 11}
+
+    def test_put_lets_go_of_a_chunk_before_it_asks_for_the_next(self, place: Storage) -> None:
+        slab = bytearray(b"first")
+
+        def chunks() -> Iterator[bytearray]:
+            yield slab
+            slab[:] = b"other"  # a BufferError if a view of it were still held
+            slab.append(33)
+            yield slab
+
+        place.put("data", chunks())
+        assert place.read("data", 100) == b"firstother!"
+
+    def test_an_error_of_the_chunks_is_passed_on(self, place: Storage) -> None:
+        def chunks() -> Iterator[bytes]:
+            yield b"begun"
+            raise ValueError("the leaf is gone")
+
+        with pytest.raises(ValueError, match="the leaf is gone"):
+            place.put("data", chunks())
+
+    def test_read_gives_at_most_one_byte_beyond_its_limit(self, place: Storage) -> None:
+        place.put("data", [b"0123456789"])
+        assert place.read("data", 4) == b"01234"
+        assert place.read("data", 10) == b"0123456789"
+
+    def test_create_is_refused_where_a_file_is(self, place: Storage) -> None:
+        place.create("MANIFEST", b"first")
+        with pytest.raises(FileExistsError):
+            place.create("MANIFEST", b"second")
+        assert place.read("MANIFEST", 100) == b"first"
+        assert place.list() == {"MANIFEST": 5}
+
+    def test_one_of_many_creates_wins(self, place: Storage) -> None:
+        start = threading.Barrier(8)
+
+        def attempt(number: int) -> bytes | None:
+            data = b"%d" % number * 1000
+            with self.again(place) as mine:
+                start.wait()
+                try:
+                    mine.create("MANIFEST", data)
+                    return data
+                except FileExistsError:
+                    return None
+
+        for _ in range(10):
+            with ThreadPoolExecutor(8) as pool:
+                winners = [data for data in pool.map(attempt, range(8)) if data]
+            assert winners == [place.read("MANIFEST", 1 << 20)]
+            place.delete("MANIFEST")
+
+    def test_swap_needs_the_expected_bytes(self, place: Storage) -> None:
+        with pytest.raises(FileNotFoundError):
+            place.swap("MANIFEST", b"new", b"old")
+        place.create("MANIFEST", b"old")
+        for other in (b"ol", b"olde", b"", b"odd"):
+            with pytest.raises(FileExistsError):
+                place.swap("MANIFEST", b"new", other)
+        assert place.read("MANIFEST", 100) == b"old"
+        place.swap("MANIFEST", b"new", b"old")
+        assert place.read("MANIFEST", 100) == b"new"
+        assert place.list() == {"MANIFEST": 3}
+
+    def test_one_of_many_swaps_wins(self, place: Storage) -> None:
+        start = threading.Barrier(8)
+        place.create("MANIFEST", b"0")
+
+        def attempt(job: tuple[int, bytes]) -> bytes | None:
+            number, expected = job
+            data = b"%d" % number * 1000 + expected[:10]
+            with self.again(place) as mine:
+                start.wait()
+                try:
+                    mine.swap("MANIFEST", data, expected)
+                    return data
+                except FileExistsError:
+                    return None
+
+        for _ in range(10):
+            expected = place.read("MANIFEST", 1 << 20)
+            with ThreadPoolExecutor(8) as pool:
+                won = [d for d in pool.map(attempt, [(n, expected) for n in range(8)]) if d]
+            assert won == [place.read("MANIFEST", 1 << 20)]
+
+    def test_get_fills_the_buffer_or_says_why_not(self, place: Storage) -> None:
+        place.put("data", [b"0123456789"])
+        assert place.sizes(["data", "other"]) == {"data": 10}
+        buffer = bytearray(4)
+        place.get("data", 3, buffer)
+        assert buffer == b"3456"
+        place.get("data", 10, bytearray(0))
+        with pytest.raises(EOFError, match="data"):
+            place.get("data", 8, buffer)
+        with pytest.raises(FileNotFoundError):
+            place.get("other", 0, buffer)
+
+    def test_a_file_whose_size_was_asked_can_be_read_after_a_delete(self, place: Storage) -> None:
+        place.put("data", [b"0123456789"])
+        place.sizes(["data"])
+        with self.again(place) as other:
+            other.delete("data")
+        buffer = bytearray(10)
+        place.get("data", 0, buffer)
+        assert buffer == b"0123456789"
+
+    def test_delete_takes_only_what_is_expected(self, place: Storage) -> None:
+        place.create("MANIFEST", b"theirs")
+        place.delete("MANIFEST", expected=b"mine")
+        assert place.read("MANIFEST", 100) == b"theirs"
+        place.delete("MANIFEST", expected=b"theirs")
+        place.delete("MANIFEST", expected=b"theirs")
+        place.delete("MANIFEST")
+        assert place.list() == {}
+
+    def test_many_threads_may_get_at_once(self, place: Storage) -> None:
+        content = bytes(range(256)) * 64
+        names = [f"data-{n}" for n in range(4)]
+        for name in names:
+            place.put(name, [content])
+        place.sizes(names)
+
+        def get(number: int) -> bool:
+            buffer = bytearray(256)
+            place.get(names[number % 4], number, buffer)
+            return buffer == content[number : number + 256]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(get, range(400)))
+
+    def test_errors_are_of_the_documented_classes(self) -> None:
+        assert not issubclass(OutcomeUnknownError, StorageError)

@@ -1,0 +1,190 @@
+"""Eight real processes save to one path at once while two others read it without pause."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import Counter
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ckptstore
+from ckptstore import format
+
+WRITERS, READERS = 8, 2
+SAMPLE, WHOLE = 8, 100
+
+spawn = multiprocessing.get_context("spawn")
+
+
+def tree(writer: int, turn: int) -> dict[str, Any]:
+    """A state of one writer in one round, which shows in every leaf."""
+    leaves = [np.full(2000 + 100 * i, writer * 1000 + turn, np.int64) for i in range(4)]
+    return {"writer": writer, "turn": turn, "leaves": leaves}
+
+
+def check_whole(loaded: Any) -> tuple[int, int]:
+    """Return the writer and the round of a loaded state that nobody mixed."""
+    want = tree(loaded["writer"], loaded["turn"])
+    assert list(loaded) == list(want)
+    for have, expected in zip(loaded["leaves"], want["leaves"], strict=True):
+        assert np.array_equal(have, expected)
+    return loaded["writer"], loaded["turn"]
+
+
+def write(link: Connection, start: Any, writer: int) -> None:
+    """Save once for every (url, turn, overwrite) that comes, and report how it went."""
+    for url, turn, overwrite in iter(link.recv, None):
+        state = tree(writer, turn)
+        start.wait()
+        try:
+            ckptstore.save(url, state, overwrite=overwrite)
+            link.send("won")
+        except ckptstore.AlreadyCommittedError:
+            link.send("lost")
+        except BaseException as error:
+            link.send(repr(error))
+            raise
+
+
+def read(link: Connection, url: str) -> None:
+    """Load without pause until told to stop; report how often, and who was seen."""
+    loads, seen = 0, set()
+    try:
+        link.send("ready")
+        while not link.poll():
+            seen.add(check_whole(ckptstore.load(url)))
+            loads += 1
+        link.send((loads, seen))
+    except BaseException as error:
+        link.send(repr(error))
+        raise
+
+
+class Crowd:
+    """The writers' processes, each with a pipe to it."""
+
+    def __init__(self) -> None:
+        self.start = spawn.Barrier(WRITERS)  # held until all have started: spawn opens it by name
+        self.links = []
+        self.processes = []
+        for writer in range(WRITERS):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=write, args=(theirs, self.start, writer), daemon=True)
+            process.start()
+            self.links.append(ours)
+            self.processes.append(process)
+
+    def race(self, url: Path, turn: int, *, overwrite: bool) -> list[str]:
+        """Let all save to one place at once, and return how it went for each."""
+        for link in self.links:
+            link.send((str(url), turn, overwrite))
+        outcomes = [answer(link) for link in self.links]
+        assert set(outcomes) <= {"won", "lost"}, outcomes
+        return outcomes
+
+    def close(self) -> None:
+        for link in self.links:
+            link.send(None)
+        for process in self.processes:
+            process.join(60)
+            assert process.exitcode == 0
+
+
+def answer(link: Connection) -> Any:
+    assert link.poll(120), "no answer in two minutes"
+    return link.recv()
+
+
+@pytest.fixture(scope="module")
+def crowd():
+    crowd = Crowd()
+    yield crowd
+    crowd.close()
+
+
+def sound(url: Path) -> tuple[int, int]:
+    """Check that `url` holds one sound checkpoint and no file of anybody else."""
+    found = check_whole(ckptstore.load(url))
+    assert ckptstore.verify(url) == []
+    attempt = ckptstore.inspect(url).attempt
+    names = os.listdir(url)
+    assert "MANIFEST" in names and len(names) >= 2
+    assert {format.attempt_of(name) for name in names} == {None, attempt}, names
+    assert [name for name in names if format.attempt_of(name) is None] == ["MANIFEST"]
+    return found
+
+
+def create_rounds(crowd: Crowd, directory: Path, rounds: int) -> Counter[str]:
+    total = Counter[str]()
+    for turn in range(rounds):
+        url = directory / "run" / f"step-{turn}"
+        outcomes = crowd.race(url, turn, overwrite=False)
+        assert outcomes.count("won") == 1
+        assert sound(url) == (outcomes.index("won"), turn)
+        total.update(outcomes)
+    return total
+
+
+def overwrite_rounds(crowd: Crowd, directory: Path, rounds: int) -> tuple[Counter[str], list[Any]]:
+    url = directory / "latest"
+    ckptstore.save(url, tree(-1, -1))
+    readers, total = [], Counter[str]()
+    for _ in range(READERS):
+        ours, theirs = spawn.Pipe()
+        process = spawn.Process(target=read, args=(theirs, str(url)), daemon=True)
+        process.start()
+        assert answer(ours) == "ready"
+        readers.append((ours, process))
+    for turn in range(rounds):
+        outcomes = crowd.race(url, turn, overwrite=True)
+        writer, last = sound(url)
+        assert outcomes[writer] == "won" and last == turn
+        total.update(outcomes)
+    reports = []
+    for link, process in readers:
+        if not link.poll():
+            link.send("stop")
+        reports.append(answer(link))
+        process.join(60)
+        assert process.exitcode == 0, reports
+    return total, reports
+
+
+def test_one_of_eight_creates_wins_and_the_others_leave_nothing(
+    crowd: Crowd, tmp_path: Path
+) -> None:
+    total = create_rounds(crowd, tmp_path, SAMPLE)
+    assert total == {"won": SAMPLE, "lost": SAMPLE * (WRITERS - 1)}
+
+
+def test_overwrites_by_eight_keep_a_sound_checkpoint_before_two_readers(
+    crowd: Crowd, tmp_path: Path
+) -> None:
+    total, reports = overwrite_rounds(crowd, tmp_path, SAMPLE)
+    assert total["won"] >= SAMPLE and total["lost"] > 0
+    assert all(loads for loads, _ in reports)
+
+
+@pytest.mark.whole
+@pytest.mark.timeout(1800)
+def test_one_of_eight_creates_wins_100_times(crowd: Crowd, tmp_path: Path) -> None:
+    total = create_rounds(crowd, tmp_path, WHOLE)
+    print(f"{WHOLE} rounds: {dict(total)}")
+    assert total == {"won": WHOLE, "lost": WHOLE * (WRITERS - 1)}
+
+
+@pytest.mark.whole
+@pytest.mark.timeout(1800)
+def test_overwrites_by_eight_keep_a_sound_checkpoint_100_times(
+    crowd: Crowd, tmp_path: Path
+) -> None:
+    total, reports = overwrite_rounds(crowd, tmp_path, WHOLE)
+    loads = [loads for loads, _ in reports]
+    states = [len(seen) for _, seen in reports]
+    print(f"{WHOLE} rounds: {dict(total)}; {loads} loads saw {states} different checkpoints")
+    assert total["won"] >= WHOLE and total["lost"] > 0 and min(loads) >= WHOLE
