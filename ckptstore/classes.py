@@ -18,8 +18,6 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ckptstore import registry
 from ckptstore.errors import UnknownTypeError
 from ckptstore.index import TypeKind, TypeRow
@@ -232,8 +230,8 @@ def find(row: TypeRow, given: Mapping[str, type]) -> type:
     if set(have) != set(row.fields):
         raise UnknownTypeError(
             f"{row}: the checkpoint has the fields {', '.join(row.fields) or '(none)'}; the class "
-            f"now has {', '.join(have) or '(none)'}; pass types={{{where!r}: OldClass}} with a class "
-            "of the stored fields",
+            f"now has {', '.join(have) or '(none)'}; pass types={{{where!r}: OldClass}} with a "
+            "class of the stored fields",
             reason="fields-differ",
         )
     return cls
@@ -318,7 +316,8 @@ def _take_fields(fields: tuple[str, ...], x: Any) -> Sequence[Any]:
 def _slots_beyond(fields: tuple[str, ...], x: Any) -> list[str]:
     """Return the slots of `x` that hold something and are no fields."""
     found = []
-    for name, slot in _other_slots(type(x), fields):
+    cls: Any = type(x)
+    for name, slot in _other_slots(cls, fields):
         try:
             slot.__get__(x)
         except AttributeError:
@@ -342,8 +341,8 @@ def _refuse_extra(cls: type, names: list[str]) -> None:
     extra = [n for n in names if not isinstance(_lookup(cls, n), functools.cached_property)]
     if extra:
         raise Refusal(
-            f"this {cls.__qualname__} has the attribute {extra[0]!r} beyond its fields, which would "
-            "be lost; make it a field, or a functools.cached_property, or delete it"
+            f"this {cls.__qualname__} has the attribute {extra[0]!r} beyond its fields, which "
+            "would be lost; make it a field, or a functools.cached_property, or delete it"
         )
 
 
@@ -359,7 +358,7 @@ def _dataclass_maker(cls: type, row: TypeRow) -> Any:
     slots = {n: s for n, s in slots.items() if type(s) is types.MemberDescriptorType}
 
     def make(values: Sequence[Any]) -> Any:
-        instance = object.__new__(cls)
+        instance: Any = object.__new__(cls)
         attributes = None
         for name, value in zip(row.fields, values, strict=True):
             if name in slots:
@@ -393,13 +392,15 @@ def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum
         or member._name_ != (name or None)
     ):
         raise UnknownTypeError(
-            f"{where}: the checkpoint has {cls.__qualname__}.{name} = {value!r:.100}; the class now "
+            f"{where}: the checkpoint has {cls.__qualname__}.{name} = {value!r:.100}; the class "
+            "now "
             + (
                 f"calls that value {member._name_}"
                 if isinstance(member, enum.Enum)
                 else "finds no member by that value"
             )
-            + "; a member keeps its name and a plain, hashable value for as long as checkpoints have it",
+            + "; a member keeps its name and its value, a plain and hashable one, for as long as "
+            "checkpoints have it",
             reason="no-such-member",
         )
     return member
@@ -408,12 +409,9 @@ def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum
 def _is_plain(value: Any, depth: int = 0) -> bool:
     """Whether hashing and comparing a value runs no code of a user's class."""
     cls = type(value)
-    if issubclass(cls, tuple) and _lookup(cls, "__hash__") is tuple.__hash__:
-        own = _lookup(cls, "__eq__") is tuple.__eq__ and depth < _VALUE_MAX_DEPTH
-        return own and all(_is_plain(item, depth + 1) for item in tuple.__iter__(value))
-    if cls is frozenset:
-        return True  # its items were hashed before
-    return cls in _PLAIN or isinstance(value, enum.Enum | np.generic)
+    if cls is tuple or cls is frozenset:
+        return depth < _VALUE_MAX_DEPTH and all(_is_plain(item, depth + 1) for item in value)
+    return cls in _PLAIN or issubclass(cls, enum.Enum)
 
 
 def _is_plain_flag(cls: type) -> bool:

@@ -172,6 +172,7 @@ def is_sub_array(stored: Stored) -> bool:
     return type(stored) is dict and "base" in stored
 
 
+@functools.lru_cache(1024)
 def _name_nbytes(stored: str) -> int:
     name = stored.removeprefix(">")
     nbytes = _NBYTES.get(name, -1)
@@ -241,7 +242,7 @@ def _resolve(stored: Any) -> np.dtype[Any]:
     if "base" in stored:
         return np.dtype((_resolve(stored["base"]), tuple(stored["shape"])))
     fields = stored["fields"]
-    layout: dict[str, Any] = {
+    layout: Any = {
         "names": [field["name"] for field in fields],
         "formats": [_resolve(field["dtype"]) for field in fields],
         "offsets": [field["offset"] for field in fields],
@@ -252,16 +253,17 @@ def _resolve(stored: Any) -> np.dtype[Any]:
     made = np.dtype(layout, align=stored["aligned"])
     if made.names != tuple(layout["names"]) or made.itemsize != stored["itemsize"]:
         raise ValueError("numpy changes its fields")
-    return np.dtype((np.record, made) if stored["record"] else made)
+    return np.dtype((np.record, made)) if stored["record"] else made
 
 
 @functools.lru_cache(1024)
 def _resolve_name(name: str) -> np.dtype[Any]:
     if name in _ML_BITS:
-        scalar = getattr(ml_dtypes, name, None)
+        scalar: Any = getattr(ml_dtypes, name, None)
         if scalar is None:
             raise DtypeRefusal(f"it needs a newer ml_dtypes than {ml_dtypes.__version__}")
-        return np.dtype(scalar)
+        made: np.dtype[Any] = np.dtype(scalar)
+        return made
     if match := _COUNTED.fullmatch(name):
         return np.dtype(f"{_KIND[match[1]]}{match[2]}")
     if match := _LONG.fullmatch(name):
@@ -339,13 +341,17 @@ def from_bytes(data: Array, stored: Stored, shape: tuple[int, ...], *, where: st
 
     Args:
         data: flat uint8, exactly the bytes of the leaf, writable and owned by the caller.
+        stored: the dtype as the file holds it.
+        shape: of the leaf.
+        where: the place, for messages.
 
     Raises:
         CorruptError: reason ``bad-value`` for a bool byte over 1, a set unused bit.
     """
     dtype = resolve(stored, where=where)
     if dtype.itemsize == 0 or data.size == 0:
-        return np.ndarray(shape, dtype)  # not np.zeros, which makes U1 of U0
+        array = np.ndarray(shape, dtype)  # not np.zeros, which makes U1 of U0
+        return array
     little = dtype.newbyteorder("<")
     bits = _used_bits(dtype)
     if bits < 8 and int(data.max()) >= 1 << bits:

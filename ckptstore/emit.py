@@ -40,7 +40,7 @@ FACTORIES: Mapping[str, Any] = {
 """What a defaultdict may have for its factory, by stored name."""
 
 _KEY_MAX_DEPTH = 32
-_SEQUENCES = {list: Kind.LIST, tuple: Kind.TUPLE}
+_SEQUENCES: dict[Any, Kind] = {list: Kind.LIST, tuple: Kind.TUPLE}
 
 
 def printable(key: Any) -> str:
@@ -195,8 +195,8 @@ def _why_not(x: Any) -> str:
         return "a module cannot be carried; leave it out, or store its name as a str"
     if isinstance(x, type):
         return (
-            f"the class {x.__module__}.{x.__qualname__} cannot be carried as a value (only scalar types "
-            'can); store its name as a str, or name its path in save(..., supplied=["$..."])'
+            f"the class {x.__module__}.{x.__qualname__} cannot be carried as a value (only scalar "
+            'types can); store its name as a str, or name its path in save(..., supplied=["$..."])'
         )
     if x is np.ma.masked:
         return "numpy.ma.masked cannot be carried; use a masked array, or None"
@@ -204,8 +204,8 @@ def _why_not(x: Any) -> str:
     if callable(x) and isinstance(name, str):
         what = "a lambda" if "<lambda>" in name else f"the function {name}"
         return (
-            f"{what} cannot be carried: no file can hold code; keep it out of the tree, or name its "
-            'path in save(..., supplied=["$..."]) and give it back by load(url, like=...)'
+            f"{what} cannot be carried: no file can hold code; keep it out of the tree, or name "
+            'its path in save(..., supplied=["$..."]) and give it back by load(url, like=...)'
         )
     if isinstance(x, np.ndarray):
         return f"{full} is a subclass of numpy.ndarray; pass np.array(x)"
@@ -275,9 +275,9 @@ def emitter(cls: type, x: Any) -> Emit:
         return _emit_enum
     if kind is not None:
         return _class_emitter(cls, kind)
-    if "jax" in sys.modules and (jax := registry.adapter("jax")) is not None:
-        if (record__ := jax.record(cls)) is not None:
-            return lambda walk, x: _emit_record(record__, walk, x)
+    jax = registry.adapter("jax") if "jax" in sys.modules else None
+    if jax is not None and (record__ := jax.record(cls)) is not None:
+        return lambda walk, x: _emit_record(record__, walk, x)
     return _emit_symbol
 
 

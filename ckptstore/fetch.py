@@ -94,6 +94,7 @@ def _take(
     for part in range_.parts:
         leaf = part.leaf
         if leaf not in whole:
+            # A copy of its own: what an adapter makes of it may take the memory over.
             yield leaf, makers[leaf](memory[part.at : part.at + part.size].copy())
             continue
         if not direct:

@@ -54,7 +54,8 @@ def selected(table: Any, patterns: Sequence[str], where: str) -> dict[str, int]:
     if len(out) < len(nodes):
         path = next(path for path, node in zip(out, nodes, strict=False) if out[path] != node)
         raise StructureError(
-            f"{where}: {path} names several places, whose keys print the same; select what holds them",
+            f"{where}: {path} names several places, whose keys print the same; select what "
+            "holds them",
             reason="ambiguous",
         )
     return out
@@ -216,13 +217,13 @@ class _Comparison:
                 self.lines.append(
                     (like, node, f"{self._like(node)} in `like`, not in the checkpoint")
                 )
-        if stored.kind[i] == Kind.ORDERED_DICT and mine.keys() == other.keys():
-            if list(mine) != list(other):
-                self._differ(
-                    i,
-                    f"order {', '.join(key for key, _ in mine)} in the checkpoint, "
-                    f"{', '.join(key for key, _ in other)} in `like`",
-                )
+        ordered = stored.kind[i] == Kind.ORDERED_DICT and mine.keys() == other.keys()
+        if ordered and list(mine) != list(other):
+            self._differ(
+                i,
+                f"order {', '.join(key for key, _ in mine)} in the checkpoint, "
+                f"{', '.join(key for key, _ in other)} in `like`",
+            )
         return [(node, other[key]) for key, node in mine.items() if key in other]
 
     def _compare_leaf(self, i: int, j: int) -> None:

@@ -108,7 +108,8 @@ def parse(pattern: str) -> tuple[str, ...]:
     """
     if not isinstance(pattern, str) or not pattern.startswith("$"):
         raise StructureError(
-            f"select: {pattern!r} is no pattern; it begins with $, as in $.params or $.opt_state[0]",
+            f"select: {pattern!r} is no pattern; it begins with $, as in $.params or "
+            "$.opt_state[0]",
             reason="bad-pattern",
         )
     steps, at = [], 1

@@ -248,8 +248,8 @@ class Rebuild:
             return dtypes.resolve(self.index.dtypes[self.arg[node]], where=self.where)
         if kind == Kind.SUPPLIED:
             raise StructureError(
-                f"{self.where}: {self.path(node)}: not stored ({self._text(node)}); give it back by "
-                "load(url, like=...)",
+                f"{self.where}: {self.path(node)}: not stored ({self._text(node)}); give it back "
+                "by load(url, like=...)",
                 reason="supplied",
             )
         return self._scalar(node)

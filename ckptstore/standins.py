@@ -32,8 +32,9 @@ class StandIn:
 
 
 def make(row: TypeRow) -> StandIn:
-    """Return the maker for a stored type: fields by name; ``static`` and ``children``; an enum's
-    ``name`` and ``value``.
+    """Return the maker for a stored type.
+
+    A record has its fields, a pytree ``static`` and ``children``, an enum ``name`` and ``value``.
     """
     if row.kind == TypeKind.ENUM:
         fields: Sequence[str] = ("name", "value")
@@ -42,12 +43,13 @@ def make(row: TypeRow) -> StandIn:
     else:
         fields = row.fields
     name = row.name.rpartition(".")[2]
-    cls = collections.namedtuple(  # type: ignore[misc]
+    made = collections.namedtuple(  # type: ignore[misc]
         name if name.isidentifier() and not keyword.iskeyword(name) else "StandIn",
         fields,
         rename=True,
         module=__name__,
     )
+    cls: Any = made
     if row.kind == TypeKind.PYTREE:
         return StandIn(lambda values: cls(values[0], tuple(values[1:])))
     return StandIn(lambda values: cls(*values))

@@ -60,7 +60,8 @@ def differences(a: Any, b: Any) -> list[str]:
 
 
 class _Walk:
-    def __init__(self) -> None:
+    def __init__(self, *, identity: bool = True) -> None:
+        self.identity = identity
         self.found: list[str] = []
         self.to_b: dict[int, int] = {}
         self.to_a: dict[int, int] = {}
@@ -73,7 +74,7 @@ class _Walk:
             if type(x) is not type(y):
                 self.note(path, f"{_full(type(x))} {x!r:.60} became {_full(type(y))} {y!r:.60}")
                 continue
-            if _has_identity(x):
+            if self.identity and _has_identity(x):
                 first = id(x) not in self.to_b and id(y) not in self.to_a
                 if not first:
                     if self.to_b.get(id(x)) != id(y) or self.to_a.get(id(y)) != id(x):
@@ -124,7 +125,8 @@ class _Walk:
         if isinstance(x, list):
             return pairs + self.items(path, x, y)
         if isinstance(x, set | frozenset):
-            return pairs + self.items(path, sorted(x, key=_order), sorted(y, key=_order))
+            self.keys(path, sorted(x, key=_order), sorted(y, key=_order))
+            return pairs
         if cls is bytearray:
             return pairs + self.equal(path, bytes(x), bytes(y))
         if cls in (range, slice):
@@ -148,9 +150,14 @@ class _Walk:
             self.note(path, f"{len(x)} items became {len(y)}")
         return [(f"[{i}]", c, d) for i, (c, d) in enumerate(zip(x, y, strict=False))]
 
+    def keys(self, path: Any, x: Any, y: Any) -> None:
+        """Compare keys of dicts or items of sets: values, of which nobody asks which is which."""
+        for difference in _Walk(identity=False).run(list(x), list(y)):
+            self.note(path, f"key {difference}")
+
     def dicts(self, path: Any, x: Any, y: Any) -> list[tuple[str, Any, Any]]:
-        pairs = self.items(path, x.keys(), y.keys())
-        pairs = [(f"{{key {step}}}", c, d) for step, c, d in pairs]
+        self.keys(path, x.keys(), y.keys())
+        pairs: list[tuple[str, Any, Any]] = []
         for key, c, d in zip(list(x), dict.values(x), dict.values(y), strict=False):
             pairs.append((f"[{key!r:.60}]" if type(key) is not int else "[int]", c, d))
         return pairs

@@ -13,6 +13,8 @@ import pytest
 from compare import assert_exact, assert_refused, differences, roundtrip
 
 import ckptstore
+from ckptstore import registry
+from ckptstore.index import TypeKind, TypeRow
 
 try:
     import jax
@@ -29,7 +31,10 @@ ML = [
     "complex32", "bcomplex32",
 ]  # fmt: skip
 ML_BITS = {"float6": 6, "float4": 4, "int1": 1, "int2": 2, "int4": 4, "uint": 4}
-NATIVE = "? i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16 g G q Q m8[ns] M8[3D] M8 S3 U2 V5".split()
+NATIVE = [
+    *("?", "i1", "i2", "i4", "i8", "q", "u1", "u2", "u4", "u8", "Q", "f2", "f4", "f8", "c8", "c16"),
+    *("g", "G", "m8[ns]", "M8[3D]", "M8", "S3", "U2", "V5"),
+]
 
 
 def all_patterns(dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -469,3 +474,36 @@ class TestJax:
 def test_a_float_of_python_is_no_array(tmp_path: pathlib.Path) -> None:
     payload = struct.unpack("<d", struct.pack("<Q", 0x7FF8000000000009))[0]
     assert_exact(tmp_path, [payload, np.float64(payload), np.array(payload)])
+
+
+# --- What a damaged or foreign checkpoint may ask of the adapters ------------------------------
+
+
+def asked(package: str, name: str, host: Any, **extra: Any) -> Any:
+    known = registry.adapter(package)
+    assert known is not None
+    return known.array(host, TypeRow(TypeKind.ARRAY, package, name, extra=extra), None)
+
+
+def test_the_numpy_adapter_makes_no_array_it_does_not_know() -> None:
+    for name, host in (("matrix", np.zeros(2)), ("generic", np.zeros(0)), ("generic", np.zeros(2))):
+        with pytest.raises(ckptstore.CheckpointError):
+            asked("numpy", name, host)
+    with pytest.raises(ckptstore.CorruptError, match="no text"):
+        asked("numpy", "generic", np.frombuffer(b"\xff" * 4, "<U1").reshape(()))
+
+
+@needs_jax
+def test_the_jax_adapter_makes_no_array_it_cannot_make_exactly() -> None:
+    words = [(np.zeros(2, "U1"), {}), (np.zeros(2, "M8[s]"), {}), (np.zeros(2, "f4,i4"), {})]
+    data = np.zeros((3, 2), np.uint32)
+    impls = [(data, {"impl": "no-such"}), (data, {"impl": 5}), (data[0, :1], {"impl": "rbg"})]
+    for host, extra in [*words, *impls]:
+        with pytest.raises(ckptstore.UnsupportedError) as caught:
+            asked("jax", "Array", host, **extra)
+        assert caught.value.reason == "array-not-exact"
+    known = registry.adapter("jax")
+    assert known is not None
+    for name in ("jax.random.key<no-such>.dtype", "jax.numpy.load", "jax.pure_callback"):
+        with pytest.raises(KeyError):
+            known.symbol_named(name)

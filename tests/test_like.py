@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import pathlib
 import subprocess
 import sys
 import textwrap
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -116,7 +116,7 @@ def test_shape_dtype_missing_and_extra_are_reported(url: pathlib.Path) -> None:
 
 DIFFERENT = {
     "a list for a tuple": ([1], (1,)),
-    "a dict for an OrderedDict": ({}, OrderedDict()),
+    "a dict for an OrderedDict": ({}, collections.OrderedDict()),
     "None for ()": (None, ()),
     "numpy for a list": (np.zeros(2), [0.0, 0.0]),
     "a scalar for an array": (np.zeros(()), 0.0),
@@ -124,7 +124,10 @@ DIFFERENT = {
     "another enum": (Mode.FAST, State(1, 2)),
     "an int key for a str key": ({1: 0}, {"1": 0}),
     "True for 1": ({True: 0}, {1: 0}),
-    "the order of an OrderedDict": (OrderedDict(a=1, b=2), OrderedDict(b=1, a=2)),
+    "the order of an OrderedDict": (
+        collections.OrderedDict(a=1, b=2),
+        collections.OrderedDict(b=1, a=2),
+    ),
     "byte order": (np.zeros(2, ">f4"), np.zeros(2, "<f8")),
 }
 
@@ -374,7 +377,7 @@ def test_types_must_have_the_stored_fields_and_kind(tmp_path: pathlib.Path) -> N
     ckptstore.save(tmp_path / "c", State(1, 2))
     with pytest.raises(ckptstore.UnknownTypeError, match="expected a namedtuple"):
         ckptstore.load(tmp_path / "c", types={"test_like.State": Train})
-    short = NamedTuple("short", [("step", int)])
+    short = collections.namedtuple("short", "step")
     with pytest.raises(ckptstore.UnknownTypeError, match="has the fields step, params"):
         ckptstore.load(tmp_path / "c", types={"test_like.State": short})
 
@@ -447,7 +450,7 @@ class TestJax:
             ckptstore.load(tmp_path / "c", like)
         loaded = ckptstore.load(tmp_path / "c", like, cast=True)["x"]
         assert (loaded.dtype, loaded.committed) == (jnp.bfloat16, True)
-        with pytest.raises(ckptstore.StructureError, match="jax.Array"):
+        with pytest.raises(ckptstore.StructureError, match=r"jax\.Array"):
             ckptstore.load(tmp_path / "c", {"x": np.zeros(3, np.float32)})
         as_numpy = ckptstore.load(tmp_path / "c", {"x": np.zeros(3, "f4")}, arrays="numpy")
         assert type(as_numpy["x"]) is np.ndarray

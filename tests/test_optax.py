@@ -1,4 +1,4 @@
-"""Every Optax state comes back as itself, with no template, and training goes on to the same bits."""
+"""Every Optax state comes back as itself, with no template, and training goes on the same."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ keys = st.recursive(
         text,
         st.binary(max_size=4),
         st.sampled_from(list(Color)),
-    ),  # fmt: skip
+    ),
     lambda children: st.tuples(children) | st.tuples(children, children),
     max_leaves=3,
 )
@@ -74,7 +74,8 @@ ML = [
     if hasattr(ml_dtypes, name)
 ]
 scalar_dtypes = st.one_of(
-    hnp.boolean_dtypes(), hnp.integer_dtypes(endianness="?"), hnp.unsigned_integer_dtypes(endianness="?"),
+    hnp.boolean_dtypes(), hnp.integer_dtypes(endianness="?"),
+    hnp.unsigned_integer_dtypes(endianness="?"),
     hnp.floating_dtypes(endianness="?"), hnp.complex_number_dtypes(endianness="?"),
     hnp.datetime64_dtypes(endianness="?"), hnp.timedelta64_dtypes(endianness="?"),
     hnp.byte_string_dtypes(max_len=5), hnp.unicode_string_dtypes(max_len=5, endianness="?"),

@@ -1,5 +1,6 @@
-"""JAX: arrays, typed PRNG keys, Partial, PartitionSpec, ShapeDtypeStruct, functions by public name,
-and classes that a user registered with `jax.tree_util`.
+"""JAX: arrays, typed PRNG keys, functions by public name, classes that `jax.tree_util` knows.
+
+Of its own classes: Partial, PartitionSpec and ShapeDtypeStruct.
 """
 
 from __future__ import annotations
@@ -25,24 +26,30 @@ _UNCONSTRAINED = "jax.sharding.PartitionSpec.UNCONSTRAINED"
 
 # Pure array functions and scalar types, written out: nothing that calls back, reads or writes.
 _PUBLIC = {
-    "jax.nn": """celu elu gelu glu hard_sigmoid hard_silu hard_swish hard_tanh identity leaky_relu
-        log_sigmoid log_softmax logsumexp mish one_hot relu relu6 selu sigmoid silu soft_sign softmax
-        softplus sparse_plus sparse_sigmoid squareplus standardize swish tanh""",
-    "jax.numpy": """abs absolute acos acosh add all amax amin angle any arccos arccosh arcsin arcsinh
-        arctan arctan2 arctanh argmax argmin around asin asinh atan atan2 atanh average cbrt ceil clip
-        concatenate conj conjugate cos cosh cross cumprod cumsum deg2rad diff divide dot einsum equal
-        exp exp2 expm1 fabs floor floor_divide fmax fmin greater greater_equal hypot imag inner
-        isfinite isinf isnan kron less less_equal log log10 log1p log2 logaddexp logaddexp2 logical_and
-        logical_not logical_or logical_xor matmul max maximum mean median min minimum mod multiply
-        nan_to_num nanmax nanmean nanmin nansum negative not_equal outer positive power prod ptp rad2deg
-        real reciprocal remainder rint round sign signbit sin sinc sinh sort sqrt square stack std
-        subtract sum tan tanh tensordot transpose tril triu true_divide trunc vdot var where
-        zeros_like ones_like bool_ int4 int8 int16 int32 int64 uint4 uint8 uint16 uint32 uint64 float16
-        bfloat16 float32 float64 complex64 complex128 float8_e4m3fn float8_e5m2 float8_e4m3b11fnuz
-        float8_e4m3fnuz float8_e5m2fnuz float8_e3m4 float8_e4m3 float8_e8m0fnu float4_e2m1fn
-        float6_e2m3fn float6_e3m2fn int1 int2 uint1 uint2""",
-    "jax.lax": """abs add cos div erf exp expm1 log log1p logistic max min mul neg pow rsqrt sign sin
-        sqrt square stop_gradient sub tan tanh""",
+    "jax.nn": """
+        celu elu gelu glu hard_sigmoid hard_silu hard_swish hard_tanh identity leaky_relu
+        log_sigmoid log_softmax logsumexp mish one_hot relu relu6 selu sigmoid silu soft_sign
+        softmax softplus sparse_plus sparse_sigmoid squareplus standardize swish tanh
+    """,
+    "jax.numpy": """
+        abs absolute acos acosh add all amax amin angle any arccos arccosh arcsin arcsinh arctan
+        arctan2 arctanh argmax argmin around asin asinh atan atan2 atanh average cbrt ceil clip
+        concatenate conj conjugate cos cosh cross cumprod cumsum deg2rad diff divide dot einsum
+        equal exp exp2 expm1 fabs floor floor_divide fmax fmin greater greater_equal hypot imag
+        inner isfinite isinf isnan kron less less_equal log log10 log1p log2 logaddexp logaddexp2
+        logical_and logical_not logical_or logical_xor matmul max maximum mean median min minimum
+        mod multiply nan_to_num nanmax nanmean nanmin nansum negative not_equal outer positive
+        power prod ptp rad2deg real reciprocal remainder rint round sign signbit sin sinc sinh
+        sort sqrt square stack std subtract sum tan tanh tensordot transpose tril triu true_divide
+        trunc vdot var where zeros_like ones_like bool_ int4 int8 int16 int32 int64 uint4 uint8
+        uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 complex128 float8_e4m3fn
+        float8_e5m2 float8_e4m3b11fnuz float8_e4m3fnuz float8_e5m2fnuz float8_e3m4 float8_e4m3
+        float8_e8m0fnu float4_e2m1fn float6_e2m3fn float6_e3m2fn int1 int2 uint1 uint2
+    """,
+    "jax.lax": """
+        abs add cos div erf exp expm1 log log1p logistic max min mul neg pow rsqrt sign sin sqrt
+        square stop_gradient sub tan tanh
+    """,
 }
 
 
@@ -78,20 +85,30 @@ class JaxAdapter(Adapter):
         """Put verified host memory on its device, with the weak type and commitment it had."""
         weak, impl = bool(row.extra.get("weak")), row.extra.get("impl")
         if place is None and row.extra.get("committed"):
-            place = jax.config.jax_default_device or jax.local_devices()[0]
-        if host.dtype.itemsize >= 8:
-            with jax.enable_x64(True):
+            place = _default_device()
+        try:
+            if host.dtype.itemsize >= 8:
+                with jax.enable_x64(True):
+                    x = _put(host, weak, place)
+            else:
                 x = _put(host, weak, place)
-        else:
-            x = _put(host, weak, place)
+            key = x if impl is None else jax.random.wrap_key_data(x, impl=impl)
+        except (TypeError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
+            what = f"an array of {host.dtype}" if impl is None else f"a key of {impl!r:.80}"
+            raise UnsupportedError(
+                f"jax {jax.__version__} makes no {what} here ({error!s:.200}); load with "
+                'arrays="numpy"',
+                reason="array-not-exact",
+            ) from error
         if x.dtype != host.dtype or x.weak_type != weak or x.committed != (place is not None):
             raise UnsupportedError(
-                f"jax {jax.__version__} made {x.dtype} (weak={x.weak_type}, committed={x.committed}) "
-                f"of a stored {host.dtype} (weak={weak}, committed={place is not None}); load with "
+                f"jax {jax.__version__} made {x.dtype} (weak={x.weak_type}, "
+                f"committed={x.committed}) of a stored {host.dtype} (weak={weak}, "
+                f"committed={place is not None}); load with "
                 'arrays="numpy", or with the jax that wrote it',
                 reason="array-not-exact",
             )
-        return x if impl is None else jax.random.wrap_key_data(x, impl=impl)
+        return key
 
     def record(self, cls: type) -> Record | None:
         """Take Partial, PartitionSpec and ShapeDtypeStruct apart, and what jax.tree_util knows."""
@@ -111,7 +128,10 @@ class JaxAdapter(Adapter):
         """Return what has that name."""
         prefix, suffix = _KEY_DTYPE.split("{}")
         if name.startswith(prefix) and name.endswith(suffix):
-            return jax.random.key(0, impl=name[len(prefix) : -len(suffix)]).dtype
+            try:
+                return jax.random.key(0, impl=name[len(prefix) : -len(suffix)]).dtype
+            except (ValueError, TypeError, NotImplementedError):
+                raise KeyError(name) from None
         return _symbols()[name]
 
     def expected(self, x: Any) -> tuple[TypeRow, dtypes.Stored, tuple[int, ...]] | None:
@@ -129,6 +149,12 @@ class JaxAdapter(Adapter):
         if isinstance(x, jax.Array):
             return x.sharding if x.committed else None
         return getattr(x, "sharding", None)
+
+
+def _default_device() -> Any:
+    """Return the device that jax puts arrays on; the setting is a device, a platform or None."""
+    chosen = jax.config.jax_default_device
+    return chosen if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[0]
 
 
 @functools.lru_cache(256)
@@ -161,8 +187,10 @@ def _impl(dtype: Any) -> str:
 
 
 def _host(x: jax.Array) -> Array:
-    """Return the stored bytes of an array. A CPU array is viewed; the caller drops the view soon,
-    for while it lives XLA refuses to donate the buffer without a word.
+    """Return the stored bytes of an array.
+
+    A CPU array is viewed; the caller drops the view soon, for while it lives XLA refuses to donate
+    the buffer without a word.
     """
     if any(device.platform != "cpu" for device in x.devices()):
         # np.asarray(x) would leave a host copy cached on x for as long as x lives.
@@ -174,7 +202,8 @@ def _put(host: Array, weak: bool, place: Any) -> jax.Array:
     if weak:
         # The constructor that pickle uses: the only public way to a weak type of any shape.
         rebuild = jnp.zeros((), host.dtype).__reduce__()[0]
-        function, arguments, state = host.__reduce__()
+        reduced: Any = host.__reduce__()
+        function, arguments, state = reduced
         # Its weak type is known to Python only, and jit would compile again; a copy knows wholly.
         x = rebuild(function, arguments, state, {"weak_type": True}).copy()
         return x if place is None else jax.device_put(x, place)
@@ -185,7 +214,12 @@ def _put(host: Array, weak: bool, place: Any) -> jax.Array:
 def _take_partial(x: Any) -> Sequence[Any]:
     if vars(x):
         raise Refusal(f"this Partial has the attribute {next(iter(vars(x)))!r}; delete it")
-    return (x.func, x.args, x.keywords)
+    # jax wraps a Partial of a Partial, so that functools does not merge the two.
+    function = vars(x.func)["fun"] if type(x.func) is _SHIM else x.func
+    return (function, x.args, x.keywords)
+
+
+_SHIM = type(jax.tree_util.Partial(jax.tree_util.Partial(max)).func)
 
 
 def _require(fits: bool) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ckptstore import dtypes
 from ckptstore.dtypes import Array
-from ckptstore.errors import CorruptError
+from ckptstore.errors import CorruptError, UnsupportedError
 from ckptstore.index import TypeKind, TypeRow
 from ckptstore.registry import Adapter, Leaf, Record, Refusal
 
@@ -43,16 +43,21 @@ class NumpyAdapter(Adapter):
             if host.dtype.kind in "iu" and np.dtype(host.dtype.name).type is not cls:
                 name = host.dtype.name
                 raise Refusal(
-                    f"a scalar of numpy.{cls.__name__} would come back as numpy.{name}, of the same "
-                    f"size; pass numpy.{name}(x)"
+                    f"a scalar of numpy.{cls.__name__} would come back as numpy.{name}, of the "
+                    f"same size; pass numpy.{name}(x)"
                 )
-            if host.dtype.kind in "US" and not len(x):
+            if host.dtype.kind in "US" and not len(x):  # type: ignore[arg-type]
                 host = np.ndarray((), f"{host.dtype.kind}0")  # numpy makes it one zero long
             return _leaf(host, _SCALAR)
         return None
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
         """Return the array itself, as a recarray or a scalar where it was one."""
+        if row.name not in ("ndarray", "recarray", "generic"):
+            raise UnsupportedError(
+                f"{row} is an array that this ckptstore does not know; upgrade it",
+                reason="bad-type",
+            )
         if row.name == "generic":
             return _scalar(host)
         return host.view(np.recarray) if row.name == "recarray" else host
@@ -81,6 +86,8 @@ def _leaf(x: Array, row: TypeRow) -> Leaf:
 
 
 def _scalar(host: Array) -> Any:
+    if host.shape:
+        raise CorruptError(f"a scalar of the shape {list(host.shape)}", reason="bad-shape")
     if host.dtype.type is np.bytes_:
         return np.bytes_(host.tobytes())  # indexing would drop the zeros at its end
     if host.dtype.type is np.str_:
@@ -118,7 +125,7 @@ def _make_masked(values: Sequence[Any]) -> Any:
         data, mask=np.ma.nomask if mask is None else mask, hard_mask=hard, copy=False
     )
     if fill is not None:
-        out._fill_value = fill
+        out._fill_value = fill  # type: ignore[attr-defined]
     return out
 
 
