@@ -85,7 +85,7 @@ def main() -> None:
     rows = ["| tool | exact | what comes back instead (states) | runs code from the file |"]
     rows.append("|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="ckptstore-exactness-") as directory:
-        for tool in [*installed(_TOOLS), OrbaxRichTypes()]:
+        for tool in _tools():
             sampled = options.quick and tool.module == OrbaxRichTypes.module
             names = sorted(states)[:: _QUICK_EVERY if sampled else 1]
             score = measure(tool, {name: states[name] for name in names}, Path(directory))
@@ -118,6 +118,13 @@ def measure(tool: Contender, states: dict[str, Tree], directory: Path) -> Score:
         else:
             path.unlink(missing_ok=True)
     return score
+
+
+def _tools() -> list[Contender]:
+    tools = installed(_TOOLS)
+    if any(tool.module == OrbaxRichTypes.module for tool in tools):
+        tools.append(OrbaxRichTypes())
+    return tools
 
 
 def _round_trip(tool: Contender, state: Tree, path: Path) -> list[Difference]:

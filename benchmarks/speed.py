@@ -35,7 +35,7 @@ from states import STATES, State, Tree, nbytes
 
 _ROUNDS = 5
 _QUICK_ROUNDS = 3
-_SLOW_S = 8.0
+_SLOW_S = 12.0
 """A contender that takes longer than this for one save is measured twice, or once if quick."""
 _LARGE_NBYTES = 100 * 2**20
 """The peak memory of a smaller state is lost in the noise, and is not measured."""

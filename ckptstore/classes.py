@@ -8,6 +8,7 @@ modules that are imported already or that an adapter lists. Instances are made w
 from __future__ import annotations
 
 import abc
+import dataclasses
 import enum
 import functools
 import importlib
@@ -26,6 +27,7 @@ from ckptstore.registry import Record, Refusal
 _HEAP_TYPE = 1 << 9
 _METACLASSES = (type, abc.ABCMeta, type(typing.Protocol))
 _ENUM_METACLASSES = (enum.EnumType,)
+_ENUMS = {t for t in vars(enum).values() if type(t) is enum.EnumType}
 _MISSING = object()
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
 _VALUE_MAX_DEPTH = 32
@@ -64,8 +66,9 @@ def fields_of(cls: type, kind: TypeKind) -> tuple[str, ...]:
     if kind == TypeKind.NAMEDTUPLE:
         return tuple(_lookup(cls, "_fields"))
     if kind == TypeKind.DATACLASS:
-        fields = _lookup(cls, "__dataclass_fields__")
-        return tuple(f.name for f in fields.values() if f._field_type.name == "_FIELD")
+        fields = _lookup(cls, "__dataclass_fields__").values()
+        fields = [f for f in fields if type(f) is dataclasses.Field]
+        return tuple(f.name for f in fields if f._field_type.name == "_FIELD")
     return ()
 
 
@@ -82,6 +85,10 @@ def check(cls: type, kind: TypeKind) -> None:
     if _lookup(cls, "__del__") is not _MISSING:
         raise Unsafe("it has a __del__")
     if kind == TypeKind.ENUM:
+        for name in ("__eq__", "__hash__"):
+            owner = next(base for base in cls.__mro__ if name in class_dict(base))
+            if owner.__flags__ & _HEAP_TYPE and owner not in _ENUMS:
+                raise Unsafe(f"it has an {name} of its own")
         return
     for base in cls.__mro__:
         if not base.__flags__ & _HEAP_TYPE and base not in (object, tuple, typing.Generic):
@@ -113,9 +120,9 @@ class _Example(typing.NamedTuple):
 def _is_frozen_setter(cls: type, setter: Any) -> bool:
     """Tell whether `setter` is the one that `dataclass(frozen=True)` generates."""
     params = _lookup(cls, "__dataclass_params__")
-    code = getattr(setter, "__code__", None)
+    code = getattr(setter, "__code__", None) if type(setter) is types.FunctionType else None
     return (
-        bool(params.frozen)
+        getattr(params, "frozen", False) is True
         and code is not None
         and "FrozenInstanceError" in str((code.co_names, code.co_freevars))
     )
@@ -131,7 +138,7 @@ def locate(module: str, name: str) -> Any:
         found = scope.get(part, _MISSING)
         if found is _MISSING:
             return None
-        if isinstance(found, type):
+        if issubclass(type(found), type):  # isinstance would ask `found`
             scope = class_dict(found)
         else:
             scope = {}
@@ -213,7 +220,7 @@ def find(row: TypeRow, given: Mapping[str, type]) -> type:
         )
     if kind_of(cls) != kind:
         raise UnknownTypeError(
-            f"{row}: found {cls!r:.200}, expected a {kind}; pass types={{{where!r}: YourClass}}",
+            f"{row}: found {type.__repr__(cls)}, expected a {kind}; pass types={{{where!r}: YourClass}}",
             reason="wrong-kind",
         )
     if not trusted or kind == TypeKind.DATACLASS:
@@ -263,9 +270,10 @@ def _find_by_name(row: TypeRow) -> type:
             + f"pass types={{'{row.module}.{row.name}': YourClass}}",
             reason="no-such-name" if loaded else "module-not-imported",
         )
-    if not isinstance(found, type):
+    if not issubclass(type(found), type):  # neither isinstance nor repr: they would ask `found`
         raise UnknownTypeError(
-            f"{row}: found {found!r:.100}, which is no class; a checkpoint names only classes",
+            f"{row}: found {object.__repr__(found)}, which is no class; a checkpoint names only "
+            "classes",
             reason="wrong-kind",
         )
     return found

@@ -279,5 +279,5 @@ def not_committed(storage: Storage) -> NotCommittedError:
         f"{storage.url}: not a checkpoint: no {MANIFEST} there"
         + (" (it holds other files)" if names else "")
         + "; check the path",
-        reason="not-a-checkpoint",
+        reason="no-manifest",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import enum
+import functools
 import struct
 import sys
 import types
@@ -18,7 +19,7 @@ import numpy as np
 
 from ckptstore import classes, dtypes, registry
 from ckptstore.errors import CheckpointError
-from ckptstore.index import Kind, TypeKind
+from ckptstore.index import KEY_MAX_DEPTH, Kind, TypeKind
 from ckptstore.registry import Record, Refusal
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ FACTORIES: Mapping[str, Any] = {
 }
 """What a defaultdict may have for its factory, by stored name."""
 
-_KEY_MAX_DEPTH = 32
 _SEQUENCES: dict[Any, Kind] = {list: Kind.LIST, tuple: Kind.TUPLE}
 
 
@@ -56,7 +56,8 @@ def printable(key: Any) -> str:
 
 def int_bytes(x: int) -> bytes:
     """Return the shortest two's-complement little-endian bytes of an int; zero has none."""
-    return x.to_bytes((x.bit_length() + 8) // 8 if x else 0, "little", signed=True)
+    nbytes = (x if x >= 0 else ~x).bit_length() // 8 + 1 if x else 0
+    return x.to_bytes(nbytes, "little", signed=True)
 
 
 def _emit_str(walk: Walk, x: str) -> None:
@@ -92,8 +93,8 @@ def _entries(x: Mapping[Any, Any]) -> list[Any]:
 def check_key(key: Any, depth: int = 0) -> None:
     """Raise Refusal for what cannot be a dict key or an item of a set."""
     cls = type(key)
-    if depth > _KEY_MAX_DEPTH:
-        raise Refusal(f"a dict key or set item nested over {_KEY_MAX_DEPTH} deep; make it flatter")
+    if depth > KEY_MAX_DEPTH:
+        raise Refusal(f"a dict key or set item nested over {KEY_MAX_DEPTH} deep; make it flatter")
     if cls in SCALARS or issubclass(cls, enum.Enum):
         return
     if cls is tuple or cls is frozenset:
@@ -102,7 +103,7 @@ def check_key(key: Any, depth: int = 0) -> None:
         return
     raise Refusal(
         f"a dict key or set item of type {cls.__module__}.{cls.__qualname__} cannot be carried; "
-        "use use str, int, float, bytes, bool, None, an Enum member or a tuple of these"
+        "use str, int, float, bytes, bool, None, an Enum member or a tuple of these"
     )
 
 
@@ -178,9 +179,9 @@ def _emit_symbol(walk: Walk, x: Any) -> None:
 
 
 def _symbol_packages(x: Any) -> list[str]:
+    """The packages whose tables may hold `x`: those that its type or itself says it is from."""
     if isinstance(x, types.ModuleType):
         return []  # asking a module for an attribute may import others
-    """The packages whose tables may hold `x`: those that its type or itself says it is from."""
     names = [getattr(x, "__module__", None), type(x).__module__]
     packages = [registry.top_level(n) for n in names if type(n) is str]
     if "jax" in sys.modules and callable(x):
@@ -259,13 +260,13 @@ def emitter(cls: type, x: Any) -> Emit:
         return _CONTAINERS[cls]
     registered = registry.registration(cls)
     if registered is not None and (record := registered.record()) is not None:
-        return lambda walk, x: _emit_record(record, walk, x)
+        return functools.partial(_emit_record, record)
     known = registry.adapter(registry.top_level(cls.__module__))
     if known is not None:
         if known.leaf(x) is not None:
-            return lambda walk, x: _emit_leaf(known, walk, x)
-        if (record_ := known.record(cls)) is not None:
-            return lambda walk, x: _emit_record(record_, walk, x)
+            return functools.partial(_emit_leaf, known)
+        if (record := known.record(cls)) is not None:
+            return functools.partial(_emit_record, record)
     if isinstance(x, np.dtype):
         return _emit_dtype
     if isinstance(x, type):
@@ -276,8 +277,8 @@ def emitter(cls: type, x: Any) -> Emit:
     if kind is not None:
         return _class_emitter(cls, kind)
     jax = registry.adapter("jax") if "jax" in sys.modules else None
-    if jax is not None and (record__ := jax.record(cls)) is not None:
-        return lambda walk, x: _emit_record(record__, walk, x)
+    if jax is not None and (record := jax.record(cls)) is not None:
+        return functools.partial(_emit_record, record)
     return _emit_symbol
 
 
@@ -290,8 +291,7 @@ def _class_emitter(cls: type, kind: TypeKind) -> Emit:
             f"ckptstore.register({cls.__qualname__}, flatten=..., unflatten=...)"
         ) from None
     row = classes.describe(cls, kind, classes.fields_of(cls, kind))
-    record = classes.record(cls, row)
-    return lambda walk, x: _emit_record(record, walk, x)
+    return functools.partial(_emit_record, classes.record(cls, row))
 
 
 def _emit_dtype(walk: Walk, x: np.dtype[Any]) -> None:

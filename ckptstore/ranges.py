@@ -48,21 +48,19 @@ def plan(index: Index, leaves: Iterable[int]) -> Iterator[Range]:
     wanted[list(leaves)] = True
     numbers = np.flatnonzero(wanted[spans.leaf])
     numbers = numbers[np.lexsort((spans.offset[numbers], spans.file[numbers]))]
-    starts = span_starts(index)
+    columns = (spans.leaf, spans.file, spans.offset, spans.size, span_starts(index))
+    rows = zip(numbers.tolist(), *(column[numbers].tolist() for column in columns), strict=True)
     open_parts: list[Part] = []
     file = begin = end = -1
-    for span in numbers.tolist():
-        offset, size = int(spans.offset[span]), int(spans.size[span])
+    for span, leaf, file_here, offset, size, start in rows:
         small = size < LARGE_NBYTES
-        near = int(spans.file[span]) == file and 0 <= offset - end < SMALL_ALIGNMENT
+        near = file_here == file and 0 <= offset - end < SMALL_ALIGNMENT
         if open_parts and not (small and near and offset + size - begin <= RANGE_NBYTES):
             yield Range(file, begin, end - begin, tuple(open_parts))
             open_parts = []
         if not open_parts:
-            file, begin = int(spans.file[span]), offset
-        open_parts.append(
-            Part(span, int(spans.leaf[span]), offset - begin, int(starts[span]), size)
-        )
+            file, begin = file_here, offset
+        open_parts.append(Part(span, leaf, offset - begin, start, size))
         end = offset + size
         if not small:
             yield Range(file, begin, size, tuple(open_parts))

@@ -252,14 +252,20 @@ class _Maker:
     place: Any
 
     def __call__(self, data: Array) -> Any:
+        array = dtypes.from_bytes(data, self.stored, self.shape, where=self.where)
         try:
-            array = dtypes.from_bytes(data, self.stored, self.shape, where=self.where)
             if self.cast is not None:
                 array = array.astype(self.cast)
             if self.adapter is None:
                 return array
             return self.adapter.array(array, self.row, self.place)
-        except (ValueError, TypeError, OverflowError, KeyError) as error:
+        except (CorruptError, UnsupportedError) as error:
+            raise type(error)(f"{self.where}: {error}", reason=error.reason) from error
+        except KeyError:
+            raise CorruptError(
+                f"{self.where}: {self.row} is no array that this ckptstore knows", reason="bad-type"
+            ) from None
+        except (ValueError, TypeError, OverflowError) as error:
             raise UnsupportedError(
                 f"{self.where}: {self.row} {self.stored}{list(self.shape)} could not be made here: "
                 f"{type(error).__name__}: {error}",

@@ -343,7 +343,7 @@ def _make_dict(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
     for key, value in zip(values[::2], values[1::2], strict=True):
         if _hashable(self, node, key) in out:
             raise CorruptError(
-                f"{self.where}: {self.path(node)}: the key {key!r:.80} stands twice",
+                f"{self.where}: {self.path(node)}: the key {emit.printable(key):.80} stands twice",
                 reason="duplicate-key",
             )
         out[key] = value

@@ -37,7 +37,6 @@ _KEYS = (
     *(Kind.NONE, Kind.BOOL, Kind.INT, Kind.FLOAT, Kind.COMPLEX, Kind.STR, Kind.SURROGATE_STR),
     *(Kind.BYTES, Kind.ELLIPSIS, Kind.ENUM, Kind.TUPLE, Kind.FROZENSET),
 )
-KEY_MAX_DEPTH = 32
 SCALAR = ("ckptstore", "scalar")
 """Module and name of the type of the leaves that hold long scalars."""
 
@@ -63,8 +62,7 @@ def layout(arity: Sequence[int], *, where: str) -> Layout:
     Raises:
         CorruptError: reason ``bad-tree`` where the counts make no single tree, ``too-deep``.
     """
-    parent, end = [-1] * len(arity), list(range(1, len(arity) + 1))
-    depth = [0] * len(arity)
+    parent, end, depth = [-1] * len(arity), [0] * len(arity), [0] * len(arity)
     stack: list[int] = []  # open nodes
     left: list[int] = []  # how many children each of them still lacks
     for node, children in enumerate(arity):
@@ -82,6 +80,7 @@ def layout(arity: Sequence[int], *, where: str) -> Layout:
                     f"{where}: a tree deeper than {index.TREE_MAX_DEPTH} levels", reason="too-deep"
                 )
         else:
+            end[node] = node + 1
             while left and left[-1] == 0:
                 end[stack.pop()] = node + 1
                 left.pop()
@@ -171,8 +170,8 @@ def _check_keys(got: Index, tree: Layout, parent: Integers, where: str) -> None:
         if not (node and inside[node - 1] and inside[parent[node]]):
             end = tree.end[node]
             inside[node:end] = True
-            if max(tree.depth[node:end]) - tree.depth[node] > KEY_MAX_DEPTH:
-                raise _fail(where, f"a key nested deeper than {KEY_MAX_DEPTH}", "too-deep")
+            if max(tree.depth[node:end]) - tree.depth[node] > index.KEY_MAX_DEPTH:
+                raise _fail(where, f"a key nested deeper than {index.KEY_MAX_DEPTH}", "too-deep")
     bad = inside & ~np.isin(kind, _KEYS)
     if bad.any():
         name = Kind(int(kind[np.argmax(bad)])).name

@@ -167,8 +167,6 @@ class Dtype:
     base: Any = field(compare=False)  # a name, a list of (offset, Dtype), or a Dtype
     shape: tuple[int, ...] | None = field(default=None, compare=False)
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 def parse(spec: Any, depth: int = 0) -> Dtype:
     need(depth <= 16, "bad-dtype", "too deep")
@@ -500,6 +498,12 @@ class Index:
         need(all(0 < t <= len(self.types) for t in rows[0]), "bad-leaf", "type")
         need(all(self.types[t - 1].kind == "array" for t in rows[0]), "bad-leaf", "type")
         need(all(d < len(specs) for d in rows[1]), "bad-leaf", "dtype")
+        for kind, (_, _, _, arg, _) in zip(self.kinds, self.nodes, strict=True):
+            if kind == "LEAF" or (kind in LONG and arg):  # only long scalars are `ckptstore.scalar`
+                type_, dtype, axes_ = (column[arg - (kind != "LEAF")] for column in rows)
+                is_scalar = self.types[type_ - 1][1:3] == ("ckptstore", "scalar")
+                fits = kind == "LEAF" or (specs[dtype] == "uint8" and axes_ == 1)
+                need(is_scalar == (kind != "LEAF") and fits, "bad-leaf", "long scalar")
         self.dtypes = [parse(spec) for spec in specs]
         need(all(self.dtypes[d].shape is None for d in rows[1]), "bad-leaf", "sub-array")
         shapes = [dims[start:end] for start, end in pairwise(axes)]
@@ -685,11 +689,7 @@ def _build(index: Index, leaves: list[Leaf]) -> Any:
         heap, at = index.heap[at : at + size], at + size
         kind = index.kinds[i]
         if kind in LONG and arg:
-            leaf = leaves[arg - 1]
-            is_scalar = (leaf.type.module, leaf.type.name) == ("ckptstore", "scalar")
-            need(is_scalar and leaf.dtype.spec == "uint8", "bad-leaf", "long scalar")
-            need(len(leaf.shape) == 1, "bad-leaf", "long scalar")
-            heap = leaf.data
+            heap = leaves[arg - 1].data
         if open_:
             open_[-1][2].append(i)
         open_.append((i, heap, []))
@@ -728,8 +728,6 @@ def _make(index: Index, i: int, heap: bytes, ids: list[int], made: list[Any], le
     if kind == "DTYPE":
         return index.dtypes[arg]
     if kind == "LEAF":
-        name = (leaves[arg].type.module, leaves[arg].type.name)
-        need(name != ("ckptstore", "scalar"), "bad-leaf", "a scalar as an array")
         return leaves[arg]
     if kind == "SAME":
         return made[arg]

@@ -1166,9 +1166,10 @@ def adapters() -> None:
     bad("array-generic-of-2", "bad-leaf", generic(), "a scalar that has an axis", LOAD)
     matrix = Draft(leaf(), [L(data=FLOATS)], [("array", "numpy", "matrix")])
     bad("array-numpy-matrix", "bad-type", matrix, "no array type of the format", LOAD)
-    for name, module in (("unknown-package", "evil"), ("os", "os"), ("optax", "optax")):
+    for module in ("evil", "os", "builtins", "optax"):
         draft = Draft(leaf(), [L(data=FLOATS)], [("array", module, "Array")])
-        bad(f"array-{name}", "bad-type", draft, "a package without arrays", LOAD)
+        needs = {"needs": "jax"} if module == "optax" else {}
+        bad(f"array-{module}", "bad-type", draft, "a package without arrays", LOAD, **needs)  # type: ignore[arg-type]
     tracer = Draft(leaf(), [L(data=FLOATS)], [("array", "jax", "Tracer")])
     bad("array-jax-tracer", "bad-type", tracer, "no array type of the format", LOAD, needs="jax")
 
@@ -1254,7 +1255,6 @@ def adapters() -> None:
         ),
         ("partial-of-none", partial, [none(), empty, entries()]),
         ("spec-of-text", spec, [text("ab"), no_items, no_items]),
-        ("spec-of-floats", spec, [N(Kind.TUPLE, [real(1.0)]), no_items, no_items]),
         ("struct-of-text", struct_, [text("ab"), symbol("jax.numpy.float32"), true()]),
         ("struct-without-dtype", struct_, [empty, none(), true()]),
     ):
@@ -1280,7 +1280,7 @@ def scalars() -> None:
 
 
 def valid() -> None:
-    value = {"dict": [["w", array("float32", [3], FLOATS)], ["lr", {"float": "0x1.0p-1"}]]}
+    value = {"dict": [["w", array("float32", [3], FLOATS)], ["lr", {"float": "0.5"}]]}
     good("sample", sample(), "the example of the spec", value)
     good("index-file", sample(outside=True), "the index in a file of its own", value)
     features = {"required": [], "optional": ["thumbnails"]}
@@ -1333,8 +1333,8 @@ def valid() -> None:
         ],
     )  # fmt: skip
     scalars_ = [
-        None, True, {"int": "0"}, {"int": str(-(2**70))}, {"float": "-0x0.0p+0"},
-        {"nan": "7ff0deadbeef0001"}, {"complex": ["0x1.0p+0", "-0x0.0p+0"]}, "é",
+        None, True, {"int": "0"}, {"int": str(-(2**70))}, {"float": "-0.0"},
+        {"nan": "7ff0deadbeef0001"}, {"complex": ["1.0", "-0.0"]}, "é",
         {"surrogates": "61eda080"}, {"bytes": "00ff"}, {"bytearray": "62"}, {"ellipsis": 0},
         {"slice": [None, {"int": "3"}, None]}, {"range": ["0", "10", "3"]},
     ]  # fmt: skip
@@ -1360,7 +1360,7 @@ def valid() -> None:
         deep = {"tuple": [deep]}
     good("keys", bare(keys_), "keys of all kinds, two NaN among them", {"dict": [
         [{"int": "1"}, "int"], ["1", "str"], [{"bytes": "31"}, "bytes"],
-        [{"tuple": [{"int": "1"}]}, "tuple"], [None, "none"], [{"float": "0x1.0p-1"}, "float"],
+        [{"tuple": [{"int": "1"}]}, "tuple"], [None, "none"], [{"float": "0.5"}, "float"],
         [{"nan": "7ff0deadbeef0001"}, "nan"], [{"nan": "7ff0deadbeef0001"}, "nan again"],
         [deep, "deep"],
     ]})  # fmt: skip
@@ -1407,8 +1407,8 @@ def valid() -> None:
     data = bytes([1, 0, 0, 0, 7, 8])
     good("structure", Draft(leaf(), [L(shape=(1,), data=data)], dtypes=[structure]),
          "a structure with keys of a later version",
-         {"array": "[('a', '>i2'), ('', '|V2'), ('b', '|u1', (2,))]", "shape": [1],
-          "bytes": bytes([0, 1, 0, 0, 7, 8]).hex()})  # fmt: skip
+         {"structure": {"a": {"array": ">i2", "shape": [1], "bytes": "0001"},
+                        "b": {"array": "|u1", "shape": [1, 2], "bytes": "0708"}}})  # fmt: skip
     foreign = Draft(none(), [], [], ["longdouble[double-double]", "clongdouble[binary64]"])
     good("dtype-unused", foreign, "dtypes of other machines that nothing here is of", None)
     big = Draft(leaf(), [L(shape=(2,), data=bytes([1, 0, 2, 0]))], dtypes=[">int16"])

@@ -369,7 +369,7 @@ def test_an_error_of_the_callers_code_is_not_taken_for_a_missing_file(tmp_path: 
 def test_what_is_no_checkpoint_is_told_from_an_unfinished_one(tmp_path: Path) -> None:
     with pytest.raises(ckptstore.NotCommittedError, match="check the path") as caught:
         ckptstore.load(tmp_path / "nothing")
-    assert caught.value.reason == "not-a-checkpoint"
+    assert caught.value.reason == "no-manifest"
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ckptstore.NotCommittedError, match="it holds other files"):
         ckptstore.load(tmp_path)

@@ -11,6 +11,7 @@ import enum
 import functools
 import math
 import random
+import re
 import struct
 import sys
 from collections.abc import Callable
@@ -611,6 +612,47 @@ def test_columns_wider_than_they_need_are_read_by_both(tmp_path: Path, width: in
             if type(column) is Column and max(column) < 256**width:
                 table[key] = packed(column, width)
     assert_both_read_it(made.write(tmp_path / "c"))
+
+
+def loose(value: Any) -> bytes:
+    """Pack with the longest form of every int, length and type."""
+    if isinstance(value, dict):
+        pairs = b"".join(loose(item) for pair in value.items() for item in pair)
+        return b"\xdf" + struct.pack(">I", len(value)) + pairs
+    if isinstance(value, list):
+        return b"\xdd" + struct.pack(">I", len(value)) + b"".join(map(loose, value))
+    if isinstance(value, str | bytes):
+        data = value.encode() if isinstance(value, str) else value
+        kind = b"\xdb" if isinstance(value, str) else b"\xc6"
+        return kind + struct.pack(">I", len(data)) + data
+    if type(value) is int:
+        return struct.pack(">Bq", 0xD3, value)
+    return msgpack.Packer().pack(value)
+
+
+def test_longer_forms_of_msgpack_are_read_by_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(msgpack, "packb", loose)
+        path = Handmade().write(tmp_path / "c")
+    assert_both_read_it(path)
+
+
+def test_the_checkpoint_in_hex_on_the_page_is_read_by_both(tmp_path: Path):
+    page = Path(__file__).parents[1] / "docs" / "spec.md"
+    content, blocks = page.read_text().partition("## 13 ")[2].split("```")[1::2], []
+    for block in content:
+        data = b""
+        for line in block.strip("\n").split("\n"):
+            found = re.match(r"([0-9a-f]{4})  ((?:[0-9a-f]{2} )*[0-9a-f]{2})(?:  |$)", line)
+            assert found and int(found[1], 16) == len(data), line
+            data += bytes.fromhex(found[2])
+        blocks.append(data)
+    (name,) = set(re.findall(rb"data-[0-9a-f]{32}-0-0.bin", blocks[0]))
+    (tmp_path / "MANIFEST").write_bytes(blocks[0])
+    (tmp_path / name.decode()).write_bytes(blocks[1])
+    want = {"w": np.arange(3, dtype=np.float32), "lr": 0.5}
+    assert_agrees(ir.read(tmp_path).tree, want)
+    assert str(ckptstore.load(tmp_path)) == str(want)
 
 
 def test_all_parts_in_index_files_are_read_by_both(tmp_path: Path):

@@ -83,8 +83,11 @@ class JaxAdapter(Adapter):
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
         """Put verified host memory on its device, with the weak type and commitment it had."""
-        weak, impl = bool(row.extra.get("weak")), row.extra.get("impl")
-        if place is None and row.extra.get("committed"):
+        weak, committed = row.extra.get("weak", False), row.extra.get("committed", False)
+        impl = row.extra.get("impl", "")
+        if str(row) != "jax.Array" or [*map(type, (weak, committed, impl))] != [bool, bool, str]:
+            raise KeyError(row.name)
+        if place is None and committed:
             place = _default_device()
         try:
             if host.dtype.itemsize >= 8:
@@ -92,9 +95,9 @@ class JaxAdapter(Adapter):
                     x = _put(host, weak, place)
             else:
                 x = _put(host, weak, place)
-            key = x if impl is None else jax.random.wrap_key_data(x, impl=impl)
+            key = jax.random.wrap_key_data(x, impl=impl) if impl else x
         except (TypeError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
-            what = f"an array of {host.dtype}" if impl is None else f"a key of {impl!r:.80}"
+            what = f"a key of {impl!r:.80}" if impl else f"an array of {host.dtype}"
             raise UnsupportedError(
                 f"jax {jax.__version__} makes no {what} here ({error!s:.200}); load with "
                 'arrays="numpy"',

@@ -18,6 +18,7 @@ ARRAY = TypeRow(TypeKind.ARRAY, "numpy", "ndarray")
 _RECARRAY = TypeRow(TypeKind.ARRAY, "numpy", "recarray")
 _SCALAR = TypeRow(TypeKind.ARRAY, "numpy", "generic")
 _ARRAYS = {np.ndarray: ARRAY, np.recarray: _RECARRAY}
+_NAMES = {str(row) for row in (ARRAY, _RECARRAY, _SCALAR)}
 _MASKED = TypeRow(
     TypeKind.OBJECT,
     "numpy.ma",
@@ -53,11 +54,8 @@ class NumpyAdapter(Adapter):
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
         """Return the array itself, as a recarray or a scalar where it was one."""
-        if row.name not in ("ndarray", "recarray", "generic"):
-            raise UnsupportedError(
-                f"{row} is an array that this ckptstore does not know; upgrade it",
-                reason="bad-type",
-            )
+        if str(row) not in _NAMES:
+            raise KeyError(row.name)
         if row.name == "generic":
             return _scalar(host)
         return host.view(np.recarray) if row.name == "recarray" else host
@@ -70,7 +68,7 @@ class NumpyAdapter(Adapter):
 
     def record_named(self, row: TypeRow) -> Record | None:
         """Return the same for the stored name."""
-        return self.record(np.ma.MaskedArray) if row.name == _MASKED.name else None
+        return self.record(np.ma.MaskedArray) if str(row) == str(_MASKED) else None
 
     def symbol(self, x: Any) -> str | None:
         """Return the name of a scalar type or a ufunc that numpy or ml_dtypes publishes."""
@@ -87,7 +85,7 @@ def _leaf(x: Array, row: TypeRow) -> Leaf:
 
 def _scalar(host: Array) -> Any:
     if host.shape:
-        raise CorruptError(f"a scalar of the shape {list(host.shape)}", reason="bad-shape")
+        raise CorruptError(f"a scalar of the shape {list(host.shape)}", reason="bad-leaf")
     if host.dtype.type is np.bytes_:
         return np.bytes_(host.tobytes())  # indexing would drop the zeros at its end
     if host.dtype.type is np.str_:
