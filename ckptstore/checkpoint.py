@@ -78,13 +78,14 @@ class Checkpoint:
         tree = self._tree
         index, leaves = tree.index, tree.index.leaves
         nodes = [node for node, kind in enumerate(tree.kind) if kind == Kind.LEAF]
+        texts = [_dtype_text(stored) for stored in index.dtypes]
         nbytes = np.zeros(len(leaves), np.int64)
         np.add.at(nbytes, index.spans.leaf, index.spans.size)
         return [
             LeafInfo(
                 path,
                 str(index.types[int(leaves.type[leaf]) - 1]),
-                _dtype_text(index.dtypes[int(leaves.dtype[leaf])]),
+                texts[int(leaves.dtype[leaf])],
                 index.shape(leaf),
                 int(nbytes[leaf]),
             )

@@ -220,7 +220,8 @@ def find(row: TypeRow, given: Mapping[str, type]) -> type:
         )
     if kind_of(cls) != kind:
         raise UnknownTypeError(
-            f"{row}: found {type.__repr__(cls)}, expected a {kind}; pass types={{{where!r}: YourClass}}",
+            f"{row}: found {type.__repr__(cls)}, expected a {kind}; pass "
+            f"types={{{where!r}: YourClass}}",
             reason="wrong-kind",
         )
     if not trusted or kind == TypeKind.DATACLASS:
@@ -270,13 +271,14 @@ def _find_by_name(row: TypeRow) -> type:
             + f"pass types={{'{row.module}.{row.name}': YourClass}}",
             reason="no-such-name" if loaded else "module-not-imported",
         )
-    if not issubclass(type(found), type):  # neither isinstance nor repr: they would ask `found`
+    if not issubclass(type(found), type):  # neither isinstance nor repr: they would ask it
         raise UnknownTypeError(
             f"{row}: found {object.__repr__(found)}, which is no class; a checkpoint names only "
             "classes",
             reason="wrong-kind",
         )
-    return found
+    cls: type = found
+    return cls
 
 
 def record(cls: type, row: TypeRow) -> Record:
@@ -400,7 +402,7 @@ def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum
         or member._name_ != (name or None)
     ):
         raise UnknownTypeError(
-            f"{where}: the checkpoint has {cls.__qualname__}.{name} = {value!r:.100}; the class "
+            f"{where}: the checkpoint has {cls.__qualname__}.{name} = {_shown(value)}; the class "
             "now "
             + (
                 f"calls that value {member._name_}"
@@ -412,6 +414,13 @@ def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum
             reason="no-such-member",
         )
     return member
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message, where that runs no code and makes no thousands of digits."""
+    huge = type(value) is int and value.bit_length() > 1000
+    plain = type(value) in _PLAIN and not huge
+    return f"{value!r:.100}" if plain else f"a {type(value).__name__}"
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:

@@ -73,10 +73,17 @@ def describe(dtype: np.dtype[Any]) -> Stored:
         )
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
-        return {"base": describe(base), "shape": [int(n) for n in shape]}
-    if dtype.names is not None:
-        return _describe_fields(dtype)
-    return _describe_plain(dtype)
+        stored: Stored = {"base": describe(base), "shape": [int(n) for n in shape]}
+    else:
+        stored = _describe_plain(dtype) if dtype.names is None else _describe_fields(dtype)
+    try:
+        item_nbytes(stored, where="save")
+    except CorruptError:
+        raise DtypeRefusal(
+            f"a dtype nested over {MAX_DEPTH} deep, or of over {MAX_ITEM_NBYTES} bytes an element, "
+            "cannot be carried; save its fields apart"
+        ) from None
+    return stored
 
 
 @functools.cache  # by equality, which for plain dtypes is all there is
@@ -281,7 +288,7 @@ def to_bytes(array: Array) -> Array:
     """
     dtype = array.dtype
     if not _is_little(dtype):
-        array = array.astype(dtype.newbyteorder("<"))
+        array = _swapped(array, dtype.newbyteorder("<"))
     flat = _flat(array)
     if dtype.names is not None or _is_long(dtype):
         return _without_padding(flat, dtype)
@@ -289,6 +296,11 @@ def to_bytes(array: Array) -> Array:
     if bits < 8 and flat.size and flat.max() >= 1 << bits:
         return (flat != 0).view(np.uint8) if dtype == np.bool_ else flat & np.uint8((1 << bits) - 1)
     return flat
+
+
+def _swapped(array: Array, dtype: np.dtype[Any]) -> Array:
+    """Convert between byte orders; `astype` leaves the bytes of a datetime64 without unit."""
+    return array.astype(dtype) if dtype.names is not None else array.byteswap().view(dtype)
 
 
 @functools.cache
@@ -336,11 +348,14 @@ def _used_bytes(dtype: np.dtype[Any]) -> Array:
     return used
 
 
-def from_bytes(data: Array, stored: Stored, shape: tuple[int, ...], *, where: str) -> Array:
+def from_bytes(data: Array, dtype: np.dtype[Any], shape: tuple[int, ...], *, where: str) -> Array:
     """Give stored bytes their dtype and shape: a view of `data` unless its order was big-endian.
 
     Args:
         data: flat uint8, exactly the bytes of the leaf, writable and owned by the caller.
+        dtype: in its original byte order.
+        shape: of the array.
+        where: the place, for messages.
         stored: the dtype as the file holds it.
         shape: of the leaf.
         where: the place, for messages.
@@ -348,7 +363,6 @@ def from_bytes(data: Array, stored: Stored, shape: tuple[int, ...], *, where: st
     Raises:
         CorruptError: reason ``bad-value`` for a bool byte over 1, a set unused bit.
     """
-    dtype = resolve(stored, where=where)
     if dtype.itemsize == 0 or data.size == 0:
         array = np.ndarray(shape, dtype)  # not np.zeros, which makes U1 of U0
         return array
@@ -361,7 +375,7 @@ def from_bytes(data: Array, stored: Stored, shape: tuple[int, ...], *, where: st
         )
     array = data.view(little).reshape(shape)
     if dtype != little:
-        array = array.astype(dtype)
+        array = _swapped(array, dtype)
     elif dtype.type is np.record:
         array = array.view(dtype)
     return array

@@ -175,7 +175,7 @@ def _decode_payload(payload: Any, version: tuple[int, int], where: str) -> Manif
     metrics = fields.get("metrics", dict)
     writer = fields.get("writer", dict)
     for value in metrics.values():
-        if type(value) is not float and not (type(value) is int and abs(value) <= wire.MAX_INTEGER):
+        if type(value) not in (int, float):
             raise CorruptError(f"{where}: a metric is not a number", reason="bad-field")
     if (time_ms := fields.integer("time_ms")) > MAX_TIME_MS:
         raise CorruptError(f"{where}: time_ms is {time_ms}", reason="integer-range")
@@ -231,41 +231,49 @@ def encode_metadata(metadata: Metadata) -> bytes:
         StructureError: reason ``metadata`` where a value is not None, bool, int, float, str, bytes,
             list or a dict with str keys, or the whole is over 256 KiB or 32 levels.
     """
-    _check_plain(metadata, "metadata", METADATA_MAX_DEPTH)
+    _check_plain(metadata)
     data = wire.pack(metadata)
     if len(data) > METADATA_MAX_NBYTES:
-        raise StructureError(
-            f"metadata: {len(data)} bytes, at most {METADATA_MAX_NBYTES}; "
-            "put large values in the tree",
-            reason="metadata",
-        )
+        raise _metadata_error(f"metadata: {len(data)} bytes, at most {METADATA_MAX_NBYTES}")
     return data
 
 
-def _check_plain(value: Any, path: str, depth: int) -> None:
-    if depth < 0:
-        raise StructureError(f"{path}: nested too deep; put it in the tree", reason="metadata")
-    if type(value) is dict:
-        for key, entry in value.items():
-            if type(key) is not str:
-                raise StructureError(f"{path}: key {key!r} is not a str", reason="metadata")
-            _check_plain(key, f"{path} key", depth)
-            _check_plain(entry, f"{path}[{key!r}]", depth - 1)
-    elif type(value) is list:
-        for i, entry in enumerate(value):
-            _check_plain(entry, f"{path}[{i}]", depth - 1)
-    elif type(value) is int:
-        if abs(value) > wire.MAX_INTEGER:
-            raise StructureError(f"{path}: {value} is over 2^53 - 1", reason="metadata")
-    elif type(value) is str:
-        if not value.isascii() and value != value.encode("utf-8", "replace").decode():
-            raise StructureError(f"{path}: a lone surrogate in a str", reason="metadata")
-    elif type(value) not in (type(None), bool, float, bytes):
-        raise StructureError(
-            f"{path}: found {type(value).__qualname__}, expected None, bool, int, float, str, "
-            "bytes, list or dict with str keys; put other values in the tree",
-            reason="metadata",
-        )
+def _check_plain(metadata: Any) -> None:
+    """Refuse what msgpack does not carry, counting on the way: each value takes a byte or more."""
+    todo, count = [("metadata", metadata, METADATA_MAX_DEPTH)], 0
+    while todo:
+        path, value, levels = todo.pop()
+        count += 1
+        if levels < 0:
+            raise _metadata_error(f"{path}: nested over {METADATA_MAX_DEPTH} deep")
+        if count > METADATA_MAX_NBYTES:
+            raise _metadata_error(f"metadata: over {METADATA_MAX_NBYTES} values")
+        if type(value) is dict:
+            for key, entry in value.items():
+                if type(key) is not str or not _is_text(key):
+                    raise _metadata_error(f"{path}: the key {key!a:.80} is no str of valid Unicode")
+                todo.append((f"{path}[{key!r:.80}]", entry, levels - 1))
+        elif type(value) is list:
+            todo.extend((f"{path}[{i}]", entry, levels - 1) for i, entry in enumerate(value))
+        elif type(value) is int:
+            if abs(value) > wire.MAX_INTEGER:
+                raise _metadata_error(f"{path}: an int over 2^53 - 1")
+        elif type(value) is str:
+            if not _is_text(value):
+                raise _metadata_error(f"{path}: a lone surrogate in a str")
+        elif type(value) not in (type(None), bool, float, bytes):
+            raise _metadata_error(
+                f"{path}: found {type(value).__qualname__}, expected None, bool, int, float, str, "
+                "bytes, list or dict with str keys"
+            )
+
+
+def _is_text(value: str) -> bool:
+    return value.isascii() or value == value.encode("utf-8", "replace").decode()
+
+
+def _metadata_error(message: str) -> StructureError:
+    return StructureError(f"save: {message}; put it in the tree", reason="metadata")
 
 
 def _decode_metadata(data: bytes, where: str) -> Metadata:

@@ -108,7 +108,7 @@ def parse(pattern: str) -> tuple[str, ...]:
     """
     if not isinstance(pattern, str) or not pattern.startswith("$"):
         raise StructureError(
-            f"select: {pattern!r} is no pattern; it begins with $, as in $.params or "
+            f"select: {pattern!r:.200} is no pattern; it begins with $, as in $.params or "
             "$.opt_state[0]",
             reason="bad-pattern",
         )
@@ -117,8 +117,8 @@ def parse(pattern: str) -> tuple[str, ...]:
         match = _STEP.match(pattern, at)
         if match is None:
             raise StructureError(
-                f"select: {pattern!r} cannot be read from {pattern[at:]!r} on; a step is .name, "
-                "[0], ['key'], .* or .**",
+                f"select: {pattern!r:.200} cannot be read from {pattern[at:]!r:.80} on; a step is "
+                ".name, [0], ['key'], .* or .**",
                 reason="bad-pattern",
             )
         if match["field"] is not None:

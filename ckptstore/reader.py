@@ -98,7 +98,7 @@ def inspect(url: Any, *, storage_options: Mapping[str, Any] | None = None) -> Ch
 
     def use(snapshot: Snapshot) -> Checkpoint:
         found = Checkpoint(snapshot.storage.url, snapshot.manifest, snapshot.index_parts)
-        found.leaves  # noqa: B018 - decodes and checks the index
+        found.types  # noqa: B018 - decodes and checks the index
         return found
 
     with storage.open(url, storage_options) as store:
@@ -124,17 +124,33 @@ def verify(url: Any, *, storage_options: Mapping[str, Any] | None = None) -> lis
 
 def _given(types: Iterable[type] | Mapping[str, type]) -> dict[str, type]:
     if isinstance(types, Mapping):
-        found = dict(types)
+        pairs = list(types.items())
+    elif isinstance(types, Iterable) and not isinstance(types, str | type):
+        pairs = [("", cls) for cls in types]
     else:
-        found = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in types}
-    for name, cls in found.items():
+        raise _bad_types(f"is {types!r:.80}")
+    for name, cls in pairs:
         if not isinstance(cls, type) or not isinstance(name, str):
-            raise StructureError(
-                f"load: types holds {name!r}: {cls!r:.80}, expected classes, or a map of stored "
-                "name to class",
-                reason="bad-argument",
-            )
-    return found
+            raise _bad_types(f"holds {name!r:.80}: {cls!r:.80}")
+    return {name or f"{cls.__module__}.{cls.__qualname__}": cls for name, cls in pairs}
+
+
+def _bad_types(found: str) -> StructureError:
+    return StructureError(
+        f"load: types {found}, expected classes in a list, or in a dict by stored name",
+        reason="bad-argument",
+    )
+
+
+def _patterns(select: Any) -> list[str]:
+    if isinstance(select, str):
+        return [select]
+    if isinstance(select, Iterable) and not isinstance(select, bytes | bytearray):
+        return list(select)
+    raise StructureError(
+        f"load: select={select!r:.80}, expected a pattern such as $.params, or a list of them",
+        reason="bad-pattern",
+    )
 
 
 class _Load:
@@ -157,7 +173,7 @@ class _Load:
             return self._into(like, select)
         if select is None:
             return self._build([0], match.Fit())[0]
-        patterns = [select] if isinstance(select, str) else list(select)
+        patterns = _patterns(select)
         self._read_keys()
         found = match.selected(self.tree, patterns, self.where)
         if isinstance(select, str) and not {"*", "**"} & set(paths.parse(select)):
@@ -170,7 +186,7 @@ class _Load:
         if select is None:
             fit = match.fit(self.tree, walk, [(0, 0)], cast=self.cast, numpy=self.numpy)
             return self._build([0], fit)[0]
-        patterns = [select] if isinstance(select, str) else list(select)
+        patterns = _patterns(select)
         stored = match.selected(self.tree, patterns, self.where)
         wanted = match.selected(walk, patterns, "like")
         match.check_same_paths(stored, wanted, self.where)
@@ -226,7 +242,7 @@ class _Load:
                     )
             makers[leaf] = _Maker(
                 self.where,
-                self.index.dtypes[dtype[leaf]],
+                self.tree.dtype(dtype[leaf]),
                 self.index.shape(leaf),
                 adapters.get(package),
                 row,
@@ -244,7 +260,7 @@ class _Maker:
     """Turns the verified bytes of one leaf into its array."""
 
     where: str
-    stored: dtypes.Stored
+    dtype: np.dtype[Any]
     shape: tuple[int, ...]
     adapter: registry.Adapter | None
     row: Any
@@ -252,7 +268,7 @@ class _Maker:
     place: Any
 
     def __call__(self, data: Array) -> Any:
-        array = dtypes.from_bytes(data, self.stored, self.shape, where=self.where)
+        array = dtypes.from_bytes(data, self.dtype, self.shape, where=self.where)
         try:
             if self.cast is not None:
                 array = array.astype(self.cast)
@@ -267,7 +283,7 @@ class _Maker:
             ) from None
         except (ValueError, TypeError, OverflowError) as error:
             raise UnsupportedError(
-                f"{self.where}: {self.row} {self.stored}{list(self.shape)} could not be made here: "
+                f"{self.where}: {self.row} {self.dtype}{list(self.shape)} could not be made here: "
                 f"{type(error).__name__}: {error}",
                 reason="array-not-exact",
             ) from error
@@ -278,10 +294,14 @@ def _verify(snapshot: Snapshot) -> list[Problem]:
     manifest, where = snapshot.manifest, snapshot.storage.url
     index, layout = validate.decode(snapshot.index_parts, manifest.files, where=where)
     tree_ = Rebuild(index, layout, where)
-    problems = []
-    for reason, file, offset, leaf in fetch.damage(snapshot, index):
-        what = "padding is not zero"
-        if leaf is not None:
-            what = f"damaged bytes of {tree_.path(tree_.leaf_nodes[leaf])}"
-        problems.append(Problem(reason, f"{where}/{file} at byte {offset}", what))
-    return problems
+    found = list(fetch.damage(snapshot, index))
+    nodes = {leaf: tree_.leaf_nodes[leaf] for *_, leaf in found if leaf is not None}
+    names = dict(zip(nodes, paths.format_paths(tree_, [*nodes.values()]), strict=True))
+    return [
+        Problem(
+            reason,
+            f"{where}/{file} at byte {offset}",
+            "padding is not zero" if leaf is None else f"damaged bytes of {names[leaf]}",
+        )
+        for reason, file, offset, leaf in found
+    ]

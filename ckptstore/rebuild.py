@@ -13,6 +13,8 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ckptstore import classes, dtypes, emit, paths, registry, standins
 from ckptstore.errors import CorruptError, StructureError, UnknownTypeError
 from ckptstore.index import Index, Kind, TypeKind, TypeRow
@@ -42,6 +44,7 @@ class Rebuild:
         self.leaf_values: dict[int, Any] = {}
         self.overrides: dict[int, Any] = {}
         self._records: dict[int, Any] = {}
+        self._dtypes: dict[int, np.dtype[Any]] = {}
         self._built: dict[int, Any] = {}
         self._kept = {
             arg for kind, arg in zip(self.kind, self.arg, strict=True) if kind == Kind.SAME
@@ -245,7 +248,7 @@ class Rebuild:
         if kind == Kind.SYMBOL:
             return self._symbol(node, stand_in)
         if kind == Kind.DTYPE:
-            return dtypes.resolve(self.index.dtypes[self.arg[node]], where=self.where)
+            return self.dtype(self.arg[node])
         if kind == Kind.SUPPLIED:
             raise StructureError(
                 f"{self.where}: {self.path(node)}: not stored ({self._text(node)}); give it back "
@@ -253,6 +256,12 @@ class Rebuild:
                 reason="supplied",
             )
         return self._scalar(node)
+
+    def dtype(self, number: int) -> np.dtype[Any]:
+        """Return a dtype of the table; each is made once, however many leaves are of it."""
+        if number not in self._dtypes:
+            self._dtypes[number] = dtypes.resolve(self.index.dtypes[number], where=self.where)
+        return self._dtypes[number]
 
     def path(self, node: int) -> str:
         """Return the path of a node."""
@@ -288,8 +297,8 @@ class Rebuild:
                 return standins.Symbol(name)
             raise
         raise UnknownTypeError(
-            f"{self.where}: {self.path(node)}: {name} is not in the table of functions and scalar "
-            "types that a checkpoint may name",
+            f"{self.where}: {self.path(node)}: {name:.200} is not in the table of functions and "
+            "scalar types that a checkpoint may name",
             reason="unknown-symbol",
         )
 
@@ -341,7 +350,7 @@ def _make_dict(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
             )
         out = collections.defaultdict(emit.FACTORIES[name])
     for key, value in zip(values[::2], values[1::2], strict=True):
-        if _hashable(self, node, key) in out:
+        if key in out:
             raise CorruptError(
                 f"{self.where}: {self.path(node)}: the key {emit.printable(key):.80} stands twice",
                 reason="duplicate-key",
@@ -350,19 +359,8 @@ def _make_dict(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
     return out
 
 
-def _hashable(self: Rebuild, node: int, key: Any) -> Any:
-    """Let only those keys be hashed that `save` takes: others run the code of their class."""
-    try:
-        emit.check_key(key)
-    except registry.Refusal as refusal:
-        raise CorruptError(
-            f"{self.where}: {self.path(node)}: {refusal}", reason="bad-key"
-        ) from None
-    return key
-
-
 def _make_set(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
-    out = {_hashable(self, node, value) for value in values}
+    out = set(values)  # of kinds that `validate` lets be hashed
     if len(out) != len(values):
         raise CorruptError(
             f"{self.where}: {self.path(node)}: an item stands twice", reason="duplicate-key"

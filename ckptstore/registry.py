@@ -81,6 +81,10 @@ class Adapter:
             host: C-ordered, writable.
             row: the stored type.
             place: where the array is to live, in the framework's terms, or None.
+
+        Raises:
+            KeyError: a row that is not in its table.
+            CorruptError, UnsupportedError: without the place, which `load` adds.
         """
         raise KeyError(row.name)
 

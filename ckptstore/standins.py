@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import keyword
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ def make(row: TypeRow) -> StandIn:
     name = row.name.rpartition(".")[2]
     made = collections.namedtuple(  # type: ignore[misc]
         name if name.isidentifier() and not keyword.iskeyword(name) else "StandIn",
-        fields,
+        [unicodedata.normalize("NFKC", field) for field in fields],  # as Python reads names
         rename=True,
         module=__name__,
     )

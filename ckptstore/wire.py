@@ -62,7 +62,7 @@ def unpack(data: bytes, *, what: str, max_elements: int, max_depth: int) -> Any:
 
     Raises:
         CorruptError: with reason ``truncated``, ``trailing-bytes``, ``too-deep``, ``too-many``,
-            ``duplicate-key``, ``bad-key`` or ``bad-msgpack``.
+            ``integer-range``, ``duplicate-key``, ``bad-key`` or ``bad-msgpack``.
     """
     _scan(data, what, max_elements, max_depth)
     try:
@@ -124,6 +124,13 @@ def _scan(data: bytes, what: str, max_elements: int, max_depth: int) -> None:
             position += byte & 0x1F
         elif byte in _FIXED:
             position += _FIXED[byte]
+            if byte in (0xCF, 0xD3):
+                value = int.from_bytes(data[position - 8 : position], "big", signed=byte == 0xD3)
+                if abs(value) > MAX_INTEGER:
+                    raise CorruptError(
+                        f"{what}: {value} at byte {position - 9} is over 2^53 - 1",
+                        reason="integer-range",
+                    )
         elif byte in _SIZED:
             width = _SIZED[byte]
             position += width + int.from_bytes(data[position : position + width], "big")

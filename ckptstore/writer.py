@@ -68,9 +68,9 @@ def save(
     On failure an old checkpoint is as it was. A killed process leaves data files that no manifest
     names; they are in nobody's way. Source: docs/spec.md, section 7; docs/commit.md.
     """
-    _check_arguments(step, metrics, supplied)
+    _check_arguments(step, metadata, metrics, supplied)
     format.encode_metadata(dict(metadata or {}))
-    walk = tree.flatten(tree_, supplied=supplied)
+    walk = tree.flatten(tree_, supplied=list(supplied or ()))
     with storage.open(url, storage_options) as store:
         replaced = commit.current(store)
         if replaced is not None and not overwrite:
@@ -86,24 +86,45 @@ def save(
         return Checkpoint(store.url, manifest, parts)
 
 
-def _check_arguments(step: Any, metrics: Any, supplied: Any) -> None:
+def _check_arguments(step: Any, metadata: Any, metrics: Any, supplied: Any) -> None:
     if step is not None and (type(step) is not int or not 0 <= step <= wire.MAX_INTEGER):
+        found = "out of range" if type(step) is int else f"{step!r:.80} ({type(step).__name__})"
         raise StructureError(
-            f"save: step={step!r}, expected an int from 0 on; int(step) of an array gives one",
+            f"save: step is {found}, expected an int from 0 to 2^53 - 1; int(step) of an array "
+            "gives one",
             reason="bad-step",
         )
-    for name, value in dict(metrics or {}).items():
-        if type(name) is not str or type(value) not in (int, float):
+    for what, given, reason in (
+        ("metadata", metadata, "metadata"),
+        ("metrics", metrics, "bad-metric"),
+    ):
+        if given is not None and not isinstance(given, Mapping):
             raise StructureError(
-                f"save: metrics[{name!r}] is {value!r:.80} ({type(value).__name__}), expected a "
-                "float; float(value) of an array gives one",
+                f"save: {what} is {given!r:.80} ({type(given).__name__}), expected a dict; "
+                f'{what}={{"name": value}}',
+                reason=reason,
+            )
+    for name, value in dict(metrics or {}).items():
+        if type(name) is not str:
+            raise StructureError(
+                f"save: metrics has a name that is a {type(name).__name__}, expected a str; "
+                'metrics={"name": value}',
+                reason="bad-metric",
+            )
+        if type(value) not in (int, float):
+            raise StructureError(
+                f"save: metrics[{name!r:.80}] is {value!r:.80} ({type(value).__name__}), expected "
+                "a float; float(value) of an array gives one",
                 reason="bad-metric",
             )
         if type(value) is int and abs(value) > wire.MAX_INTEGER:
-            raise StructureError(f"save: metrics[{name!r}] is over 2^53 - 1", reason="bad-metric")
-    if isinstance(supplied, str):
+            raise StructureError(
+                f"save: metrics[{name!r:.80}] is over 2^53 - 1; pass float(value)",
+                reason="bad-metric",
+            )
+    if supplied is not None and not isinstance(supplied, list | tuple | set | frozenset):
         raise StructureError(
-            f"save: supplied={supplied!r}, expected a sequence of patterns: [{supplied!r}]",
+            f'save: supplied={supplied!r:.80}, expected a list of patterns, such as ["$.apply_fn"]',
             reason="bad-pattern",
         )
 

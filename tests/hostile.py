@@ -115,6 +115,14 @@ class EqualEnum(enum.Enum):
     __hash__ = enum.Enum.__hash__
 
 
+class ShownEnum(enum.Enum):
+    ONE = 1
+
+    def __repr__(self) -> str:
+        ran("__repr__ of a member")
+        return "ONE"
+
+
 class MissingEnum(enum.Enum):
     ONE = 1
 

@@ -494,7 +494,13 @@ def payloads() -> None:
         "time-negative": ("integer-range", {"time_ms": -1}, "before 1970"),
         "metric-text": ("bad-field", {"metrics": {"loss": "0.5"}}, "a metric that is text"),
         "metric-true": ("bad-field", {"metrics": {"loss": True}}, "a metric that is a bool"),
-        "metric-of-2-to-53": ("bad-field", {"metrics": {"n": 2**53}}, "an int over 2^53 - 1"),
+        "metric-of-2-to-53": ("integer-range", {"metrics": {"n": 2**53}}, "an int over 2^53 - 1"),
+        "metadata-of-2-to-53": (
+            "integer-range",
+            {"metadata": pack({"a": [-(2**53)]})},
+            "under -(2^53 - 1)",
+        ),
+        "later-of-2-to-53": ("integer-range", {"later": 2**53}, "in a key of a later version"),
         "writer-ints": ("bad-field", {"writer": {"python": 3}}, "a version that is no text"),
         "metadata-unpacked": ("bad-field", {"metadata": {}}, "metadata that is no bin"),
         "metadata-no-map": ("bad-field", {"metadata": pack([])}, "metadata that is an array"),
@@ -1120,6 +1126,16 @@ def classes() -> None:
         )
     lost = bare(N(Kind.ENUM, [integer(9)], 1, data=b"NINE"), type_row("enum", "hostile", "Color"))
     unknown("enum-no-member", "no-such-member", lost, "a value that no member has")
+    for name, value in (
+        ("of-5000-digits", integer(10**5000)),
+        ("of-members", N(Kind.TUPLE, [N(Kind.ENUM, [integer(1)], 2, data=b"ONE")])),
+    ):
+        lost = bare(
+            N(Kind.ENUM, [value], 1, data=b"RED"),
+            type_row("enum", "hostile", "Color"),
+            type_row("enum", "hostile", "ShownEnum"),
+        )
+        unknown(f"enum-value-{name}", "no-such-member", lost, "a value that is not shown")
     row = type_row("enum", "hostile", "MissingEnum")
     lost = bare(N(Kind.ENUM, [integer(9)], 1, data=b"NINE"), row)
     unknown("enum-with-missing", "no-such-member", lost, "a class whose _missing_ would find one")

@@ -12,6 +12,7 @@ import functools
 import math
 import random
 import re
+import shutil
 import struct
 import sys
 from collections.abc import Callable
@@ -704,13 +705,13 @@ def root(kind: int, arg: int = 0, heap: bytes = b"", type_: int = 0) -> Change:
 
 
 FAULTS: list[tuple[str, Change]] = [
-    ("not-a-checkpoint", lambda made: setattr(made, "magic", b"\x94\xa9checkpnt\x92\x01\0\xc6")),
+    ("bad-magic", lambda made: setattr(made, "magic", b"\x94\xa9checkpnt\x92\x01\0\xc6")),
     ("newer-major", lambda made: setattr(made, "magic", b"\x94\xa9ckptstore\x92\x02\0\xc6")),
     ("newer-major", lambda made: setattr(made, "magic", b"\x94\xa9ckptstore\x92\x01\x80\xc6")),
     ("bad-msgpack", lambda made: setattr(made, "magic", b"\x94\xa9ckptstore\x92\x01\0\xc5")),
     ("manifest-size", put("payload", "later", b"x" * 2**20)),
     ("too-many", put("payload", "later", [0] * 131_072)),
-    ("too-deep", put("payload", "later", functools.reduce(lambda a, _: [a], range(40), 1))),
+    ("too-deep", put("payload", "later", functools.reduce(lambda a, _: [a], range(80), 1))),
     ("too-deep", put("inline", "later", functools.reduce(lambda a, _: [a], range(80), 1))),
     ("bad-msgpack", put("payload", "later", msgpack.ExtType(1, b"x"))),
     ("bad-key", put("payload", "later", {1: 2})),
@@ -883,9 +884,9 @@ FAULTS: list[tuple[str, Change]] = [
     ("span-alignment", row("spans", "offset", 1, 2)),
     ("span-overlap", row("spans", "offset", 4, 0)),
     ("checksum", lambda made: made.data[0].__setitem__(0, made.data[0][0] ^ 1)),
-    ("bad-scalar", root(1, 2)),
-    ("bad-scalar", root(3, 0, b"1234567")),
-    ("bad-scalar", root(4, 0, b"12345678")),
+    ("bad-node", root(1, 2)),
+    ("bad-node", root(3, 0, b"1234567")),
+    ("bad-node", root(4, 0, b"12345678")),
     ("bad-scalar", root(5, 0, b"\xed\xa0\x80")),
     ("bad-scalar", root(6, 0, b"\xff")),
     ("bad-scalar", root(24, 0, b"object")),
@@ -905,3 +906,4 @@ def test_both_refuse_a_fault_for_the_same_reason(tmp_path: Path, at: int):
     with pytest.raises(ckptstore.CheckpointError) as theirs:
         ckptstore.load(path)
     assert (mine.value.reason, theirs.value.reason) == (reason, reason)
+    shutil.rmtree(path)  # two MiB for each fault

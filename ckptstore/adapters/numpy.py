@@ -10,7 +10,7 @@ import numpy as np
 
 from ckptstore import dtypes
 from ckptstore.dtypes import Array
-from ckptstore.errors import CorruptError, UnsupportedError
+from ckptstore.errors import CorruptError
 from ckptstore.index import TypeKind, TypeRow
 from ckptstore.registry import Adapter, Leaf, Record, Refusal
 
@@ -134,7 +134,8 @@ _SYMBOLS: dict[str, Any] = {}
 
 def _symbols() -> dict[str, Any]:
     if not _SYMBOLS:
-        scalars = {t for t in np.sctypeDict.values() if isinstance(t, type)}
+        # Not those of ml_dtypes, which enters its own there.
+        scalars = {t for t in np.sctypeDict.values() if t.__module__ == "numpy"}
         _SYMBOLS.update({f"numpy.{t.__name__}": t for t in scalars})
         _SYMBOLS.update({f"numpy.{k}": v for k, v in vars(np).items() if isinstance(v, np.ufunc)})
         names = [n for n in vars(ml_dtypes) if isinstance(vars(ml_dtypes)[n], type)]

@@ -76,8 +76,10 @@ def open(url: Any, storage_options: Mapping[str, Any] | None = None) -> Storage:
     """
     path = parse(url)
     if storage_options:
+        named = isinstance(storage_options, Mapping)
+        found = ", ".join(map(str, storage_options)) if named else repr(storage_options)
         raise StorageError(
-            f"{path}: a local disk takes no storage_options, found {', '.join(storage_options)}",
+            f"{path}: a local disk takes no storage_options, found {found:.200}; leave them out",
             reason="bad-options",
         )
     return local.LocalStorage(path)
