@@ -151,6 +151,10 @@ def describe(cls: type, kind: TypeKind, fields: Sequence[str] = ()) -> TypeRow:
     Raises:
         Refusal: for a class local to a function, or one that its module does not hold.
     """
+    registered = registry.registration(cls)
+    if registered is not None and registered.name != registry.default_name(cls):
+        module, _, name = registered.name.rpartition(".")
+        return TypeRow(kind, module, name, fields=tuple(fields))
     module, name = cls.__module__, cls.__qualname__
     binding = None
     if "<locals>" in name:
@@ -159,7 +163,7 @@ def describe(cls: type, kind: TypeKind, fields: Sequence[str] = ()) -> TypeRow:
             "move it to the top of its module"
         )
     if locate(module, name) is not cls:
-        binding = _binding(cls, module)
+        binding = _binding(cls)
         if binding is None:
             raise Refusal(
                 f"the class {module}.{name} is not what that name holds in its module; bind it "
@@ -174,12 +178,21 @@ def describe(cls: type, kind: TypeKind, fields: Sequence[str] = ()) -> TypeRow:
     )
 
 
-def _binding(cls: type, module: str) -> str | None:
+def _binding(cls: type) -> str | None:
     """Find the name that a module gives a class whose own name is another (or none)."""
-    found = sys.modules.get(module)
+    found = sys.modules.get(cls.__module__)
     if not isinstance(found, types.ModuleType):
         return None
     return next((key for key, value in vars(found).items() if value is cls), None)
+
+
+def stored_name(cls: type) -> str:
+    """Return the name under which instances of a class are stored."""
+    registered = registry.registration(cls)
+    if registered is not None:
+        return registered.name
+    found = locate(cls.__module__, cls.__qualname__) is cls
+    return f"{cls.__module__}.{cls.__qualname__ if found else _binding(cls) or cls.__qualname__}"
 
 
 @functools.cache
@@ -202,8 +215,8 @@ def find(row: TypeRow, given: Mapping[str, type]) -> type:
     Raises:
         UnknownTypeError: it says what was looked for, and the remedy.
     """
-    where = f"{row.module}.{row.name}"
-    cls = given.get(where) or given.get(str(row))
+    where = str(row)
+    cls = given.get(where)
     trusted = cls is not None
     if cls is None and (registration := registry.registration_named(where)):
         cls, trusted = registration.cls, True
@@ -224,16 +237,15 @@ def find(row: TypeRow, given: Mapping[str, type]) -> type:
             f"types={{{where!r}: YourClass}}",
             reason="wrong-kind",
         )
-    if not trusted or kind == TypeKind.DATACLASS:
+    if not trusted:
         try:
             check(cls, kind)
         except Unsafe as error:
-            if not trusted:
-                raise UnknownTypeError(
-                    f"{row}: not rebuilt, because {error}; if you trust the class, pass "
-                    f"types=[{row.name}]",
-                    reason="unsafe-class",
-                ) from None
+            raise UnknownTypeError(
+                f"{row}: not rebuilt, because {error}; if you trust the class, pass "
+                f"types=[{row.name}]",
+                reason="unsafe-class",
+            ) from None
     have = fields_of(cls, kind)
     if set(have) != set(row.fields):
         raise UnknownTypeError(
@@ -268,7 +280,7 @@ def _find_by_name(row: TypeRow) -> type:
                 if loaded
                 else f"the module {row.module} is not imported; import it first, or "
             )
-            + f"pass types={{'{row.module}.{row.name}': YourClass}}",
+            + f"pass types={{'{row}': YourClass}}",
             reason="no-such-name" if loaded else "module-not-imported",
         )
     if not issubclass(type(found), type):  # neither isinstance nor repr: they would ask it

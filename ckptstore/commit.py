@@ -56,6 +56,22 @@ class Snapshot:
 
 
 def current(storage: Storage) -> bytes | None:
+    """Return the bytes of the manifest that a save would replace, or None where there is none.
+
+    Raises:
+        StorageError: reason ``foreign-manifest``: too large to be one, so no swap can compare it.
+    """
+    data = _held(storage)
+    if data is not None and len(data) > format.MANIFEST_MAX_NBYTES:
+        raise StorageError(
+            f"{storage.url}: {MANIFEST} there has {len(data)} bytes at least, so it is no manifest "
+            "of ckptstore, and nothing was written; remove it first, or save to another place",
+            reason="foreign-manifest",
+        )
+    return data
+
+
+def _held(storage: Storage) -> bytes | None:
     """Return the bytes of the committed manifest, or None where nothing is committed."""
     try:
         return storage.read(MANIFEST, format.MANIFEST_MAX_NBYTES)
@@ -98,7 +114,7 @@ def publish(storage: Storage, attempt: str, data: bytes, replaced: bytes | None)
     try:
         if _marked(storage, attempt):
             raise _collected(storage, attempt)
-    except CheckpointError:
+    except BaseException:
         discard(storage, attempt)
         raise
     swapped = _send(storage, attempt, data, replaced)
@@ -137,7 +153,7 @@ def _send(storage: Storage, attempt: str, data: bytes, replaced: bytes | None) -
         except (CheckpointError, FileExistsError) as caught:
             error = caught
         try:
-            holder = current(storage)
+            holder = _held(storage)
             if attempt_in(holder) == attempt:  # only the answer was lost
                 storage.flush()
                 return replaced
@@ -203,13 +219,13 @@ def read(storage: Storage, use: Callable[[Snapshot], T]) -> T:
         CorruptError: a file of the manifest is missing or has another size.
     """
     for _ in range(_READS):
-        data = current(storage)
+        data = _held(storage)
         if data is None:
             raise not_committed(storage)
         try:
             return use(_open(storage, data))
         except _Changed as error:
-            if current(storage) != data:
+            if _held(storage) != data:
                 continue
             raise CorruptError(
                 f"{storage.url}: {error}; the checkpoint is incomplete; restore the file from a "

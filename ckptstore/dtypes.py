@@ -1,8 +1,7 @@
-"""The dtypes of the format: their names, and their bytes.
+"""The dtypes of the format: their names and sizes. Spec: section 6.
 
-A stored dtype is a string, or a map for structured and sub-array dtypes. The bytes of a span are
-always little-endian and C-ordered; a leading ``>`` in the name says that the array was big-endian
-in memory and is made so again. Spec: section 6.
+A stored dtype is a string, or a map for structured and sub-array dtypes. A leading ``>`` in the
+name says that the array was big-endian in memory and is made so again; elements.py has the bytes.
 """
 
 from __future__ import annotations
@@ -95,11 +94,11 @@ def _describe_plain(dtype: np.dtype[Any]) -> str:
         )
     # dtype.isnative is true where byte order does not apply.
     order = "" if dtype.isnative == (sys.byteorder == "little") or dtype.itemsize < 2 else ">"
-    if dtype.kind in "?biufc" and not _is_long(dtype) and dtype.name in _NATIVE:
+    if dtype.kind in "?biufc" and not is_long(dtype) and dtype.name in _NATIVE:
         return order + dtype.name
-    if _is_long(dtype):
+    if is_long(dtype):
         name = "longdouble" if dtype.char == "g" else "clongdouble"
-        return f"{order}{name}[{_longdouble()}]"
+        return f"{order}{name}[{longdouble()}]"
     if dtype.kind in "USV" and type(dtype).__module__ == "numpy.dtypes" and dtype.char in "USV":
         count = dtype.itemsize // 4 if dtype.kind == "U" else dtype.itemsize
         name = {"U": "str", "S": "bytes", "V": "void"}[dtype.kind]
@@ -142,12 +141,13 @@ def _describe_fields(dtype: np.dtype[Any]) -> Stored:
     }
 
 
-def _is_long(dtype: np.dtype[Any]) -> bool:
+def is_long(dtype: np.dtype[Any]) -> bool:
     """Not by ``dtype.char``: the characters of ml_dtypes are those of numpy over again."""
     return dtype.type in (np.longdouble, np.clongdouble)
 
 
-def _longdouble() -> str:
+def longdouble() -> str:
+    """Return the kind of this machine's longdouble."""
     digits = np.finfo(np.longdouble).nmant
     return _LONGDOUBLES[digits + 1]
 
@@ -274,108 +274,13 @@ def _resolve_name(name: str) -> np.dtype[Any]:
     if match := _COUNTED.fullmatch(name):
         return np.dtype(f"{_KIND[match[1]]}{match[2]}")
     if match := _LONG.fullmatch(name):
-        if match[2] != _longdouble():
-            raise DtypeRefusal(f"a longdouble of this machine is {_longdouble()}")
+        if match[2] != longdouble():
+            raise DtypeRefusal(f"a longdouble of this machine is {longdouble()}")
         return np.dtype(np.clongdouble if match[1] else np.longdouble)
     return np.dtype(name)
 
 
-def to_bytes(array: Array) -> Array:
-    """Return the stored bytes of an array as a flat uint8 array: a view where that is possible.
-
-    Byte order becomes little-endian, order C; padding of structures and of longdouble, the unused
-    bits of sub-byte dtypes and the unused values of a bool byte become zero.
-    """
-    dtype = array.dtype
-    if not _is_little(dtype):
-        array = _swapped(array, dtype.newbyteorder("<"))
-    flat = _flat(array)
-    if dtype.names is not None or _is_long(dtype):
-        return _without_padding(flat, dtype)
-    bits = _used_bits(dtype)
-    if bits < 8 and flat.size and flat.max() >= 1 << bits:
-        return (flat != 0).view(np.uint8) if dtype == np.bool_ else flat & np.uint8((1 << bits) - 1)
-    return flat
-
-
-def _swapped(array: Array, dtype: np.dtype[Any]) -> Array:
-    """Convert between byte orders; `astype` leaves the bytes of a datetime64 without unit."""
-    return array.astype(dtype) if dtype.names is not None else array.byteswap().view(dtype)
-
-
 @functools.cache
-def _used_bits(dtype: np.dtype[Any]) -> int:
+def used_bits(dtype: np.dtype[Any]) -> int:
     """Return how many bits of an element's byte are used; 8 for all wider dtypes."""
     return 1 if dtype == np.bool_ else min(_ML_BITS.get(dtype.name, 8), 8)
-
-
-def _flat(array: Array) -> Array:
-    """Flatten to bytes without a copy where the array is contiguous."""
-    if array.size == 0 or array.dtype.itemsize == 0:
-        return np.zeros(0, np.uint8)
-    return np.ascontiguousarray(array).view(np.ndarray).reshape(-1).view(np.uint8)
-
-
-def _is_little(dtype: np.dtype[Any]) -> bool:
-    if dtype.names is not None:
-        assert dtype.fields is not None
-        return all(_is_little(dtype.fields[name][0]) for name in dtype.names)
-    if dtype.subdtype is not None:
-        return _is_little(dtype.subdtype[0])
-    return dtype.itemsize < 2 or dtype.kind in "SV" or dtype.isnative == (sys.byteorder == "little")
-
-
-def _without_padding(flat: Array, dtype: np.dtype[Any]) -> Array:
-    """Zero the bytes that belong to no value: they hold whatever memory held before."""
-    used = _used_bytes(dtype)
-    return flat if used.all() or not flat.size else (flat.reshape(-1, used.size) * used).reshape(-1)
-
-
-def _used_bytes(dtype: np.dtype[Any]) -> Array:
-    """Return one uint8 for each byte of an item: 1 where it belongs to a value, else 0."""
-    if dtype.subdtype is not None:
-        base = _used_bytes(dtype.subdtype[0])
-        return np.tile(base, dtype.itemsize // base.size) if base.size else base
-    used = np.ones(dtype.itemsize, np.uint8)
-    if dtype.names is not None:
-        assert dtype.fields is not None
-        used[:] = 0
-        for name in dtype.names:
-            field, offset = dtype.fields[name][:2]
-            used[offset : offset + field.itemsize] = _used_bytes(field)
-    elif _is_long(dtype) and _longdouble() == "x87-80":
-        used.reshape(-1, 16)[:, 10:] = 0
-    return used
-
-
-def from_bytes(data: Array, dtype: np.dtype[Any], shape: tuple[int, ...], *, where: str) -> Array:
-    """Give stored bytes their dtype and shape: a view of `data` unless its order was big-endian.
-
-    Args:
-        data: flat uint8, exactly the bytes of the leaf, writable and owned by the caller.
-        dtype: in its original byte order.
-        shape: of the array.
-        where: the place, for messages.
-        stored: the dtype as the file holds it.
-        shape: of the leaf.
-        where: the place, for messages.
-
-    Raises:
-        CorruptError: reason ``bad-value`` for a bool byte over 1, a set unused bit.
-    """
-    if dtype.itemsize == 0 or data.size == 0:
-        array = np.ndarray(shape, dtype)  # not np.zeros, which makes U1 of U0
-        return array
-    little = dtype.newbyteorder("<")
-    bits = _used_bits(dtype)
-    if bits < 8 and int(data.max()) >= 1 << bits:
-        raise CorruptError(
-            f"{where}: a byte over {(1 << bits) - 1} in an array of {dtype.name}",
-            reason="bad-value",
-        )
-    array = data.view(little).reshape(shape)
-    if dtype != little:
-        array = _swapped(array, dtype)
-    elif dtype.type is np.record:
-        array = array.view(dtype)
-    return array

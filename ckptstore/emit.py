@@ -12,7 +12,7 @@ import functools
 import struct
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,10 @@ FACTORIES: Mapping[str, Any] = {
 """What a defaultdict may have for its factory, by stored name."""
 
 _SEQUENCES: dict[Any, Kind] = {list: Kind.LIST, tuple: Kind.TUPLE}
+
+
+CROWD = 100
+"""How many keys or items of one dict or set may have the same hash."""
 
 
 def printable(key: Any) -> str:
@@ -87,7 +91,15 @@ def _emit_sequence(walk: Walk, x: Any) -> Sequence[Any]:
 def _entries(x: Mapping[Any, Any]) -> list[Any]:
     for key in x:
         check_key(key)
+    _refuse_crowd(x)
     return [part for entry in x.items() for part in entry]
+
+
+def is_crowd(keys: Collection[Any]) -> bool:
+    """Tell whether so many keys have one hash that a dict of them would take forever to make."""
+    if len(keys) <= CROWD:
+        return False
+    return collections.Counter(map(hash, keys)).most_common(1)[0][1] > CROWD
 
 
 def check_key(key: Any, depth: int = 0) -> None:
@@ -105,6 +117,11 @@ def check_key(key: Any, depth: int = 0) -> None:
         f"a dict key or set item of type {cls.__module__}.{cls.__qualname__} cannot be carried; "
         "use str, int, float, bytes, bool, None, an Enum member or a tuple of these"
     )
+
+
+def _refuse_crowd(keys: Collection[Any]) -> None:
+    if is_crowd(keys):
+        raise Refusal(f"over {CROWD} keys or items have one hash; store them in a list")
 
 
 def _emit_dict(walk: Walk, x: Any) -> Sequence[Any]:
@@ -132,6 +149,7 @@ def _emit_dict(walk: Walk, x: Any) -> Sequence[Any]:
 def _emit_set(walk: Walk, x: Any) -> Sequence[Any]:
     for item in x:
         check_key(item)
+    _refuse_crowd(x)
     walk.add(Kind.SET if type(x) is set else Kind.FROZENSET)
     return sorted(x, key=_set_order)
 

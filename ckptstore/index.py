@@ -61,6 +61,11 @@ class Kind(enum.IntEnum):
     SUPPLIED = 42
 
 
+DICT_KINDS = (Kind.DICT, Kind.ORDERED_DICT, Kind.DEFAULT_DICT)
+BLOB_KINDS = (Kind.INT, Kind.STR, Kind.SURROGATE_STR, Kind.BYTES, Kind.BYTEARRAY)
+"""Kinds of scalars that may be long enough to be leaves."""
+
+
 class TypeKind(enum.StrEnum):
     """What a row of the table of types describes. Spec: section 5.1."""
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from ckptstore import dtypes, paths, registry, validate
 from ckptstore.errors import StructureError
-from ckptstore.index import Index, Kind, Leaves, Spans, TypeKind
-from ckptstore.rebuild import DICT_KINDS, Rebuild
+from ckptstore.index import DICT_KINDS, Index, Kind, Leaves, Spans, TypeKind
+from ckptstore.rebuild import Rebuild
 from ckptstore.tree import Walk
 
 _SHOWN = 50
@@ -43,32 +43,33 @@ def selected(table: Any, patterns: Sequence[str], where: str) -> dict[str, int]:
         StructureError: reason ``no-match``, with the paths that are near.
     """
     found = paths.select(table, patterns)
-    for pattern, nodes in zip(patterns, found, strict=True):
-        if not nodes:
+    for pattern, places in zip(patterns, found, strict=True):
+        if not places:
             near = _near(table, pattern)
             raise StructureError(
                 f"{where}: nothing is at {pattern}; there is {', '.join(near)}", reason="no-match"
             )
-    nodes = sorted({node for each in found for node in each})
-    out = dict(zip(paths.format_paths(table, nodes), nodes, strict=True))
-    if len(out) < len(nodes):
-        path = next(path for path, node in zip(out, nodes, strict=False) if out[path] != node)
-        raise StructureError(
-            f"{where}: {path} names several places, whose keys print the same; select what "
-            "holds them",
-            reason="ambiguous",
-        )
-    return out
+    out: dict[str, int] = {}
+    for path, node in dict.fromkeys(place for places in found for place in places):
+        if out.setdefault(path, node) != node:
+            raise StructureError(
+                f"{where}: {path} names several places, whose keys print the same; select what "
+                "holds them",
+                reason="ambiguous",
+            )
+    return dict(sorted(out.items(), key=lambda place: place[1]))  # in the tree's order
 
 
-def _by_key(table: Any, entries: Sequence[int]) -> dict[tuple[str, int], int]:
-    """Return the values of a dict by printed key; keys that print the same are numbered."""
-    out: dict[tuple[str, int], int] = {}
+def _by_key(table: Any, entries: Sequence[int]) -> dict[tuple[str, tuple[str, ...], int], int]:
+    """Return the values of a dict by printed key and the enums in it; equal ones are numbered."""
+    out: dict[tuple[str, tuple[str, ...], int], int] = {}
     for key, value in zip(entries[::2], entries[1::2], strict=True):
-        text, number = table.key(key), 0
-        while (text, number) in out:
+        enums = [n for n in range(key, value) if table.kind[n] == Kind.ENUM]
+        text = (table.key(key), tuple(str(table.types[table.type[n] - 1]) for n in enums))
+        number = 0
+        while (*text, number) in out:
             number += 1
-        out[text, number] = value
+        out[*text, number] = value
     return out
 
 
@@ -80,10 +81,9 @@ def _near(table: Any, pattern: str) -> list[str]:
     """The children of the deepest place that the pattern does reach."""
     steps = paths.parse(pattern)
     for count in range(len(steps) - 1, -1, -1):
-        nodes = paths.select(table, ["$" + "".join(_as_text(s) for s in steps[:count]) + ".*"])[0]
-        if nodes:
-            shown = paths.format_paths(table, nodes[:20])
-            return shown + ["…"] * (len(nodes) > len(shown))
+        near = paths.select(table, ["$" + "".join(_as_text(s) for s in steps[:count]) + ".*"])[0]
+        if near:
+            return [path for path, _ in near[:20]] + ["…"] * (len(near) > 20)
     return ["only $"]
 
 
@@ -129,13 +129,14 @@ class _Comparison:
         self.numpy = numpy
         self.fit = Fit()
         self.lines: list[tuple[Any, int, str]] = []
+        self.wishes: dict[int, tuple[str, Any]] = {}  # dtype and place of a leaf in `like`
 
     def run(self, pairs: Sequence[tuple[int, int]]) -> Fit:
         like = self.like
         for number, kind in enumerate(like.kind):
             if kind in (Kind.RECORD, Kind.ENUM):
                 row = like.types[like.type[number] - 1]
-                self.fit.given[f"{row.module}.{row.name}"] = type(like.objects[number])
+                self.fit.given[str(row)] = type(like.objects[number])
         todo, done = list(reversed(pairs)), set()
         while todo:
             i, j = todo.pop()
@@ -175,6 +176,9 @@ class _Comparison:
         if _VALUE_KINDS.get(kind, kind) != _VALUE_KINDS.get(kind_like, kind_like):
             self._differ(i, f"{self._name(stored, i)} in the checkpoint, {self._like(j)} in `like`")
             return []
+        if kind == Kind.DEFAULT_DICT and stored.data(i) != like.data[j]:
+            factories = (d.decode() or "None" for d in (stored.data(i), like.data[j]))
+            self._differ(i, "factory {} in the checkpoint, {} in `like`".format(*factories))
         if kind in DICT_KINDS:
             return self._compare_dicts(i, j)
         if kind in (Kind.RECORD, Kind.ENUM) and not self._same_class(i, j):
@@ -193,7 +197,7 @@ class _Comparison:
     def _same_class(self, i: int, j: int) -> bool:
         row = self.stored.types[self.stored.type[i] - 1]
         other = self.like.types[self.like.type[j] - 1]
-        if (row.module, row.name, row.kind) != (other.module, other.name, other.kind):
+        if (str(row), row.kind) != (str(other), other.kind):
             self._differ(i, f"{row} in the checkpoint, {other} in `like`")
             return False
         if row.kind != TypeKind.PYTREE and row.fields != other.fields:
@@ -221,8 +225,8 @@ class _Comparison:
         if ordered and list(mine) != list(other):
             self._differ(
                 i,
-                f"order {', '.join(key for key, _ in mine)} in the checkpoint, "
-                f"{', '.join(key for key, _ in other)} in `like`",
+                f"order {', '.join(key for key, *_ in mine)} in the checkpoint, "
+                f"{', '.join(key for key, *_ in other)} in `like`",
             )
         return [(node, other[key]) for key, node in mine.items() if key in other]
 
@@ -254,8 +258,14 @@ class _Comparison:
             self._differ(i, f"shape {list(mine[1])} in the checkpoint, {list(theirs[1])} in `like`")
         elif mine[0] != theirs[0]:
             self._compare_dtype(i, mine[0], theirs[0])
-        if known is not None:
-            self.fit.places[leaf] = known.place(x)
+        wish = (str(theirs[0]), known.place(x) if known is not None else None)
+        if self.wishes.setdefault(leaf, wish) != wish:
+            self._differ(
+                i,
+                "stands in two places in the checkpoint, for which `like` has different dtypes or "
+                "shardings; make them equal in `like`",
+            )
+        self.fit.places[leaf] = wish[1]
 
     def _compare_dtype(self, i: int, mine: dtypes.Stored, theirs: dtypes.Stored) -> None:
         where = self.stored.where
@@ -267,8 +277,7 @@ class _Comparison:
             and not str(t).startswith("|V")
             for t in (source, target)
         )
-        drops_imaginary = source.kind == "c" and target.kind != "c"
-        if not numeric or drops_imaginary:
+        if not numeric or _rank(theirs, target) < _rank(mine, source):
             self._differ(i, f"{mine} in the checkpoint, {theirs} in `like`; no cast leads there")
         elif self.cast:
             self.fit.casts[self.stored.arg[i]] = target
@@ -308,6 +317,13 @@ class _Comparison:
         return _KIND_NAMES.get(kind, kind.name.lower())
 
 
+def _rank(stored: dtypes.Stored, dtype: np.dtype[Any]) -> int:
+    """Order dtypes so that a cast never goes down: bool, integers, floats, complex numbers."""
+    if "int" in str(stored):
+        return 1
+    return {"b": 0, "f": 2, "V": 2, "c": 3}[dtype.kind]  # V: the floats of ml_dtypes
+
+
 _KIND_NAMES = {Kind.NONE: "None", Kind.SURROGATE_STR: "str", Kind.DEFAULT_DICT: "defaultdict"}
 
 
@@ -331,11 +347,13 @@ def fill(like: Walk, values: Mapping[int, Any]) -> Any:
     for node in ancestors:
         if like.kind[node] == Kind.RECORD:
             row = like.types[like.type[node] - 1]
-            given[f"{row.module}.{row.name}"] = type(like.objects[node])
+            given[str(row)] = type(like.objects[node])
     tree.resolve({like.type[n] for n in ancestors if like.type[n]}, given, stand_in=False)
     for node, parent in enumerate(layout.parent):
         if node in values:
             tree.overrides[node] = values[node]
+        elif like.kind[node] == Kind.SAME and like.arg[node] in ancestors:
+            continue  # the filled object stands here too
         elif node not in ancestors and (parent in ancestors or parent < 0):
             tree.overrides[node] = like.objects[node]
     return tree.build([0])[0]

@@ -14,10 +14,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+from ckptstore import validate
 from ckptstore.errors import StructureError
-from ckptstore.index import Kind, TypeKind, TypeRow
+from ckptstore.index import DICT_KINDS, Kind, TypeKind, TypeRow
 
-_DICTS = (Kind.DICT, Kind.ORDERED_DICT, Kind.DEFAULT_DICT)
 _STEP = re.compile(
     r"""\.(?P<field>\*\*|\*|[^.\[\]'"*]+)|\[(?P<item>(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\[\]'"]|\[[^\]]*\])+)\]"""
 )
@@ -32,6 +32,8 @@ class Table(Protocol):
     def arity(self) -> Sequence[int]: ...  # noqa: D102
     @property
     def type(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def arg(self) -> Sequence[int]: ...  # noqa: D102
     @property
     def types(self) -> Sequence[TypeRow]: ...  # noqa: D102
     def key(self, node: int) -> Any:
@@ -48,7 +50,7 @@ def step(table: Table, parent: int, position: int, previous: int) -> str:
         previous: the node of the child before, which is the key of a dict's value.
     """
     kind = table.kind[parent]
-    if kind in _DICTS:
+    if kind in DICT_KINDS:
         return f"{{key {position // 2}}}" if position % 2 == 0 else f"[{table.key(previous)}]"
     if kind == Kind.RECORD:
         row = table.types[table.type[parent] - 1]
@@ -145,39 +147,55 @@ def _unquote(text: str) -> Any:
         return text[1:-1]
 
 
-def select(table: Table, patterns: Sequence[str]) -> list[list[int]]:
-    """Return, for each pattern, the nodes whose paths it matches, in preorder.
+def select(table: Table, patterns: Sequence[str]) -> list[list[tuple[str, int]]]:
+    """Return, for each pattern, the (path, node) of all that it matches, in the tree's order.
 
-    Steps inside dict keys, sets and static parts are not matched.
+    What stands in several places is found in each, but by `**` only in the first. Steps inside
+    dict keys, sets and static parts are not matched.
     """
     parsed = [parse(pattern) for pattern in patterns]
-    found: list[list[int]] = [[] for _ in patterns]
-    # The states of all patterns at an open container: (pattern, steps done).
-    start = {state for i in range(len(parsed)) for state in _close(parsed, (i, 0))}
-    states: dict[int, set[tuple[int, int]]] = {0: start}
-    for i, done in start:
-        if done == len(parsed[i]):
-            found[i].append(0)
-    for node, parent, position, previous in walk(table):
-        here = states.get(parent)
-        if not here:
+    end = validate.layout(table.arity, where="select").end
+    found: list[list[tuple[str, int]]] = [[] for _ in patterns]
+    # A state is (pattern, how many of its steps are done); a place has those of all patterns.
+    start = frozenset(s for i in range(len(parsed)) for s in _close(parsed, (i, 0)))
+    shared: set[tuple[int, frozenset[tuple[int, int]]]] = set()
+    stack = [(0, "$", start)]
+    while stack:
+        node, path, states = stack.pop()
+        same = table.kind[node] == Kind.SAME
+        node = table.arg[node] if same else node
+        for i in sorted({i for i, done in states if done == len(parsed[i])}):
+            found[i].append((path, node))
+        if any("**" in parsed[i][done : done + 1] for i, done in states):
+            if same and (node, states) in shared:
+                continue  # else a chain of shared pairs has endlessly many paths
+            shared.add((node, states))
+        if table.kind[node] == Kind.ENUM:
             continue
-        text = step(table, parent, position, previous)
-        if text.startswith("{") or table.kind[parent] == Kind.ENUM:
-            continue
-        text = normal(text)
-        after: set[tuple[int, int]] = set()
-        for i, done in here:
-            if done < len(parsed[i]):
-                if parsed[i][done] == "**":
-                    after |= _close(parsed, (i, done))
-                elif parsed[i][done] in ("*", text):
-                    after |= _close(parsed, (i, done + 1))
-        for i in sorted({i for i, done in after if done == len(parsed[i])}):
-            found[i].append(node)
-        if after and table.arity[node]:
-            states[node] = after
+        below, child, previous = [], node + 1, -1
+        for position in range(table.arity[node]):
+            text = step(table, node, position, previous)
+            after = frozenset() if text.startswith("{") else _advance(parsed, states, text)
+            if after:
+                below.append((child, path + text, after))
+            child, previous = end[child], child
+        stack.extend(reversed(below))
     return found
+
+
+def _advance(
+    parsed: list[tuple[str, ...]], states: frozenset[tuple[int, int]], text: str
+) -> frozenset[tuple[int, int]]:
+    """Return the states after one more step."""
+    text = normal(text)
+    after: set[tuple[int, int]] = set()
+    for i, done in states:
+        if done < len(parsed[i]):
+            if parsed[i][done] == "**":
+                after |= _close(parsed, (i, done))
+            elif parsed[i][done] in ("*", text):
+                after |= _close(parsed, (i, done + 1))
+    return frozenset(after)
 
 
 def _close(parsed: list[tuple[str, ...]], state: tuple[int, int]) -> set[tuple[int, int]]:

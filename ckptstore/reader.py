@@ -8,12 +8,24 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ckptstore import commit, dtypes, fetch, match, paths, registry, storage, tree, validate
+from ckptstore import (
+    classes,
+    commit,
+    elements,
+    fetch,
+    match,
+    paths,
+    registry,
+    storage,
+    tree,
+    validate,
+)
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit import Snapshot
 from ckptstore.dtypes import Array
 from ckptstore.errors import CorruptError, StructureError, UnsupportedError
-from ckptstore.rebuild import BLOB_KINDS, Rebuild
+from ckptstore.index import BLOB_KINDS
+from ckptstore.rebuild import Rebuild
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,10 @@ def load(
         raise StructureError(
             f"load: arrays={arrays!r}, expected None or 'numpy'", reason="bad-argument"
         )
+    if isinstance(like, str) and like.startswith("$"):
+        raise StructureError(
+            f"load: like={like!r} looks like a pattern; pass select={like!r}", reason="bad-argument"
+        )
     if cast and like is None:
         raise StructureError("load: cast=True needs like=", reason="bad-argument")
     given = _given(types)
@@ -132,7 +148,12 @@ def _given(types: Iterable[type] | Mapping[str, type]) -> dict[str, type]:
     for name, cls in pairs:
         if not isinstance(cls, type) or not isinstance(name, str):
             raise _bad_types(f"holds {name!r:.80}: {cls!r:.80}")
-    return {name or f"{cls.__module__}.{cls.__qualname__}": cls for name, cls in pairs}
+    found: dict[str, type] = {}
+    for name, cls in pairs:
+        name = name or classes.stored_name(cls)
+        if found.setdefault(name, cls) is not cls:
+            raise _bad_types(f"holds two classes for the name {name}")
+    return found
 
 
 def _bad_types(found: str) -> StructureError:
@@ -268,10 +289,10 @@ class _Maker:
     place: Any
 
     def __call__(self, data: Array) -> Any:
-        array = dtypes.from_bytes(data, self.dtype, self.shape, where=self.where)
+        array = elements.from_bytes(data, self.dtype, self.shape, where=self.where)
         try:
             if self.cast is not None:
-                array = array.astype(self.cast)
+                array = self._cast(array, self.cast)
             if self.adapter is None:
                 return array
             return self.adapter.array(array, self.row, self.place)
@@ -287,6 +308,17 @@ class _Maker:
                 f"{type(error).__name__}: {error}",
                 reason="array-not-exact",
             ) from error
+
+    def _cast(self, array: Array, dtype: np.dtype[Any]) -> Array:
+        with np.errstate(all="ignore"):
+            out = array.astype(dtype)
+        if "int" in dtype.name and not np.array_equal(out.astype(array.dtype), array):
+            raise StructureError(
+                f"{self.where}: a value of an array of {array.dtype} and shape {list(self.shape)} "
+                f"does not fit into {dtype}; change `like`",
+                reason="cast-range",
+            )
+        return out
 
 
 def _verify(snapshot: Snapshot) -> list[Problem]:

@@ -17,10 +17,8 @@ import numpy as np
 
 from ckptstore import classes, dtypes, emit, paths, registry, standins
 from ckptstore.errors import CorruptError, StructureError, UnknownTypeError
-from ckptstore.index import Index, Kind, TypeKind, TypeRow
+from ckptstore.index import BLOB_KINDS, DICT_KINDS, Index, Kind, TypeKind, TypeRow
 from ckptstore.validate import Layout
-
-_MISSING = object()
 
 
 class Rebuild:
@@ -349,6 +347,7 @@ def _make_dict(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
                 f"{self.where}: {name!r:.80} is no factory of a defaultdict", reason="bad-scalar"
             )
         out = collections.defaultdict(emit.FACTORIES[name])
+    _refuse_crowd(self, node, values[::2])
     for key, value in zip(values[::2], values[1::2], strict=True):
         if key in out:
             raise CorruptError(
@@ -359,7 +358,16 @@ def _make_dict(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
     return out
 
 
+def _refuse_crowd(self: Rebuild, node: int, keys: Sequence[Any]) -> None:
+    if emit.is_crowd(keys):
+        raise CorruptError(
+            f"{self.where}: {self.path(node)}: over {emit.CROWD} keys of one hash",
+            reason="too-many",
+        )
+
+
 def _make_set(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
+    _refuse_crowd(self, node, values)
     out = set(values)  # of kinds that `validate` lets be hashed
     if len(out) != len(values):
         raise CorruptError(
@@ -404,8 +412,3 @@ _SCALARS: dict[int, Callable[[bytes, int], Any]] = {
     Kind.BYTEARRAY: lambda data, arg: bytearray(data),
     Kind.ELLIPSIS: lambda data, arg: ...,
 }
-
-DICT_KINDS = (Kind.DICT, Kind.ORDERED_DICT, Kind.DEFAULT_DICT)
-
-BLOB_KINDS = (Kind.INT, Kind.STR, Kind.SURROGATE_STR, Kind.BYTES, Kind.BYTEARRAY)
-"""Kinds of scalars that may be long enough to be leaves."""

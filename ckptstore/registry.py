@@ -25,6 +25,9 @@ ADAPTERS: Mapping[str, str] = {
 """Top-level package to the module that holds its adapter, as ``ADAPTER``."""
 
 
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: defined by a class statement
+
+
 class Refusal(Exception):
     """Why an object cannot be carried, and what to do; the walk adds the path."""
 
@@ -37,13 +40,15 @@ class Leaf:
         row: the array's type, of kind ``array``; `row.extra` is its adapter's.
         dtype: as stored.
         shape: of what is stored.
-        read: gives the stored bytes, flat uint8, when it is time to write them.
+        read: gives the stored bytes, flat uint8, when it is time to write them; raises Refusal.
+        fixed: nobody can write to those bytes.
     """
 
     row: TypeRow
     dtype: Stored
     shape: tuple[int, ...]
     read: Callable[[], Array]
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +118,9 @@ class Adapter:
         return None
 
 
-def top_level(module: str) -> str:
+def top_level(module: Any) -> str:
     """Return the package that a module name begins with."""
-    return module.partition(".")[0]
+    return module.partition(".")[0] if isinstance(module, str) else ""
 
 
 def adapter(package: str) -> Adapter | None:
@@ -156,8 +161,14 @@ class Registration:
         flatten, unflatten = self.flatten, self.unflatten
 
         def take(x: Any) -> Sequence[Any]:
-            children, aux = flatten(x)
-            return [aux, *children]
+            try:
+                children, aux = flatten(x)
+                return [aux, *children]
+            except Exception as error:  # the user's function
+                raise Refusal(
+                    f"flatten of {self.cls.__qualname__}, which must return (children, static "
+                    f"part), failed: {type(error).__name__}: {error}"
+                ) from error
 
         module, _, name = self.name.rpartition(".")
         row = TypeRow(TypeKind.PYTREE, module, name)
@@ -192,8 +203,8 @@ def register(
         cls.
 
     Raises:
-        StructureError: reason ``register`` where `cls` is no class, only one of the two functions
-            is given, or the name belongs to another class.
+        StructureError: reason ``register`` where `cls` is no class or built in, only one of the
+            two functions is given, or the name has no dot or belongs to another class.
     """
     if not isinstance(cls, type):
         raise StructureError(f"register: found {cls!r}, expected a class", reason="register")
@@ -202,18 +213,33 @@ def register(
             f"register({cls.__qualname__}): give flatten and unflatten both, or neither",
             reason="register",
         )
-    name = name or f"{cls.__module__}.{cls.__qualname__}"
-    other = _BY_NAME.get(name)
-    if other is not None and other.cls is not cls and other.cls.__qualname__ != cls.__qualname__:
+    if not cls.__flags__ & _HEAP_TYPE:
         raise StructureError(
-            f"register: the name {name} belongs to {other.cls!r}; give name=", reason="register"
+            f"register: {cls.__qualname__} is built in and needs no registration", reason="register"
         )
-    registration = Registration(cls, name, flatten, unflatten)
-    old = _BY_CLASS.get(cls)
-    if old is not None:
-        _BY_NAME.pop(old.name, None)
-    _BY_CLASS[cls] = _BY_NAME[name] = registration
+    name = default_name(cls) if name is None else name
+    if not isinstance(name, str) or not all(name.rpartition(".")[::2]):
+        raise StructureError(
+            f"register: name={name!r}, expected a dotted name such as 'project.State'",
+            reason="register",
+        )
+    other = _BY_NAME.get(name)
+    if other is not None and default_name(other.cls) != default_name(cls):
+        raise StructureError(
+            f"register: the name {name} belongs to {other.cls!r}; give another name=",
+            reason="register",
+        )
+    for old in (other, _BY_CLASS.get(cls)):
+        if old is not None:  # the class was defined again, or is registered again
+            _BY_NAME.pop(old.name, None)
+            _BY_CLASS.pop(old.cls, None)
+    _BY_CLASS[cls] = _BY_NAME[name] = Registration(cls, name, flatten, unflatten)
     return cls
+
+
+def default_name(cls: type) -> str:
+    """Return the name under which a class is registered where the user gives none."""
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def registration(cls: type) -> Registration | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import dtypes, emit, index, paths
+from ckptstore import dtypes, emit, index, paths, validate
 from ckptstore.dtypes import Stored
 from ckptstore.errors import StructureError
 from ckptstore.index import Kind, Nodes, TypeKind, TypeRow
@@ -130,7 +130,7 @@ class Walk:
         if len(data) <= SCALAR_MAX_NBYTES:
             self.add(kind, data=data)
             return
-        self._hold(Leaf(_BLOB, "uint8", (len(data),), lambda: np.frombuffer(data, np.uint8)))
+        self._hold(Leaf(_BLOB, "uint8", (len(data),), lambda: np.frombuffer(data, np.uint8), True))
         self.add(kind, arg=len(self.leaves))
 
     def add_leaf(self, leaf: Leaf) -> None:
@@ -243,23 +243,44 @@ def flatten(tree: Any, *, lenient: bool = False, supplied: Sequence[str] = ()) -
     Raises:
         StructureError: naming the path of everything that cannot be carried.
     """
-    ids: set[int] = set()
-    if supplied:
-        outline = Walk(lenient=True)
-        outline.run(tree)
-        for pattern, nodes in zip(supplied, paths.select(outline, supplied), strict=True):
-            if not nodes:
-                raise StructureError(
-                    f"supplied: nothing in the tree is at {pattern}", reason="bad-pattern"
-                )
-            for node in nodes:
-                if type(outline.objects[node]) in emit.SCALARS:
-                    raise StructureError(
-                        f"supplied: {pattern} is a {type(outline.objects[node]).__name__}, which "
-                        "can be stored; leave it out of supplied",
-                        reason="bad-pattern",
-                    )
-                ids.add(id(outline.objects[node]))
+    ids = _supplied_ids(tree, supplied) if supplied else set()
     walk = Walk(lenient=lenient, supplied=frozenset(ids))
     walk.run(tree)
     return walk
+
+
+def _supplied_ids(tree: Any, patterns: Sequence[str]) -> set[int]:
+    """Return the ids of the objects that are not to be stored.
+
+    Raises:
+        StructureError: reason ``bad-pattern`` where a pattern matches nothing, or a scalar, or an
+            object that also stands where it is to be stored.
+    """
+    outline = Walk(lenient=True)
+    outline.run(tree)
+    end = validate.layout(outline.arity, where="supplied").end
+    inside = bytearray(len(outline.kind))
+    chosen: dict[int, int] = {}
+    for pattern, found in zip(patterns, paths.select(outline, patterns), strict=True):
+        if not found:
+            raise StructureError(
+                f"supplied: nothing in the tree is at {pattern}", reason="bad-pattern"
+            )
+        for _, node in found:
+            x = outline.objects[node]
+            if type(x) in emit.SCALARS:
+                raise StructureError(
+                    f"supplied: {pattern} is a {type(x).__name__}, which can be stored; leave it "
+                    "out of supplied",
+                    reason="bad-pattern",
+                )
+            chosen[id(x)] = node
+            inside[node : end[node]] = b"\1" * (end[node] - node)
+    for node, x in enumerate(outline.objects):
+        if id(x) in chosen and not inside[node]:
+            here, there = paths.format_paths(outline, [node, chosen[id(x)]])
+            raise StructureError(
+                f"supplied: the object at {there} also stands at {here}; name both, or neither",
+                reason="bad-pattern",
+            )
+    return set(chosen)

@@ -15,23 +15,21 @@ import numpy as np
 from ckptstore import dtypes, index, wire
 from ckptstore.errors import CorruptError
 from ckptstore.format import File
-from ckptstore.index import Index, Integers, Kind, TypeKind
+from ckptstore.index import BLOB_KINDS, DICT_KINDS, Index, Integers, Kind, TypeKind
 
 _NO_CHILDREN = (
     *range(Kind.NONE, Kind.SLICE),
     *(Kind.SYMBOL, Kind.DTYPE, Kind.LEAF, Kind.SAME, Kind.SUPPLIED),
 )
 _FIXED_ARITY = {**dict.fromkeys(_NO_CHILDREN, 0), Kind.SLICE: 3, Kind.RANGE: 3, Kind.ENUM: 1}
-_DICTS = (Kind.DICT, Kind.ORDERED_DICT, Kind.DEFAULT_DICT)
 _TYPED = {
     Kind.ENUM: (TypeKind.ENUM,),
     Kind.RECORD: (TypeKind.NAMEDTUPLE, TypeKind.DATACLASS, TypeKind.OBJECT, TypeKind.PYTREE),
 }
-_BLOBS = (Kind.INT, Kind.STR, Kind.SURROGATE_STR, Kind.BYTES, Kind.BYTEARRAY)
 _WITH_TYPE = tuple(_TYPED)
-_WITH_ARG = (*_BLOBS, Kind.BOOL, Kind.DTYPE, Kind.LEAF, Kind.SAME)
+_WITH_ARG = (*BLOB_KINDS, Kind.BOOL, Kind.DTYPE, Kind.LEAF, Kind.SAME)
 _NAMED = (Kind.ENUM, Kind.SYMBOL, Kind.DEFAULT_DICT, Kind.SUPPLIED)
-_WITH_BYTES = (*_BLOBS, *_NAMED, Kind.FLOAT, Kind.COMPLEX)
+_WITH_BYTES = (*BLOB_KINDS, *_NAMED, Kind.FLOAT, Kind.COMPLEX)
 _HASHING = (Kind.SET, Kind.FROZENSET, Kind.ENUM)
 _KEYS = (
     *(Kind.NONE, Kind.BOOL, Kind.INT, Kind.FLOAT, Kind.COMPLEX, Kind.STR, Kind.SURROGATE_STR),
@@ -127,12 +125,12 @@ def _check_nodes(got: Index, tree: Layout, where: str) -> None:
     refuse_if(~of(*Kind), "unknown kind")
     for each, arity in _FIXED_ARITY.items():
         refuse_if((kind == each) & (nodes.arity != arity), f"{arity} children expected")
-    refuse_if(of(*_DICTS) & (nodes.arity % 2 == 1), "a key without a value")
+    refuse_if(of(*DICT_KINDS) & (nodes.arity % 2 == 1), "a key without a value")
     refuse_if(~of(*_WITH_TYPE) & (nodes.type > 0), "no type expected")
     refuse_if(~of(*_WITH_ARG) & (nodes.arg > 0), "no argument expected")
     refuse_if((kind == Kind.BOOL) & (nodes.arg > 1), "neither true nor false")
     refuse_if(~of(*_WITH_BYTES) & (nodes.size > 0), "no bytes expected")
-    refuse_if(of(*_BLOBS) & (nodes.arg > 0) & (nodes.size > 0), "bytes in two places")
+    refuse_if(of(*BLOB_KINDS) & (nodes.arg > 0) & (nodes.size > 0), "bytes in two places")
     refuse_if((kind == Kind.FLOAT) & (nodes.size != 8), "8 bytes expected")
     refuse_if((kind == Kind.COMPLEX) & (nodes.size != 16), "16 bytes expected")
     refuse_if(nodes.size > len(nodes.heap), "bytes beyond the heap")
@@ -164,7 +162,7 @@ def _check_keys(got: Index, tree: Layout, parent: Integers, where: str) -> None:
     position = np.zeros(len(parent), np.int64)
     count = np.arange(len(parent))
     position[order] = count - np.maximum.accumulate(np.where(first, count, 0))
-    keys = np.isin(holder, _DICTS) & (position % 2 == 0) | np.isin(holder, _HASHING)
+    keys = np.isin(holder, DICT_KINDS) & (position % 2 == 0) | np.isin(holder, _HASHING)
     inside = keys.copy()
     for node in np.flatnonzero(keys & (arity > 0)).tolist():
         if not (node and inside[node - 1] and inside[parent[node]]):
@@ -182,7 +180,7 @@ def _check_references(got: Index, tree: Layout, where: str) -> None:
     """Each leaf is held by exactly one node; SAME points to an earlier, finished node."""
     nodes = got.nodes
     arrays = nodes.arg[nodes.kind == Kind.LEAF]
-    scalars = nodes.arg[np.isin(nodes.kind, _BLOBS) & (nodes.arg > 0)] - 1
+    scalars = nodes.arg[np.isin(nodes.kind, BLOB_KINDS) & (nodes.arg > 0)] - 1
     held = np.sort(np.concatenate([arrays, scalars]))
     if len(held) != len(got.leaves) or (held != np.arange(len(held))).any():
         raise _fail(where, "not every leaf is held by exactly one node", "bad-reference")

@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from ckptstore import classes, commit, dtypes, format, index, plan, storage, tree, validate, wire
+from ckptstore import classes, commit, dtypes, format, index, paths, plan, storage, validate, wire
 from ckptstore.checkpoint import Checkpoint
+from ckptstore.dtypes import Array
 from ckptstore.errors import CheckpointError, CorruptError, StructureError
 from ckptstore.format import File, Manifest
-from ckptstore.index import Index, Leaves, Spans
+from ckptstore.index import Index, Kind, Leaves, Spans
 from ckptstore.plan import Plan
-from ckptstore.registry import Leaf
+from ckptstore.registry import Refusal
 from ckptstore.storage import Storage
-from ckptstore.tree import Walk
+from ckptstore.tree import Walk, flatten
 
 _WORKERS = 4
 _PIECE_NBYTES = 1 << 20
@@ -32,7 +33,7 @@ _PIECE_NBYTES = 1 << 20
 
 def save(
     url: Any,
-    tree_: Any,
+    tree: Any,
     *,
     step: int | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -48,7 +49,7 @@ def save(
 
     Args:
         url: the checkpoint's own directory: a path or a ``file://`` URL. It is made if need be.
-        tree_: the state: params, opt_state, step, keys, in any nesting of the carried containers.
+        tree: the state: params, opt_state, step, keys, in any nesting of the carried containers.
         step: the training step, 0 or more; for people and for listing.
         metadata: plain values of your own, at most 256 KiB.
         metrics: numbers by name.
@@ -63,14 +64,16 @@ def save(
         StructureError: something cannot be carried; it lists every path and the remedy.
         AlreadyCommittedError: a checkpoint is there and `overwrite` is false, or another save won.
         OutcomeUnknownError: the disk failed while it committed.
-        StorageError: the disk refused; nothing is left of this save, the old checkpoint is whole.
+        StorageError: the disk refused; the old checkpoint is whole.
 
-    On failure an old checkpoint is as it was. A killed process leaves data files that no manifest
-    names; they are in nobody's way. Source: docs/spec.md, section 7; docs/commit.md.
+    An array that another thread writes to during the call may be saved half before and half after;
+    the checkpoint is sound all the same. On failure an old checkpoint is as it was, and the files
+    of this save are removed. A killed process leaves data files that no manifest names; they are
+    in nobody's way. Source: docs/spec.md, section 7; docs/commit.md.
     """
     _check_arguments(step, metadata, metrics, supplied)
     format.encode_metadata(dict(metadata or {}))
-    walk = tree.flatten(tree_, supplied=list(supplied or ()))
+    walk = flatten(tree, supplied=list(supplied or ()))
     with storage.open(url, storage_options) as store:
         replaced = commit.current(store)
         if replaced is not None and not overwrite:
@@ -167,7 +170,7 @@ def _write(
     )
     _check_readable(manifest, table)  # before anything is written
     store.prepare()
-    table.spans.digests[:] = _write_files(store, names, placement, walk.leaves)
+    table.spans.digests[:] = _write_files(store, names, placement, walk, nbytes)
     encoded = index.encode(table)
     manifest, outside = _with_index(manifest, encoded)
     if outside is not None:
@@ -229,76 +232,107 @@ def _versions(walk: Walk) -> dict[str, str]:
 
 
 def _write_files(
-    store: Storage, names: Sequence[str], placement: Plan, leaves: Sequence[Leaf]
+    store: Storage, names: Sequence[str], placement: Plan, walk: Walk, leaf_nbytes: Sequence[int]
 ) -> list[wire.Digest]:
     """Write all data files in parallel and return the digest of every span."""
-    digests: list[wire.Digest] = [bytes(16)] * len(placement.spans)
-    stop = threading.Event()
+    job = _Job(placement, walk, leaf_nbytes)
 
     def write(name: str, numbers: Sequence[int]) -> None:
         try:
-            store.put(name, _chunks(placement, numbers, leaves, digests, stop))
+            store.put(name, job.chunks(numbers))
         except BaseException:
-            stop.set()
+            job.stop.set()
             raise
 
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="ckptstore-write") as pool:
         try:
-            jobs = [
+            tasks = [
                 pool.submit(write, name, numbers)
                 for name, numbers in zip(names, placement.by_file(), strict=True)
             ]
-            errors = [error for job in jobs if (error := job.exception()) is not None]
+            errors = [error for task in tasks if (error := task.exception()) is not None]
         except BaseException:
-            stop.set()
+            job.stop.set()
             raise
     if errors:
         raise next((e for e in errors if not isinstance(e, _Stopped)), errors[0])
-    return digests
+    return job.digests
 
 
 class _Stopped(CheckpointError):
     """Another file of this save failed."""
 
 
-def _chunks(
-    placement: Plan,
-    numbers: Sequence[int],
-    leaves: Sequence[Leaf],
-    digests: list[wire.Digest],
-    stop: threading.Event,
-) -> Iterator[wire.Buffer]:
-    """Give the bytes of one data file in order, hashing each span on the way.
+class _Job:
+    """The data files of one save, being written by several threads."""
 
-    Small spans are gathered in one buffer; of a large leaf, the host view is let go as soon as its
-    last span of this file is done.
-    """
-    slab, end, held, host = bytearray(), 0, -1, np.zeros(0, np.uint8)
-    for number in numbers:
-        if stop.is_set():
-            raise _Stopped("another file of this save failed")
-        span = placement.spans[number]
-        slab += bytes(span.offset - end)
-        end = span.offset + span.size
-        if span.leaf != held:
-            del host
-            held, host = span.leaf, leaves[span.leaf].read()
-        piece = host[span.start : span.start + span.size]
-        if span.size < _PIECE_NBYTES:
-            digests[number] = wire.digest(piece)
-            slab += piece.data
-            if len(slab) >= _PIECE_NBYTES:
+    def __init__(self, placement: Plan, walk: Walk, leaf_nbytes: Sequence[int]) -> None:
+        self.placement = placement
+        self.walk = walk
+        self.leaf_nbytes = leaf_nbytes
+        self.digests: list[wire.Digest] = [bytes(16)] * len(placement.spans)
+        self.stop = threading.Event()
+
+    def chunks(self, numbers: Sequence[int]) -> Iterator[wire.Buffer]:
+        """Give the bytes of one data file in order, hashing each span on the way.
+
+        Small spans are gathered in one buffer; of a large leaf, the host view is let go as soon as
+        its last span of this file is done. What others could write to is copied, a piece at a
+        time, so that what is hashed is what is written.
+        """
+        slab, end, held, host = bytearray(), 0, -1, np.zeros(0, np.uint8)
+        for number in numbers:
+            if self.stop.is_set():
+                raise _Stopped("another file of this save failed")
+            span = self.placement.spans[number]
+            slab += bytes(span.offset - end)
+            end = span.offset + span.size
+            if span.leaf != held:
+                del host
+                held, host = span.leaf, self._host(span.leaf)
+            fixed = self.walk.leaves[span.leaf].fixed
+            if span.size < _PIECE_NBYTES:
+                data: wire.Buffer = host[span.start : span.start + span.size]
+                data = data if fixed else data.tobytes()
+                self.digests[number] = wire.digest(data)
+                slab += memoryview(data)
+                if len(slab) >= _PIECE_NBYTES:
+                    yield slab
+                    slab = bytearray()
+                continue
+            if slab:
                 yield slab
                 slab = bytearray()
-            continue
+            state = xxhash.xxh3_128()
+            for at in range(span.start, span.start + span.size, _PIECE_NBYTES):
+                piece: wire.Buffer = host[at : min(at + _PIECE_NBYTES, span.start + span.size)]
+                piece = piece if fixed else piece.copy()
+                state.update(piece)
+                yield piece
+            self.digests[number] = state.digest()
         if slab:
             yield slab
-            slab = bytearray()
-        state = xxhash.xxh3_128()
-        for at in range(0, span.size, _PIECE_NBYTES):
-            part: wire.Buffer = piece[at : at + _PIECE_NBYTES]
-            state.update(part)
-            yield part
-        digests[number] = state.digest()
-    if slab:
-        yield slab
+
+    def _host(self, leaf: int) -> Array:
+        """Return the stored bytes of a leaf.
+
+        Raises:
+            StructureError: reason ``cannot-carry`` where a value cannot be stored, or the array
+                was deleted or resized since the walk.
+        """
+        try:
+            host = self.walk.leaves[leaf].read()
+        except (Refusal, dtypes.DtypeRefusal) as refusal:
+            raise StructureError(f"{self._path(leaf)}: {refusal}", reason="cannot-carry") from None
+        if host.size != self.leaf_nbytes[leaf]:
+            raise StructureError(
+                f"{self._path(leaf)}: {host.size} bytes, {self.leaf_nbytes[leaf]} when the save "
+                "began; do not resize an array while it is saved",
+                reason="cannot-carry",
+            )
+        return host
+
+    def _path(self, leaf: int) -> str:
+        rows = zip(self.walk.kind, self.walk.arg, strict=True)
+        node = next(i for i, row in enumerate(rows) if row == (Kind.LEAF, leaf))
+        return paths.format_paths(self.walk, [node])[0]

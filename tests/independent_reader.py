@@ -227,6 +227,19 @@ def _parse_map(spec: Any, depth: int) -> Dtype:
     return Dtype(spec, size, parts)
 
 
+def check_text(dtype: Dtype, data: bytes, at: int) -> None:
+    """Refuse code points that Unicode does not have, wherever text stands in an element."""
+    if dtype.base == "str":
+        points = struct.unpack_from(f"<{dtype.size // 4}I", data, at)
+        need(max(points, default=0) <= 0x10FFFF, "bad-value", "code point")
+    elif type(dtype.base) is list:
+        for offset, part in dtype.base:
+            check_text(part, data, at + offset)
+    elif type(dtype.base) is Dtype and dtype.base.size:
+        for offset in range(0, dtype.size, dtype.base.size):
+            check_text(dtype.base, data, at + offset)
+
+
 def small_float(bits: int, exponent: int, significand: int, bias: int, special: Any) -> float:
     e, m = bits >> significand & (1 << exponent) - 1, bits & (1 << significand) - 1
     sign = -1.0 if bits >> (exponent + significand) & 1 else 1.0
@@ -692,9 +705,9 @@ def _leaf(i: int, type_: Type, dtype: Dtype, shape: Any, pieces: Any, many: int,
     need(name != ("numpy", "generic") or not shape, "bad-leaf", "a scalar with axes")
     if type(dtype.base) is str and dtype.base in BITS:
         need(not data.translate(None, bytes(range(1 << BITS[dtype.base]))), "bad-value")
-    if name == ("numpy", "generic") and dtype.base == "str":
-        points = struct.unpack(f"<{len(data) // 4}I", data)
-        need(max(points, default=0) <= 0x10FFFF, "bad-value", "code point")
+    if dtype.size:
+        for at in range(0, len(data), dtype.size):
+            check_text(dtype, data, at)
     return Leaf(type_, dtype, tuple(shape), data)
 
 

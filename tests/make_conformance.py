@@ -777,6 +777,22 @@ def stored_dtypes() -> None:
         data = scalar.to_bytes(4, "little")
         draft = Draft(leaf(), [L(shape=(), data=data)], [("array", "numpy", "generic")], ["str[1]"])
         bad(f"value-{name}", "bad-value", draft, "a code point beyond U+10FFFF", LOAD)
+    good_text, bad_text = b"a\0\0\0", b"\0\0\x11\0"
+    pair: Any = {"base": "str[1]", "shape": [2]}
+    inner = structure(("n", "int8", 0), ("s", pair, 1), itemsize=9)
+    texts: dict[str, tuple[Any, bytes, Sequence[int]]] = {
+        "array": ("str[1]", good_text + bad_text, (2,)),
+        "big-endian": (">str[2]", good_text + bad_text, (1,)),
+        "field": (
+            structure(("n", "int8", 0), ("s", ">str[1]", 1), itemsize=5),
+            b"\1" + bad_text,
+            (),
+        ),
+        "nested": (structure(("in", inner, 3), itemsize=12), bytes(4) + good_text + bad_text, (1,)),
+    }
+    for name, (stored, data, shape) in texts.items():
+        draft = Draft(leaf(), [L(shape=shape, data=data)], dtypes=[stored])
+        bad(f"value-str-too-high-{name}", "bad-value", draft, "a code point of 0x110000", LOAD)
 
 
 def field_of(name: Any, dtype: Any, offset: Any) -> dict[str, Any]:
@@ -1248,6 +1264,29 @@ def adapters() -> None:
         ["float32", "bool"],
     )
     bad("masked-mask-of-another-shape", "cannot-make", draft, "a mask of 2 for 3", **unknown)  # type: ignore[arg-type]
+    empty = L(shape=(2**27,), dtype=0, data=b"")
+    odd: dict[str, tuple[Any, list[L]]] = {
+        "mask-for-void-0": ("void[0]", [empty, L(shape=(1,), dtype=1, data=b"\0")]),
+        "mask-of-void-0": ("void[0]", [empty, empty]),
+        "fill-value-with-an-axis": (
+            "float32",
+            [L(data=FLOATS), L(dtype=1, data=b"\0\1\0"), L(shape=(1,), data=FLOATS[:4])],
+        ),
+        "no-mask-for-fields": (
+            {
+                "fields": [{"name": str(i), "dtype": "void[0]", "offset": 0} for i in range(40)],
+                "itemsize": 0,
+                "aligned": False,
+                "record": False,
+            },
+            [empty],
+        ),
+    }
+    for name, (stored, leaves) in odd.items():
+        parts = [leaf(i) for i in range(len(leaves))] + [none()] * (3 - len(leaves))
+        used = [stored, "bool"][: 1 + any(x.dtype for x in leaves)]
+        draft = Draft(record(*parts, true(), type=2), leaves, [NDARRAY, masked], used)
+        bad(f"masked-{name}", "cannot-make", draft, "no masked array of numpy", **unknown)  # type: ignore[arg-type]
     for name, module in (("another-module", "numpy"), ("os", "os")):
         row = {**masked, "module": module}
         draft = bare(record(none(), none(), none(), true()), row)

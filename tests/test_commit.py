@@ -401,3 +401,50 @@ def test_every_invariant_of_docs_commit_names_tests_that_exist() -> None:
         assert any(f"def {name}(" in source for source in sources), f"{file}::{name}"
     numbers = [int(n) for n in re.findall(r"^(\d+)\. ", invariants, re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) >= 10
+
+
+def test_an_interrupt_before_the_commit_removes_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    once(monkeypatch, "list", interrupt)  # step 6
+    with pytest.raises(KeyboardInterrupt):
+        ckptstore.save(tmp_path, tree(NEW))
+    assert files(tmp_path) == set()
+
+
+def test_an_interrupt_at_the_link_leaves_garbage_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.link", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ckptstore.save(tmp_path, tree(NEW))
+    assert all(name.startswith("data-") for name in files(tmp_path))
+    with pytest.raises(ckptstore.NotCommittedError):
+        ckptstore.load(tmp_path)
+    ckptstore.save(tmp_path, tree(NEXT))
+    assert which(tmp_path) == NEXT
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_manifest_too_large_for_one_is_refused_before_anything_is_written(
+    overwrite: bool, tmp_path: Path
+) -> None:
+    foreign = b"x" * (3 << 20)
+    (tmp_path / "MANIFEST").write_bytes(foreign)
+    with pytest.raises(
+        ckptstore.StorageError, match=r"1048577 bytes at least.*remove it"
+    ) as caught:
+        ckptstore.save(tmp_path, tree(NEW), overwrite=overwrite)
+    assert caught.value.reason == "foreign-manifest"
+    assert files(tmp_path) == {"MANIFEST"}
+    assert (tmp_path / "MANIFEST").read_bytes() == foreign
+    (tmp_path / "MANIFEST").unlink()
+    ckptstore.save(tmp_path, tree(NEW), overwrite=overwrite)
+    assert which(tmp_path) == NEW

@@ -156,7 +156,7 @@ def test_keys_of_one_printed_form_are_told_apart(tmp_path: pathlib.Path) -> None
 
 CASTS = [
     ("f4", "f8"), ("f8", "f4"), ("f4", ml_dtypes.bfloat16), (ml_dtypes.bfloat16, "f4"),
-    ("i4", "f4"), ("f4", "i4"), ("?", "i4"), ("f4", "c8"), (">f4", "<f4"),
+    ("i4", "f4"), ("?", "i4"), ("f4", "c8"), (">f4", "<f4"),
     (ml_dtypes.int4, "i4"), ("f4", ml_dtypes.float8_e4m3fnuz), ("i8", "u1"),
 ]  # fmt: skip
 

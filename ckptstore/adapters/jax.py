@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ckptstore import classes, dtypes
+from ckptstore import classes, dtypes, elements
 from ckptstore.dtypes import Array
 from ckptstore.errors import UnsupportedError
 from ckptstore.index import TypeKind, TypeRow
@@ -21,7 +21,6 @@ from ckptstore.registry import Adapter, Leaf, Record, Refusal
 
 _KEY_DTYPE = "jax.random.key<{}>.dtype"
 _KEY_DTYPE_CLASS = type(jax.eval_shape(lambda: jax.random.key(0)).dtype)
-_REF = vars(jax).get("Ref", Refusal)  # from jax 0.8 on
 _UNCONSTRAINED = "jax.sharding.PartitionSpec.UNCONSTRAINED"
 
 # Pure array functions and scalar types, written out: nothing that calls back, reads or writes.
@@ -60,7 +59,7 @@ class JaxAdapter(Adapter):
 
     def leaf(self, x: Any) -> Leaf | None:
         """Describe an array or a typed key, refusing tracers, deleted and remote arrays."""
-        if type(x) is _REF:
+        if type(x) is jax.Ref:
             raise Refusal("a mutable jax reference cannot be carried; save its array: ref[...]")
         if not isinstance(x, jax.Array):
             return None
@@ -79,7 +78,9 @@ class JaxAdapter(Adapter):
         elif x.weak_type:
             extra["weak"] = True
         stored = dtypes.describe(np.dtype(x.dtype))
-        return Leaf(_row(tuple(sorted(extra.items()))), stored, x.shape, lambda: _host(x))
+        return Leaf(
+            _row(tuple(sorted(extra.items()))), stored, x.shape, lambda: _host(x), fixed=True
+        )
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
         """Put verified host memory on its device, with the weak type and commitment it had."""
@@ -138,8 +139,15 @@ class JaxAdapter(Adapter):
         return _symbols()[name]
 
     def expected(self, x: Any) -> tuple[TypeRow, dtypes.Stored, tuple[int, ...]] | None:
-        """Return what a `jax.ShapeDtypeStruct` stands for; a key stands for its data."""
-        if not isinstance(x, jax.ShapeDtypeStruct):
+        """Return what a `jax.ShapeDtypeStruct` or a deleted array stands for.
+
+        A key stands for its data.
+        """
+        if isinstance(x, jax.Array):
+            if isinstance(x, jax.core.Tracer) or not x.is_deleted():
+                return None
+            x = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        elif not isinstance(x, jax.ShapeDtypeStruct):
             return None
         if _is_key_dtype(x.dtype):
             data = jax.eval_shape(jax.random.key_data, x)
@@ -195,10 +203,43 @@ def _host(x: jax.Array) -> Array:
     A CPU array is viewed; the caller drops the view soon, for while it lives XLA refuses to donate
     the buffer without a word.
     """
-    if any(device.platform != "cpu" for device in x.devices()):
-        # np.asarray(x) would leave a host copy cached on x for as long as x lives.
-        x = jax.device_put(x, jax.local_devices(backend="cpu")[0])
-    return dtypes.to_bytes(np.asarray(x))
+    try:
+        return elements.to_bytes(_on_host(x))
+    except (RuntimeError, ValueError):
+        if not x.is_deleted():
+            raise
+        raise Refusal(
+            "this jax array was deleted or donated while it was saved; let save return before the "
+            "donating call"
+        ) from None
+
+
+def _on_host(x: jax.Array) -> Array:
+    """Return the elements of an array, leaving no copy of them on it."""
+    devices = x.devices()
+    if len(devices) == 1:
+        plain = next(iter(devices)).platform == "cpu" and not _is_packed(x.dtype)
+        return np.asarray(x if plain else _alias(x))
+    if x.is_fully_replicated:
+        return np.asarray(_alias(x.addressable_data(0)))
+    host = np.empty(x.shape, x.dtype)
+    for shard in x.addressable_shards:
+        if shard.replica_id == 0:
+            host[shard.index] = np.asarray(_alias(shard.data))
+    return host
+
+
+@functools.cache
+def _is_packed(dtype: np.dtype[Any]) -> bool:
+    return dtypes.used_bits(dtype) < 8 and dtype != np.bool_
+
+
+def _alias(x: jax.Array) -> jax.Array:
+    """Return another array of the same buffer on one device.
+
+    `np.asarray` of what it cannot view leaves a host copy on the array for as long as that lives.
+    """
+    return jax.make_array_from_single_device_arrays(x.shape, x.sharding, [x])
 
 
 def _put(host: Array, weak: bool, place: Any) -> jax.Array:
@@ -297,17 +338,10 @@ def _is_registered(cls: type) -> bool:
     return True
 
 
-_TREEDEF = vars(jax.tree_util.PyTreeDef)
-_MAKE_TREEDEF: Any = (
-    jax.tree_util.PyTreeDef.from_node_data_and_children
-    if "from_node_data_and_children" in _TREEDEF
-    else jax.tree_util.PyTreeDef.make_from_node_data_and_children  # its name in older versions
-)
-
-
 def _treedef(cls: type, aux: Any, count: int) -> Any:
     leaf = jax.tree_util.tree_structure(0)
-    return _MAKE_TREEDEF(jax.tree_util.default_registry, (cls, aux), [leaf] * count)
+    make = jax.tree_util.PyTreeDef.from_node_data_and_children
+    return make(jax.tree_util.default_registry, (cls, aux), [leaf] * count)
 
 
 def _registered(cls: type) -> Record:

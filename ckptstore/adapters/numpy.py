@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ckptstore import dtypes
+from ckptstore import dtypes, elements
 from ckptstore.dtypes import Array
 from ckptstore.errors import CorruptError
 from ckptstore.index import TypeKind, TypeRow
@@ -80,7 +80,7 @@ class NumpyAdapter(Adapter):
 
 
 def _leaf(x: Array, row: TypeRow) -> Leaf:
-    return Leaf(row, dtypes.describe(x.dtype), x.shape, lambda: dtypes.to_bytes(x))
+    return Leaf(row, dtypes.describe(x.dtype), x.shape, lambda: elements.to_bytes(x))
 
 
 def _scalar(host: Array) -> Any:
@@ -108,6 +108,11 @@ def _take_masked(x: Any) -> Sequence[Any]:
         raise Refusal(f"a masked {type(x.data).__qualname__}; mask a plain numpy array")
     mask = None if x.mask is np.ma.nomask else np.asarray(x.mask)
     fill = None if x._fill_value is None else np.asarray(x._fill_value)
+    if not _fit_together(x.data, mask, fill):
+        raise Refusal(
+            "this masked array has a mask or a fill value of another shape or dtype than numpy "
+            "gives them; make it anew: np.ma.array(x.data, mask=...)"
+        )
     attributes = vars(x)
     own = [name for name in attributes if name not in _OF_MASKED]
     _refuse_attributes([*own, *attributes.get("_optinfo", ()), *attributes.get("_basedict", ())])
@@ -119,12 +124,23 @@ def _make_masked(values: Sequence[Any]) -> Any:
     arrays = [data, *(x for x in (mask, fill) if x is not None)]
     if any(type(x) is not np.ndarray for x in arrays) or type(hard) is not bool:
         raise TypeError("a masked array is made of numpy arrays")
+    if not _fit_together(data, mask, fill):
+        raise TypeError("the mask or the fill value of a masked array is not one of its data")
     out = np.ma.MaskedArray(
         data, mask=np.ma.nomask if mask is None else mask, hard_mask=hard, copy=False
     )
     if fill is not None:
         out._fill_value = fill  # type: ignore[attr-defined]
     return out
+
+
+def _fit_together(data: Array, mask: Array | None, fill: Array | None) -> bool:
+    """Tell whether numpy takes these as they are; else it allocates a mask of its own."""
+    if fill is not None and fill.shape:
+        return False
+    if mask is None:
+        return data.dtype.names is None
+    return mask.shape == data.shape and bool(mask.dtype == np.ma.make_mask_descr(data.dtype))
 
 
 _OF_MASKED = set(vars(np.ma.MaskedArray([0])))
