@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptstore import classes, dtypes, registry
+from ckptstore import classes, dtypes, instances, registry
 from ckptstore.errors import CheckpointError
 from ckptstore.index import KEY_MAX_DEPTH, Kind, TypeKind
 from ckptstore.registry import Record, Refusal
@@ -239,7 +239,7 @@ def _emit_enum(walk: Walk, x: enum.Enum) -> Sequence[Any]:
     try:
         classes.check(cls, TypeKind.ENUM)
         row = classes.describe(cls, TypeKind.ENUM)
-        classes.enum_member(cls, x._name_ or "", x._value_, str(row))
+        instances.enum_member(cls, x._name_ or "", x._value_, str(row))
     except (classes.Unsafe, CheckpointError) as error:
         raise Refusal(f"this member of {cls.__qualname__} cannot be carried: {error}") from None
     walk.add(Kind.ENUM, type=walk.type_number(row), data=(x._name_ or "").encode())
@@ -309,7 +309,7 @@ def _class_emitter(cls: type, kind: TypeKind) -> Emit:
             f"ckptstore.register({cls.__qualname__}, flatten=..., unflatten=...)"
         ) from None
     row = classes.describe(cls, kind, classes.fields_of(cls, kind))
-    return functools.partial(_emit_record, classes.record(cls, row))
+    return functools.partial(_emit_record, instances.of_class(cls, row))
 
 
 def _emit_dtype(walk: Walk, x: np.dtype[Any]) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import classes, dtypes, emit, paths, registry, standins
+from ckptstore import dtypes, emit, instances, paths, registry, standins
 from ckptstore.errors import CorruptError, StructureError, UnknownTypeError
-from ckptstore.index import BLOB_KINDS, DICT_KINDS, Index, Kind, TypeKind, TypeRow
+from ckptstore.index import BLOB_KINDS, DICT_KINDS, Index, Kind
 from ckptstore.validate import Layout
 
 
@@ -109,7 +109,7 @@ class Rebuild:
         for number in sorted(set(used)):
             row = self.types[number - 1]
             try:
-                self._records[number] = _class_or_record(row, given)
+                self._records[number] = instances.find(row, given)
             except UnknownTypeError as error:
                 if stand_in and error.reason in standins.REASONS:
                     self._records[number] = standins.make(row)
@@ -242,7 +242,7 @@ class Rebuild:
             row = self.types[self.type[node] - 1]
             if isinstance(cls, standins.StandIn):
                 return cls.make((self._text(node), values[0]))
-            return classes.enum_member(cls, self._text(node), values[0], f"{self.where}: {row}")
+            return instances.enum_member(cls, self._text(node), values[0], f"{self.where}: {row}")
         if kind == Kind.SYMBOL:
             return self._symbol(node, stand_in)
         if kind == Kind.DTYPE:
@@ -299,38 +299,6 @@ class Rebuild:
             "scalar types that a checkpoint may name",
             reason="unknown-symbol",
         )
-
-
-def _class_or_record(row: TypeRow, given: Mapping[str, type]) -> Any:
-    if row.kind == TypeKind.OBJECT:
-        known = registry.adapter(registry.top_level(row.module))
-        record = known.record_named(row) if known is not None else None
-        if record is None or record.row.fields != row.fields:
-            raise UnknownTypeError(
-                f"{row}: this ckptstore has no adapter that makes it of the fields "
-                f"{', '.join(row.fields)}; upgrade ckptstore",
-                reason="unknown-object",
-            )
-        return record
-    if row.kind == TypeKind.PYTREE:
-        registered = registry.registration_named(f"{row.module}.{row.name}")
-        if registered is not None and (record := registered.record()) is not None:
-            return record
-        cls = classes.find(row, given)
-        own = registry.registration(cls)
-        if own is not None and (record := own.record()) is not None:
-            return record
-        jax = registry.adapter("jax")
-        record = jax.record(cls) if jax is not None else None
-        if record is None:
-            raise UnknownTypeError(
-                f"{row}: {cls!r} is not registered with jax.tree_util in this process; register it "
-                "there before loading",
-                reason="not-registered",
-            )
-        return record
-    cls = classes.find(row, given)
-    return cls if row.kind == TypeKind.ENUM else classes.record(cls, row)
 
 
 def _make_dict(self: Rebuild, node: int, values: Sequence[Any]) -> Any:

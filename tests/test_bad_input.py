@@ -312,7 +312,7 @@ def test_all_differences_from_like_are_said_at_once(tmp_path: Path) -> None:
     ckptstore.save(tmp_path / "c", stored)
     like = {
         "shape": np.ones((2, 4), np.float32),
-        "dtype": np.ones(3, np.int32),
+        "dtype": np.ones(3, np.float64),
         "kind": (1, 2),
         "class": State(1, 2),
         "enum": Point(1, 2),
@@ -326,7 +326,7 @@ def test_all_differences_from_like_are_said_at_once(tmp_path: Path) -> None:
         "differs-from-like",
         str(tmp_path / "c"),
         "$['shape']: shape [2, 3] in the checkpoint, [2, 4] in `like`",
-        "$['dtype']: float32 in the checkpoint, int32 in `like`",
+        "$['dtype']: float32 in the checkpoint, float64 in `like`",
         "cast=True",
         "$['kind']: list in the checkpoint, tuple in `like`",
         "$['class']: ",
