@@ -40,11 +40,6 @@ class Snapshot:
     manifest: Manifest
     index_parts: list[bytes]
 
-    @property
-    def data_files(self) -> list[File]:
-        """The rows of the data files."""
-        return [file for file in self.manifest.files if file.role == "data"]
-
     def get(self, name: str, offset: int, buffer: wire.Buffer) -> None:
         """Fill `buffer` from `offset` of a file; `read` starts again if it was taken away."""
         try:
