@@ -24,7 +24,6 @@ from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit import Snapshot
 from ckptstore.dtypes import Array
 from ckptstore.errors import CorruptError, StructureError, UnsupportedError
-from ckptstore.index import BLOB_KINDS
 from ckptstore.rebuild import Rebuild
 
 
@@ -238,18 +237,14 @@ class _Load:
 
     def _makers(self, leaves: Sequence[int], fit: match.Fit) -> dict[int, Callable[[Array], Any]]:
         """Say, for each leaf, what its verified bytes become."""
-        blobs = {
-            self.tree.arg[i] - 1
-            for i, kind in enumerate(self.tree.kind)
-            if kind in BLOB_KINDS and self.tree.arg[i]
-        }
+        scalars = set(self.tree.long_scalars.values())
         type_, dtype = self.index.leaves.type.tolist(), self.index.leaves.dtype.tolist()
         makers: dict[int, Callable[[Array], Any]] = {}
         adapters: dict[str, Any] = {}
         for leaf in leaves:
             if leaf in self.tree.leaf_values:
                 continue
-            if leaf in blobs:
+            if leaf in scalars:
                 makers[leaf] = bytes
                 continue
             row = self.index.types[type_[leaf] - 1]

@@ -50,9 +50,8 @@ class Rebuild:
 
     def data(self, node: int) -> bytes:
         """Return the bytes of a node in the heap, or of its leaf where the scalar is long."""
-        kind = self.kind[node]
-        if self.arg[node] and kind in BLOB_KINDS:
-            found: bytes = self.leaf_values[self.arg[node] - 1]
+        if (leaf := self.long_scalars.get(node)) is not None:
+            found: bytes = self.leaf_values[leaf]
             return found
         return self._heap[self._heap_at[node] : self._heap_at[node + 1]]
 
@@ -75,7 +74,7 @@ class Rebuild:
             if kind == Kind.FROZENSET:
                 return f"frozenset({{{', '.join(parts)}}})"
             return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
-        if kind in BLOB_KINDS and self.arg[node] and self.arg[node] - 1 not in self.leaf_values:
+        if node in self.long_scalars and self.long_scalars[node] not in self.leaf_values:
             return f"<{Kind(kind).name.lower()} of {self.index.shape(self.arg[node] - 1)[0]} bytes>"
         try:
             return emit.printable(self._scalar(node))
@@ -147,26 +146,31 @@ class Rebuild:
             for i in range(root, self.layout.end[root]):
                 if self.kind[i] == Kind.LEAF:
                     out.append(self.arg[i])
-                elif self.kind[i] in BLOB_KINDS and self.arg[i]:
-                    out.append(self.arg[i] - 1)
+                elif i in self.long_scalars:
+                    out.append(self.long_scalars[i])
         return sorted(set(out))
 
     def key_leaves(self) -> list[int]:
         """Return the leaves that hold long scalars in dict keys."""
-        if all(kind not in BLOB_KINDS or not self.arg[i] for i, kind in enumerate(self.kind)):
+        if not self.long_scalars:
             return []
         keys: set[int] = set()
         for node, parent, position, _ in paths.walk(self):
             if parent in keys or (self.kind[parent] in DICT_KINDS and position % 2 == 0):
                 keys.add(node)
-        return [self.arg[i] - 1 for i in keys if self.kind[i] in BLOB_KINDS and self.arg[i]]
+        return [leaf for node, leaf in self.long_scalars.items() if node in keys]
+
+    @functools.cached_property
+    def long_scalars(self) -> dict[int, int]:
+        """The leaf of each scalar whose bytes are too many for the heap, by node."""
+        rows = enumerate(zip(self.kind, self.arg, strict=True))
+        return {node: arg - 1 for node, (kind, arg) in rows if arg and kind in BLOB_KINDS}
 
     @functools.cached_property
     def leaf_nodes(self) -> dict[int, int]:
         """The node that holds each leaf."""
         held = {self.arg[i]: i for i, kind in enumerate(self.kind) if kind == Kind.LEAF}
-        blobs = (i for i, kind in enumerate(self.kind) if kind in BLOB_KINDS and self.arg[i])
-        return held | {self.arg[i] - 1: i for i in blobs}
+        return held | {leaf: node for node, leaf in self.long_scalars.items()}
 
     def build(self, roots: Sequence[int], *, stand_in: bool = False) -> list[Any]:
         """Build the subtrees at `roots`; their leaves are in `leaf_values`, types resolved.
