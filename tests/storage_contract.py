@@ -111,9 +111,9 @@ class StorageContract:
         start = threading.Barrier(8)
         place.create("MANIFEST", b"0")
 
-        def attempt(job: tuple[int, bytes]) -> bytes | None:
-            number, expected = job
-            data = b"%d" % number * 1000 + expected[:10]
+        def attempt(job: tuple[int, int, bytes]) -> bytes | None:
+            turn, number, expected = job
+            data = b"%d of turn %d" % (number, turn)  # what was there once never comes back
             with self.again(place) as mine:
                 start.wait()
                 try:
@@ -122,10 +122,10 @@ class StorageContract:
                 except FileExistsError:
                     return None
 
-        for _ in range(10):
+        for turn in range(10):
             expected = place.read("MANIFEST", 1 << 20)
             with ThreadPoolExecutor(8) as pool:
-                won = [d for d in pool.map(attempt, [(n, expected) for n in range(8)]) if d]
+                won = [d for d in pool.map(attempt, [(turn, n, expected) for n in range(8)]) if d]
             assert won == [place.read("MANIFEST", 1 << 20)]
 
     def test_get_fills_the_buffer_or_says_why_not(self, place: Storage) -> None:
