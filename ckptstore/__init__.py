@@ -14,6 +14,7 @@ from ckptstore.errors import (
     UnknownTypeError,
     UnsupportedError,
 )
+from ckptstore.manager import Manager
 from ckptstore.reader import Problem, inspect, load, verify
 from ckptstore.registry import register
 from ckptstore.writer import save
@@ -26,6 +27,7 @@ __all__ = [
     "CheckpointError",
     "CorruptError",
     "LeafInfo",
+    "Manager",
     "NotCommittedError",
     "OutcomeUnknownError",
     "Problem",

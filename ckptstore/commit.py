@@ -7,9 +7,12 @@ compare-and-swap) of `MANIFEST`; whatever an exception says, the outcome is what
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
+
+import xxhash
 
 from ckptstore import format, wire
 from ckptstore.errors import (
@@ -24,8 +27,9 @@ from ckptstore.format import File, Manifest
 from ckptstore.index import INDEX_MAX_NBYTES
 from ckptstore.storage import Storage
 
+_log = logging.getLogger("ckptstore")
+
 MANIFEST = "MANIFEST"
-_MARK = "VOID-"
 _READS = 100
 _SENDS = 10
 
@@ -40,14 +44,23 @@ class Snapshot:
     manifest: Manifest
     index_parts: list[bytes]
 
-    def get(self, name: str, offset: int, buffer: wire.Buffer) -> None:
-        """Fill `buffer` from `offset` of a file; `read` starts again if it was taken away."""
+    def fill(self, name: str, offset: int, buffer: wire.Buffer) -> wire.Digest:
+        """Fill `buffer` from `offset` of a file, a piece at a time, and return its digest.
+
+        `read` starts again where the file was taken away.
+        """
+        state, view = xxhash.xxh3_128(), memoryview(buffer).cast("B")
+        size = self.storage.traffic.piece_nbytes
         try:
-            self.storage.get(name, offset, buffer)
+            for at in range(0, view.nbytes, size):
+                piece = view[at : at + size]
+                self.storage.get(name, offset + at, piece)
+                state.update(piece)
         except FileNotFoundError:
             raise _Changed(f"the file {name} is missing", "missing-file") from None
         except EOFError as error:
             raise _Changed(str(error), "file-size") from None
+        return state.digest()
 
 
 def current(storage: Storage) -> bytes | None:
@@ -56,7 +69,7 @@ def current(storage: Storage) -> bytes | None:
     Raises:
         StorageError: reason ``foreign-manifest``: too large to be one, so no swap can compare it.
     """
-    data = _held(storage)
+    data = surely_held(storage)
     if data is not None and len(data) > format.MANIFEST_MAX_NBYTES:
         raise StorageError(
             f"{storage.url}: {MANIFEST} there has {len(data)} bytes at least, so it is no manifest "
@@ -72,6 +85,19 @@ def _held(storage: Storage) -> bytes | None:
         return storage.read(MANIFEST, format.MANIFEST_MAX_NBYTES)
     except FileNotFoundError:
         return None
+
+
+def surely_held(storage: Storage) -> bytes | None:
+    """Return what `_held` does; bytes that are no manifest were perhaps damaged on their way."""
+    data = _held(storage)
+    for _ in range(_SENDS):
+        before = data
+        if data is None or attempt_in(data) is not None:
+            break
+        data = _held(storage)
+        if data == before:
+            break
+    return data
 
 
 def attempt_in(data: bytes | None) -> str | None:
@@ -92,12 +118,12 @@ def occupied(storage: Storage, holder: bytes) -> AlreadyCommittedError:
     )
 
 
-def publish(storage: Storage, attempt: str, data: bytes, replaced: bytes | None) -> None:
-    """Make `attempt`, whose files are durable, the checkpoint.
+def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: bytes | None) -> None:
+    """Make an attempt, whose files are durable, the checkpoint.
 
     Args:
         storage: the place.
-        attempt: the id that `data` carries.
+        manifest: what `data` says.
         data: the encoded manifest.
         replaced: the manifest that an overwrite read when it began; None for a create.
 
@@ -106,28 +132,41 @@ def publish(storage: Storage, attempt: str, data: bytes, replaced: bytes | None)
         OutcomeUnknownError: it may or may not be committed; nothing is removed.
         StorageError: it is not committed; this attempt's files are removed.
     """
+    attempt = manifest.attempt
     try:
-        if _marked(storage, attempt):
+        found = storage.list()
+        if mark(attempt) in found:
             raise _collected(storage, attempt)
+        if lost := _lost(manifest, found):
+            raise StorageError(
+                f"{storage.url}: {lost}; somebody removes files there, or the store lost them; "
+                "nothing was committed; save again",
+                reason="lost-file",
+            )
     except BaseException:
         discard(storage, attempt)
         raise
     swapped = _send(storage, attempt, data, replaced)
     try:
-        collected = _marked(storage, attempt)
+        found = storage.list()
+        collected = mark(attempt) in found
+        if not collected and _lost(manifest, found):
+            # A collector is done with this attempt, or a later save or a delete came after it.
+            collected = attempt_in(surely_held(storage)) == attempt
         if collected:
             _withdraw(storage, data, swapped)
-    except CheckpointError as error:
+    except CheckpointError as failed:
         raise OutcomeUnknownError(
             f"{storage.url}: attempt {attempt} was committed, but whether a garbage collector took "
-            f"it for a dead one cannot be known ({error}); nothing was deleted; verify it"
-        ) from error
+            f"it for a dead one cannot be known ({failed}); nothing was deleted; verify it"
+        ) from failed
     if collected:
         discard(storage, attempt)
         raise _collected(storage, attempt)
-    if swapped is not None and (old := attempt_in(swapped)) is not None:
-        # The swap is durable. Whatever this leaves behind is garbage, never part of a checkpoint.
-        discard(storage, old)
+    old = attempt_in(swapped)
+    left = None if old is None else discard(storage, old)  # the swap is durable
+    if left is not None:
+        _log.warning("%s: saved, but files of the one before are left: %s", storage.url, left)
 
 
 def _send(storage: Storage, attempt: str, data: bytes, replaced: bytes | None) -> bytes | None:
@@ -148,34 +187,44 @@ def _send(storage: Storage, attempt: str, data: bytes, replaced: bytes | None) -
         except (CheckpointError, FileExistsError) as caught:
             error = caught
         try:
-            holder = _held(storage)
+            holder = surely_held(storage)
             if attempt_in(holder) == attempt:  # only the answer was lost
                 storage.flush()
                 return replaced
         except CheckpointError as second:
             raise OutcomeUnknownError(
                 f"{storage.url}: the commit of attempt {attempt} failed ({error}), and whether it "
-                f"happened cannot be known ({second}); nothing was deleted; load it once the disk "
-                "answers"
+                f"happened cannot be known ({second}); nothing was deleted; load it once the "
+                "storage answers"
             ) from error
         if not isinstance(error, FileExistsError):
             discard(storage, attempt)
             raise error
-        if holder is not None:
+        if holder is not None and holder != replaced:
             discard(storage, attempt)
             raise AlreadyCommittedError(
                 f"{storage.url}: another save (attempt {attempt_in(holder) or 'unreadable'}) was "
                 "committed there first; nothing of it was touched; load it, or save again"
             )
-        # Something was there and is not any more: ask again.
+        # Something was there and is not any more, or what is to be replaced still is: ask again.
     raise OutcomeUnknownError(
         f"{storage.url}: {MANIFEST} is said to exist and cannot be seen; nothing was deleted; load "
         "it to see what is there"
     ) from error
 
 
-def _marked(storage: Storage, attempt: str) -> bool:
-    return f"{_MARK}{attempt}" in storage.list()
+def mark(attempt: str) -> str:
+    """Return the name of the mark that a collector makes before it removes an attempt."""
+    return f"VOID-{attempt}"
+
+
+def _lost(manifest: Manifest, found: Mapping[str, int]) -> str | None:
+    """Return what is wrong with the files of an attempt that are there, or None."""
+    for file in manifest.files:
+        if (have := found.get(file.name)) != file.nbytes:
+            there = "is missing" if have is None else f"has {have} bytes"
+            return f"{file.name} {there}, {file.nbytes} bytes were written"
+    return None
 
 
 def _collected(storage: Storage, attempt: str) -> StorageError:
@@ -195,13 +244,54 @@ def _withdraw(storage: Storage, data: bytes, swapped: bytes | None) -> None:
             storage.swap(MANIFEST, swapped, data)
 
 
-def discard(storage: Storage, attempt: str) -> None:
-    """Remove the files of one attempt that is known not to be the checkpoint, as far as it goes."""
-    with contextlib.suppress(CheckpointError):
+def delete(storage: Storage) -> None:
+    """Remove a checkpoint: its manifest first, then its files.
+
+    Raises:
+        NotCommittedError: there is none.
+        AlreadyCommittedError: another save came in between; nothing of it was touched.
+        StorageError: it is there still; or, reason ``not-removed``, it is deleted, but some of its
+            files could not be removed.
+    """
+    data = surely_held(storage)
+    if data is None:
+        raise not_committed(storage)
+    storage.delete(MANIFEST, expected=data)
+    if (holder := _held(storage)) is not None:
+        if holder != data:
+            raise AlreadyCommittedError(
+                f"{storage.url}: another save (attempt {attempt_in(holder) or 'unreadable'}) was "
+                "committed there while it was deleted; nothing of it was touched; delete it again "
+                "if you mean it too"
+            )
+        raise StorageError(f"{storage.url}: {MANIFEST} could not be deleted; remove it by hand")
+    attempt = attempt_in(data)
+    left = None if attempt is None else discard(storage, attempt)
+    if left is not None:
+        raise StorageError(
+            f"{storage.url}: the checkpoint is deleted, but not all of its files are removed: "
+            f"{left}",
+            reason="not-removed",
+        )
+    storage.remove()
+
+
+def discard(storage: Storage, attempt: str) -> CheckpointError | None:
+    """Remove the files of one attempt that is known not to be the checkpoint, as far as it goes.
+
+    Returns the first error; what is left is garbage, never part of a checkpoint.
+    """
+    first = None
+    try:
         for name in storage.list():
             if format.attempt_of(name) == attempt:
-                with contextlib.suppress(CheckpointError):
+                try:
                     storage.delete(name)
+                except CheckpointError as error:
+                    first = first or error
+    except CheckpointError as error:
+        first = error
+    return first
 
 
 def read(storage: Storage, use: Callable[[Snapshot], T]) -> T:
@@ -214,7 +304,7 @@ def read(storage: Storage, use: Callable[[Snapshot], T]) -> T:
         CorruptError: a file of the manifest is missing or has another size.
     """
     for _ in range(_READS):
-        data = _held(storage)
+        data = surely_held(storage)
         if data is None:
             raise not_committed(storage)
         try:
@@ -267,8 +357,7 @@ def _read_index(snapshot: Snapshot, file: File) -> bytes:
             reason="too-many",
         )
     buffer = bytearray(file.nbytes)
-    snapshot.get(file.name, 0, buffer)
-    if wire.digest(buffer) != file.digest:
+    if not any(snapshot.fill(file.name, 0, buffer) == file.digest for _ in range(2)):
         raise CorruptError(
             f"{where}: the checksum does not match; restore the file from a copy",
             reason="checksum",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from ckptstore import ranges, wire
 from ckptstore.commit import Snapshot
@@ -17,10 +16,7 @@ from ckptstore.errors import CorruptError
 from ckptstore.index import LARGE_NBYTES, Index
 from ckptstore.ranges import Range
 
-_WORKERS = 4
 _IN_FLIGHT_NBYTES = 256 << 20
-_PIECE_NBYTES = 2 << 20
-"""A piece is read and then hashed while it is still in the cache."""
 
 Make = Callable[[Array], Any]
 """Turns the verified bytes of one leaf, flat uint8 that nobody else holds, into its value."""
@@ -53,9 +49,16 @@ def fetch(
     missing: dict[int, int] = {}
     queue: collections.deque[tuple[Range, Array, bool, Future[None]]] = collections.deque()
     in_flight = 0
-    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="ckptstore-read") as pool:
+    traffic = snapshot.storage.traffic
+    wanted = ranges.plan(
+        index,
+        [leaf for leaf in makers if sizes[leaf]],
+        alone_nbytes=traffic.alone_nbytes,
+        gap_nbytes=traffic.gap_nbytes,
+    )
+    with ThreadPoolExecutor(traffic.reads, thread_name_prefix="ckptstore-read") as pool:
         try:
-            for range_ in ranges.plan(index, [leaf for leaf in makers if sizes[leaf]]):
+            for range_ in wanted:
                 while queue and in_flight + range_.nbytes > _IN_FLIGHT_NBYTES:
                     in_flight -= queue[0][0].nbytes
                     yield from _take(queue.popleft(), whole, missing, cut, index, makers)
@@ -109,21 +112,20 @@ def _take(
 def _get(
     snapshot: Snapshot, index: Index, range_: Range, memory: Array, name: Callable[[int], str]
 ) -> None:
-    """Read one range and check every span in it."""
+    """Read one range and check every span in it. A span that is damaged is read once more."""
     file = snapshot.manifest.files[range_.file].name
-    if len(range_.parts) > 1:
-        snapshot.get(file, range_.offset, memory)
+    together = len(range_.parts) > 1
+    if together:
+        snapshot.fill(file, range_.offset, memory)
     for part in range_.parts:
-        state = xxhash.xxh3_128()
-        for at in range(part.at, part.at + part.size, _PIECE_NBYTES):
-            piece: wire.Buffer = memory[at : min(at + _PIECE_NBYTES, part.at + part.size)]
-            if len(range_.parts) == 1:
-                snapshot.get(file, range_.offset + at, piece)
-            state.update(piece)
-        if state.digest() != index.spans.digests[part.span]:
+        place, digest = memory[part.at : part.at + part.size], index.spans.digests[part.span]
+        offset = range_.offset + part.at
+        if together and wire.digest(place) == digest:
+            continue
+        if not any(snapshot.fill(file, offset, place) == digest for _ in range(2)):
             raise CorruptError(
                 f"{snapshot.storage.url}/{file}: {name(part.leaf)}: the checksum of "
-                f"{part.size} bytes at {range_.offset + part.at} does not match; they were damaged "
+                f"{part.size} bytes at {offset} does not match; they were damaged "
                 "after the save; load an older checkpoint, or restore the file from a copy",
                 reason="checksum",
             )
@@ -168,22 +170,63 @@ def _join_cells(data: Array, index: Index, leaf: int) -> Array:
     return out
 
 
-def damage(snapshot: Snapshot, index: Index) -> Iterator[tuple[str, str, int, int | None]]:
-    """Read every byte of every data file and give (reason, file, offset, leaf) of all damage.
+Damage = tuple[str, str, int, int | None]
+"""Reason, file, offset, and the leaf; None where padding is not zero."""
 
-    The leaf is None where padding is not zero.
-    """
+
+def damage(snapshot: Snapshot, index: Index) -> Iterator[Damage]:
+    """Read every byte of every data file, and give all that is damaged."""
+    with ThreadPoolExecutor(
+        snapshot.storage.traffic.reads, thread_name_prefix="ckptstore-verify"
+    ) as pool:
+        queue: collections.deque[Future[list[Damage]]] = collections.deque()
+        try:
+            for stretch in _stretches(index):
+                queue.append(pool.submit(_damaged, snapshot, index, *stretch))
+                if len(queue) > 2 * snapshot.storage.traffic.reads:
+                    yield from queue.popleft().result()
+            while queue:
+                yield from queue.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _stretches(index: Index) -> Iterator[tuple[int, int, list[int]]]:
+    """Cut the data files into reads: (file, first byte, spans in it), with the padding before."""
     spans = index.spans
-    order = np.lexsort((spans.offset, spans.file)).tolist()
-    ends: dict[int, int] = {}
-    for span in order:
-        file, offset, size = (int(c[span]) for c in (spans.file, spans.offset, spans.size))
-        name = snapshot.manifest.files[file].name
-        begin = ends.get(file, 0)
-        memory = np.empty(offset + size - begin, np.uint8)
-        snapshot.get(name, begin, memory)
-        ends[file] = offset + size
-        if memory[: offset - begin].any():
-            yield "padding", name, begin + int(np.argmax(memory != 0)), None
-        if wire.digest(memory[offset - begin :]) != spans.digests[span]:
-            yield "checksum", name, offset, int(spans.leaf[span])
+    order = np.lexsort((spans.offset, spans.file))
+    rows = zip(*(c[order].tolist() for c in (spans.file, spans.offset, spans.size)), strict=True)
+    file, begin, end, inside = -1, 0, 0, list[int]()
+    for number, (here, offset, size) in zip(order.tolist(), rows, strict=True):
+        if inside and (here != file or offset + size - begin > ranges.RANGE_NBYTES):
+            yield file, begin, inside
+            begin, inside = end, []
+        if here != file:
+            file, begin = here, 0
+        inside.append(number)
+        end = offset + size
+    if inside:
+        yield file, begin, inside
+
+
+def _damaged(
+    snapshot: Snapshot, index: Index, file: int, begin: int, inside: Sequence[int]
+) -> list[Damage]:
+    """Check some neighbouring spans; what is damaged is read once more."""
+    spans, name = index.spans, snapshot.manifest.files[file].name
+    found: list[Damage] = []
+    for _ in range(2):
+        found, end = [], begin
+        memory = np.empty(int(spans.offset[inside[-1]] + spans.size[inside[-1]]) - begin, np.uint8)
+        snapshot.fill(name, begin, memory)
+        for span in inside:
+            offset, size = int(spans.offset[span]), int(spans.size[span])
+            padding = memory[end - begin : offset - begin]
+            if padding.any():
+                found.append(("padding", name, end + int(np.argmax(padding != 0)), None))
+            end = offset + size
+            if wire.digest(memory[offset - begin : end - begin]) != spans.digests[span]:
+                found.append(("checksum", name, offset, int(spans.leaf[span])))
+        if not found:
+            break
+    return found

@@ -1,7 +1,4 @@
-"""What to read where: from leaves to ranges of data files, as a pure function of the index.
-
-Only the bytes of the wanted leaves are in a range, with at most the padding between neighbours.
-"""
+"""What to read where: from leaves to ranges of data files, as a pure function of the index."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ckptstore.index import LARGE_NBYTES, SMALL_ALIGNMENT, Index, Integers
+from ckptstore.index import Index, Integers
 from ckptstore.validate import cell_starts
 
 RANGE_NBYTES = 8 << 20
-"""Small neighbours are read together up to this."""
+"""Neighbours are read together up to this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +35,13 @@ class Range:
     parts: tuple[Part, ...]
 
 
-def plan(index: Index, leaves: Iterable[int]) -> Iterator[Range]:
+def plan(
+    index: Index, leaves: Iterable[int], *, alone_nbytes: int, gap_nbytes: int
+) -> Iterator[Range]:
     """Give the ranges that hold the spans of `leaves`, by file and offset.
 
-    A span of 1 MiB or more is a range of its own.
+    A span of `alone_nbytes` or more is a range of its own. Between the parts of a range are at
+    most `gap_nbytes` bytes of nothing that is wanted.
     """
     spans = index.spans
     wanted = np.zeros(len(index.leaves) + 1, bool)
@@ -53,8 +53,8 @@ def plan(index: Index, leaves: Iterable[int]) -> Iterator[Range]:
     open_parts: list[Part] = []
     file = begin = end = -1
     for span, leaf, file_here, offset, size, start in rows:
-        small = size < LARGE_NBYTES
-        near = file_here == file and 0 <= offset - end < SMALL_ALIGNMENT
+        small = size < alone_nbytes
+        near = file_here == file and 0 <= offset - end <= gap_nbytes
         if open_parts and not (small and near and offset + size - begin <= RANGE_NBYTES):
             yield Range(file, begin, end - begin, tuple(open_parts))
             open_parts = []

@@ -26,7 +26,6 @@ from ckptstore.registry import Refusal
 from ckptstore.storage import Storage
 from ckptstore.tree import Walk, flatten
 
-_WORKERS = 4
 _PIECE_NBYTES = 1 << 20
 """A piece is hashed and then written while it is still in the cache."""
 
@@ -85,7 +84,7 @@ def save(
         except BaseException:
             commit.discard(store, attempt)  # no commit was sent, so this is nobody's data
             raise
-        commit.publish(store, attempt, data, replaced)
+        commit.publish(store, manifest, data, replaced)
         return Checkpoint(store.url, manifest, parts)
 
 
@@ -174,7 +173,7 @@ def _write(
     encoded = index.encode(table)
     manifest, outside = _with_index(manifest, encoded)
     if outside is not None:
-        store.put(outside.name, [encoded])
+        store.put(outside.name, [encoded], len(encoded))
     store.flush()
     return manifest, [encoded]
 
@@ -237,19 +236,17 @@ def _write_files(
     """Write all data files in parallel and return the digest of every span."""
     job = _Job(placement, walk, leaf_nbytes)
 
-    def write(name: str, numbers: Sequence[int]) -> None:
+    def write(name: str, numbers: Sequence[int], nbytes: int) -> None:
         try:
-            store.put(name, job.chunks(numbers))
+            store.put(name, job.chunks(numbers), nbytes)
         except BaseException:
             job.stop.set()
             raise
 
-    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="ckptstore-write") as pool:
+    rows = zip(names, placement.by_file(), placement.file_nbytes, strict=True)
+    with ThreadPoolExecutor(store.traffic.writes, thread_name_prefix="ckptstore-write") as pool:
         try:
-            tasks = [
-                pool.submit(write, name, numbers)
-                for name, numbers in zip(names, placement.by_file(), strict=True)
-            ]
+            tasks = [pool.submit(write, *row) for row in rows]
             errors = [error for task in tasks if (error := task.exception()) is not None]
         except BaseException:
             job.stop.set()

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from ckptstore import storage as storage_package
 from ckptstore.errors import OutcomeUnknownError, StorageError
 from ckptstore.storage import Storage
+
+
+def put(place: Storage, name: str, content: bytes) -> None:
+    """Put a file of one chunk."""
+    place.put(name, [content], len(content))
 
 
 class StorageContract:
@@ -24,7 +31,11 @@ class StorageContract:
 
     def again(self, storage: Storage) -> Storage:
         """Return another storage of the same place, as another process would."""
-        return storage_package.open(storage.url)
+        return storage_package.open(storage.url, self.options())
+
+    def options(self) -> dict[str, Any] | None:
+        """Return the `storage_options` of the place."""
+        return None
 
     def test_a_place_that_is_not_there_is_empty(self, storage: Storage) -> None:
         assert storage.list() == {}
@@ -39,7 +50,7 @@ class StorageContract:
         assert storage.list() == {}
 
     def test_put_joins_its_chunks(self, place: Storage) -> None:
-        place.put("data", [b"one", bytearray(b"two"), memoryview(b"three"), b""])
+        place.put("data", [b"one", bytearray(b"two"), memoryview(b"three"), b""], 11)
         place.flush()
         assert place.read("data", 100) == b"onetwothree"
         assert place.list() == {"data": 11}
@@ -53,7 +64,7 @@ class StorageContract:
             slab.append(33)
             yield slab
 
-        place.put("data", chunks())
+        place.put("data", chunks(), 11)
         assert place.read("data", 100) == b"firstother!"
 
     def test_an_error_of_the_chunks_is_passed_on(self, place: Storage) -> None:
@@ -62,10 +73,10 @@ class StorageContract:
             raise ValueError("the leaf is gone")
 
         with pytest.raises(ValueError, match="the leaf is gone"):
-            place.put("data", chunks())
+            place.put("data", chunks(), 11)
 
     def test_read_gives_at_most_one_byte_beyond_its_limit(self, place: Storage) -> None:
-        place.put("data", [b"0123456789"])
+        put(place, "data", b"0123456789")
         assert place.read("data", 4) == b"01234"
         assert place.read("data", 10) == b"0123456789"
 
@@ -129,7 +140,7 @@ class StorageContract:
             assert won == [place.read("MANIFEST", 1 << 20)]
 
     def test_get_fills_the_buffer_or_says_why_not(self, place: Storage) -> None:
-        place.put("data", [b"0123456789"])
+        put(place, "data", b"0123456789")
         assert place.sizes(["data", "other"]) == {"data": 10}
         buffer = bytearray(4)
         place.get("data", 3, buffer)
@@ -140,15 +151,6 @@ class StorageContract:
         with pytest.raises(FileNotFoundError):
             place.get("other", 0, buffer)
 
-    def test_a_file_whose_size_was_asked_can_be_read_after_a_delete(self, place: Storage) -> None:
-        place.put("data", [b"0123456789"])
-        place.sizes(["data"])
-        with self.again(place) as other:
-            other.delete("data")
-        buffer = bytearray(10)
-        place.get("data", 0, buffer)
-        assert buffer == b"0123456789"
-
     def test_delete_takes_only_what_is_expected(self, place: Storage) -> None:
         place.create("MANIFEST", b"theirs")
         place.delete("MANIFEST", expected=b"mine")
@@ -158,11 +160,43 @@ class StorageContract:
         place.delete("MANIFEST")
         assert place.list() == {}
 
+    def test_changed_gives_times_of_one_clock(self, place: Storage) -> None:
+        assert place.changed() == {}
+        put(place, "first", b"1")
+        time.sleep(1.1)  # some stores count whole seconds
+        put(place, "second", b"2")
+        first, second = (place.changed()[name] for name in ("first", "second"))
+        assert 1 <= second - first < 60
+        assert place.unfinished() == {}
+        place.abort("first")
+        assert place.list() == {"first": 1, "second": 1}
+
+    def test_what_is_below(self, place: Storage) -> None:
+        assert place.children() == []
+        assert place.holders("MANIFEST") == []
+        for name, file in (("b", "MANIFEST"), ("a", "data"), ("c d%", "MANIFEST"), ("a", "x")):
+            with self.again(place).child(name) as below:
+                below.prepare()
+                put(below, file, b"content")
+        put(place, "MANIFEST", b"mine")
+        assert sorted(place.children()) == ["a", "b", "c d%"]
+        assert sorted(place.holders("MANIFEST")) == ["b", "c d%"]
+        assert place.list() == {"MANIFEST": 4}
+        below = place.child("b")
+        assert below.url == f"{place.url}/b"
+        assert below.list() == {"MANIFEST": 7}
+        assert below.holds("MANIFEST")
+        assert not below.holds("data")
+        below.delete("MANIFEST")
+        below.remove()
+        place.child("a").remove()
+        assert sorted(place.children()) == ["a", "c d%"]
+
     def test_many_threads_may_get_at_once(self, place: Storage) -> None:
         content = bytes(range(256)) * 64
         names = [f"data-{n}" for n in range(4)]
         for name in names:
-            place.put(name, [content])
+            put(place, name, content)
         place.sizes(names)
 
         def get(number: int) -> bool:

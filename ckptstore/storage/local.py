@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 from ckptstore.errors import OutcomeUnknownError, StorageError
+from ckptstore.storage.protocol import Traffic
 from ckptstore.wire import Buffer
 
 _HELD_FILES = 128
@@ -33,6 +34,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 class LocalStorage:
     """One checkpoint directory. Safe to use from many threads."""
+
+    # A piece is hashed while it is still in the cache.
+    traffic = Traffic(writes=4, reads=4, piece_nbytes=2 << 20, alone_nbytes=1 << 20, gap_nbytes=64)
 
     def __init__(self, path: str) -> None:
         self.url = path
@@ -80,7 +84,7 @@ class LocalStorage:
                 if getattr(error.__cause__, "errno", None) not in _CANNOT_SYNC:
                     raise
 
-    def put(self, name: str, chunks: Iterable[Buffer]) -> None:
+    def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Write and fsync a new file."""
         with self._errors("write", self._at(name)):
             _write_new(self._at(name), chunks)
@@ -171,14 +175,7 @@ class LocalStorage:
 
     def list(self) -> Mapping[str, int]:
         """List the files of the directory; none where there is no directory."""
-        out, gone = {}, (FileNotFoundError,)
-        listing = self._errors("list", self.url, gone)
-        with contextlib.suppress(*gone), listing, os.scandir(self.url) as entries:
-            for entry in entries:
-                with contextlib.suppress(*gone):
-                    if entry.is_file(follow_symlinks=False):
-                        out[entry.name] = entry.stat(follow_symlinks=False).st_size
-        return out
+        return {name: stat.st_size for name, stat in self._files().items()}
 
     def delete(self, name: str, expected: bytes | None = None) -> None:
         """Unlink a file; with `expected`, under the lock and only if it holds just that."""
@@ -191,6 +188,52 @@ class LocalStorage:
                 if self.read(name, len(expected)) == expected:
                     os.unlink(self._at(name))
             self._sync_directory(self.url)
+
+    def changed(self) -> Mapping[str, float]:
+        """Return the files' ctimes: a fresh hard link keeps its old mtime."""
+        return {name: stat.st_ctime for name, stat in self._files().items()}
+
+    def unfinished(self) -> Mapping[str, float]:
+        """Return nothing: a file is there from the first byte on."""
+        return {}
+
+    def abort(self, name: str) -> None:
+        """Do nothing."""
+
+    def child(self, name: str) -> LocalStorage:
+        """Return a directory below."""
+        return LocalStorage(self._at(name))
+
+    def children(self) -> Sequence[str]:
+        """List the directories below, also behind symbolic links."""
+        gone = (FileNotFoundError,)
+        listing = self._errors("list", self.url, gone)
+        with contextlib.suppress(*gone), listing, os.scandir(self.url) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+        return []
+
+    def holders(self, name: str) -> Sequence[str]:
+        """Look into each directory below."""
+        return [child for child in self.children() if self.child(child).holds(name)]
+
+    def holds(self, name: str) -> bool:
+        """Tell whether a file is there."""
+        return os.path.isfile(self._at(name))
+
+    def remove(self) -> None:
+        """Remove the directory, if it is empty."""
+        with contextlib.suppress(OSError):
+            os.rmdir(self.url)
+
+    def _files(self) -> Mapping[str, os.stat_result]:
+        out, gone = {}, (FileNotFoundError,)
+        listing = self._errors("list", self.url, gone)
+        with contextlib.suppress(*gone), listing, os.scandir(self.url) as entries:
+            for entry in entries:
+                with contextlib.suppress(*gone):
+                    if entry.is_file(follow_symlinks=False):
+                        out[entry.name] = entry.stat(follow_symlinks=False)
+        return out
 
     def _at(self, name: str) -> str:
         return os.path.join(self.url, name)

@@ -1,0 +1,268 @@
+"""A checkpoint's directory in a bucket: conditional writes, and what their answers mean.
+
+docs/commit.md says in which order they are used and why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self, TypeVar
+
+from ckptstore.errors import CheckpointError, StorageError
+from ckptstore.storage.client import ABSENT, Client, Failure, Kind, Page, Upload, Version
+from ckptstore.storage.protocol import Traffic
+from ckptstore.storage.requests import PARALLEL, Requests
+from ckptstore.wire import Buffer
+
+T = TypeVar("T")
+
+_probed: set[tuple[str, str]] = set()
+"""(endpoint, root) of the stores that were seen to honour conditions, in this process."""
+
+
+class BucketStorage:
+    """One checkpoint directory: the objects of a bucket below a prefix.
+
+    Safe to use from many threads, and after a fork.
+
+    Args:
+        requests: the bucket.
+        prefix: of all keys: empty, or with a slash at its end.
+    """
+
+    traffic = Traffic(
+        writes=4, reads=PARALLEL, piece_nbytes=8 << 20, alone_nbytes=8 << 20, gap_nbytes=256 << 10
+    )
+
+    def __init__(self, requests: Requests, prefix: str) -> None:
+        self.url = (requests.root + prefix).rstrip("/")
+        self._requests = requests
+        self._prefix = prefix
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._requests.close()
+
+    def __repr__(self) -> str:
+        return f"BucketStorage({self.url!r})"
+
+    def prepare(self) -> None:
+        """See, once a process, that the store honours conditions, with an object made for it.
+
+        Raises:
+            StorageError: reason ``not-atomic``, or what the store says to a first write.
+        """
+        client = self._requests.link.client
+        store = client.endpoint, self._requests.root
+        if store in _probed or self._requests.settings.assume_atomic:
+            return
+        name = f"PROBE-{os.urandom(16).hex()}"
+        try:
+            self._put(name, b"ckptstore", None)
+            for condition, meaning in (
+                (ABSENT, "that no object is there"),
+                (client.foreign, "that the object has a given version"),
+            ):
+                try:
+                    self._put(name, b"", condition)
+                except (FileExistsError, FileNotFoundError):
+                    continue
+                raise StorageError(
+                    f"{self.url}: this store ({client.endpoint}) ignores the condition of a write "
+                    f"{meaning}, so a commit there would not be atomic: two saves at once could "
+                    "destroy each other; save to another store, or, where only one process ever "
+                    'writes, pass storage_options={"ckptstore": {"assume_atomic": True}}',
+                    reason="not-atomic",
+                )
+        finally:
+            with contextlib.suppress(CheckpointError):
+                self.delete(name)
+        _probed.add(store)
+
+    def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
+        """Upload a new object."""
+        self._requests.link.uploader.send(self._prefix + name, chunks, nbytes)
+
+    def flush(self) -> None:
+        """Do nothing: an object's name is as durable as its bytes."""
+
+    def create(self, name: str, data: bytes) -> None:
+        """Store an object where none is, in one request."""
+        self._commit("commit", name, data, None, ABSENT)
+
+    def swap(self, name: str, data: bytes, expected: bytes) -> None:
+        """Replace an object, in one request, if it still has the version that holds `expected`."""
+        self._commit("overwrite", name, data, expected, self._version(name, expected))
+
+    def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
+        """List the directory. Nothing can be held open in a bucket."""
+        found = self.list()
+        return {name: found[name] for name in names if name in found}
+
+    def get(self, name: str, offset: int, buffer: Buffer) -> None:
+        """Read exactly the buffer's length."""
+        key, view = self._prefix + name, memoryview(buffer).cast("B")
+        if view.nbytes:  # some stores answer an empty range with the whole object
+            self._requests.ask("read", key, lambda client, _: client.get(key, offset, view))
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Read a small object."""
+        return self._read(name, limit)[0]
+
+    def list(self) -> Mapping[str, int]:
+        """List the objects directly below the prefix."""
+        return self._names(size for page in self._pages() for size in page.sizes.items())
+
+    def delete(self, name: str, expected: bytes | None = None) -> None:
+        """Remove an object; with `expected`, only the version that holds just that."""
+        key = self._prefix + name
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            version = None if expected is None else self._version(name, expected)
+            self._requests.ask("delete", key, lambda client, _: client.delete(key, version))
+
+    def changed(self) -> Mapping[str, float]:
+        """List when the objects were written."""
+        return self._names(time for page in self._pages() for time in page.changed.items())
+
+    def unfinished(self) -> Mapping[str, float]:
+        """List the uploads in parts that were begun."""
+        found = self._requests.ask("list the uploads of", self._prefix, self._uploads)
+        return self._names((upload.key, upload.begun) for upload in found)
+
+    def abort(self, name: str) -> None:
+        """Give up the unfinished uploads of one object."""
+        key = self._prefix + name
+        for upload in self._requests.ask("list the uploads of", key, self._uploads):
+            if upload.key == key:
+                with contextlib.suppress(FileNotFoundError):
+                    self._requests.ask("abort", key, lambda client, _: client.abort(upload))  # noqa: B023
+
+    def child(self, name: str) -> BucketStorage:
+        """Return the directory below; it shares the connections of this one."""
+        return BucketStorage(self._requests, f"{self._prefix}{name}/")
+
+    def children(self) -> Sequence[str]:
+        """List the prefixes below: a request for each 1,000."""
+        start = len(self._prefix)
+        return [prefix[start:-1] for page in self._pages() for prefix in page.prefixes]
+
+    def holders(self, name: str) -> Sequence[str]:
+        """Find the directories below with an object of that name, in as few requests as it goes.
+
+        That is one listing of all there is below, or, where its first page says that this would
+        take more requests, a look into each.
+        """
+        first = self._page(None, "")
+        below = {key[len(self._prefix) :].partition("/")[0] for key in first.sizes}
+        if first.token is None or len(below) > 1:
+            found = []
+            for page in self._pages("", first):
+                parts = (key[len(self._prefix) :].split("/") for key in page.sizes)
+                found += [part[0] for part in parts if len(part) == 2 and part[1] == name]
+            return found
+        names = self.children()
+        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="ckptstore-look") as pool:
+            there = pool.map(lambda child: self.child(child).holds(name), names)
+            return [child for child, is_there in zip(names, there, strict=True) if is_there]
+
+    def holds(self, name: str) -> bool:
+        """Tell whether an object is there."""
+        try:
+            self.read(name, 0)
+            return True
+        except FileNotFoundError:
+            return False
+
+    def remove(self) -> None:
+        """Do nothing: a prefix is gone with its last object."""
+
+    def _commit(
+        self, operation: str, name: str, data: bytes, expected: bytes | None, version: Version
+    ) -> None:
+        """Send one conditional write until its outcome is known; `expected` None is no object.
+
+        No answer but a plain success says what happened: a library below us, or this loop, may
+        have sent it twice, and the answer to the first was lost. The object itself decides.
+        """
+        requests, key, began = self._requests, self._prefix + name, time.monotonic()
+        limit, doubtful = max(len(data), len(expected or b"")), False
+        for tries in itertools.count(1):
+            try:
+                requests.link.client.put(key, data, version)
+                return
+            except Failure as caught:
+                failure = caught
+            wait = requests.wait(began, tries, failure)
+            if failure.kind is Kind.REFUSED and not doubtful:
+                raise requests.error(operation, key, failure, tries)
+            doubtful = True
+            holder: bytes | None
+            try:
+                holder, version = self._read(name, limit)
+            except FileNotFoundError:
+                holder, version = None, ABSENT
+            except CheckpointError as second:
+                raise requests.unknown(key, failure, tries, f"; and then: {second}") from None
+            if holder == data:
+                return
+            if holder is None and expected is not None:
+                raise FileNotFoundError(f"{requests.root}{key} was deleted")
+            if holder != expected:
+                raise FileExistsError(f"{requests.root}{key} holds something else")
+            if wait is None:
+                raise requests.unknown(key, failure, tries)
+            time.sleep(wait)
+
+    def _version(self, name: str, expected: bytes) -> Version:
+        """Return the version of an object that holds `expected`.
+
+        Raises:
+            FileExistsError: it holds something else, also when it was read again.
+            FileNotFoundError: there is none.
+        """
+        for _ in range(2):
+            have, version = self._read(name, len(expected))
+            if have == expected:
+                return version
+        raise FileExistsError(f"{self.url}/{name} holds something else")
+
+    def _read(self, name: str, limit: int) -> tuple[bytes, Version]:
+        key = self._prefix + name
+        found: tuple[bytes, Version] = self._requests.ask(
+            "read", key, lambda client, _: client.read(key, limit)
+        )
+        return found
+
+    def _put(self, name: str, data: bytes, condition: Version | None) -> None:
+        key = self._prefix + name
+        self._requests.ask("write", key, lambda client, _: client.put(key, data, condition))
+
+    def _pages(self, delimiter: str = "/", first: Page | None = None) -> Iterator[Page]:
+        page = first or self._page(None, delimiter)
+        yield page
+        while page.token is not None:
+            page = self._page(page.token, delimiter)
+            yield page
+
+    def _page(self, token: str | None, delimiter: str) -> Page:
+        prefix = self._prefix
+        page: Page = self._requests.ask(
+            "list", prefix, lambda client, _: client.page(prefix, token, delimiter=delimiter)
+        )
+        return page
+
+    def _uploads(self, client: Client, _: int) -> Sequence[Upload]:
+        return client.uploads(self._prefix)
+
+    def _names(self, rows: Iterable[tuple[str, T]]) -> dict[str, T]:
+        """Return what is directly below the prefix, by name."""
+        start = len(self._prefix)
+        names = ((key[start:], value) for key, value in rows)
+        return {name: value for name, value in names if name and "/" not in name}

@@ -1,0 +1,169 @@
+"""From a URL and fsspec's `storage_options` to a bucket: which client, made once a process."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from fsspec.utils import tokenize  # type: ignore[import-untyped, unused-ignore]
+
+from ckptstore.errors import StorageError
+from ckptstore.storage.bucket import BucketStorage
+from ckptstore.storage.client import Client, Failure, Settings
+from ckptstore.storage.requests import Requests
+
+_CLIENTS = {
+    "s3": ("s3", "S3Client", "s3fs", "s3"),
+    "s3a": ("s3", "S3Client", "s3fs", "s3"),
+    "gs": ("gcs", "GCSClient", "gcsfs", "gcs"),
+    "gcs": ("gcs", "GCSClient", "gcsfs", "gcs"),
+}
+"""Protocol: the module here, its class, the library that it needs, the extra that installs that."""
+
+_KEPT = 8
+"""Clients that are kept for the next call: making one costs 100 ms and new connections."""
+
+_OWN = "ckptstore"
+_SECRET = re.compile(r"key|secret|token|pass|credential|auth|sas|connection", re.IGNORECASE)
+_SHORTEST_SECRET = 4
+_USERINFO = re.compile(r"(?<=://)[^/@]*:[^/@]*@")
+
+_clients: dict[tuple[Any, ...], Client] = {}
+
+
+def open(url: str, storage_options: Mapping[str, Any] | None) -> BucketStorage:
+    """Return the storage of a directory that is not on a local disk.
+
+    Raises:
+        StorageError: reason ``bad-url``, ``bad-options``, ``no-such-store`` or
+            ``missing-package``.
+    """
+    protocol, _, rest = url.partition("://")
+    shown = _USERINFO.sub("***@", url)
+    if "::" in protocol:
+        raise StorageError(
+            f"{shown}: a chain of file systems cannot promise what a commit needs (caches drop the "
+            "condition of a write); give the URL of the store itself",
+            reason="no-such-store",
+        )
+    bucket, _, prefix = rest.strip("/").partition("/")
+    if not bucket or "\0" in rest:
+        raise StorageError(
+            f"{shown}: no bucket there; a URL is {protocol}://BUCKET/DIRECTORY", reason="bad-url"
+        )
+    if protocol in _CLIENTS and ("@" in bucket or ":" in bucket):
+        raise StorageError(
+            f"{protocol}://***: no place for a host or for credentials; give them in "
+            "storage_options or in the environment",
+            reason="bad-url",
+        )
+    settings, options = _settings(shown, storage_options)
+    root = f"{protocol}://{bucket}/"
+    connector = Connector(protocol, bucket, options, settings)
+    if prefix:
+        prefix += "/"
+    return BucketStorage(Requests(_USERINFO.sub("***@", root), connector, settings), prefix)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Connector:
+    """How to reach one bucket; the options may hold secrets."""
+
+    protocol: str
+    bucket: str
+    options: Mapping[str, Any]
+    settings: Settings
+
+    def __call__(self) -> Client:
+        """Return this process's client of the bucket."""
+        key = self._key()
+        client = _clients.get(key)
+        if client is None:
+            for old in list(_clients)[: len(_clients) - _KEPT + 1]:
+                _clients.pop(old, None)
+            client = _clients.setdefault(key, self._make())
+        return client
+
+    def forget(self) -> None:
+        """Make the next call return a new client, with credentials read anew."""
+        _clients.pop(self._key(), None)
+
+    def redact(self, text: str) -> str:
+        """Take the values of secret options out of a text."""
+        for secret in sorted(_secrets(self.options), key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
+
+    def _key(self) -> tuple[Any, ...]:
+        options = tokenize(self.protocol, self.bucket, dict(self.options), self.settings)
+        return os.getpid(), options
+
+    def _make(self) -> Client:
+        where = f"{self.protocol}://{self.bucket}"
+        module, name, library, extra = _CLIENTS[self.protocol]
+        try:
+            made = getattr(importlib.import_module(f"ckptstore.storage.{module}"), name)
+        except ImportError as error:
+            raise StorageError(
+                f"{where}: needs the package {library}, which cannot be imported ({error}); "
+                f'pip install "ckptstore[{extra}]"',
+                reason="missing-package",
+            ) from error
+        try:
+            client: Client = made(self.bucket, self.options, self.settings)
+            return client
+        except Failure as failure:
+            raise StorageError(
+                f"{where}: {self.redact(str(failure))}", reason=failure.reason
+            ) from None
+        except Exception as error:
+            raise StorageError(
+                f"{where}: {library} does not take these storage_options "
+                f"({', '.join(self.options) or 'none'}): "
+                f"{type(error).__name__}: {self.redact(str(error))}",
+                reason="bad-options",
+            ) from None
+
+
+def _settings(
+    where: str, storage_options: Mapping[str, Any] | None
+) -> tuple[Settings, dict[str, Any]]:
+    """Split options into ours, under the key ``ckptstore``, and those of the client library."""
+    if storage_options is not None and not isinstance(storage_options, Mapping):
+        raise StorageError(
+            f"{where}: storage_options is a {type(storage_options).__name__}, expected a dict",
+            reason="bad-options",
+        )
+    options = dict(storage_options or {})
+    given = options.pop(_OWN, {})
+    known = [field.name for field in fields(Settings)]
+    if not isinstance(given, Mapping) or not set(given) <= set(known):
+        found = ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
+        raise StorageError(
+            f"{where}: storage_options[{_OWN!r}] has {found:.200}; expected a dict with some of "
+            + ", ".join(known),
+            reason="bad-options",
+        )
+    for name in ("timeout", "deadline"):
+        value = given.get(name, 1.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise StorageError(
+                f"{where}: storage_options[{_OWN!r}][{name!r}] is {value!r:.80}, expected seconds",
+                reason="bad-options",
+            )
+    return Settings(**given), options
+
+
+def _secrets(options: Any, secret: bool = False) -> set[str]:
+    """Return the texts among options that may be secrets, by the names of the options."""
+    if isinstance(options, Mapping):
+        found = [_secrets(v, secret or bool(_SECRET.search(str(k)))) for k, v in options.items()]
+        return set().union(*found)
+    if isinstance(options, list | tuple):
+        return set().union(*(_secrets(item, secret) for item in options))
+    kept = secret and isinstance(options, str) and len(options) >= _SHORTEST_SECRET
+    return {options} if kept else set()

@@ -1,0 +1,130 @@
+"""Uploading one object: in one request where it is small, in parts where it is large."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from ckptstore.errors import CheckpointError
+from ckptstore.storage.client import Client, Failure, Kind, Request, Upload
+from ckptstore.wire import Buffer
+
+PART_NBYTES = 8 << 20
+"""An object of more bytes is sent in parts of this size, as far as `MAX_PARTS` of them hold it."""
+
+MAX_PARTS = 10_000
+_UNIT = 1 << 20  # GCS takes multiples of 256 KiB
+
+
+def part_nbytes(nbytes: int) -> int:
+    """Return the size of the parts of an object, all but the last."""
+    smallest = -(-nbytes // MAX_PARTS)
+    return max(PART_NBYTES, -(-smallest // _UNIT) * _UNIT)
+
+
+class Uploader:
+    """The uploads of one storage: of all objects together, a bounded number of parts in flight.
+
+    Args:
+        ask: sends a request for an operation on a key, again where that may help.
+        parallel: the bound.
+        any_order: the parts of an object may be sent at once.
+    """
+
+    def __init__(
+        self, ask: Callable[[str, str, Request], Any], parallel: int, *, any_order: bool
+    ) -> None:
+        self._ask = ask
+        self._any_order = any_order
+        self._slots = threading.BoundedSemaphore(parallel)
+        self._pool = ThreadPoolExecutor(parallel, thread_name_prefix="ckptstore-upload")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=True)
+
+    def send(self, key: str, chunks: Iterable[Buffer], nbytes: int) -> None:
+        """Store an object. On failure nothing is left of an upload in parts."""
+        if nbytes <= PART_NBYTES:
+            (whole,) = _parts(chunks, PART_NBYTES)
+            self._ask("write", key, lambda client, _: client.put(key, whole))
+            return
+        upload: Upload = self._ask("write", key, lambda client, _: client.begin(key, nbytes))
+        sent: list[Future[str]] = []
+        failed = threading.Event()
+        try:
+            for data in _parts(chunks, part_nbytes(nbytes)):
+                if failed.is_set():
+                    break
+                sent.append(self._submit(upload, len(sent), data, failed))
+                del data  # the next part may be filled while this one is in flight
+            tags = [future.result() for future in sent]
+            self._ask("write", key, lambda client, tries: _finish(client, upload, tags, tries))
+        except BaseException:
+            failed.set()
+            for future in sent:
+                future.cancel()
+            wait(sent)
+            with contextlib.suppress(CheckpointError, OSError):
+                self._ask("abort the upload of", key, lambda client, _: client.abort(upload))
+            raise
+
+    def _submit(
+        self, upload: Upload, before: int, data: Buffer, failed: threading.Event
+    ) -> Future[str]:
+        """Send the part after `before` others, once fewer than the bound are in flight."""
+        start = before * part_nbytes(upload.nbytes)
+
+        def part() -> str:
+            try:
+                tag: str = self._ask(
+                    "write",
+                    upload.key,
+                    lambda client, tries: client.part(upload, before + 1, start, data, tries),
+                )
+                return tag
+            except BaseException:
+                failed.set()
+                raise
+
+        self._slots.acquire()
+        try:
+            future = self._pool.submit(part)
+        except BaseException:
+            self._slots.release()
+            raise
+        future.add_done_callback(lambda _: self._slots.release())
+        if not self._any_order:
+            wait([future])
+        return future
+
+
+def _parts(chunks: Iterable[Buffer], size: int) -> Iterator[bytearray]:
+    """Gather chunks into parts of `size` bytes, the last one shorter; one at least."""
+    part, given = bytearray(), False
+    for chunk in chunks:
+        view = memoryview(chunk).cast("B")
+        while view.nbytes:
+            room = size - len(part)
+            part += view[:room]
+            view = view[room:]
+            if len(part) == size:
+                yield part
+                part, given = bytearray(), True
+        del view, chunk  # its giver may need its memory
+    if part or not given:
+        yield part
+
+
+def _finish(client: Client, upload: Upload, tags: Sequence[str], tries: int) -> None:
+    """Finish an upload. One that is gone after an answer was lost, was finished by that try."""
+    try:
+        client.finish(upload, tags)
+    except Failure as failure:
+        if failure.kind is not Kind.MISSING or not tries:
+            raise
+        if client.page(upload.key, None).sizes.get(upload.key) != upload.nbytes:
+            raise

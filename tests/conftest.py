@@ -1,0 +1,74 @@
+"""The servers that the bucket tests run on, each started when the first test asks for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from servers import Gcs, Ministack, Moto, S3Server, Server
+from servers.proxy import FaultProxy
+
+# No test finds credentials, or asks a network for them. The region is set here because s3fs cannot
+# make a bucket where its `client_kwargs` hold it. gcsfs would ask by gRPC what kind a bucket is.
+for name in list(os.environ):
+    if name.startswith(("AWS_", "GOOGLE_", "GCSFS_", "FSSPEC_")) or name == "STORAGE_EMULATOR_HOST":
+        del os.environ[name]
+os.environ.update(
+    AWS_DEFAULT_REGION="us-east-1",
+    AWS_EC2_METADATA_DISABLED="true",
+    AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+    AWS_CONFIG_FILE=os.devnull,
+    GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT="false",
+    NO_GCE_CHECK="true",
+    NO_PROXY="127.0.0.1",
+    no_proxy="127.0.0.1",
+)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Moto]:
+    server = Moto()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def ministack() -> Iterator[Ministack]:
+    server = Ministack()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[Gcs]:
+    server = Gcs()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["moto", "ministack", "gcs"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """Each server in turn."""
+    found: Server = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(params=["moto", "ministack"])
+def s3(request: pytest.FixtureRequest) -> S3Server:
+    """Each S3 server in turn."""
+    found: S3Server = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def bucket(server: Server) -> str:
+    """A fresh bucket of `server`."""
+    return server.new_bucket()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[FaultProxy]:
+    """A proxy in front of `server`."""
+    with FaultProxy(server) as running:
+        yield running
