@@ -1,13 +1,19 @@
 # Two commands set everything up: `make demo` and `make test`. Each makes .venv and fills it.
+# `make demo URL=s3://bucket/run` demonstrates on a bucket, `make demo-s3` on a server that it starts.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 URL ?= demo-run
+SERVER_s3 := moto
+SERVER_gcs := gcs
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo demo-s3 demo-gcs test test-all check bench clean
 
 demo: $(VENV)/demo.ok
 	$(BIN)/python -m ckptstore.demo $(URL)
+
+demo-s3 demo-gcs: demo-%: $(VENV)/test.ok
+	cd tests && ../$(BIN)/python -m servers $(SERVER_$*) ../$(BIN)/python -m ckptstore.demo --picture ../demo-$*.png
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not whole"
@@ -32,4 +38,4 @@ $(VENV)/%.ok: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-run demo.png .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-run demo*.png .pytest_cache .mypy_cache .ruff_cache .hypothesis

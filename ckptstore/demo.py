@@ -31,6 +31,8 @@ from typing import Any
 from fsspec.core import url_to_fs  # type: ignore[import-untyped, unused-ignore]
 
 import ckptstore
+from ckptstore import storage
+from ckptstore.storage import Storage
 
 STEPS, WARMUP, BATCH, HIDDEN, PEAK_RATE = 240, 24, 128, 1024, 4e-3
 SAVE_EVERY, KILL_AT = 20, 160
@@ -75,7 +77,8 @@ def train(run: str, log: Path, naive: bool) -> None:
         return optax.apply_updates(params, updates), opt_state, rate, loss
 
     update = jax.jit(take_step)
-    state = latest_state(run) or fresh_state()
+    manager = ckptstore.Manager(run)
+    state = fresh_state() if manager.latest() is None else manager.load()
     if naive:
         state["opt_state"] = optimizer.init(state["params"])
 
@@ -100,33 +103,14 @@ def train(run: str, log: Path, naive: bool) -> None:
                 line["digest"] = hashlib.sha256(content).hexdigest()
             print(json.dumps(line), file=lines, flush=True)
             if state["step"] % SAVE_EVERY == 0:
-                ckptstore.save(step_directory(run, state["step"]), state, step=state["step"])
+                manager.save(state["step"], state)
 
 
-def step_directory(run: str, step: int) -> str:
-    """Return where the checkpoint of a step lies; the names sort in the order of the steps."""
-    return f"{run}/step-{step:012d}"
-
-
-def latest_state(run: str) -> dict[str, Any] | None:
-    """Load the newest committed checkpoint in ``run``, passing over saves that were killed."""
-    for name in sorted(entries(run), reverse=True):
-        try:
-            state: dict[str, Any] = ckptstore.load(f"{run}/{name}")
-            return state
-        except ckptstore.NotCommittedError:
-            continue
-    return None
-
-
-def entries(place: str) -> dict[str, int]:
-    """Return the names in a directory with their sizes; none if it does not exist."""
-    filesystem, path = url_to_fs(place, use_listings_cache=False)
-    try:
-        found = filesystem.ls(path, detail=True)
-    except FileNotFoundError:
-        return {}
-    return {item["name"].rstrip("/").rpartition("/")[2]: item["size"] or 0 for item in found}
+def traces(run: Storage, step: int) -> dict[str, str]:
+    """Return what the save of a step has written so far: the names, each with how much."""
+    place = run.child(f"step-{step:012d}")
+    found = {name: f"{size:,} bytes" for name, size in place.list().items() if size}
+    return found | dict.fromkeys(place.unfinished(), "an upload that was not finished")
 
 
 @dataclass
@@ -138,7 +122,7 @@ class Run:
     logs: Path
     processes: list[list[Line]] = field(default_factory=list)
     killed_at: int = 0
-    debris: dict[str, int] = field(default_factory=dict)
+    debris: dict[str, str] = field(default_factory=dict)
     late: int = 0
 
     def steps(self, processes: slice = slice(None)) -> dict[int, Line]:
@@ -161,15 +145,16 @@ class Run:
         command = [sys.executable, "-m", "ckptstore.demo", self.place, *way]
         child = subprocess.Popen(command, env={"JAX_PLATFORMS": "cpu", **os.environ})
         try:
-            while kill and child.poll() is None:
-                found = entries(step_directory(self.place, self.killed_at))
-                if "MANIFEST" in found:
-                    self.killed_at += SAVE_EVERY
-                    self.late += 1
-                elif any(found.values()):
-                    child.kill()
-                    break
-                time.sleep(0.001)
+            with storage.open(self.place) as run:
+                while kill and child.poll() is None:
+                    found = traces(run, self.killed_at)
+                    if "MANIFEST" in found:
+                        self.killed_at += SAVE_EVERY
+                        self.late += 1
+                    elif found:
+                        child.kill()
+                        break
+                    time.sleep(0.001)
             status = child.wait()
         finally:
             child.kill()  # Without effect on a process that has ended.
@@ -182,19 +167,21 @@ class Run:
         """Start the run and kill it in the save of ``step``, or of a later one; make sure of it."""
         self.killed_at = step
         while self.launch(kill=True) == -signal.SIGKILL:
-            self.debris = entries(step_directory(self.place, self.killed_at))
-            if any(self.debris.values()) and "MANIFEST" not in self.debris:
+            with storage.open(self.place) as run:
+                self.debris = traces(run, self.killed_at)
+            if self.debris and "MANIFEST" not in self.debris:
                 return
             self.killed_at += SAVE_EVERY
             self.late += 1
         raise RuntimeError(f"each of {self.late} saves was over before the kill: {self.name}")
 
     def finish(self, naive: bool = False) -> None:
-        """Run to the last step, then delete all checkpoints but the last."""
+        """Run to the last step, then delete all checkpoints but the last, and the garbage."""
         self.launch(naive=naive)
-        filesystem, path = url_to_fs(self.place, use_listings_cache=False)
-        for old in sorted(filesystem.ls(path, detail=False))[:-1]:
-            filesystem.rm(old, recursive=True)
+        manager = ckptstore.Manager(self.place)
+        for step in manager.steps()[:-1]:
+            manager.delete(step)
+        manager.gc(grace=0)  # nobody saves any more
 
 
 def differences(run: Run, reference: Run) -> list[str]:
@@ -236,7 +223,7 @@ def report(runs: Sequence[Run], found: list[str]) -> None:
     console = Console(highlight=False, markup=False)
     console.print(table, "")
     for run in runs[1:]:
-        left = ", ".join(f"{name} ({size:,} bytes)" for name, size in run.debris.items())
+        left = ", ".join(f"{name} ({what})" for name, what in run.debris.items())
         late = f" (saves that escaped the kill: {run.late})" if run.late else ""
         rate = run.steps()[run.resumed_from + 1]["lr"]
         print(f"{run.name}: killed at step {run.killed_at} while saving{late}")
@@ -284,6 +271,19 @@ def draw(runs: Sequence[Run], picture: Path) -> None:
     figure.savefig(picture, dpi=150)
 
 
+def clear(place: str) -> None:
+    """Remove what an earlier demo left, and nothing else."""
+    filesystem, path = url_to_fs(place, use_listings_cache=False)
+    try:
+        found = filesystem.ls(path, detail=False)
+    except FileNotFoundError:
+        return
+    if not all(name.rstrip("/").rpartition("/")[2].startswith(RUNS) for name in found):
+        raise RuntimeError(f"{place} holds more than an earlier demo, so it is not replaced")
+    if found:
+        filesystem.rm(path, recursive=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out the demonstration and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m ckptstore.demo")
@@ -302,18 +302,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     picture = options.picture or (logs.parent if local else Path()) / "demo.png"
     whole, resumed, naive = runs = [Run(name, f"{place}/{name}", logs) for name in RUNS]
     try:
-        if not all(name.startswith(RUNS) for name in entries(place)):
-            raise RuntimeError(f"{place} holds more than an earlier demo, so it is not replaced")
-        if entries(place):
-            filesystem, path = url_to_fs(place, use_listings_cache=False)
-            filesystem.rm(path, recursive=True)
+        clear(place)
         logs.mkdir(parents=True, exist_ok=True)
         whole.finish()
         resumed.kill_in_save(KILL_AT)
         resumed.finish()
         naive.kill_in_save(resumed.killed_at)
         naive.finish(naive=True)
-    except RuntimeError as error:
+    except (RuntimeError, ckptstore.CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     found = differences(resumed, whole)

@@ -5,17 +5,18 @@ Why it cannot break a save that returned success: docs/commit.md.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping
 
 from ckptstore import commit, format
 from ckptstore.commit import MANIFEST
-from ckptstore.errors import CorruptError
+from ckptstore.errors import CorruptError, StorageError
 from ckptstore.storage import Storage
 
-_SHORT_LIVED = re.compile(r"PROBE-[0-9a-f]{32}|MANIFEST\.[0-9a-f]{16}\.tmp|VOID-[0-9a-f]{32}")
+_SHORT_LIVED = re.compile(
+    r"PROBE-[0-9a-f]{32}|VOID-[0-9a-f]{32}|(MANIFEST|VOID-[0-9a-f]{32})\.[0-9a-f]{16}\.tmp"
+)
 
 
 def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[str]:
@@ -33,8 +34,8 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
         CorruptError: the manifest cannot be read, so nothing can be told apart; nothing is removed.
         StorageError: as the store says.
     """
+    manifest = commit.surely_held(storage)  # before the listing, whose time of it is then no older
     changed, unfinished = storage.changed(), storage.unfinished()
-    manifest = commit.surely_held(storage)
     committed = commit.attempt_in(manifest)
     if manifest is not None and committed is None:
         raise CorruptError(
@@ -51,16 +52,17 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
     if changed.get(MANIFEST, old) > old:
         return []  # what it replaced may be put back by its writer
     removed = []
-    for attempt, files in attempts.items():
-        if max(files.values()) <= old:
-            if not dry_run and not _remove(storage, attempt, changed, files):
-                continue
-            removed += sorted(files)
-    for name in sorted(short_lived):
+    for name in sorted(short_lived):  # among them the marks of collectors that were killed
         if changed[name] <= old:
             if not dry_run:
                 storage.delete(name)
             removed.append(name)
+    for attempt, files in attempts.items():
+        if max(files.values()) <= old:
+            marked = changed.get(commit.mark(attempt), old) > old  # another collector is at it
+            if marked or not (dry_run or _remove(storage, attempt, files)):
+                continue
+            removed += sorted(files)
     return removed
 
 
@@ -79,21 +81,33 @@ def _clock(storage: Storage) -> float:
     name = f"PROBE-{os.urandom(16).hex()}"
     try:
         storage.put(name, [b""], 0)
-        return storage.changed()[name]
+        time = storage.changed().get(name)
     finally:
         storage.delete(name)
+    if time is None:
+        raise StorageError(
+            f"{storage.url}: the file {name} vanished; another collector with a shorter grace "
+            "period is at work there; try again"
+        )
+    return time
 
 
-def _remove(storage: Storage, attempt: str, there: Iterable[str], files: Iterable[str]) -> bool:
-    """Mark an attempt, look once more that it is not committed, and remove its files."""
-    mark = commit.mark(attempt)
-    with contextlib.suppress(FileExistsError):
-        storage.create(mark, b"")
+def _remove(storage: Storage, attempt: str, files: Iterable[str]) -> bool:
+    """Mark an attempt, look once more that it is not committed, and remove its files.
+
+    Only who made the mark may remove files or take the mark back: a writer that sees neither the
+    mark nor a file missing must be safe from every collector.
+    """
+    mark, mine = commit.mark(attempt), os.urandom(16)
+    try:
+        storage.create(mark, mine)
+    except FileExistsError:
+        return False  # another collector's
     if commit.attempt_in(commit.surely_held(storage)) == attempt:
-        storage.delete(mark)
+        storage.delete(mark, expected=mine)
         return False
     for name in files:
         storage.abort(name)
         storage.delete(name)
-    storage.delete(mark)
+    storage.delete(mark, expected=mine)
     return True

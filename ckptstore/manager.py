@@ -133,4 +133,8 @@ def _name(step: int) -> str:
 def _steps(names: Iterable[str]) -> dict[str, int]:
     """Return the step of each directory that is named for one."""
     found = {name: int(name[5:]) for name in names if _STEP.fullmatch(name)}
-    return {name: step for name, step in found.items() if name == _name(step)}
+    return {
+        name: step
+        for name, step in found.items()
+        if name == _name(step) and step <= wire.MAX_INTEGER
+    }

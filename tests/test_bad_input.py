@@ -90,9 +90,12 @@ HUGE = 10**5000
         ("file://elsewhere/x", "bad-url", "elsewhere"),
         ("file:/x", "bad-url", "./file:/x"),
         ("s3:/bucket/key", "bad-url", "lost a slash"),
-        ("s3://bucket/key", "no-such-store", "s3://"),
-        ("gs://bucket/key", "no-such-store", "file://"),
-        ("http://host/x", "no-such-store", "http://"),
+        ("s3://", "bad-url", "no bucket"),
+        ("s3:///key", "bad-url", "no bucket"),
+        ("s3://key:secret@bucket/x", "bad-url", "s3://***"),
+        ("gs://user@bucket/x", "bad-url", "storage_options"),
+        ("s5://bucket/key", "no-such-store", "did you mean s3://"),
+        ("simplecache::s3://bucket/key", "no-such-store", "chain"),
     ],
 )
 def test_a_bad_url_is_refused_by_every_call(

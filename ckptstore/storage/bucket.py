@@ -102,9 +102,19 @@ class BucketStorage:
         self._commit("overwrite", name, data, expected, self._version(name, expected))
 
     def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
-        """List the directory. Nothing can be held open in a bucket."""
-        found = self.list()
-        return {name: found[name] for name in names if name in found}
+        """List the directory, and ask by name for what is not listed: some servers cannot list.
+
+        Nothing can be held open in a bucket.
+        """
+        found: Mapping[str, int] = {}
+        with contextlib.suppress(StorageError):
+            found = self.list()
+        out = {name: found[name] for name in names if name in found}
+        for name in names:
+            key = self._prefix + name
+            if name not in out and key in (page := self._page(key, None, "/")).sizes:
+                out[name] = page.sizes[key]
+        return out
 
     def get(self, name: str, offset: int, buffer: Buffer) -> None:
         """Read exactly the buffer's length."""
@@ -159,7 +169,7 @@ class BucketStorage:
         That is one listing of all there is below, or, where its first page says that this would
         take more requests, a look into each.
         """
-        first = self._page(None, "")
+        first = self._page(self._prefix, None, "")
         below = {key[len(self._prefix) :].partition("/")[0] for key in first.sizes}
         if first.token is None or len(below) > 1:
             found = []
@@ -245,14 +255,13 @@ class BucketStorage:
         self._requests.ask("write", key, lambda client, _: client.put(key, data, condition))
 
     def _pages(self, delimiter: str = "/", first: Page | None = None) -> Iterator[Page]:
-        page = first or self._page(None, delimiter)
+        page = first or self._page(self._prefix, None, delimiter)
         yield page
         while page.token is not None:
-            page = self._page(page.token, delimiter)
+            page = self._page(self._prefix, page.token, delimiter)
             yield page
 
-    def _page(self, token: str | None, delimiter: str) -> Page:
-        prefix = self._prefix
+    def _page(self, prefix: str, token: str | None, delimiter: str) -> Page:
         page: Page = self._requests.ask(
             "list", prefix, lambda client, _: client.page(prefix, token, delimiter=delimiter)
         )

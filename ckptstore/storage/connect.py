@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import importlib
 import os
 import re
@@ -9,6 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from fsspec.registry import (  # type: ignore[import-untyped, unused-ignore]
+    known_implementations,
+    registry,
+)
 from fsspec.utils import tokenize  # type: ignore[import-untyped, unused-ignore]
 
 from ckptstore.errors import StorageError
@@ -21,8 +27,15 @@ _CLIENTS = {
     "s3a": ("s3", "S3Client", "s3fs", "s3"),
     "gs": ("gcs", "GCSClient", "gcsfs", "gcs"),
     "gcs": ("gcs", "GCSClient", "gcsfs", "gcs"),
+    "abfs": ("azure", "AzureClient", "adlfs", "azure"),
+    "abfss": ("azure", "AzureClient", "adlfs", "azure"),
+    "az": ("azure", "AzureClient", "adlfs", "azure"),
+    "memory": ("memory", "MemoryClient", "fsspec", ""),
 }
-"""Protocol: the module here, its class, the library that it needs, the extra that installs that."""
+"""Protocol: the module here, its class, the library that it needs, the extra that installs that.
+
+All other protocols of fsspec have `generic.FilesystemClient`.
+"""
 
 _KEPT = 8
 """Clients that are kept for the next call: making one costs 100 ms and new connections."""
@@ -30,7 +43,7 @@ _KEPT = 8
 _OWN = "ckptstore"
 _SECRET = re.compile(r"key|secret|token|pass|credential|auth|sas|connection", re.IGNORECASE)
 _SHORTEST_SECRET = 4
-_USERINFO = re.compile(r"(?<=://)[^/@]*:[^/@]*@")
+_USERINFO = re.compile(r"(?<=://)[^/]*:[^/]*@")
 
 _clients: dict[tuple[Any, ...], Client] = {}
 
@@ -50,12 +63,15 @@ def open(url: str, storage_options: Mapping[str, Any] | None) -> BucketStorage:
             "condition of a write); give the URL of the store itself",
             reason="no-such-store",
         )
+    _check_known(protocol, shown)
     bucket, _, prefix = rest.strip("/").partition("/")
-    if not bucket or "\0" in rest:
+    slash_first = rest.startswith("/") and protocol in _CLIENTS and protocol != "memory"
+    if not bucket or slash_first or "\0" in rest:
         raise StorageError(
             f"{shown}: no bucket there; a URL is {protocol}://BUCKET/DIRECTORY", reason="bad-url"
         )
-    if protocol in _CLIENTS and ("@" in bucket or ":" in bucket):
+    account_allowed = protocol in _CLIENTS and _CLIENTS[protocol][0] == "azure"
+    if protocol in _CLIENTS and (":" in bucket or ("@" in bucket and not account_allowed)):
         raise StorageError(
             f"{protocol}://***: no place for a host or for credentials; give them in "
             "storage_options or in the environment",
@@ -83,7 +99,7 @@ class Connector:
         key = self._key()
         client = _clients.get(key)
         if client is None:
-            for old in list(_clients)[: len(_clients) - _KEPT + 1]:
+            for old in list(_clients)[: max(0, len(_clients) - _KEPT + 1)]:
                 _clients.pop(old, None)
             client = _clients.setdefault(key, self._make())
         return client
@@ -103,10 +119,13 @@ class Connector:
         return os.getpid(), options
 
     def _make(self) -> Client:
-        where = f"{self.protocol}://{self.bucket}"
-        module, name, library, extra = _CLIENTS[self.protocol]
+        where = _USERINFO.sub("***@", f"{self.protocol}://{self.bucket}")
+        generic = "generic", "FilesystemClient", "fsspec", ""
+        module, name, library, extra = _CLIENTS.get(self.protocol, generic)
         try:
             made = getattr(importlib.import_module(f"ckptstore.storage.{module}"), name)
+            if self.protocol not in _CLIENTS:
+                made = functools.partial(made, self.protocol)
         except ImportError as error:
             raise StorageError(
                 f"{where}: needs the package {library}, which cannot be imported ({error}); "
@@ -127,6 +146,23 @@ class Connector:
                 f"{type(error).__name__}: {self.redact(str(error))}",
                 reason="bad-options",
             ) from None
+
+
+def _check_known(protocol: str, shown: str) -> None:
+    """Refuse a protocol that neither this package nor fsspec knows."""
+    if protocol == "local":
+        raise StorageError(
+            f"{shown}: for a local disk give the path, or a file:// URL", reason="no-such-store"
+        )
+    known = {*_CLIENTS, *known_implementations, *registry}
+    if protocol not in known:
+        close = difflib.get_close_matches(protocol, sorted(known), n=3, cutoff=0.5)
+        meant = " or ".join(f"{name}://" for name in close)
+        raise StorageError(
+            f"{shown}: no store is known as {protocol!r}"
+            + (f"; did you mean {meant}?" if meant else "; check the part before ://"),
+            reason="no-such-store",
+        )
 
 
 def _settings(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from ckptstore.errors import CheckpointError
+from ckptstore.errors import CheckpointError, StorageError
 from ckptstore.storage.client import Client, Failure, Kind, Request, Upload
 from ckptstore.wire import Buffer
 
@@ -47,15 +47,21 @@ class Uploader:
         self._pool.shutdown(wait=True)
 
     def send(self, key: str, chunks: Iterable[Buffer], nbytes: int) -> None:
-        """Store an object. On failure nothing is left of an upload in parts."""
+        """Store an object. On failure nothing is left of an upload in parts.
+
+        Nobody else uploads to this key: the uploads that are given up are those of this call.
+        """
         if nbytes <= PART_NBYTES:
             (whole,) = _parts(chunks, PART_NBYTES)
             self._ask("write", key, lambda client, _: client.put(key, whole))
             return
-        upload: Upload = self._ask("write", key, lambda client, _: client.begin(key, nbytes))
+        upload: Upload | None = None
         sent: list[Future[str]] = []
         failed = threading.Event()
         try:
+            upload = self._ask(
+                "write", key, lambda client, tries: _begin(client, key, nbytes, tries)
+            )
             for data in _parts(chunks, part_nbytes(nbytes)):
                 if failed.is_set():
                     break
@@ -63,13 +69,19 @@ class Uploader:
                 del data  # the next part may be filled while this one is in flight
             tags = [future.result() for future in sent]
             self._ask("write", key, lambda client, tries: _finish(client, upload, tags, tries))
-        except BaseException:
+        except BaseException as error:
             failed.set()
             for future in sent:
                 future.cancel()
             wait(sent)
             with contextlib.suppress(CheckpointError, OSError):
-                self._ask("abort the upload of", key, lambda client, _: client.abort(upload))
+                self._ask("abort the upload of", key, lambda client, _: _abort(client, key, upload))
+            if isinstance(error, FileNotFoundError):
+                raise StorageError(
+                    f"{error}; somebody gives up uploads there that are not finished, or the store "
+                    "lost this one; nothing was committed; save again",
+                    reason="lost-file",
+                ) from None
             raise
 
     def _submit(
@@ -117,6 +129,34 @@ def _parts(chunks: Iterable[Buffer], size: int) -> Iterator[bytearray]:
         del view, chunk  # its giver may need its memory
     if part or not given:
         yield part
+
+
+def _begin(client: Client, key: str, nbytes: int, tries: int) -> Upload:
+    """Begin an upload. What a try began whose answer was lost is given up."""
+    if tries:
+        with contextlib.suppress(Failure):
+            _abort(client, key, None)
+    return client.begin(key, nbytes)
+
+
+def _abort(client: Client, key: str, upload: Upload | None) -> None:
+    """Give up an upload, and all others of its key."""
+    if upload is not None:
+        with _missing_is_fine():
+            client.abort(upload)
+    for other in client.uploads(key):
+        if other.key == key:
+            with _missing_is_fine():
+                client.abort(other)
+
+
+@contextlib.contextmanager
+def _missing_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except Failure as failure:
+        if failure.kind is not Kind.MISSING:
+            raise
 
 
 def _finish(client: Client, upload: Upload, tags: Sequence[str], tries: int) -> None:

@@ -90,6 +90,9 @@ def delay(seconds: float) -> Action:
     return Action("delay", seconds=seconds)
 
 
+UNCONDITIONAL = Action("unconditional")  # the server does not see the conditions of the request
+
+
 @dataclass
 class Request:
     """A request that came, whole, and what became of it."""
@@ -287,8 +290,10 @@ class FaultProxy:
         if action.kind == "corrupt-request" and message.body:
             at = _middle(message) if action.position is None else action.position
             message.body = _flipped(message.body, at)
+        if action.kind == "unconditional":
+            _drop_conditions(message)
         answer = None
-        if action.after or action.kind in ("pass", "delay", "corrupt-request"):
+        if action.after or action.kind in ("pass", "delay", "corrupt-request", "unconditional"):
             answer = self._ask(message)
             self._note(request, applied=int(answer.lines[0].split()[1]))
         if action.kind == "drop":
@@ -438,6 +443,13 @@ def _middle(message: _Message) -> int:
         breaks = list(re.finditer(rb"\r?\n\r?\n", body[: 1 << 16]))
         return (breaks[1].end() + body.rindex(b"\n--")) // 2
     return len(body) // 2
+
+
+def _drop_conditions(message: _Message) -> None:
+    """Take away the headers of S3 and the query parameters of GCS that are conditions."""
+    first = re.sub(rb"&if(Metag|G)enerationMatch=\d+", b"", message.lines[0])
+    rest = [line for line in message.lines[1:] if not re.match(rb"(?i)if-(none-)?match:", line)]
+    message.lines = [first, *rest]
 
 
 def _flipped(body: bytes | bytearray, position: int) -> bytearray:
