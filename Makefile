@@ -7,7 +7,7 @@ URL ?= demo-run
 SERVER_s3 := moto
 SERVER_gcs := gcs
 
-.PHONY: demo demo-s3 demo-gcs test test-all check bench clean
+.PHONY: demo demo-s3 demo-gcs test test-all test-azure check bench clean
 
 demo: $(VENV)/demo.ok
 	$(BIN)/python -m ckptstore.demo $(URL)
@@ -20,6 +20,10 @@ test: check
 
 test-all: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-azure: $(VENV)/test.ok
+	npm install --prefix $(VENV)/azurite --silent --no-fund --no-audit azurite
+	PATH="$(CURDIR)/$(VENV)/azurite/node_modules/.bin:$$PATH" $(BIN)/python -m pytest tests/test_storage_generic.py
 
 check: $(VENV)/test.ok
 	$(BIN)/ruff check .

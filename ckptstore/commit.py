@@ -256,8 +256,24 @@ def delete(storage: Storage) -> None:
     data = surely_held(storage)
     if data is None:
         raise not_committed(storage)
-    storage.delete(MANIFEST, expected=data)
-    if (holder := _held(storage)) is not None:
+    failed: CheckpointError | None = None
+    try:
+        storage.delete(MANIFEST, expected=data)
+    except StorageError as error:
+        failed = error
+    try:
+        holder = _held(storage)
+    except StorageError as error:
+        failed, holder = failed or error, None
+    if failed is not None:
+        if holder == data:
+            raise failed
+        if holder is None:
+            raise OutcomeUnknownError(
+                f"{storage.url}: whether the deletion of {MANIFEST} is done and durable cannot be "
+                f"known ({failed}); none of the data was removed; delete it again"
+            ) from failed
+    if holder is not None:
         if holder != data:
             raise AlreadyCommittedError(
                 f"{storage.url}: another save (attempt {attempt_in(holder) or 'unreadable'}) was "

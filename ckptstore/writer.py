@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -239,20 +239,21 @@ def _write_files(
     def write(name: str, numbers: Sequence[int], nbytes: int) -> None:
         try:
             store.put(name, job.chunks(numbers), nbytes)
-        except BaseException:
+        except BaseException as error:
+            job.errors.append(error)  # the first one is what went wrong
             job.stop.set()
-            raise
+            store.stop()
 
     rows = zip(names, placement.by_file(), placement.file_nbytes, strict=True)
     with ThreadPoolExecutor(store.traffic.writes, thread_name_prefix="ckptstore-write") as pool:
         try:
-            tasks = [pool.submit(write, *row) for row in rows]
-            errors = [error for task in tasks if (error := task.exception()) is not None]
+            wait([pool.submit(write, *row) for row in rows])
         except BaseException:
             job.stop.set()
+            store.stop()
             raise
-    if errors:
-        raise next((e for e in errors if not isinstance(e, _Stopped)), errors[0])
+    if job.errors:
+        raise job.errors[0]
     return job.digests
 
 
@@ -268,6 +269,7 @@ class _Job:
         self.walk = walk
         self.leaf_nbytes = leaf_nbytes
         self.digests: list[wire.Digest] = [bytes(16)] * len(placement.spans)
+        self.errors: list[BaseException] = []
         self.stop = threading.Event()
 
     def chunks(self, numbers: Sequence[int]) -> Iterator[wire.Buffer]:

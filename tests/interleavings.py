@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -246,7 +247,7 @@ class World:
             for key, entry in layer.items():
                 orders, nodes, _, _ = entry
                 outcomes = {a.name: n.outcome for a, n in zip(self.actors, nodes, strict=True)}
-                yield State(key[0], outcomes, lambda entry=entry: _trace(entry)), orders
+                yield State(key[0], outcomes, partial(_trace, entry)), orders
                 for which, actor in enumerate(self.actors):
                     node = nodes[which]
                     if node.call is None:

@@ -77,7 +77,8 @@ def test_another_manager_sees_each_change_at_once(place: Place) -> None:
 FOREIGN = (
     "notes", "step-000000000008", "step-000000000009.txt", "step-1/MANIFEST", "step-abc/MANIFEST",
     "step-0000000000001/MANIFEST", "step-000000000001x/MANIFEST", "xstep-000000000001/MANIFEST",
-    "Step-000000000001/MANIFEST", "step-9007199254740992/MANIFEST", "step-9999999999999999/MANIFEST",
+    "Step-000000000001/MANIFEST", "step-9007199254740992/MANIFEST",
+    "step-9999999999999999/MANIFEST",
     "step-00000000000/MANIFEST", "step-٠٠٠٠٠٠٠٠٠٠٠١/MANIFEST", "notes.d/step-000000000001/MANIFEST",
     "step-000000000007/below/MANIFEST", f"other/{DEAD}", f"step-1/{DEAD}", "MANIFEST",
 )  # fmt: skip
@@ -175,11 +176,11 @@ def test_the_newest_is_deleted_while_it_is_loaded(
     for step in range(4):
         manager.save(step, tree(step))
     kind: Any = BucketStorage if isinstance(place, BucketPlace) else LocalStorage
-    real, deleted = kind.sizes, []
+    real, deleted = kind.sizes, list[int]()
 
     def sizes(self: Any, names: Any) -> Any:
         if len(deleted) < 2:
-            deleted.append(manage(place).latest())
+            deleted.append(manage(place).latest() or 0)
             manage(place).delete(deleted[-1])
         return real(self, names)
 
@@ -312,8 +313,8 @@ def test_few_small_steps_are_found_with_one_listing(server: Server, proxy: Fault
     assert proxy.count() == listings(proxy) == 1
 
 
-@pytest.mark.parametrize("files", [1, 3, 4, 9])
-@pytest.mark.parametrize("length", [2, 3, 5, 7, 1000])
+@pytest.mark.parametrize("files", [1, 4])
+@pytest.mark.parametrize("length", [2, 3, 5])
 def test_the_steps_are_found_however_pages_end(
     length: int, files: int, moto: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,7 +366,7 @@ def cut_pages(client: Any, length: int, monkeypatch: pytest.MonkeyPatch) -> list
 def test_steps_of_more_files_than_a_page_holds_are_each_looked_into(
     moto: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = check_pages(moto, 7, 20, monkeypatch)
+    asked = check_pages(moto, 7, 10, monkeypatch)
     # The first page is all of one step; then 6 names take one page; `latest` takes another.
     assert asked == ["", "/", "/"]
 

@@ -90,6 +90,10 @@ class BucketStorage:
         """Upload a new object."""
         self._requests.link.uploader.send(self._prefix + name, chunks, nbytes)
 
+    def stop(self) -> None:
+        """Make uploads that are going on fail soon."""
+        self._requests.link.uploader.stop.set()
+
     def flush(self) -> None:
         """Do nothing: an object's name is as durable as its bytes."""
 
@@ -170,7 +174,8 @@ class BucketStorage:
         take more requests, a look into each.
         """
         first = self._page(self._prefix, None, "")
-        below = {key[len(self._prefix) :].partition("/")[0] for key in first.sizes}
+        rows = (key[len(self._prefix) :].partition("/") for key in first.sizes)
+        below = {child for child, slash, _ in rows if slash}
         if first.token is None or len(below) > 1:
             found = []
             for page in self._pages("", first):

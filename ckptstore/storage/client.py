@@ -85,16 +85,14 @@ class Settings:
     """What a caller may set under the key ``ckptstore`` of ``storage_options``.
 
     Attributes:
-        timeout: seconds for one request, with its body.
+        timeout: seconds for one request, and one more for each 64 KiB of its body.
         deadline: seconds for one operation, with all its tries.
         assume_atomic: the caller vouches for the conditions of writes.
-        library: the client library, where there is more than one.
     """
 
     timeout: float = 60.0
     deadline: float = 300.0
     assume_atomic: bool = False
-    library: str | None = None
 
 
 class Client(Protocol):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from fsspec.config import conf  # type: ignore[import-untyped, unused-ignore]
 from fsspec.registry import (  # type: ignore[import-untyped, unused-ignore]
     known_implementations,
     registry,
@@ -39,6 +40,12 @@ All other protocols of fsspec have `generic.FilesystemClient`.
 
 _KEPT = 8
 """Clients that are kept for the next call: making one costs 100 ms and new connections."""
+
+_PREFIX_MAX_NBYTES = 900
+"""Stores take keys of 1,024 bytes, and the names of files come after the directory."""
+
+_ENVIRONMENT = "AWS_", "AZURE_", "FSSPEC_", "GCSFS_", "GOOGLE_", "STORAGE_"
+"""What clients read from the environment begins with these."""
 
 _OWN = "ckptstore"
 _SECRET = re.compile(r"key|secret|token|pass|credential|auth|sas|connection", re.IGNORECASE)
@@ -75,6 +82,18 @@ def open(url: str, storage_options: Mapping[str, Any] | None) -> BucketStorage:
         raise StorageError(
             f"{protocol}://***: no place for a host or for credentials; give them in "
             "storage_options or in the environment",
+            reason="bad-url",
+        )
+    if not {".", ".."}.isdisjoint(prefix.split("/")):
+        raise StorageError(
+            f"{shown}: has a part . or .., which some clients would take out of a key; "
+            "leave them out",
+            reason="bad-url",
+        )
+    if len(os.fsencode(prefix)) > _PREFIX_MAX_NBYTES:
+        raise StorageError(
+            f"{shown:.200}...: a directory of {len(os.fsencode(prefix))} bytes, at most "
+            f"{_PREFIX_MAX_NBYTES}; take a shorter one",
             reason="bad-url",
         )
     settings, options = _settings(shown, storage_options)
@@ -115,7 +134,9 @@ class Connector:
         return text
 
     def _key(self) -> tuple[Any, ...]:
-        options = tokenize(self.protocol, self.bucket, dict(self.options), self.settings)
+        environment = {k: v for k, v in os.environ.items() if k.startswith(_ENVIRONMENT)}
+        around = environment, conf.get(self.protocol)
+        options = tokenize(self.protocol, self.bucket, dict(self.options), self.settings, around)
         return os.getpid(), options
 
     def _make(self) -> Client:
@@ -184,11 +205,16 @@ def _settings(
             + ", ".join(known),
             reason="bad-options",
         )
-    for name in ("timeout", "deadline"):
-        value = given.get(name, 1.0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    for name, value in given.items():
+        if name in ("timeout", "deadline"):
+            fits = type(value) in (int, float) and value > 0
+            expected = "seconds, more than 0"
+        else:
+            fits, expected = type(value) is bool, "True or False"
+        if not fits:
+            found = value if type(value) in (int, float, bool) else f"a {type(value).__name__}"
             raise StorageError(
-                f"{where}: storage_options[{_OWN!r}][{name!r}] is {value!r:.80}, expected seconds",
+                f"{where}: storage_options[{_OWN!r}][{name!r}] is {found}, expected {expected}",
                 reason="bad-options",
             )
     return Settings(**given), options

@@ -155,7 +155,8 @@ class GCSClient:
             if at < view.nbytes:
                 raise Failure(Kind.AGAIN, f"the answer to {asked} ended after {at} bytes")
 
-        self._ask("GET", self._object(key, alt="media"), receive, {"Range": asked, **_AS_IT_IS})
+        url, headers = self._object(key, alt="media"), {"Range": asked, **_AS_IT_IS}
+        self._ask("GET", url, receive, headers, received=view.nbytes)
 
     def put(self, key: str, data: Buffer, condition: Version | None = None) -> None:
         """objects.insert, with ifGenerationMatch and the checksum.
@@ -295,6 +296,7 @@ class GCSClient:
         headers: Mapping[str, str] | None = None,
         data: Buffer | None = None,
         where: str = "object",
+        received: int = 0,
     ) -> T:
         """Send a request; 404 means that there is no such object, bucket or upload."""
         sent, view = dict(headers or {}), memoryview(data or b"").cast("B")
@@ -320,7 +322,7 @@ class GCSClient:
         )
         try:
             sent = self._fs._get_headers(sent)  # not on the loop: it may wait for a new token
-            return loops.run(self._fs.loop, request(), self._timeout)
+            return loops.run(self._fs.loop, request(), self._timeout, view.nbytes + received)
         except Failure:
             raise
         except Exception as error:

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
@@ -88,6 +89,9 @@ class LocalStorage:
         """Write and fsync a new file."""
         with self._errors("write", self._at(name)):
             _write_new(self._at(name), chunks)
+
+    def stop(self) -> None:
+        """Do nothing: a disk is not waited for."""
 
     def flush(self) -> None:
         """Make the names of the files durable."""
@@ -218,7 +222,10 @@ class LocalStorage:
 
     def holds(self, name: str) -> bool:
         """Tell whether a file is there."""
-        return os.path.isfile(self._at(name))
+        gone = (FileNotFoundError,)
+        with contextlib.suppress(*gone), self._errors("look for", self._at(name), gone):
+            return stat.S_ISREG(os.stat(self._at(name)).st_mode)
+        return False
 
     def remove(self) -> None:
         """Remove the directory, if it is empty."""
@@ -229,7 +236,8 @@ class LocalStorage:
         out, gone = {}, (FileNotFoundError,)
         listing = self._errors("list", self.url, gone)
         with contextlib.suppress(*gone), listing, os.scandir(self.url) as entries:
-            for entry in entries:
+            # A collector removes its mark after the data: VOID-* is looked at before data-*.
+            for entry in sorted(entries, key=lambda entry: entry.name):
                 with contextlib.suppress(*gone):
                     if entry.is_file(follow_symlinks=False):
                         out[entry.name] = entry.stat(follow_symlinks=False)

@@ -54,6 +54,9 @@ class Storage(Protocol):
     def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Write a new file of `nbytes` from chunks, letting go of each before taking the next."""
 
+    def stop(self) -> None:
+        """Make each `put` of another thread fail soon, for good."""
+
     def flush(self) -> None:
         """Make the names of all files put so far durable."""
 

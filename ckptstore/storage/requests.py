@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 from ckptstore.errors import OutcomeUnknownError, StorageError
+from ckptstore.storage import loops
 from ckptstore.storage.client import Client, Failure, Kind, Request, Settings
 from ckptstore.storage.uploads import Uploader
 
@@ -105,14 +106,14 @@ class Requests:
             wait = self.wait(began, tries, failure)
             if wait is None:
                 raise self.error(operation, key, failure, tries)
-            time.sleep(wait)
+            loops.pause(wait)
         raise AssertionError("itertools.count ends")
 
     def wait(self, began: float, tries: int, failure: Failure) -> float | None:
         """Return how long to wait before the next try, in seconds; None: do not try again."""
         link = self.link
         link.answered = link.answered or failure.answered
-        if failure.kind is Kind.REFUSED:
+        if failure.kind is Kind.REFUSED or loops.stopped():
             return None
         wait = min(_WAITS[1], _WAITS[0] * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.0)
         patience = self.settings.deadline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
@@ -50,6 +51,15 @@ class S3Client:
         given = {"use_listings_cache": False} | dict(options) | {"config_kwargs": config}
         self._fs = s3fs.S3FileSystem(skip_instance_cache=True, **given)
         self._fs.retries = 1
+        try:
+            loops.run(self._fs.loop, self._fs.set_session(), settings.timeout)
+        except Failure:
+            raise
+        except Exception as error:
+            failure = failure_of(error)
+            if failure.kind is Kind.REFUSED:
+                raise failure from None
+            raise
         self._bucket = bucket
         self._timeout = settings.timeout
         self.endpoint: str = (
@@ -93,13 +103,14 @@ class S3Client:
             if at < view.nbytes:
                 raise Failure(Kind.AGAIN, f"the answer to {asked} ended after {at} bytes")
 
-        self._run(request())
+        self._run(request(), view.nbytes)
 
     def put(self, key: str, data: Buffer, condition: Version | None = None) -> None:
         """PutObject, with If-None-Match or If-Match."""
         header = {"IfNoneMatch": "*"} if condition == ABSENT else {"IfMatch": condition}
-        request = self._call("put_object", Key=key, Body=data, **(header if condition else {}))
-        self._run(request)
+        body = io.BytesIO(data)  # aiohttp sends bytes in one go, and blocks the loop meanwhile
+        request = self._call("put_object", Key=key, Body=body, **(header if condition else {}))
+        self._run(request, body.getbuffer().nbytes)
 
     def delete(self, key: str, version: Version | None = None) -> None:
         """DeleteObject, with If-Match."""
@@ -127,10 +138,11 @@ class S3Client:
 
     def part(self, upload: Upload, number: int, start: int, data: Buffer, tries: int) -> str:
         """UploadPart; the same number again replaces the part."""
+        body = io.BytesIO(data)
         request = self._call(
-            "upload_part", Key=upload.key, UploadId=upload.id, PartNumber=number, Body=data
+            "upload_part", Key=upload.key, UploadId=upload.id, PartNumber=number, Body=body
         )
-        tag: str = self._run(request)["ETag"]
+        tag: str = self._run(request, body.getbuffer().nbytes)["ETag"]
         return tag
 
     def finish(self, upload: Upload, tags: Sequence[str]) -> None:
@@ -169,9 +181,9 @@ class S3Client:
     async def _call(self, method: str, **arguments: Any) -> Any:
         return await self._fs._call_s3(method, Bucket=self._bucket, **arguments)
 
-    def _run(self, request: Coroutine[Any, Any, T]) -> T:
+    def _run(self, request: Coroutine[Any, Any, T], nbytes: int = 0) -> T:
         try:
-            return loops.run(self._fs.loop, request, self._timeout)
+            return loops.run(self._fs.loop, request, self._timeout, nbytes)
         except Failure:
             raise
         except Exception as error:
@@ -208,7 +220,8 @@ _REASONS = {
     "QuotaExceeded": "disk-full",
 }
 _NO_CREDENTIALS = re.compile(r"Credential|Profile|SSO|Token|Config")
-_BAD_ARGUMENT = re.compile(r"ParamValidation|InvalidRegion|UnknownEndpoint|EndpointResolver")
+_BAD_URL = re.compile(r"ParamValidation|InvalidRegion|UnknownEndpoint|EndpointResolver")
+_BAD_OPTION = re.compile(r"UnknownSignature|UnknownService|InvalidS3|UnsupportedS3|InvalidRetry")
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -223,8 +236,10 @@ def failure_of(error: BaseException) -> Failure:
     if type(cause).__module__.startswith("botocore") and not isinstance(cause, OSError):
         if _NO_CREDENTIALS.search(name):
             return Failure(Kind.REFUSED, message, "credentials")
-        if _BAD_ARGUMENT.search(name):
+        if _BAD_URL.search(name):
             return Failure(Kind.REFUSED, message, "bad-url")
+        if _BAD_OPTION.search(name):
+            return Failure(Kind.REFUSED, message, "bad-options")
     return Failure(Kind.AGAIN, message, answered=False)
 
 

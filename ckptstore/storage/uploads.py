@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from ckptstore.errors import CheckpointError, StorageError
+from ckptstore.storage import loops
 from ckptstore.storage.client import Client, Failure, Kind, Request, Upload
 from ckptstore.wire import Buffer
 
@@ -32,6 +33,9 @@ class Uploader:
         ask: sends a request for an operation on a key, again where that may help.
         parallel: the bound.
         any_order: the parts of an object may be sent at once.
+
+    Attributes:
+        stop: once it is set, uploads fail soon, also those that wait for an answer.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Uploader:
     ) -> None:
         self._ask = ask
         self._any_order = any_order
+        self.stop = threading.Event()
         self._slots = threading.BoundedSemaphore(parallel)
         self._pool = ThreadPoolExecutor(parallel, thread_name_prefix="ckptstore-upload")
 
@@ -53,22 +58,25 @@ class Uploader:
         """
         if nbytes <= PART_NBYTES:
             (whole,) = _parts(chunks, PART_NBYTES)
-            self._ask("write", key, lambda client, _: client.put(key, whole))
+            with loops.stopped_by(self.stop):
+                self._ask("write", key, lambda client, _: client.put(key, whole))
             return
         upload: Upload | None = None
         sent: list[Future[str]] = []
         failed = threading.Event()
         try:
-            upload = self._ask(
-                "write", key, lambda client, tries: _begin(client, key, nbytes, tries)
-            )
+            with loops.stopped_by(self.stop):
+                upload = self._ask(
+                    "write", key, lambda client, tries: _begin(client, key, nbytes, tries)
+                )
             for data in _parts(chunks, part_nbytes(nbytes)):
                 if failed.is_set():
                     break
                 sent.append(self._submit(upload, len(sent), data, failed))
                 del data  # the next part may be filled while this one is in flight
             tags = [future.result() for future in sent]
-            self._ask("write", key, lambda client, tries: _finish(client, upload, tags, tries))
+            with loops.stopped_by(self.stop):
+                self._ask("write", key, lambda client, tries: _finish(client, upload, tags, tries))
         except BaseException as error:
             failed.set()
             for future in sent:
@@ -92,12 +100,13 @@ class Uploader:
 
         def part() -> str:
             try:
-                tag: str = self._ask(
-                    "write",
-                    upload.key,
-                    lambda client, tries: client.part(upload, before + 1, start, data, tries),
-                )
-                return tag
+                with loops.stopped_by(self.stop):
+                    tag: str = self._ask(
+                        "write",
+                        upload.key,
+                        lambda client, tries: client.part(upload, before + 1, start, data, tries),
+                    )
+                    return tag
             except BaseException:
                 failed.set()
                 raise
