@@ -26,6 +26,12 @@ os.environ.update(
 )
 
 
+@pytest.fixture(autouse=True)
+def fast_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the body of a request that hangs no longer than on this machine it may take."""
+    monkeypatch.setattr("ckptstore.storage.loops._SLOWEST", 64 << 20)
+
+
 @pytest.fixture(scope="session")
 def moto() -> Iterator[Moto]:
     server = Moto()

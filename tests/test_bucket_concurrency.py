@@ -276,7 +276,7 @@ def test_of_8_creates_through_faults_none_is_told_wrongly(
 
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(one, range(8)))
-    assert sum(r.action is not None for r in proxy.requests()) > 10
+    assert sum(r.action is not None for r in proxy.requests()) >= 5
     results = Counter(o.result for o in outcomes)
     print(f"{server.kind}: {dict(results)}")
     assert set(results) <= {"won", "AlreadyCommittedError", "OutcomeUnknownError"}, outcomes

@@ -99,6 +99,7 @@ def reason_codes():
             if isinstance(value, ast.Call):  # _REASONS.get(…, "storage")
                 assert named(value.func.value) == "_REASONS", place
             passed_on = isinstance(value, ast.Attribute | ast.Name) and named(value) == "reason"
+            passed_on |= isinstance(value, ast.Subscript) and named(value.value) == "_REASONS"
             assert codes or passed_on, f"{place}: where does {ast.unparse(value)} come from?"
             found += [(place, code) for code in codes]
     for place, loop in nodes(ast.For):  # for what, given, reason in ((…, "metadata"), …)

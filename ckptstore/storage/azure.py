@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import adlfs  # type: ignore[import-untyped, unused-ignore]
 from azure.core import MatchConditions
-from azure.core.exceptions import AzureError, ClientAuthenticationError
+from azure.core.exceptions import ClientAuthenticationError
 from azure.storage.blob import BlobBlock, BlobProperties
 
 from ckptstore.storage import loops
@@ -237,8 +237,6 @@ def failure_of(error: Exception) -> Failure:
     if not isinstance(status, int):
         if isinstance(error, ClientAuthenticationError):
             return Failure(Kind.REFUSED, message, "credentials")
-        if not isinstance(error, AzureError | OSError | TimeoutError):
-            return Failure(Kind.REFUSED, message)
         return Failure(Kind.AGAIN, message, answered=False)
     if code in _REASONS:
         return Failure(Kind.REFUSED, message, _REASONS[code])
