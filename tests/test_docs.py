@@ -88,7 +88,7 @@ def takers():
 
 def reason_codes():
     """Return (place, code) of every reason in the sources; a form that is not known fails."""
-    positions, found = takers(), []
+    positions, found, tables = takers(), [], {"_REASONS"}
     for place, call in nodes(ast.Call):
         values = [k.value for k in call.keywords if k.arg == "reason"]
         at = positions.get(named(call.func))
@@ -96,11 +96,15 @@ def reason_codes():
             values = [call.args[at]]
         for value in values:
             codes = strings(value)
-            if isinstance(value, ast.Call):  # _REASONS.get(…, "storage")
-                assert named(value.func.value) == "_REASONS", place
+            looked_up = {  # _REASONS.get(…, "storage"), _REASONS[…]
+                named(node.func.value if isinstance(node, ast.Call) else node.value)
+                for node in ast.walk(value)
+                if isinstance(node, ast.Call | ast.Subscript)
+            }
+            tables |= looked_up
             passed_on = isinstance(value, ast.Attribute | ast.Name) and named(value) == "reason"
-            passed_on |= isinstance(value, ast.Subscript) and named(value.value) == "_REASONS"
-            assert codes or passed_on, f"{place}: where does {ast.unparse(value)} come from?"
+            known = codes or passed_on or looked_up
+            assert known, f"{place}: where does {ast.unparse(value)} come from?"
             found += [(place, code) for code in codes]
     for place, loop in nodes(ast.For):  # for what, given, reason in ((…, "metadata"), …)
         names = [named(t) for t in getattr(loop.target, "elts", [])]
@@ -110,7 +114,7 @@ def reason_codes():
     for place, made in nodes(ast.Assign):  # reason = "storage", of a class of errors.py; a table
         if named(made.targets[0]) == "reason":
             found += [(place, code) for code in strings(made.value)]
-        if named(made.targets[0]) == "_REASONS":
+        if named(made.targets[0]) in tables and isinstance(made.value, ast.Dict):
             found += [(place, code) for value in made.value.values for code in strings(value)]
     return found
 

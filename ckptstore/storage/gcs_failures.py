@@ -50,15 +50,15 @@ _BUSY = {"rateLimitExceeded", "userRateLimitExceeded", "backendError"}
 
 def answered(status: int, body: bytes, where: str) -> Failure:
     """Return what an error of the store means."""
-    text, reason = body.decode(errors="replace"), ""
+    text, detail = body.decode(errors="replace"), ""
     try:
         error = json.loads(text)["error"]
         text = error["message"]
-        reason = error["errors"][0]["reason"]
+        detail = error["errors"][0]["reason"]
     except (ValueError, TypeError, LookupError):
         pass  # a download's error is a bare text
     said = f"({text.strip():.500})" if text.strip() else ""
-    message = _shown(" ".join(filter(None, (str(status), reason, said))))
+    message = _shown(" ".join(filter(None, (str(status), detail, said))))
     if status in (304, 412):
         return Failure(Kind.CONDITION, message)
     if status == 416:
@@ -69,7 +69,7 @@ def answered(status: int, body: bytes, where: str) -> Failure:
         return Failure(Kind.REFUSED, f"the store gave up the upload: {message}")
     if status in (404, 410, 499):
         return Failure(Kind.MISSING, message)
-    if status in (408, 409, 429) or status >= 500 or reason in _BUSY:
+    if status in (408, 409, 429) or status >= 500 or detail in _BUSY:
         return Failure(Kind.AGAIN, message)
     if status == 400 and _DAMAGED.search(text):
         return Failure(Kind.AGAIN, message)
