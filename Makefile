@@ -9,7 +9,11 @@ SERVER_gcs := gcs
 
 .PHONY: demo demo-s3 demo-gcs test test-all test-azure check bench clean
 
-demo: $(VENV)/demo.ok
+# What a bucket needs is installed for the URL of one.
+, := ,
+DEMO := demo$(if $(filter s3://%,$(URL)),$(,)s3)$(if $(filter gs://%,$(URL)),$(,)gcs)$(if $(filter abfs://%,$(URL)),$(,)azure)
+
+demo: $(VENV)/$(DEMO).ok
 	$(BIN)/python -m ckptstore.demo $(URL)
 
 demo-s3 demo-gcs: demo-%: $(VENV)/test.ok

@@ -155,6 +155,9 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: bytes |
             collected = attempt_in(surely_held(storage)) == attempt
         if collected:
             _withdraw(storage, data, swapped)
+            holder = surely_held(storage)
+            if holder is not None and attempt_in(holder) in (None, attempt):
+                raise StorageError("it could not be withdrawn")
     except CheckpointError as failed:
         raise OutcomeUnknownError(
             f"{storage.url}: attempt {attempt} was committed, but whether a garbage collector took "
@@ -201,6 +204,12 @@ def _send(storage: Storage, attempt: str, data: bytes, replaced: bytes | None) -
             discard(storage, attempt)
             raise error
         if holder is not None and holder != replaced:
+            if attempt_in(holder) is None:  # it may be ours, damaged each time on its way
+                raise OutcomeUnknownError(
+                    f"{storage.url}: {MANIFEST} holds bytes that are no manifest, so whether the "
+                    f"commit of attempt {attempt} happened cannot be known; nothing was deleted; "
+                    "verify it"
+                ) from error
             discard(storage, attempt)
             raise AlreadyCommittedError(
                 f"{storage.url}: another save (attempt {attempt_in(holder) or 'unreadable'}) was "
@@ -283,6 +292,13 @@ def delete(storage: Storage) -> None:
         raise StorageError(f"{storage.url}: {MANIFEST} could not be deleted; remove it by hand")
     attempt = attempt_in(data)
     left = None if attempt is None else discard(storage, attempt)
+    # Its writer may have lost the answer of its commit, and have sent it again in between. If it
+    # does so after this look, it finds its files gone, and withdraws.
+    try:
+        if _held(storage) == data:
+            storage.delete(MANIFEST, expected=data)
+    except CheckpointError as error:
+        left = left or error
     if left is not None:
         raise StorageError(
             f"{storage.url}: the checkpoint is deleted, but not all of its files are removed: "
@@ -319,6 +335,7 @@ def read(storage: Storage, use: Callable[[Snapshot], T]) -> T:
         NotCommittedError: there is no manifest.
         CorruptError: a file of the manifest is missing or has another size.
     """
+    before = None
     for _ in range(_READS):
         data = surely_held(storage)
         if data is None:
@@ -326,7 +343,8 @@ def read(storage: Storage, use: Callable[[Snapshot], T]) -> T:
         try:
             return use(_open(storage, data))
         except _Changed as error:
-            if _held(storage) != data:
+            if _held(storage) != data or before != data:
+                before = data  # a listing may have been damaged on its way, too: look twice
                 continue
             raise CorruptError(
                 f"{storage.url}: {error}; the checkpoint is incomplete; restore the file from a "

@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -28,8 +29,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fsspec.core import url_to_fs  # type: ignore[import-untyped, unused-ignore]
-
 import ckptstore
 from ckptstore import storage
 from ckptstore.storage import Storage
@@ -37,6 +36,7 @@ from ckptstore.storage import Storage
 STEPS, WARMUP, BATCH, HIDDEN, PEAK_RATE = 240, 24, 128, 1024, 4e-3
 SAVE_EVERY, KILL_AT = 20, 160
 RUNS = ("uninterrupted", "resumed", "naive")
+LOG = re.compile(f"({'|'.join(RUNS)})-[0-9]+[.]jsonl")
 Line = dict[str, Any]
 
 
@@ -273,15 +273,22 @@ def draw(runs: Sequence[Run], picture: Path) -> None:
 
 def clear(place: str) -> None:
     """Remove what an earlier demo left, and nothing else."""
-    filesystem, path = url_to_fs(place, use_listings_cache=False)
-    try:
-        found = filesystem.ls(path, detail=False)
-    except FileNotFoundError:
-        return
-    if not all(name.rstrip("/").rpartition("/")[2].startswith(RUNS) for name in found):
-        raise RuntimeError(f"{place} holds more than an earlier demo, so it is not replaced")
-    if found:
-        filesystem.rm(path, recursive=True)
+    with storage.open(place) as top:
+        directories, files = top.children(), list(top.list())
+        if not set(directories) <= set(RUNS) or not all(map(LOG.fullmatch, files)):
+            raise RuntimeError(f"{place} holds more than an earlier demo, so it is not replaced")
+        for name in directories:
+            run = top.child(name)
+            for step in run.children():
+                below = run.child(step)
+                for part in below.unfinished():
+                    below.abort(part)
+                for file in below.list():
+                    below.delete(file)
+                below.remove()
+            run.remove()
+        for file in files:
+            top.delete(file)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

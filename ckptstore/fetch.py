@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,7 @@ from ckptstore.dtypes import Array
 from ckptstore.errors import CorruptError
 from ckptstore.index import LARGE_NBYTES, Index
 from ckptstore.ranges import Range
+from ckptstore.storage import stopping
 
 _IN_FLIGHT_NBYTES = 256 << 20
 
@@ -56,6 +58,7 @@ def fetch(
         alone_nbytes=traffic.alone_nbytes,
         gap_nbytes=traffic.gap_nbytes,
     )
+    stop = threading.Event()
     with ThreadPoolExecutor(traffic.reads, thread_name_prefix="ckptstore-read") as pool:
         try:
             for range_ in wanted:
@@ -74,12 +77,13 @@ def fetch(
                     if direct
                     else np.empty(range_.nbytes, np.uint8)
                 )
-                job = pool.submit(_get, snapshot, index, range_, memory, name)
+                job = pool.submit(_get, stop, snapshot, index, range_, memory, name)
                 queue.append((range_, memory, direct, job))
                 in_flight += range_.nbytes
             while queue:
                 yield from _take(queue.popleft(), whole, missing, cut, index, makers)
         finally:
+            stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -109,7 +113,12 @@ def _take(
             yield leaf, makers[leaf](_join_cells(data, index, leaf) if leaf in cut else data)
 
 
-def _get(
+def _get(stop: threading.Event, *arguments: Any) -> None:
+    with stopping.stopped_by(stop):
+        _get_range(*arguments)
+
+
+def _get_range(
     snapshot: Snapshot, index: Index, range_: Range, memory: Array, name: Callable[[int], str]
 ) -> None:
     """Read one range and check every span in it. A span that is damaged is read once more."""
@@ -176,18 +185,20 @@ Damage = tuple[str, str, int, int | None]
 
 def damage(snapshot: Snapshot, index: Index) -> Iterator[Damage]:
     """Read every byte of every data file, and give all that is damaged."""
+    stop = threading.Event()
     with ThreadPoolExecutor(
         snapshot.storage.traffic.reads, thread_name_prefix="ckptstore-verify"
     ) as pool:
         queue: collections.deque[Future[list[Damage]]] = collections.deque()
         try:
             for stretch in _stretches(index):
-                queue.append(pool.submit(_damaged, snapshot, index, *stretch))
+                queue.append(pool.submit(_damaged, stop, snapshot, index, *stretch))
                 if len(queue) > 2 * snapshot.storage.traffic.reads:
                     yield from queue.popleft().result()
             while queue:
                 yield from queue.popleft().result()
         finally:
+            stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -209,7 +220,12 @@ def _stretches(index: Index) -> Iterator[tuple[int, int, list[int]]]:
         yield file, begin, inside
 
 
-def _damaged(
+def _damaged(stop: threading.Event, *arguments: Any) -> list[Damage]:
+    with stopping.stopped_by(stop):
+        return _damaged_in(*arguments)
+
+
+def _damaged_in(
     snapshot: Snapshot, index: Index, file: int, begin: int, inside: Sequence[int]
 ) -> list[Damage]:
     """Check some neighbouring spans; what is damaged is read once more."""

@@ -103,7 +103,8 @@ def _remove(storage: Storage, attempt: str, files: Iterable[str]) -> bool:
         storage.create(mark, mine)
     except FileExistsError:
         return False  # another collector's
-    if commit.attempt_in(commit.surely_held(storage)) == attempt:
+    manifest = commit.surely_held(storage)
+    if manifest is not None and commit.attempt_in(manifest) in (None, attempt):
         storage.delete(mark, expected=mine)
         return False
     for name in files:

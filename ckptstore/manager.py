@@ -35,6 +35,11 @@ class Manager:
         with self._open() as store:
             self.url = store.url
 
+    def __reduce__(self) -> Any:
+        if self._options:
+            raise TypeError("storage_options may hold secrets; make the Manager again where it is")
+        return Manager, (self._place,)
+
     def __repr__(self) -> str:
         return f"Manager({self.url!r})"
 
@@ -106,6 +111,10 @@ class Manager:
         Raises:
             CorruptError: of a step whose manifest is damaged; the steps before it are done.
         """
+        if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < 1e12:
+            raise StructureError(
+                f"gc: grace is {grace!r:.80}, expected seconds, 0 or more", reason="bad-argument"
+            )
         removed = {}
         with self._open() as store:
             for name, step in sorted(_steps(store.children()).items()):

@@ -47,7 +47,7 @@ def save(
     written.
 
     Args:
-        url: the checkpoint's own directory: a path or a ``file://`` URL. It is made if need be.
+        url: the checkpoint's own directory: a path, or a URL as of a bucket. It is made if need be.
         tree: the state: params, opt_state, step, keys, in any nesting of the carried containers.
         step: the training step, 0 or more; for people and for listing.
         metadata: plain values of your own, at most 256 KiB.
@@ -62,8 +62,8 @@ def save(
     Raises:
         StructureError: something cannot be carried; it lists every path and the remedy.
         AlreadyCommittedError: a checkpoint is there and `overwrite` is false, or another save won.
-        OutcomeUnknownError: the disk failed while it committed.
-        StorageError: the disk refused; the old checkpoint is whole.
+        OutcomeUnknownError: the disk or the store failed while it committed.
+        StorageError: the disk or the store refused; the old checkpoint is whole.
 
     An array that another thread writes to during the call may be saved half before and half after;
     the checkpoint is sound all the same. On failure an old checkpoint is as it was, and the files

@@ -374,12 +374,16 @@ def sweep(
     unreached, slowest = 0, 0.0
     with places(make, at_once) as free:
         first = free.get()
-        first.restore(operation.before)
-        error = attempt(first, operation)
-        assert error is None, error
-        assert first.which() == operation.after and not first.left()
-        requests = len(first.proxy.log)
-        rows = [(*point, name) for point in points(first.proxy.log) for name in actions]
+        logs = []
+        for _ in range(2):  # on a busy machine a request may be sent twice
+            first.restore(operation.before)
+            error = attempt(first, operation)
+            assert error is None, error
+            logs.append(list(first.proxy.log))
+            assert first.which() == operation.after and not first.left()
+        log = min(logs, key=len)
+        requests = len(log)
+        rows = [(*point, name) for point in points(log) for name in actions]
         free.put(first)
         if size is not None:
             rows = sampled(rows, size, first.server.kind)

@@ -94,7 +94,7 @@ def test_what_is_no_step_is_left_alone(place: Place) -> None:
     assert caught.value.reason == "no-step"
     manager.save(5, tree(5))
     assert manager.steps() == [5] and manager.latest() == 5 and is_of(manager.load(), 5)
-    assert manager.gc(grace=-60) == {}
+    assert manager.gc(grace=0) == {}
     manager.delete(5)
     assert place.files() == set(FOREIGN)
 
@@ -111,9 +111,9 @@ def test_saves_that_were_killed_are_passed_over(place: Place) -> None:
     manager.save(9, tree(9))
     assert manager.latest() == 9 and is_of(manager.load(), 9)
     assert manager.gc() == {}
-    assert manager.gc(grace=-60, dry_run=True) == {4: [DEAD], 9: [DEAD]}
-    assert manager.gc(grace=-60) == {4: [DEAD], 9: [DEAD]}
-    assert manager.gc(grace=-60) == {}
+    assert manager.gc(grace=0, dry_run=True) == {4: [DEAD], 9: [DEAD]}
+    assert manager.gc(grace=0) == {4: [DEAD], 9: [DEAD]}
+    assert manager.gc(grace=0) == {}
     assert manager.steps() == [3, 9] and is_of(manager.load(3), 3) and is_of(manager.load(9), 9)
     assert not any(DEAD in name for name in place.files())
 
@@ -128,7 +128,7 @@ def test_the_newest_is_not_passed_over_for_being_damaged(place: Place) -> None:
     with pytest.raises(ckptstore.CorruptError):
         manager.load()
     with pytest.raises(ckptstore.CorruptError):
-        manager.gc(grace=-60)
+        manager.gc(grace=0)
     assert f"{name_of(1)}/{DEAD}" not in place.files(), "the steps before it are done"
 
 
@@ -165,7 +165,7 @@ def test_no_step_at_all(place: Place) -> None:
     with pytest.raises(ckptstore.NotCommittedError, match="no checkpoint of any step") as caught:
         manager.load()
     assert caught.value.reason == "no-step"
-    assert manager.gc(grace=-60) == {}
+    assert manager.gc(grace=0) == {}
     assert place.files() == set()
 
 

@@ -530,7 +530,8 @@ def test_an_exception_means(error: Exception, kind: Kind, reason: str | None) ->
     ("options", "reason"),
     [
         ({"access": "all"}, "bad-options"),
-        ({"no_such_option": 1, "token": {"a": 1}}, "credentials"),
+        ({"no_such_option": 1}, "bad-options"),
+        ({"token": {"a": 1}}, "credentials"),
         ({"token": 3}, "credentials"),
     ],
 )

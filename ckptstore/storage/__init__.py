@@ -12,6 +12,7 @@ from ckptstore.errors import StorageError
 from ckptstore.storage import local
 from ckptstore.storage.protocol import Storage
 
+_USER = re.compile(r"(?<=:/)[^/]*@")
 _LIKE_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -86,9 +87,10 @@ def parse(url: Any) -> str:
             raise StorageError(f"{path}: file:// has no host, found {host!r}", reason="bad-url")
         path = os.fsdecode(urllib.parse.unquote_to_bytes(os.fsencode(slash + rest)))
     elif _LIKE_URL.match(path):
+        shown = _USER.sub("***@", path)
         raise StorageError(
-            f"{path}: a URL that lost a slash (pathlib does that); give it as a str, or, if it is "
-            f"a path, as ./{path}",
+            f"{shown}: a URL that lost a slash (pathlib does that); give it as a str, or, if it is "
+            f"a path, as ./{shown}",
             reason="bad-url",
         )
     home = os.path.expanduser(path)

@@ -6,20 +6,25 @@ docs/commit.md says in which order they are used and why.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
 from ckptstore.errors import CheckpointError, StorageError
+from ckptstore.storage import stopping
 from ckptstore.storage.client import ABSENT, Client, Failure, Kind, Page, Upload, Version
 from ckptstore.storage.protocol import Traffic
 from ckptstore.storage.requests import PARALLEL, Requests
 from ckptstore.wire import Buffer
 
 T = TypeVar("T")
+
+_READ = Kind.MISSING, Kind.SHORT
 
 _probed: set[tuple[str, str]] = set()
 """(endpoint, root) of the stores that were seen to honour conditions, in this process."""
@@ -63,6 +68,7 @@ class BucketStorage:
         store = client.endpoint, self._requests.root
         if store in _probed or self._requests.settings.assume_atomic:
             return
+        self.list()  # a save needs it later
         name = f"PROBE-{os.urandom(16).hex()}"
         try:
             self._put(name, b"ckptstore", None)
@@ -74,10 +80,13 @@ class BucketStorage:
                     self._put(name, b"", condition)
                 except (FileExistsError, FileNotFoundError):
                     continue
+                except StorageError as error:
+                    if error.reason != "not-supported":
+                        raise
                 raise StorageError(
-                    f"{self.url}: this store ({client.endpoint}) ignores the condition of a write "
-                    f"{meaning}, so a commit there would not be atomic: two saves at once could "
-                    "destroy each other; save to another store, or, where only one process ever "
+                    f"{self.url}: this store ({client.endpoint}) does not honour the condition of "
+                    f"a write {meaning}, so a commit there would not be atomic: two saves at once "
+                    "could destroy each other; save to another store, or, if only one process ever "
                     'writes, pass storage_options={"ckptstore": {"assume_atomic": True}}',
                     reason="not-atomic",
                 )
@@ -124,7 +133,7 @@ class BucketStorage:
         """Read exactly the buffer's length."""
         key, view = self._prefix + name, memoryview(buffer).cast("B")
         if view.nbytes:  # some stores answer an empty range with the whole object
-            self._requests.ask("read", key, lambda client, _: client.get(key, offset, view))
+            self._requests.ask("read", key, lambda client, _: client.get(key, offset, view), *_READ)
 
     def read(self, name: str, limit: int) -> bytes:
         """Read a small object."""
@@ -139,7 +148,13 @@ class BucketStorage:
         key = self._prefix + name
         with contextlib.suppress(FileNotFoundError, FileExistsError):
             version = None if expected is None else self._version(name, expected)
-            self._requests.ask("delete", key, lambda client, _: client.delete(key, version))
+            self._requests.ask(
+                "delete",
+                key,
+                lambda client, _: client.delete(key, version),
+                Kind.MISSING,
+                Kind.CONDITION,
+            )
 
     def changed(self) -> Mapping[str, float]:
         """List when the objects were written."""
@@ -156,7 +171,8 @@ class BucketStorage:
         for upload in self._requests.ask("list the uploads of", key, self._uploads):
             if upload.key == key:
                 with contextlib.suppress(FileNotFoundError):
-                    self._requests.ask("abort", key, lambda client, _: client.abort(upload))  # noqa: B023
+                    give_up = functools.partial(_abort, upload)
+                    self._requests.ask("abort the upload of", key, give_up, Kind.MISSING)
 
     def child(self, name: str) -> BucketStorage:
         """Return the directory below; it shares the connections of this one."""
@@ -184,7 +200,17 @@ class BucketStorage:
             return found
         names = self.children()
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="ckptstore-look") as pool:
-            there = pool.map(lambda child: self.child(child).holds(name), names)
+            stop = threading.Event()
+
+            def look(child: str) -> bool:
+                with stopping.stopped_by(stop):
+                    return self.child(child).holds(name)
+
+            try:
+                there = list(pool.map(look, names))
+            except BaseException:
+                stop.set()
+                raise
             return [child for child, is_there in zip(names, there, strict=True) if is_there]
 
     def holds(self, name: str) -> bool:
@@ -214,9 +240,9 @@ class BucketStorage:
                 return
             except Failure as caught:
                 failure = caught
-            wait = requests.wait(began, tries, failure)
             if failure.kind is Kind.REFUSED and not doubtful:
                 raise requests.error(operation, key, failure, tries)
+            wait = requests.wait(began, tries, Failure(Kind.AGAIN, "", answered=failure.answered))
             doubtful = True
             holder: bytes | None
             try:
@@ -231,7 +257,7 @@ class BucketStorage:
                 raise FileNotFoundError(f"{requests.root}{key} was deleted")
             if holder != expected:
                 raise FileExistsError(f"{requests.root}{key} holds something else")
-            if wait is None:
+            if wait is None or failure.kind is Kind.REFUSED:
                 raise requests.unknown(key, failure, tries)
             time.sleep(wait)
 
@@ -251,13 +277,16 @@ class BucketStorage:
     def _read(self, name: str, limit: int) -> tuple[bytes, Version]:
         key = self._prefix + name
         found: tuple[bytes, Version] = self._requests.ask(
-            "read", key, lambda client, _: client.read(key, limit)
+            "read", key, lambda client, _: client.read(key, limit), *_READ
         )
         return found
 
     def _put(self, name: str, data: bytes, condition: Version | None) -> None:
         key = self._prefix + name
-        self._requests.ask("write", key, lambda client, _: client.put(key, data, condition))
+        expected = () if condition is None else (Kind.CONDITION, Kind.MISSING)
+        self._requests.ask(
+            "write", key, lambda client, _: client.put(key, data, condition), *expected
+        )
 
     def _pages(self, delimiter: str = "/", first: Page | None = None) -> Iterator[Page]:
         page = first or self._page(self._prefix, None, delimiter)
@@ -280,3 +309,7 @@ class BucketStorage:
         start = len(self._prefix)
         names = ((key[start:], value) for key, value in rows)
         return {name: value for name, value in names if name and "/" not in name}
+
+
+def _abort(upload: Upload, client: Client, _: int) -> None:
+    client.abort(upload)

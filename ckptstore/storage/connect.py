@@ -50,7 +50,7 @@ _ENVIRONMENT = "AWS_", "AZURE_", "FSSPEC_", "GCSFS_", "GOOGLE_", "STORAGE_"
 _OWN = "ckptstore"
 _SECRET = re.compile(r"key|secret|token|pass|credential|auth|sas|connection", re.IGNORECASE)
 _SHORTEST_SECRET = 4
-_USERINFO = re.compile(r"(?<=://)[^/]*:[^/]*@")
+_USERINFO = re.compile(r"(?<=://).*@|\?.*", re.DOTALL)
 
 _clients: dict[tuple[Any, ...], Client] = {}
 
@@ -63,7 +63,7 @@ def open(url: str, storage_options: Mapping[str, Any] | None) -> BucketStorage:
             ``missing-package``.
     """
     protocol, _, rest = url.partition("://")
-    shown = _USERINFO.sub("***@", url)
+    shown = _shown(url)
     if "::" in protocol:
         raise StorageError(
             f"{shown}: a chain of file systems cannot promise what a commit needs (caches drop the "
@@ -101,7 +101,7 @@ def open(url: str, storage_options: Mapping[str, Any] | None) -> BucketStorage:
     connector = Connector(protocol, bucket, options, settings)
     if prefix:
         prefix += "/"
-    return BucketStorage(Requests(_USERINFO.sub("***@", root), connector, settings), prefix)
+    return BucketStorage(Requests(_shown(root), connector, settings), prefix)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -140,7 +140,7 @@ class Connector:
         return os.getpid(), options
 
     def _make(self) -> Client:
-        where = _USERINFO.sub("***@", f"{self.protocol}://{self.bucket}")
+        where = _shown(f"{self.protocol}://{self.bucket}")
         generic = "generic", "FilesystemClient", "fsspec", ""
         module, name, library, extra = _CLIENTS.get(self.protocol, generic)
         try:
@@ -186,6 +186,16 @@ def _check_known(protocol: str, shown: str) -> None:
         )
 
 
+def _shown(url: str) -> str:
+    """Return a URL without what may be secret: who logs in, and a query.
+
+    Stores that take neither there may have ``@`` and ``?`` in their keys.
+    """
+    if url.partition("://")[0] in _CLIENTS:
+        return url
+    return _USERINFO.sub("***", url).replace("://***", "://***@")
+
+
 def _settings(
     where: str, storage_options: Mapping[str, Any] | None
 ) -> tuple[Settings, dict[str, Any]]:
@@ -196,6 +206,11 @@ def _settings(
             reason="bad-options",
         )
     options = dict(storage_options or {})
+    if not all(isinstance(name, str) for name in options):
+        raise StorageError(
+            f"{where}: storage_options has a name that is no str; they are those of fsspec",
+            reason="bad-options",
+        )
     given = options.pop(_OWN, {})
     known = [field.name for field in fields(Settings)]
     if not isinstance(given, Mapping) or not set(given) <= set(known):

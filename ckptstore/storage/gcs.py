@@ -6,6 +6,7 @@ gcsfs's own requests are tried again for half a minute, and its small uploads lo
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import re
 import secrets
@@ -91,6 +92,9 @@ class GCSClient:
     foreign = "1"
 
     def __init__(self, bucket: str, options: Mapping[str, Any], settings: Settings) -> None:
+        unknown = sorted(set(options) - _known_options())
+        if unknown:
+            raise Failure(Kind.REFUSED, f"gcsfs has no option {', '.join(unknown)}", "bad-options")
         own = {"skip_instance_cache": True, "use_listings_cache": False, "asynchronous": False}
         try:
             self._fs = GCSFileSystem(**dict(options) | own)
@@ -327,6 +331,15 @@ class GCSClient:
             raise
         except Exception as error:
             raise failure_of(error) from None
+
+
+def _known_options() -> set[str]:
+    """Return the options of gcsfs, which itself takes no notice of others.
+
+    A typing error in ``endpoint_url`` would send data to Google.
+    """
+    classes = GCSFileSystem.__mro__
+    return {name for cls in classes for name in inspect.signature(cls.__init__).parameters}
 
 
 async def _pieces(data: memoryview) -> AsyncIterator[memoryview]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
-import threading
-import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from ckptstore.storage import stopping
 from ckptstore.storage.client import Failure, Kind
 
 _SLOWEST = 64 << 10
@@ -18,34 +16,6 @@ _SLOWEST = 64 << 10
 _LOOK_SECONDS = 0.2
 
 T = TypeVar("T")
-
-_thread = threading.local()
-
-
-@contextlib.contextmanager
-def stopped_by(stop: threading.Event) -> Iterator[None]:
-    """Give up the requests that this thread makes in the block, once the event is set."""
-    before = getattr(_thread, "stop", None)
-    _thread.stop = stop
-    try:
-        yield
-    finally:
-        _thread.stop = before
-
-
-def pause(seconds: float) -> None:
-    """Sleep, no longer than until the event is set."""
-    stop: threading.Event | None = getattr(_thread, "stop", None)
-    if stop is None:
-        time.sleep(seconds)
-    else:
-        stop.wait(seconds)
-
-
-def stopped() -> bool:
-    """Tell whether the event is set that stops this thread's requests."""
-    stop: threading.Event | None = getattr(_thread, "stop", None)
-    return stop is not None and stop.is_set()
 
 
 def run(
@@ -78,10 +48,10 @@ def run(
     timeout += nbytes / _SLOWEST
     task = asyncio.run_coroutine_threadsafe(asyncio.wait_for(request, timeout), loop)
     try:
-        while getattr(_thread, "stop", None) is not None:
+        while stopping.stoppable():
             if concurrent.futures.wait([task], _LOOK_SECONDS).done:
                 break
-            if stopped():
+            if stopping.stopped():
                 raise Failure(Kind.REFUSED, "stopped", answered=False)
         return task.result()
     except TimeoutError:

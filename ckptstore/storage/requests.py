@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 from ckptstore.errors import OutcomeUnknownError, StorageError
-from ckptstore.storage import loops
+from ckptstore.storage import stopping
 from ckptstore.storage.client import Client, Failure, Kind, Request, Settings
 from ckptstore.storage.uploads import Uploader
 
@@ -84,13 +84,18 @@ class Requests:
             link = self._links.setdefault(os.getpid(), Link(client, uploader))
         return link
 
-    def ask(self, operation: str, key: str, request: Request) -> Any:
+    def ask(self, operation: str, key: str, request: Request, *expected: Kind) -> Any:
         """Send a request, again where that may help, until the deadline.
 
+        Args:
+            operation: for messages: "could not" and this.
+            key: for messages.
+            request: what to ask.
+            expected: failures that are answers: MISSING, CONDITION, SHORT.
+
         Raises:
-            FileNotFoundError, FileExistsError, EOFError: no such object; a condition that does not
-                hold; a range beyond the end.
-            StorageError: the store refused, or did not do it in time.
+            FileNotFoundError, FileExistsError, EOFError: MISSING, CONDITION, SHORT, if expected.
+            StorageError: the store refused, did not do it in time, or makes no sense.
         """
         link, began = self.link, time.monotonic()
         for tries in itertools.count(1):
@@ -100,20 +105,20 @@ class Requests:
                 return answer
             except Failure as caught:
                 failure = caught
-            if failure.kind in _PLAIN:
+            if failure.kind in expected:
                 link.answered = True
                 raise _PLAIN[failure.kind](f"{self.root}{key}: {failure}")
             wait = self.wait(began, tries, failure)
             if wait is None:
                 raise self.error(operation, key, failure, tries)
-            loops.pause(wait)
+            stopping.pause(wait)
         raise AssertionError("itertools.count ends")
 
     def wait(self, began: float, tries: int, failure: Failure) -> float | None:
         """Return how long to wait before the next try, in seconds; None: do not try again."""
         link = self.link
         link.answered = link.answered or failure.answered
-        if failure.kind is Kind.REFUSED or loops.stopped():
+        if failure.kind is not Kind.AGAIN or stopping.stopped():
             return None
         wait = min(_WAITS[1], _WAITS[0] * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.0)
         patience = self.settings.deadline
@@ -156,7 +161,9 @@ _REMEDIES = {
     "no-bucket": "; make the bucket first, or check its name, the endpoint and the account",
     "permission": "; ask for permission to read, write, list and delete there (a bucket that may "
     "not be listed says this of a missing object too)",
-    "credentials": "; renew them, or give others in storage_options or the environment",
+    "credentials": "; renew them, or give others in storage_options or the environment; look at "
+    "this machine's clock, too",
+    "storage": "; check the endpoint, the bucket and the options",
     "wrong-region": "; give the bucket's region, for S3 in the environment as AWS_REGION or as "
     'storage_options={"client_kwargs": {"region_name": ...}}',
 }

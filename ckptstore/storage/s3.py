@@ -24,7 +24,7 @@ from ckptstore.wire import Buffer
 
 _PIECE_NBYTES = 256 << 10
 _CONNECTIONS = 32
-_AWS = "amazonaws.com"
+_USERINFO = re.compile(r"(?<=://)[^/]*@")
 
 T = TypeVar("T")
 
@@ -47,6 +47,7 @@ class S3Client:
             "read_timeout": settings.timeout,
             "max_pool_connections": _CONNECTIONS,
             "retries": {"total_max_attempts": 1},
+            "response_checksum_validation": "when_required",  # ours decide
         } | dict(options.get("config_kwargs") or {})
         given = {"use_listings_cache": False} | dict(options) | {"config_kwargs": config}
         self._fs = s3fs.S3FileSystem(skip_instance_cache=True, **given)
@@ -62,9 +63,7 @@ class S3Client:
             raise
         self._bucket = bucket
         self._timeout = settings.timeout
-        self.endpoint: str = (
-            self._fs.endpoint_url or self._fs.client_kwargs.get("endpoint_url") or _AWS
-        )
+        self.endpoint: str = _USERINFO.sub("", self._fs._s3.meta.endpoint_url)
 
     def read(self, key: str, limit: int) -> tuple[bytes, Version]:
         """GetObject of a range from 0."""
@@ -81,7 +80,8 @@ class S3Client:
         except Failure as failure:
             if failure.kind is not Kind.SHORT:
                 raise
-        return b"", self._run(self._call("head_object", Key=key))["ETag"]  # it has no byte 0
+        head = self._run(self._call("head_object", Key=key))  # it has no byte 0
+        return b"", head.get("ETag", "")
 
     def get(self, key: str, start: int, buffer: Buffer) -> None:
         """GetObject of a range, straight into the buffer."""
@@ -122,28 +122,40 @@ class S3Client:
         more = {"ContinuationToken": token} if token else {}
         if delimiter:
             more["Delimiter"] = delimiter
-        got = self._run(self._call("list_objects_v2", Prefix=prefix, **more))
-        items = got.get("Contents", ())
-        return Page(
-            {item["Key"]: item["Size"] for item in items},
-            {item["Key"]: item["LastModified"].timestamp() for item in items},
-            [item["Prefix"] for item in got.get("CommonPrefixes", ())],
-            got.get("NextContinuationToken"),
-        )
+
+        async def request() -> Page:
+            got = _listing(await self._call("list_objects_v2", Prefix=prefix, **more))
+            items = got.get("Contents", ())
+            return Page(
+                {item["Key"]: item["Size"] for item in items},
+                {item["Key"]: item["LastModified"].timestamp() for item in items},
+                [item["Prefix"] for item in got.get("CommonPrefixes", ())],
+                got.get("NextContinuationToken"),
+            )
+
+        return self._run(request())
 
     def begin(self, key: str, nbytes: int) -> Upload:
         """CreateMultipartUpload."""
-        got = self._run(self._call("create_multipart_upload", Key=key))
-        return Upload(key, got["UploadId"], nbytes)
+
+        async def request() -> Upload:
+            got = await self._call("create_multipart_upload", Key=key)
+            return Upload(key, got["UploadId"], nbytes)
+
+        return self._run(request())
 
     def part(self, upload: Upload, number: int, start: int, data: Buffer, tries: int) -> str:
         """UploadPart; the same number again replaces the part."""
         body = io.BytesIO(data)
-        request = self._call(
-            "upload_part", Key=upload.key, UploadId=upload.id, PartNumber=number, Body=body
-        )
-        tag: str = self._run(request, body.getbuffer().nbytes)["ETag"]
-        return tag
+
+        async def request() -> str:
+            got = await self._call(
+                "upload_part", Key=upload.key, UploadId=upload.id, PartNumber=number, Body=body
+            )
+            tag: str = got["ETag"]
+            return tag
+
+        return self._run(request(), body.getbuffer().nbytes)
 
     def finish(self, upload: Upload, tags: Sequence[str]) -> None:
         """CompleteMultipartUpload."""
@@ -162,21 +174,24 @@ class S3Client:
 
     def uploads(self, prefix: str) -> Sequence[Upload]:
         """ListMultipartUploads."""
-        found: list[Upload] = []
-        more: dict[str, str] = {}
-        while True:
-            got = self._run(self._call("list_multipart_uploads", Prefix=prefix, **more))
-            items = got.get("Uploads", ())
-            found += [
-                Upload(item["Key"], item["UploadId"], 0, item["Initiated"].timestamp())
-                for item in items
-            ]
-            if not got.get("IsTruncated"):
-                return [upload for upload in found if upload.key.startswith(prefix)]
-            more = {
-                "KeyMarker": got["NextKeyMarker"],
-                "UploadIdMarker": got["NextUploadIdMarker"],
-            }
+
+        async def request() -> list[Upload]:
+            found: list[Upload] = []
+            more: dict[str, str] = {}
+            while True:
+                got = _listing(await self._call("list_multipart_uploads", Prefix=prefix, **more))
+                found += [
+                    Upload(item["Key"], item["UploadId"], 0, item["Initiated"].timestamp())
+                    for item in got.get("Uploads", ())
+                ]
+                if not got["IsTruncated"]:
+                    return [upload for upload in found if upload.key.startswith(prefix)]
+                more = {
+                    "KeyMarker": got["NextKeyMarker"],
+                    "UploadIdMarker": got["NextUploadIdMarker"],
+                }
+
+        return self._run(request())
 
     async def _call(self, method: str, **arguments: Any) -> Any:
         return await self._fs._call_s3(method, Bucket=self._bucket, **arguments)
@@ -188,6 +203,13 @@ class S3Client:
             raise
         except Exception as error:
             raise failure_of(error) from None
+
+
+def _listing(got: Any) -> Any:
+    """Return a listing, and not what else a gateway may say with status 200."""
+    if "IsTruncated" not in got:
+        raise Failure(Kind.AGAIN, "the answer is no listing")
+    return got
 
 
 _CONDITION = {"PreconditionFailed", "412"}
@@ -218,6 +240,11 @@ _REASONS = {
     "AuthorizationHeaderMalformed": "wrong-region",
     "IllegalLocationConstraintException": "wrong-region",
     "QuotaExceeded": "disk-full",
+    "InsufficientStorage": "disk-full",
+    "NotImplemented": "not-supported",
+    "501": "not-supported",
+    "507": "disk-full",
+    "InvalidObjectState": "storage",
 }
 _NO_CREDENTIALS = re.compile(r"Credential|Profile|SSO|Token|Config")
 _BAD_URL = re.compile(r"ParamValidation|InvalidRegion|UnknownEndpoint|EndpointResolver")
@@ -254,6 +281,8 @@ def _answered(response: Mapping[str, Any]) -> Failure:
         return Failure(Kind.SHORT, message)
     if code in _MISSING:
         return Failure(Kind.MISSING, message)
+    if code in _REASONS:
+        status = 400  # for good, whatever the status says
     if code in _BUSY or code in _DAMAGED_ON_THE_WAY or status in (409, 429) or status >= 500:
         return Failure(Kind.AGAIN, message)
     if region := response["Error"].get("Region"):

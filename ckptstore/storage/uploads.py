@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from ckptstore.errors import CheckpointError, StorageError
-from ckptstore.storage import loops
-from ckptstore.storage.client import Client, Failure, Kind, Request, Upload
+from ckptstore.storage import stopping
+from ckptstore.storage.client import Client, Failure, Kind, Upload
 from ckptstore.wire import Buffer
 
 PART_NBYTES = 8 << 20
@@ -30,7 +30,7 @@ class Uploader:
     """The uploads of one storage: of all objects together, a bounded number of parts in flight.
 
     Args:
-        ask: sends a request for an operation on a key, again where that may help.
+        ask: `Requests.ask`.
         parallel: the bound.
         any_order: the parts of an object may be sent at once.
 
@@ -38,9 +38,7 @@ class Uploader:
         stop: once it is set, uploads fail soon, also those that wait for an answer.
     """
 
-    def __init__(
-        self, ask: Callable[[str, str, Request], Any], parallel: int, *, any_order: bool
-    ) -> None:
+    def __init__(self, ask: Callable[..., Any], parallel: int, *, any_order: bool) -> None:
         self._ask = ask
         self._any_order = any_order
         self.stop = threading.Event()
@@ -58,14 +56,14 @@ class Uploader:
         """
         if nbytes <= PART_NBYTES:
             (whole,) = _parts(chunks, PART_NBYTES)
-            with loops.stopped_by(self.stop):
+            with stopping.stopped_by(self.stop):
                 self._ask("write", key, lambda client, _: client.put(key, whole))
             return
         upload: Upload | None = None
         sent: list[Future[str]] = []
         failed = threading.Event()
         try:
-            with loops.stopped_by(self.stop):
+            with stopping.stopped_by(self.stop):
                 upload = self._ask(
                     "write", key, lambda client, tries: _begin(client, key, nbytes, tries)
                 )
@@ -75,8 +73,13 @@ class Uploader:
                 sent.append(self._submit(upload, len(sent), data, failed))
                 del data  # the next part may be filled while this one is in flight
             tags = [future.result() for future in sent]
-            with loops.stopped_by(self.stop):
-                self._ask("write", key, lambda client, tries: _finish(client, upload, tags, tries))
+            with stopping.stopped_by(self.stop):
+                self._ask(
+                    "write",
+                    key,
+                    lambda client, tries: _finish(client, upload, tags, tries),
+                    Kind.MISSING,
+                )
         except BaseException as error:
             failed.set()
             for future in sent:
@@ -100,11 +103,12 @@ class Uploader:
 
         def part() -> str:
             try:
-                with loops.stopped_by(self.stop):
+                with stopping.stopped_by(self.stop):
                     tag: str = self._ask(
                         "write",
                         upload.key,
                         lambda client, tries: client.part(upload, before + 1, start, data, tries),
+                        Kind.MISSING,
                     )
                     return tag
             except BaseException:
