@@ -24,7 +24,7 @@ from ckptstore.wire import Buffer
 
 T = TypeVar("T")
 
-_READ = Kind.MISSING, Kind.SHORT
+_GET = Kind.MISSING, Kind.SHORT
 
 _probed: set[tuple[str, str]] = set()
 """(endpoint, root) of the stores that were seen to honour conditions, in this process."""
@@ -133,7 +133,7 @@ class BucketStorage:
         """Read exactly the buffer's length."""
         key, view = self._prefix + name, memoryview(buffer).cast("B")
         if view.nbytes:  # some stores answer an empty range with the whole object
-            self._requests.ask("read", key, lambda client, _: client.get(key, offset, view), *_READ)
+            self._requests.ask("read", key, lambda client, _: client.get(key, offset, view), *_GET)
 
     def read(self, name: str, limit: int) -> bytes:
         """Read a small object."""
@@ -277,7 +277,7 @@ class BucketStorage:
     def _read(self, name: str, limit: int) -> tuple[bytes, Version]:
         key = self._prefix + name
         found: tuple[bytes, Version] = self._requests.ask(
-            "read", key, lambda client, _: client.read(key, limit), *_READ
+            "read", key, lambda client, _: client.read(key, limit), Kind.MISSING
         )
         return found
 

@@ -84,6 +84,14 @@ def open(url: str, storage_options: Mapping[str, Any] | None) -> BucketStorage:
             "storage_options or in the environment",
             reason="bad-url",
         )
+    if protocol not in _CLIENTS and (
+        ("@" in prefix and ":" in bucket) or (protocol.startswith("http") and "?" in rest)
+    ):
+        raise StorageError(
+            f"{shown}: a password with a slash, or a query, has no place in the URL of a "
+            "directory; give them in storage_options",
+            reason="bad-url",
+        )
     if not {".", ".."}.isdisjoint(prefix.split("/")):
         raise StorageError(
             f"{shown}: has a part . or .., which some clients would take out of a key; "
