@@ -1,0 +1,182 @@
+"""What the integers in the state classes of Optax count: one row for each class.
+
+Read from the source of optax 0.2.8. Classes are found by name, so optax is not imported.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class Meaning(enum.StrEnum):
+    """What a counter is for. The first six follow the step, and `shift_counts` moves them."""
+
+    SCHEDULE = "drives a schedule"
+    BIAS = "bias correction"
+    BOTH = "drives a schedule and bias correction"
+    FIRST = "tells the first update from later ones"
+    PERIOD = "drives a periodic refresh"
+    STEPS = "steps of the wrapper"
+    MINI_STEP = "mini-steps in an accumulation"
+    SYNC = "place in a sync period"
+    RING = "place in a ring of memory"
+    LINE_SEARCH = "iterations of a line search"
+    NOT_FINITE = "consecutive updates that were not finite"
+    NOT_FINITE_TOTAL = "updates that were not finite"
+    REPORT = "told by the last mini-step"
+    PLATEAU = "steps without improvement"
+    COOLDOWN = "steps of cooldown left"
+    HYPERPARAMETER = "a hyperparameter"
+    UNKNOWN = "unknown"
+
+
+FOLLOW_THE_STEP = frozenset(
+    {
+        Meaning.SCHEDULE,
+        Meaning.BIAS,
+        Meaning.BOTH,
+        Meaning.FIRST,
+        Meaning.PERIOD,
+        Meaning.STEPS,
+    }
+)
+
+NEED_THE_FIRST_UPDATE = frozenset({Meaning.BIAS, Meaning.BOTH, Meaning.FIRST, Meaning.PERIOD})
+"""Counters whose first update prepares what stands beside them."""
+
+
+class Pace(enum.Enum):
+    """How often an inner transformation is updated."""
+
+    SAME = enum.auto()  # at each update of what holds it
+    OWN = enum.auto()  # at some of them
+    MAY_RESTART = enum.auto()  # at each, but it is perhaps made anew at each sync
+    OUTER = enum.auto()  # at each sync
+    ADVERSARIAL = enum.auto()  # between syncs, and perhaps made anew at each
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What `counts` knows of one class.
+
+    Attributes:
+        counters: fields that count.
+        inner: fields that hold other states. Fields that are in neither hold no counters.
+        holds: fields that hold integers which are not counters, in any structure.
+        starts: where a counter starts that does not start at 0.
+    """
+
+    counters: Mapping[str, Meaning] = field(default_factory=dict)
+    inner: Mapping[str, Pace] = field(default_factory=dict)
+    holds: Mapping[str, Meaning] = field(default_factory=dict)
+    starts: Mapping[str, int] = field(default_factory=dict)
+
+
+def _count(meaning: Meaning, **inner: Pace) -> State:
+    return State({"count": meaning}, inner)
+
+
+def _inner(*names: str) -> State:
+    return State(inner=dict.fromkeys(names, Pace.SAME))
+
+
+_SEARCH = State({"num_linesearch_steps": Meaning.LINE_SEARCH})
+
+STATES: Mapping[str, State] = {
+    # Optimizers and what they are made of.
+    "AddNoiseState": _count(Meaning.SCHEDULE),
+    "DAdaptAdamWState": _count(Meaning.BOTH),
+    "EmaState": _count(Meaning.BIAS),
+    "FactoredState": _count(Meaning.SCHEDULE),  # the decay rate of the second moment
+    "GaLoreState": _count(Meaning.PERIOD, base_optimizer_state=Pace.SAME),
+    "MadgradState": _count(Meaning.SCHEDULE),
+    "MechanicState": _count(Meaning.FIRST, base_optimizer_state=Pace.SAME),
+    "MomoAdamState": _count(Meaning.BOTH),
+    "MomoState": _count(Meaning.SCHEDULE),
+    "MuonState": _count(Meaning.BIAS),
+    "PerElementMeanAndVarianceEMAState": _count(Meaning.BIAS),
+    "ProdigyState": _count(Meaning.BOTH),
+    "ScaleByAdamState": _count(Meaning.BIAS),  # also of adopt, whose clip is a schedule of it
+    "ScaleByAdanState": State({"t": Meaning.BIAS}),
+    "ScaleByAdemamixState": State({"count": Meaning.BIAS, "count_m2": Meaning.SCHEDULE}),
+    "ScaleByAmsgradState": _count(Meaning.BIAS),
+    "ScaleByBeliefState": _count(Meaning.BIAS),
+    "ScaleByLBFGSState": _count(Meaning.RING),
+    "ScaleByLionState": _count(Meaning.STEPS),
+    "ScaleByNovogradState": _count(Meaning.FIRST),
+    "ScaleByRStdDevWithCountState": _count(Meaning.BIAS),
+    "ScaleByRmsWithCountState": _count(Meaning.BIAS),
+    "ScaleByScheduleState": _count(Meaning.SCHEDULE),
+    "ScaleBySimplifiedAdEMAMixState": State({"t": Meaning.BOTH}),
+    "SophiaState": _count(Meaning.BOTH, hessian_fn_state=Pace.OWN),  # and the Hessian's period
+    "WeightDecaySchedule": _count(Meaning.SCHEDULE),
+    # Wrappers.
+    "ConditionallyMaskState": State({"step": Meaning.SCHEDULE}, {"inner_state": Pace.OWN}),
+    "ConditionallyTransformState": State({"step": Meaning.SCHEDULE}, {"inner_state": Pace.OWN}),
+    "ApplyIfFiniteState": State(
+        {"notfinite_count": Meaning.NOT_FINITE, "total_notfinite": Meaning.NOT_FINITE_TOTAL},
+        {"inner_state": Pace.SAME},
+    ),
+    "InjectHyperparamsState": State(
+        {"count": Meaning.SCHEDULE},
+        {"inner_state": Pace.SAME},
+        {"hyperparams": Meaning.HYPERPARAMETER},
+    ),
+    "InjectStatefulHyperparamsState": State(
+        {"count": Meaning.STEPS},
+        {"hyperparams_states": Pace.SAME, "inner_state": Pace.SAME},
+        {"hyperparams": Meaning.HYPERPARAMETER},
+    ),
+    "WrappedScheduleState": _count(Meaning.SCHEDULE),
+    "LookaheadState": State({"steps_since_sync": Meaning.SYNC}, {"fast_state": Pace.MAY_RESTART}),
+    "SAMState": State(
+        {"steps_since_sync": Meaning.SYNC},
+        {"opt_state": Pace.OUTER, "adv_state": Pace.ADVERSARIAL},
+    ),
+    "MaskedState": _inner("inner_state"),
+    "MonitorState": _inner("measure_states"),
+    "MultiStepsState": State(
+        {"mini_step": Meaning.MINI_STEP, "gradient_step": Meaning.SCHEDULE},
+        {"inner_opt_state": Pace.OWN},
+        {"skip_state": Meaning.REPORT},
+    ),
+    "PartitionState": _inner("inner_states"),
+    "MultiTransformState": _inner("inner_states"),  # its name before optax 0.2.5
+    "ScheduleFreeState": State(
+        {"step_count": Meaning.SCHEDULE},
+        {"base_optimizer_state": Pace.SAME},
+        starts={"step_count": 1},
+    ),
+    "SplitRealAndImaginaryState": _inner("inner_state"),
+    # Counters of something else than steps.
+    "AccumulateAvgUpdatesState": State({"micro_step": Meaning.MINI_STEP}),
+    "ApplyEvery": _count(Meaning.MINI_STEP),
+    "PerElementMeanAndSumSqDiffGradsState": State({"micro_step": Meaning.MINI_STEP}),
+    "ReduceLROnPlateauState": State(
+        {
+            "plateau_count": Meaning.PLATEAU,
+            "cooldown_count": Meaning.COOLDOWN,
+            "count": Meaning.MINI_STEP,
+        }
+    ),
+    "BacktrackingLineSearchState": State({"iter_num": Meaning.LINE_SEARCH}),
+    "BacktrackingLinesearchInfo": _SEARCH,
+    "ScaleByBacktrackingLinesearchState": _inner("info"),
+    "ScaleByZoomLinesearchState": _inner("info"),
+    "ZoomLinesearchInfo": _SEARCH,
+    "ZoomLinesearchState": _count(Meaning.LINE_SEARCH),
+    # Axes, not counters.
+    "GaLoreDimensionNumbers": State(),
+    "MuonDimensionNumbers": State(),
+}
+"""By the name of the class. A class of optax that is not here has no counter in optax 0.2.8."""
+
+OWN_PACE_OF: Mapping[tuple[str, str], str] = {
+    ("MultiStepsState", "gradient_step"): "inner_opt_state"
+}
+"""Counters that follow the pace of an inner state beside them."""
+
+AGGREGATORS = frozenset({"AccumulateAvgUpdatesState", "PerElementMeanAndSumSqDiffGradsState"})
+"""In the triple of `optax.experimental.aggregating.process`, these set the pace of what follows."""
