@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import match, registry
+from ckptstore import match, registry, validate
 from ckptstore.counters import Count, Found, Scan, integers
 from ckptstore.errors import StructureError
 from ckptstore.meanings import NEED_THE_FIRST_UPDATE, Meaning
@@ -170,21 +170,21 @@ def _selected(scan: Scan, select: str | Sequence[str]) -> list[Found]:
         StructureError: reason ``no-match`` where a pattern names no counter.
     """
     patterns = [select] if isinstance(select, str) else list(select)
-    chosen: set[str] = set()
+    end = validate.layout(scan.walk.arity, where="shift_counts").end
+    chosen: set[int] = set()
     for pattern in patterns:
-        roots = set(match.selected(scan.walk, [pattern], "shift_counts"))
-        hits = {
-            f.count.path
-            for f in scan.found
-            if any(f.count.path == r or f.count.path.startswith((f"{r}.", f"{r}[")) for r in roots)
-        }
+        hits = set()
+        for path, root in match.selected(scan.walk, [pattern], "shift_counts").items():
+            # What stands in two places has its path from the first, and its node from there too.
+            below = range(root, end[root]) if scan.walk.arity[root] else ()
+            hits |= {f.node for f in scan.found if f.count.path == path or f.node in below}
         if not hits:
             raise StructureError(
                 f"shift_counts: no counter is at {pattern}; counts(opt_state) lists them",
                 reason="no-match",
             )
         chosen |= hits
-    return [f for f in scan.found if f.count.path in chosen]
+    return [f for f in scan.found if f.node in chosen]
 
 
 def _amounts(
