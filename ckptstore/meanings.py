@@ -115,6 +115,7 @@ STATES: Mapping[str, State] = {
     # Wrappers.
     "ConditionallyMaskState": State({"step": Meaning.SCHEDULE}, {"inner_state": Pace.OWN}),
     "ConditionallyTransformState": State({"step": Meaning.SCHEDULE}, {"inner_state": Pace.OWN}),
+    "MaybeUpdateState": State({"step": Meaning.SCHEDULE}, {"inner_state": Pace.OWN}),  # older name
     "ApplyIfFiniteState": State(
         {"notfinite_count": Meaning.NOT_FINITE, "total_notfinite": Meaning.NOT_FINITE_TOTAL},
         {"inner_state": Pace.SAME},
@@ -143,7 +144,7 @@ STATES: Mapping[str, State] = {
         {"skip_state": Meaning.REPORT},
     ),
     "PartitionState": _inner("inner_states"),
-    "MultiTransformState": _inner("inner_states"),  # its name before optax 0.2.5
+    "MultiTransformState": _inner("inner_states"),  # its older name
     "ScheduleFreeState": State(
         {"step_count": Meaning.SCHEDULE},
         {"base_optimizer_state": Pace.SAME},

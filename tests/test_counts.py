@@ -120,7 +120,7 @@ def is_integer(x: Any) -> bool:
 
 def test_the_table_names_classes_and_fields_that_optax_has() -> None:
     classes: dict[str, Any] = {cls.__name__: cls for cls in catalogue.STATE_CLASSES}
-    assert set(STATES) - set(classes) == {"MultiTransformState"}  # its old name
+    assert set(STATES) - set(classes) == {"MultiTransformState", "MaybeUpdateState"}  # old names
     for name in set(STATES) & set(classes):
         state = STATES[name]
         named = {*state.counters, *state.inner, *state.holds, *state.starts}
@@ -183,6 +183,25 @@ RATED: dict[str, tuple[Callable[[], Any], int, Mapping[str, int] | int]] = {
     "apply_if_finite": (lambda: optax.apply_if_finite(SGD, 3), 5, 5),
     "multi_steps": (lambda: optax.MultiSteps(SGD, 2), 6, 3),
     "multi_steps_inject": (lambda: optax.MultiSteps(inject(optax.sgd)(rate), 2), 6, 3),
+    "inject_around_multi_steps": (
+        lambda: inject(lambda r: optax.MultiSteps(optax.sgd(r), 2).gradient_transformation())(rate),
+        6,
+        {"$": 6, "$.inner_state.inner_opt_state": 3},
+    ),
+    "multi_steps_in_multi_steps": (
+        lambda: optax.MultiSteps(optax.MultiSteps(SGD, 2).gradient_transformation(), 2),
+        12,
+        {"$.inner_opt_state": 6, "$.inner_opt_state.inner_opt_state": 3},
+    ),
+    "many_at_once": (
+        lambda: optax.named_chain(
+            ("finite", optax.apply_if_finite(optax.masked(SGD, {"w": True, "b": False}), 2)),
+            ("parts", optax.partition({1: inject(optax.sgd)(rate), 2: SGD}, {"w": 1, "b": 2})),
+            ("frozen", optax.selective_transform(SGD, freeze_mask={"w": True, "b": False})),
+        ),
+        5,
+        5,
+    ),
     "multi_steps_in_chain": (
         lambda: optax.chain(optax.MultiSteps(SGD, 2).gradient_transformation(), SGD),
         6,
@@ -419,6 +438,34 @@ def test_a_state_that_may_start_again_at_each_sync_is_asked_about() -> None:
         assert values(shift_counts(state, amount))[count.path] == count.value + 4
 
 
+def test_an_inner_state_that_starts_again_at_each_sync_stays() -> None:
+    tx = contrib.sam(SGD, SGD)
+    state = tx.init(PARAMS)
+    assert "starts again" in refused("which-clock", state, 4)
+    for _ in range(5):
+        state = tx.update(GRADS, state, PARAMS)[1]
+    before = {c.path: c for c in counts(state)}
+    assert [c.moves for c in before.values()] == [False, True, False]
+    moved = values(shift_counts(state, 4))
+    assert [moved[path] - c.value for path, c in before.items()] == [0, 4, 0]
+
+
+def test_updates_that_were_not_finite_are_no_disagreement() -> None:
+    tx = optax.chain(optax.apply_if_finite(SGD, 9), optax.ema(0.9))
+    state = tx.init(PARAMS)
+    for i in range(5):
+        grads = jax.tree.map(lambda g, i=i: g * (jnp.nan if i in (1, 2) else 1.0), GRADS)
+        state = tx.update(grads, state, PARAMS)[1]
+    assert values(state) == {
+        "$[0].notfinite_count": 0,
+        "$[0].total_notfinite": 2,
+        "$[0].inner_state[1].count": 3,
+        "$[1].count": 5,
+    }
+    assert check_counts(state) == check_counts(state, 5) == []
+    assert len(check_counts(state, 9)) == 2
+
+
 def test_a_dict_of_integers_and_keys_is_no_state() -> None:
     tree = {3: scheduled(jnp.int32(1)), (4, 5): {7}, "mask": jnp.arange(3), "on": True}
     assert values(tree) == {"$[3].count": 1}
@@ -445,6 +492,22 @@ def test_tree_set_moves_one_of_four() -> None:
     assert sorted(values(by_name).values()) == [1, 1, 1, 101]
     assert sorted(values(shift_counts(state, 100)).values()) == [101] * 4
     assert len(check_counts(by_name)) == 3
+
+
+MISSED = {
+    "mechanize": (lambda: contrib.mechanize(optax.adam(rate)), 2),
+    "multi_steps": (lambda: optax.MultiSteps(optax.adam(rate), 2), 1),
+    "adan": (lambda: optax.adan(rate), 1),
+    "schedule_free": (lambda: contrib.schedule_free_adamw(rate), 1),
+}
+
+
+@pytest.mark.parametrize("name", MISSED)
+def test_tree_set_misses_counters(name: str) -> None:
+    make, missed = MISSED[name]
+    by_name = optax.tree_utils.tree_set(make().init(PARAMS), count=jnp.int32(101))
+    moving = [c for c in counts(by_name) if c.moves]
+    assert sum(c.value == c.start for c in moving) == missed
 
 
 def test_a_torn_tree_shows() -> None:
