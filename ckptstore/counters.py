@@ -113,6 +113,7 @@ class Scan:
         walk: the table of its nodes.
         found: its counters.
         unsure: clocks of which it is not known whether they start again at each sync.
+        closed: paths of objects that cannot be looked into, and their classes.
     """
 
     def __init__(self, opt_state: Any) -> None:
@@ -132,6 +133,11 @@ class Scan:
         for sync in self._syncs.values():
             self._settle(sync)
         self.found = self._finish()
+        closed = [node for node in self._places if self._closed(node)]
+        self.closed = {
+            path: type(self.walk.objects[node]).__qualname__
+            for path, node in zip(self._paths(closed), closed, strict=True)
+        }
 
     def _visit(self, node: int, parent: int, position: int) -> None:
         walk, above = self.walk, self._places[parent]
@@ -169,6 +175,13 @@ class Scan:
             self._sync(parent).inner[name] = node
         self._inner[parent, name] = node
         return self._own(node, above)
+
+    def _closed(self, node: int) -> bool:
+        """Tell whether a state may be inside an object that is no tree; functions hold none."""
+        if self.walk.kind[node] != Kind.SUPPLIED or not self._places[node].search:
+            return False
+        x = self.walk.objects[node]
+        return not callable(x) and not hasattr(x, "dtype")
 
     def _sync(self, node: int) -> _Sync:
         return self._syncs.setdefault(node, _Sync(node, type(self.walk.objects[node]).__name__))

@@ -74,7 +74,8 @@ def shift_counts(
         A tree of the same structure, dtypes, weak types and shardings.
 
     Raises:
-        StructureError: ``unknown-counts``: integers of unknown meaning; ``which-clock``: one number
+        StructureError: ``unknown-counts``: integers of unknown meaning, or an
+            object that is no tree; ``which-clock``: one number
             for counters that count different things; ``negative-count``: a counter would be below
             0; ``no-match``, ``bad-pattern``; ``bad-count``; ``bad-argument``.
 
@@ -149,13 +150,16 @@ def check_counts(state: Any, step: int | None = None) -> list[Disagreement]:
 
 def _moving(scan: Scan, strict: bool) -> list[Found]:
     """Return what is moved where the caller does not say."""
-    unknown = [f.count for f in scan.found if f.count.meaning == Meaning.UNKNOWN]
-    if unknown:
-        lines = "\n  ".join(f"{c.path} = {c.value}" for c in unknown[:20])
+    lines = [f"{f.count.path} = {f.count.value}" for f in scan.found if _is_unknown(f)]
+    lines += [
+        f"{path}: {name} is no tree that can be looked into" for path, name in scan.closed.items()
+    ]
+    if lines:
         message = (
-            f"shift_counts: {len(unknown)} integer(s) of unknown meaning:\n  {lines}\n"
-            "pass only the part of the tree that Optax made; or select= all that is to be "
-            "moved; or strict=False to leave these where they are"
+            f"shift_counts: {len(lines)} place(s) of unknown meaning:\n  "
+            + "\n  ".join(lines[:20])
+            + "\npass only the part of the tree that Optax made; or select= all that is to be "
+            "moved; or strict=False to leave these as they are"
         )
         if strict:
             raise StructureError(message, reason="unknown-counts")
@@ -185,6 +189,10 @@ def _selected(scan: Scan, select: str | Sequence[str]) -> list[Found]:
             )
         chosen |= hits
     return [f for f in scan.found if f.node in chosen]
+
+
+def _is_unknown(found: Found) -> bool:
+    return found.count.meaning == Meaning.UNKNOWN
 
 
 def _amounts(
