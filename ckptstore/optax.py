@@ -74,10 +74,10 @@ def shift_counts(
         A tree of the same structure, dtypes, weak types and shardings.
 
     Raises:
-        StructureError: ``unknown-counts``: integers of unknown meaning, or an
-            object that is no tree; ``which-clock``: one number
-            for counters that count different things; ``negative-count``: a counter would be below
-            0; ``no-match``, ``bad-pattern``; ``bad-count``; ``bad-argument``.
+        StructureError: ``unknown-counts``: integers of unknown meaning, or an object that is no
+            tree; ``which-clock``: one number for counters that count different things;
+            ``negative-count``: a counter would be below 0; ``bad-count``: one has no concrete
+            integers; ``no-match``, ``bad-pattern``, ``bad-argument``.
 
     Warns:
         UserWarning: a counter of bias correction leaves the place where no update was made yet:
