@@ -12,7 +12,7 @@ import functools
 import struct
 import sys
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -258,6 +258,11 @@ def _emit_record(record: Record, walk: Walk, x: Any) -> Sequence[Any]:
     return children
 
 
+def by(record: Record) -> Emit:
+    """Return what emits the objects of a record."""
+    return functools.partial(_emit_record, record)
+
+
 _CONTAINERS: dict[type, Emit] = {
     list: _emit_sequence,
     tuple: _emit_sequence,
@@ -278,13 +283,13 @@ def emitter(cls: type, x: Any) -> Emit:
         return _CONTAINERS[cls]
     registered = registry.registration(cls)
     if registered is not None and (record := registered.record()) is not None:
-        return functools.partial(_emit_record, record)
+        return by(record)
     known = registry.adapter(registry.top_level(cls.__module__))
-    if known is not None:
-        if known.leaf(x) is not None:
-            return functools.partial(_emit_leaf, known)
+    if known is not None and known.leaf(x) is not None:
+        return functools.partial(_emit_leaf, known)
+    for known in _adapters_of_bases(cls):
         if (record := known.record(cls)) is not None:
-            return functools.partial(_emit_record, record)
+            return by(record)
     if isinstance(x, np.dtype):
         return _emit_dtype
     if isinstance(x, type):
@@ -296,8 +301,18 @@ def emitter(cls: type, x: Any) -> Emit:
         return _class_emitter(cls, kind)
     jax = registry.adapter("jax") if "jax" in sys.modules else None
     if jax is not None and (record := jax.record(cls)) is not None:
-        return functools.partial(_emit_record, record)
+        return by(record)
     return _emit_symbol
+
+
+def _adapters_of_bases(cls: type) -> Iterator[registry.Adapter]:
+    """Give the adapters of a class and of its bases; jax, which knows any class, is asked last."""
+    packages = [registry.top_level(base.__module__) for base in cls.__mro__]
+    own = packages[0]
+    for package in dict.fromkeys(packages):
+        known = registry.adapter(package) if package == own or package != "jax" else None
+        if known is not None:
+            yield known
 
 
 def _class_emitter(cls: type, kind: TypeKind) -> Emit:
@@ -309,7 +324,7 @@ def _class_emitter(cls: type, kind: TypeKind) -> Emit:
             f"ckptstore.register({cls.__qualname__}, flatten=..., unflatten=...)"
         ) from None
     row = classes.describe(cls, kind, classes.fields_of(cls, kind))
-    return functools.partial(_emit_record, instances.of_class(cls, row))
+    return by(instances.of_class(cls, row))
 
 
 def _emit_dtype(walk: Walk, x: np.dtype[Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from ckptstore import classes, registry
 from ckptstore.errors import UnknownTypeError
 from ckptstore.index import TypeKind, TypeRow
-from ckptstore.registry import Record, Refusal
+from ckptstore.registry import Child, Record, Refusal
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
 _VALUE_MAX_DEPTH = 32
@@ -61,7 +61,34 @@ def of_class(cls: type, row: TypeRow) -> Record:
     """Return how instances of a NamedTuple or dataclass are taken apart and made."""
     if row.kind == TypeKind.NAMEDTUPLE:
         return Record(row, functools.partial(_take_tuple, row.fields), _tuple_maker(cls, row))
-    return Record(row, functools.partial(_take_fields, row.fields), _dataclass_maker(cls, row))
+    fields, static = row.fields, _static_fields(cls)
+
+    def take(x: Any) -> Sequence[Any]:
+        values = _take_fields(fields, x)
+        if not static:
+            return values
+        return [
+            Child(value) if name in static and _is_for_like(value) else value
+            for name, value in zip(fields, values, strict=True)
+        ]
+
+    return Record(row, take, _dataclass_maker(cls, row))
+
+
+def _static_fields(cls: type) -> set[str]:
+    """Return the fields that flax, equinox, chex or jax were told to keep out of the pytree."""
+    return {
+        name
+        for name, field in classes.lookup(cls, "__dataclass_fields__").items()
+        if field.metadata.get("pytree_node") is False or field.metadata.get("static") is True
+    }
+
+
+def _is_for_like(x: Any) -> bool:
+    """Tell whether a static value is code: a callable or a NamedTuple of them, as in optax."""
+    if isinstance(x, tuple) and classes.kind_of(type(x)) is not None:
+        return all(map(callable, tuple.__iter__(x)))
+    return callable(x)
 
 
 def _take_tuple(fields: tuple[str, ...], x: Any) -> Sequence[Any]:

@@ -3,7 +3,8 @@
     $.opt_state[0].mu['dense']      a field, an item of a sequence, a key of a dict
     $.params.*                      `*` stands for one step, `**` for any number
 
-A field is ``.name``, a sequence item ``[0]``, a dict entry ``[repr of the key]``. In a pattern
+A field is ``.name``, a sequence item ``[0]``, a dict entry ``[repr of the key]``; the dict in a
+wrapper (FrozenDict) has the wrapper's own path. In a pattern
 ``.name`` and ``['name']`` mean the same, so ``$.params`` finds a field or a key.
 """
 
@@ -41,7 +42,7 @@ class Table(Protocol):
 
 
 def step(table: Table, parent: int, position: int, previous: int) -> str:
-    """Return the step from `parent` to its child number `position`.
+    """Return the step from `parent` to its child number `position`, "" for what a wrapper holds.
 
     Args:
         table: the nodes.
@@ -54,6 +55,8 @@ def step(table: Table, parent: int, position: int, previous: int) -> str:
         return f"{{key {position // 2}}}" if position % 2 == 0 else f"[{table.key(previous)}]"
     if kind == Kind.RECORD:
         row = table.types[table.type[parent] - 1]
+        if row.extra.get("wraps") is True:
+            return ""
         if row.kind != TypeKind.PYTREE:
             return f".{row.fields[position]}"
         return "{static}" if position == 0 else f"[{position - 1}]"
@@ -186,7 +189,9 @@ def select(table: Table, patterns: Sequence[str]) -> list[list[tuple[str, int]]]
 def _advance(
     parsed: list[tuple[str, ...]], states: frozenset[tuple[int, int]], text: str
 ) -> frozenset[tuple[int, int]]:
-    """Return the states after one more step."""
+    """Return the states after one more step; an empty one reaches nothing again."""
+    if not text:
+        return frozenset((i, done) for i, done in states if done < len(parsed[i]))
     text = normal(text)
     after: set[tuple[int, int]] = set()
     for i, done in states:

@@ -20,6 +20,8 @@ from ckptstore.errors import CorruptError, StructureError, UnknownTypeError
 from ckptstore.index import BLOB_KINDS, DICT_KINDS, Index, Kind
 from ckptstore.validate import Layout
 
+_MISSING_SHOWN = 20
+
 
 class Rebuild:
     """A decoded tree, ready to be built in whole or in part.
@@ -184,6 +186,7 @@ class Rebuild:
             StructureError: ``supplied`` where the tree needs what only `like` can give.
         """
         self._kept |= set(roots)
+        self._require_like(roots, stand_in)
         # SAME points backwards, so an earlier target never needs a later one.
         for target in sorted(set(self.closure(roots)) - set(roots)):
             self._build(target, stand_in)
@@ -252,12 +255,39 @@ class Rebuild:
         if kind == Kind.DTYPE:
             return self.dtype(self.arg[node])
         if kind == Kind.SUPPLIED:
+            return standins.Supplied(self._text(node))  # `_require_like` lets nothing else pass
+        return self._scalar(node)
+
+    def _require_like(self, roots: Sequence[int], stand_in: bool) -> None:
+        """Refuse to build what only `like` can give, naming every place of it."""
+        if Kind.SUPPLIED not in self.kind:
+            return
+        given = bytearray(len(self.kind))
+        for node in self.overrides:
+            given[node : self.layout.end[node]] = b"\1" * (self.layout.end[node] - node)
+        missing = [
+            node
+            for root in self.closure(roots)
+            for node in range(root, self.layout.end[root])
+            if self.kind[node] == Kind.SUPPLIED
+            and not given[node]
+            and not (stand_in and self._in_stand_in(node))
+        ]
+        if missing:
+            shown = missing[:_MISSING_SHOWN]
+            places = zip(paths.format_paths(self, shown), shown, strict=True)
+            listed = "; ".join(f"{path}: not stored ({self._text(node)})" for path, node in places)
+            more = f"; … and {len(missing) - len(shown)} more" if len(missing) > len(shown) else ""
             raise StructureError(
-                f"{self.where}: {self.path(node)}: not stored ({self._text(node)}); give it back "
-                "by load(url, like=...)",
+                f"{self.where}: {listed}{more}; give it back by load(url, like=...), where `like` "
+                "is such a tree made anew, or load the rest by select=",
                 reason="supplied",
             )
-        return self._scalar(node)
+
+    def _in_stand_in(self, node: int) -> bool:
+        holder = self.layout.parent[node]
+        made = self._records.get(self.type[holder]) if holder >= 0 else None
+        return isinstance(made, standins.StandIn)
 
     def dtype(self, number: int) -> np.dtype[Any]:
         """Return a dtype of the table; each is made once, however many leaves are of it."""

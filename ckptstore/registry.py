@@ -20,6 +20,7 @@ ADAPTERS: Mapping[str, str] = {
     "jax": "ckptstore.adapters.jax",
     "jaxlib": "ckptstore.adapters.jax",
     "optax": "ckptstore.adapters.optax",
+    "flax": "ckptstore.adapters.flax",
     "builtins": "ckptstore.adapters.python",
 }
 """Top-level package to the module that holds its adapter, as ``ADAPTER``."""
@@ -64,6 +65,19 @@ class Record:
     row: TypeRow
     take: Callable[[Any], Sequence[Any]]
     make: Callable[[Sequence[Any]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """What `Record.take` gives for a child that is not stored as its own class would have it.
+
+    Attributes:
+        value: the child.
+        record: how it is taken apart; None for what `like` supplies where it cannot be carried.
+    """
+
+    value: Any
+    record: Record | None = None
 
 
 class Adapter:

@@ -25,6 +25,12 @@ class Symbol(NamedTuple):
     name: str
 
 
+class Supplied(NamedTuple):
+    """What is not stored, in a stand-in; it can be in no instance of the class itself."""
+
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class StandIn:
     """Makes the stand-ins of one stored type."""

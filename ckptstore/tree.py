@@ -17,7 +17,7 @@ from ckptstore import dtypes, emit, index, paths, validate
 from ckptstore.dtypes import Stored
 from ckptstore.errors import StructureError
 from ckptstore.index import Kind, Nodes, TypeKind, TypeRow
-from ckptstore.registry import Leaf, Refusal
+from ckptstore.registry import Child, Leaf, Refusal
 
 SCALAR_MAX_NBYTES = 4 << 10
 """Scalars above this go to spans."""
@@ -156,7 +156,10 @@ class Walk:
             for x in frame.children:
                 node = len(self.kind)
                 in_key = frame.next_is_key()
-                below = self._emit(x, on_path, in_key)
+                how = None
+                if type(x) is Child:
+                    how, x = x, x.value
+                below = self._emit(x, on_path, in_key, how)
                 self.objects.append(x)
                 if below:
                     if len(stack) > index.TREE_MAX_DEPTH:
@@ -175,7 +178,9 @@ class Walk:
         if self._refusals:
             self._raise()
 
-    def _emit(self, x: Any, on_path: set[int], in_key: bool) -> Sequence[Any] | None:
+    def _emit(
+        self, x: Any, on_path: set[int], in_key: bool, how: Child | None
+    ) -> Sequence[Any] | None:
         cls = type(x)
         scalar = emit.SCALARS.get(cls)
         if scalar is not None:
@@ -189,12 +194,14 @@ class Walk:
             else:
                 self.add(Kind.SAME, arg=seen)
             return None
-        if id(x) in self.supplied:
+        if id(x) in self.supplied or (how is not None and how.record is None and _needs_like(x)):
             self._supply(x)
             return None
         emitter = self._emitters.get(cls)
         try:
-            if emitter is None:
+            if how is not None and how.record is not None:
+                emitter = emit.by(how.record)
+            elif emitter is None:
                 emitter = self._emitters[cls] = emit.emitter(cls, x)
             children = emitter(self, x)
         except (Refusal, dtypes.DtypeRefusal) as refusal:
@@ -230,6 +237,13 @@ class Walk:
             lines[0] if len(lines) == 1 else "cannot be carried:\n  " + "\n  ".join(lines),
             reason="cannot-carry",
         )
+
+
+def _needs_like(x: Any) -> bool:
+    """Tell whether a part of `x` cannot be carried."""
+    trial = Walk(lenient=True)
+    trial.run(x)
+    return Kind.SUPPLIED in trial.kind
 
 
 def flatten(tree: Any, *, lenient: bool = False, supplied: Sequence[str] = ()) -> Walk:
