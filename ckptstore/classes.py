@@ -79,7 +79,7 @@ def check(cls: type, kind: TypeKind) -> None:
             descriptor in the place of a field.
     """
     allowed = _ENUM_METACLASSES if kind == TypeKind.ENUM else _METACLASSES
-    if type(cls) not in allowed:
+    if type(cls) not in allowed and not _is_harmless(type(cls), type(cls)):
         raise Unsafe(f"its metaclass {type(cls).__qualname__} may run code")
     if lookup(cls, "__del__") is not MISSING:
         raise Unsafe("it has a __del__")
@@ -103,13 +103,22 @@ def check(cls: type, kind: TypeKind) -> None:
     except TypeError as error:
         raise Unsafe(f"an instance cannot be made without its own code ({error})") from None
     setter = lookup(cls, "__setattr__")
-    if setter is not object.__setattr__ and not _is_frozen_setter(cls, setter):
+    plain = setter is object.__setattr__ or _is_frozen_setter(cls, setter)
+    if not plain and not _is_harmless(type(cls), setter):
         raise Unsafe("it has a __setattr__ of its own")
     for name in fields:
         found = lookup(cls, name)
         hook = found is not MISSING and lookup(type(found), "__set__") is not MISSING
         if hook and type(found) is not types.MemberDescriptorType:
             raise Unsafe(f"its field {name!r} is a {type(found).__qualname__}, which runs code")
+
+
+def _is_harmless(metaclass: type, what: Any) -> bool:
+    """Tell whether the framework of a metaclass says that making instances needs no `what`."""
+    if metaclass in _METACLASSES:
+        return False
+    known = registry.adapter(registry.top_level(metaclass.__module__))
+    return known is not None and any(what is one for one in known.harmless)
 
 
 class _Example(typing.NamedTuple):

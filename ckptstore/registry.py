@@ -21,7 +21,9 @@ ADAPTERS: Mapping[str, str] = {
     "jaxlib": "ckptstore.adapters.jax",
     "optax": "ckptstore.adapters.optax",
     "flax": "ckptstore.adapters.flax",
+    "equinox": "ckptstore.adapters.equinox",
     "builtins": "ckptstore.adapters.python",
+    "functools": "ckptstore.adapters.python",
 }
 """Top-level package to the module that holds its adapter, as ``ADAPTER``."""
 
@@ -85,9 +87,12 @@ class Adapter:
 
     Attributes:
         modules: what may be imported to find a stored class of this framework.
+        harmless: metaclasses and ``__setattr__`` functions of the framework that need not run when
+            an instance is made by its fields.
     """
 
     modules: Sequence[str] = ()
+    harmless: Sequence[Any] = ()
 
     def leaf(self, x: Any) -> Leaf | None:
         """Describe `x` if it is an array of this framework; raises Refusal."""

@@ -131,7 +131,7 @@ class _Walk:
             return pairs + self.equal(path, bytes(x), bytes(y))
         if cls in (range, slice):
             return [(f".{n}", getattr(x, n), getattr(y, n)) for n in ("start", "stop", "step")]
-        if jax is not None and cls is jax.tree_util.Partial:
+        if cls is functools.partial or (jax is not None and cls is jax.tree_util.Partial):
             return pairs + [(f".{n}", getattr(x, n), getattr(y, n)) for n in _PARTIAL]
         if jax is not None and cls in (jax.sharding.PartitionSpec, jax.ShapeDtypeStruct):
             return pairs + self.equal(path, x, y)

@@ -257,6 +257,14 @@ def test_a_cached_property_is_left_out_and_computed_again(tmp_path: pathlib.Path
     assert loaded.double == 8
 
 
+def test_a_partial_function_is_carried_where_its_parts_are(tmp_path: pathlib.Path) -> None:
+    partial = functools.partial(np.add, 1, where=(True,))
+    loaded = assert_exact(tmp_path, [partial, functools.partial(partial, dtype=float), partial])
+    assert loaded[1](2) == 3.0
+    assert_refused(tmp_path, [functools.partial(lambda x: x, 1)], "$[0].func", "supplied=")
+    assert_refused(tmp_path, [functools.partial(np.add, print)], "$[0].args[0]", "supplied=")
+
+
 # --- Identity ----------------------------------------------------------------------------------
 
 
@@ -480,7 +488,7 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "a function of the user": (lambda: closure, ("the function closure", "supplied=")),
     "a bound method": (lambda: Data(1).__repr__, ("supplied=",)),
     "a builtin function": (lambda: len, ("the function len",)),
-    "a partial": (lambda: functools.partial(np.add, 1), ("functools.partial",)),
+    "a partial with an attribute": (lambda: with_attribute(functools.partial(max)), ("'extra'",)),
     "a module": (lambda: math, ("a module",)),
     "a class as a value": (lambda: Data, ("the class test_tree.Data", "str")),
     "a generator": (lambda: iter([1]), ("list_iterator",)),

@@ -45,6 +45,7 @@ _PUBLIC = {
         float8_e5m2 float8_e4m3b11fnuz float8_e4m3fnuz float8_e5m2fnuz float8_e3m4 float8_e4m3
         float8_e8m0fnu float4_e2m1fn float6_e2m3fn float6_e3m2fn int1 int2 uint1 uint2
     """,
+    "jax.numpy.linalg": "det inv norm pinv slogdet solve",
     "jax.lax": """
         abs add cos div erf exp expm1 log log1p logistic max min mul neg pow rsqrt sign sin sqrt
         square stop_gradient sub tan tanh
@@ -362,7 +363,12 @@ def _registered(cls: type) -> Record:
 
 @functools.cache
 def _symbols() -> dict[str, Any]:
-    modules = {"jax.nn": jax.nn, "jax.numpy": jnp, "jax.lax": jax.lax}
+    modules = {
+        "jax.nn": jax.nn,
+        "jax.numpy": jnp,
+        "jax.numpy.linalg": jnp.linalg,
+        "jax.lax": jax.lax,
+    }
     found = {
         f"{module}.{name}": vars(modules[module]).get(name)
         for module, names in _PUBLIC.items()
