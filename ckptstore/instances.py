@@ -62,6 +62,9 @@ def of_class(cls: type, row: TypeRow) -> Record:
     if row.kind == TypeKind.NAMEDTUPLE:
         return Record(row, functools.partial(_take_tuple, row.fields), _tuple_maker(cls, row))
     fields, static = row.fields, _static_fields(cls)
+    known = _maker_of(cls)
+    if known is not None:
+        known.ready(cls)
 
     def take(x: Any) -> Sequence[Any]:
         values = _take_fields(fields, x)
@@ -73,6 +76,14 @@ def of_class(cls: type, row: TypeRow) -> Record:
         ]
 
     return Record(row, take, _dataclass_maker(cls, row))
+
+
+def _maker_of(cls: type) -> registry.Adapter | None:
+    """Return the adapter of the framework whose decorator made a dataclass (of chex), or None."""
+    hook = classes.lookup(cls, "__setstate__")
+    if type(hook) is not types.FunctionType or hook.__module__ == cls.__module__:
+        return None
+    return registry.adapter(registry.top_level(hook.__module__))
 
 
 def _static_fields(cls: type) -> set[str]:

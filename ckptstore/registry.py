@@ -22,11 +22,16 @@ ADAPTERS: Mapping[str, str] = {
     "optax": "ckptstore.adapters.optax",
     "flax": "ckptstore.adapters.flax",
     "equinox": "ckptstore.adapters.equinox",
+    "haiku": "ckptstore.adapters.haiku",
+    "chex": "ckptstore.adapters.chex",
+    "jmp": "ckptstore.adapters.jmp",
     "builtins": "ckptstore.adapters.python",
     "functools": "ckptstore.adapters.python",
 }
 """Top-level package to the module that holds its adapter, as ``ADAPTER``."""
 
+_DISTRIBUTIONS = {"haiku": "dm-haiku"}
+"""What pip calls a package, where that is another name."""
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: defined by a class statement
 
@@ -120,6 +125,9 @@ class Adapter:
         """Return the same for a stored type, or None."""
         return None
 
+    def ready(self, cls: type) -> None:
+        """Do once what the framework's constructor does for a class, before `load` makes one."""
+
     def symbol(self, x: Any) -> str | None:
         """Return the public name of a function or scalar type in the adapter's closed table."""
         return None
@@ -157,7 +165,8 @@ def adapter(package: str) -> Adapter | None:
         if error.name is None or top_level(error.name) not in ADAPTERS:
             raise
         raise UnknownTypeError(
-            f"the package {error.name} is not installed here: pip install {error.name}, or load "
+            f"the package {error.name} is not installed here: pip install "
+            f"{_DISTRIBUTIONS.get(error.name, error.name)}, or load "
             'with arrays="numpy"',
             reason="not-installed",
         ) from None

@@ -122,7 +122,7 @@ class _Walk:
         if isinstance(x, tuple):
             # The items themselves: a subclass may iterate as it likes.
             return pairs + self.items(path, tuple.__iter__(x), tuple.__iter__(y))
-        if isinstance(x, list):
+        if isinstance(x, list | collections.deque):
             return pairs + self.items(path, x, y)
         if isinstance(x, set | frozenset):
             self.keys(path, sorted(x, key=_order), sorted(y, key=_order))
@@ -220,6 +220,8 @@ def _has_identity(x: Any) -> bool:
     if type(x) in _PLAIN or type(x) in (float, complex) or type(x) in _ML_SCALARS:
         return False
     if isinstance(x, enum.Enum | type | np.dtype | np.generic | range):
+        return False
+    if type(x).__name__ == "PyTreeDef":  # of jax: what a mapping of Haiku knows of its shape
         return False
     return not (type(x) in (tuple, frozenset) and not x)
 

@@ -1,0 +1,91 @@
+"""Haiku: FlatMapping and PRNGSequence. Params and state are plain dicts."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from typing import Any
+
+import haiku
+import jax
+
+from ckptstore import classes
+from ckptstore.index import TypeKind, TypeRow
+from ckptstore.registry import Adapter, Record, Refusal
+
+_FlatMap = type(haiku.data_structures.to_immutable_dict({}))
+
+
+class HaikuAdapter(Adapter):
+    """The adapter of dm-haiku."""
+
+    modules = ("haiku",)
+
+    def record(self, cls: type) -> Record | None:
+        """Take an immutable mapping or a sequence of keys apart."""
+        return _RECORDS.get(cls)
+
+    def record_named(self, row: TypeRow) -> Record | None:
+        """Return the same for a stored name."""
+        return next((r for r in _RECORDS.values() if str(r.row) == str(row)), None)
+
+
+def _take_map(x: Any) -> Sequence[Any]:
+    # Not by x.items(), which would keep the dict on the map.
+    held = x._mapping
+    mapping = jax.tree.unflatten(x._structure, x._leaves) if held is None else held
+    if not _is_plain(mapping):
+        raise Refusal(
+            "an immutable mapping of Haiku holds other than dicts, lists, tuples and leaves; use a "
+            "dict: hk.data_structures.to_mutable_dict(x)"
+        )
+    return (mapping,)
+
+
+def _make_map(values: Sequence[Any]) -> Any:
+    (mapping,) = values
+    if type(mapping) is not dict or not _is_plain(mapping):
+        raise TypeError("it is not made of a dict of dicts, lists, tuples and leaves")
+    return _FlatMap(mapping)  # flattens it, which runs nothing of what is plain
+
+
+def _is_plain(x: Any) -> bool:
+    cls = type(x)
+    if cls is dict:
+        return all(map(_is_plain, x.values()))
+    if cls is list or cls is tuple:
+        return all(map(_is_plain, x))
+    return cls is _FlatMap or x is None or bool(jax.tree_util.all_leaves([x]))
+
+
+def _take_keys(x: Any) -> Sequence[Any]:
+    return (x._key, tuple(x._subkeys))
+
+
+def _make_keys(values: Sequence[Any]) -> Any:
+    key, subkeys = values
+    if type(subkeys) is not tuple:
+        raise TypeError("the keys in reserve are no tuple")
+    made: Any = object.__new__(haiku.PRNGSequence)
+    made._key, made._subkeys = key, collections.deque(subkeys)
+    return made
+
+
+def _row(cls: type, *fields: str, **extra: bool) -> TypeRow:
+    return TypeRow(
+        TypeKind.OBJECT,
+        cls.__module__,
+        cls.__qualname__,
+        fields=fields,
+        package="haiku",
+        version=classes.package_version("dm-haiku"),
+        extra=extra,
+    )
+
+
+_RECORDS: dict[type, Record] = {
+    _FlatMap: Record(_row(_FlatMap, "mapping", wraps=True), _take_map, _make_map),
+    haiku.PRNGSequence: Record(_row(haiku.PRNGSequence, "key", "subkeys"), _take_keys, _make_keys),
+}
+
+ADAPTER = HaikuAdapter()

@@ -1,0 +1,16 @@
+"""jmp: where its loss scales are. They are plain dataclasses, and so is Policy."""
+
+from __future__ import annotations
+
+import jmp  # noqa: F401 - so that its absence is reported by name
+
+from ckptstore.registry import Adapter
+
+
+class JmpAdapter(Adapter):
+    """The adapter of jmp."""
+
+    modules = ("jmp",)
+
+
+ADAPTER = JmpAdapter()
