@@ -5,6 +5,8 @@ What `flax.struct` makes (PyTreeNode, TrainState, Partitioned) is a plain datacl
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,11 +34,20 @@ class FlaxAdapter(Adapter):
                 f"the linen module {cls.__qualname__} is code and holds no state; keep it out of "
                 "the tree, or in a field of flax.struct with pytree_node=False, which `like` fills"
             )
-        return _FROZEN_DICT if cls is FrozenDict else None
+        if cls is FrozenDict:
+            return _FROZEN_DICT
+        return _nnx().record(cls) if "flax.nnx" in sys.modules else None
 
     def record_named(self, row: TypeRow) -> Record | None:
         """Return the same for the stored name."""
-        return _FROZEN_DICT if str(row) == str(_FROZEN_DICT.row) else None
+        if str(row) == str(_FROZEN_DICT.row):
+            return _FROZEN_DICT
+        return _nnx().record_named(row) if row.module.startswith("flax.nnx.") else None
+
+
+def _nnx() -> Any:
+    """Return what knows nnx; importing nnx takes long, and many who use linen never do."""
+    return importlib.import_module("ckptstore.adapters.nnx")
 
 
 def _take_frozen(x: Any) -> Sequence[Any]:
