@@ -5,6 +5,7 @@ They are made without their ``__init__``, ``__new__`` or any descriptor. Spec: s
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import types
@@ -61,13 +62,14 @@ def of_class(cls: type, row: TypeRow) -> Record:
     """Return how instances of a NamedTuple or dataclass are taken apart and made."""
     if row.kind == TypeKind.NAMEDTUPLE:
         return Record(row, functools.partial(_take_tuple, row.fields), _tuple_maker(cls, row))
-    fields, static = row.fields, _static_fields(cls)
+    fields = row.fields
     known = _maker_of(cls)
     if known is not None:
         known.ready(cls)
 
     def take(x: Any) -> Sequence[Any]:
         values = _take_fields(fields, x)
+        static = _static_fields(cls)  # asked for by save only
         if not static:
             return values
         return [
@@ -86,12 +88,14 @@ def _maker_of(cls: type) -> registry.Adapter | None:
     return registry.adapter(registry.top_level(hook.__module__))
 
 
+@functools.lru_cache(256)
 def _static_fields(cls: type) -> set[str]:
     """Return the fields that flax, equinox, chex or jax were told to keep out of the pytree."""
     return {
         name
         for name, field in classes.lookup(cls, "__dataclass_fields__").items()
-        if field.metadata.get("pytree_node") is False or field.metadata.get("static") is True
+        if type(field) is dataclasses.Field
+        and (field.metadata.get("pytree_node") is False or field.metadata.get("static") is True)
     }
 
 
