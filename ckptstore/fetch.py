@@ -77,7 +77,7 @@ def fetch(
                     if direct
                     else np.empty(range_.nbytes, np.uint8)
                 )
-                job = pool.submit(_get, stop, snapshot, index, range_, memory, name)
+                job = pool.submit(stopping.call, stop, _get, snapshot, index, range_, memory, name)
                 queue.append((range_, memory, direct, job))
                 in_flight += range_.nbytes
             while queue:
@@ -113,12 +113,7 @@ def _take(
             yield leaf, makers[leaf](_join_cells(data, index, leaf) if leaf in cut else data)
 
 
-def _get(stop: threading.Event, *arguments: Any) -> None:
-    with stopping.stopped_by(stop):
-        _get_range(*arguments)
-
-
-def _get_range(
+def _get(
     snapshot: Snapshot, index: Index, range_: Range, memory: Array, name: Callable[[int], str]
 ) -> None:
     """Read one range and check every span in it. A span that is damaged is read once more."""
@@ -191,8 +186,8 @@ def damage(snapshot: Snapshot, index: Index) -> Iterator[Damage]:
     ) as pool:
         queue: collections.deque[Future[list[Damage]]] = collections.deque()
         try:
-            for stretch in _stretches(index):
-                queue.append(pool.submit(_damaged, stop, snapshot, index, *stretch))
+            for where in _stretches(index):
+                queue.append(pool.submit(stopping.call, stop, _damaged, snapshot, index, where))
                 if len(queue) > 2 * snapshot.storage.traffic.reads:
                     yield from queue.popleft().result()
             while queue:
@@ -220,15 +215,11 @@ def _stretches(index: Index) -> Iterator[tuple[int, int, list[int]]]:
         yield file, begin, inside
 
 
-def _damaged(stop: threading.Event, *arguments: Any) -> list[Damage]:
-    with stopping.stopped_by(stop):
-        return _damaged_in(*arguments)
-
-
-def _damaged_in(
-    snapshot: Snapshot, index: Index, file: int, begin: int, inside: Sequence[int]
+def _damaged(
+    snapshot: Snapshot, index: Index, where: tuple[int, int, Sequence[int]]
 ) -> list[Damage]:
     """Check some neighbouring spans; what is damaged is read once more."""
+    file, begin, inside = where
     spans, name = index.spans, snapshot.manifest.files[file].name
     found: list[Damage] = []
     for _ in range(2):

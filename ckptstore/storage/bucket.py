@@ -203,8 +203,7 @@ class BucketStorage:
             stop = threading.Event()
 
             def look(child: str) -> bool:
-                with stopping.stopped_by(stop):
-                    return self.child(child).holds(name)
+                return stopping.call(stop, self.child(child).holds, name)
 
             try:
                 there = list(pool.map(look, names))

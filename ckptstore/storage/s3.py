@@ -281,9 +281,8 @@ def _answered(response: Mapping[str, Any]) -> Failure:
         return Failure(Kind.SHORT, message)
     if code in _MISSING:
         return Failure(Kind.MISSING, message)
-    if code in _REASONS:
-        status = 400  # for good, whatever the status says
-    if code in _BUSY or code in _DAMAGED_ON_THE_WAY or status in (409, 429) or status >= 500:
+    again = code in _BUSY | _DAMAGED_ON_THE_WAY or status in (409, 429) or status >= 500
+    if again and code not in _REASONS:
         return Failure(Kind.AGAIN, message)
     if region := response["Error"].get("Region"):
         message += f"; the bucket is in {region}"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _thread = threading.local()
 
@@ -19,6 +22,12 @@ def stopped_by(stop: threading.Event) -> Iterator[None]:
         yield
     finally:
         _thread.stop = before
+
+
+def call(stop: threading.Event, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that gives up its requests once the event is set."""
+    with stopped_by(stop):
+        return function(*arguments)
 
 
 def pause(seconds: float) -> None:
