@@ -39,6 +39,7 @@ bench: $(VENV)/bench.ok
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/exactness.py
 	$(BIN)/python benchmarks/bitflips.py
+	$(BIN)/python benchmarks/imports.py
 
 $(VENV)/%.ok: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
