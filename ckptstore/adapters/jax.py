@@ -6,10 +6,12 @@ Of its own classes: Partial, PartitionSpec and ShapeDtypeStruct.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,6 +24,14 @@ from ckptstore.registry import Adapter, Leaf, Record, Refusal
 _KEY_DTYPE = "jax.random.key<{}>.dtype"
 _KEY_DTYPE_CLASS = type(jax.eval_shape(lambda: jax.random.key(0)).dtype)
 _UNCONSTRAINED = "jax.sharding.PartitionSpec.UNCONSTRAINED"
+
+# What releases from 0.4.20 on, the oldest that is tested, call otherwise or do not have.
+_REF = getattr(jax, "Ref", None)
+_enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+_is_committed = operator.attrgetter(
+    "committed" if hasattr(jax.Array, "committed") else "_committed"
+)
+_make_treedef = getattr(jax.tree_util.PyTreeDef, "from_node_data_and_children", None)
 
 # Pure array functions and scalar types, written out: nothing that calls back, reads or writes.
 _PUBLIC = {
@@ -60,7 +70,7 @@ class JaxAdapter(Adapter):
 
     def leaf(self, x: Any) -> Leaf | None:
         """Describe an array or a typed key, refusing tracers, deleted and remote arrays."""
-        if type(x) is jax.Ref:
+        if type(x) is _REF:
             raise Refusal("a mutable jax reference cannot be carried; save its array: ref[...]")
         if not isinstance(x, jax.Array):
             return None
@@ -71,7 +81,7 @@ class JaxAdapter(Adapter):
         if not _is_addressable(x.sharding):
             raise Refusal("this jax array has shards in other processes; gather it first")
         extra: dict[str, Any] = {}
-        if x.committed:
+        if _is_committed(x):
             extra["committed"] = True
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             extra["impl"] = _impl(x.dtype)
@@ -93,22 +103,23 @@ class JaxAdapter(Adapter):
             place = _default_device()
         try:
             if host.dtype.itemsize >= 8:
-                with jax.enable_x64(True):
+                with _enable_x64(True):
                     x = _put(host, weak, place)
             else:
                 x = _put(host, weak, place)
             key = jax.random.wrap_key_data(x, impl=impl) if impl else x
-        except (TypeError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             what = f"a key of {impl!r:.80}" if impl else f"an array of {host.dtype}"
             raise UnsupportedError(
                 f"jax {jax.__version__} makes no {what} here ({error!s:.200}); load with "
                 'arrays="numpy"',
                 reason="array-not-exact",
             ) from error
-        if x.dtype != host.dtype or x.weak_type != weak or x.committed != (place is not None):
+        made = (x.dtype, x.weak_type, _is_committed(x))
+        if made != (host.dtype, weak, place is not None):
             raise UnsupportedError(
                 f"jax {jax.__version__} made {x.dtype} (weak={x.weak_type}, "
-                f"committed={x.committed}) of a stored {host.dtype} (weak={weak}, "
+                f"committed={_is_committed(x)}) of a stored {host.dtype} (weak={weak}, "
                 f"committed={place is not None}); load with "
                 'arrays="numpy", or with the jax that wrote it',
                 reason="array-not-exact",
@@ -159,7 +170,7 @@ class JaxAdapter(Adapter):
     def place(self, x: Any) -> Any:
         """Return the sharding of a committed array, or the one a placeholder names."""
         if isinstance(x, jax.Array):
-            return x.sharding if x.committed else None
+            return x.sharding if _is_committed(x) else None
         return getattr(x, "sharding", None)
 
 
@@ -290,20 +301,25 @@ def _make_spec(values: Sequence[Any]) -> Any:
 
 
 def _take_struct(x: Any) -> Sequence[Any]:
-    plain = jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type)
+    weak = bool(getattr(x, "weak_type", False))
+    plain = _struct(x.shape, x.dtype, weak)
     if x != plain:
         raise Refusal(
             "a ShapeDtypeStruct with a sharding names devices, which no file can carry; leave the "
             "sharding out"
         )
-    return (tuple(x.shape), x.dtype, bool(x.weak_type))
+    return (tuple(x.shape), x.dtype, weak)
 
 
 def _make_struct(values: Sequence[Any]) -> Any:
     shape, dtype, weak = values
     _require(type(shape) is tuple and all(type(n) is int for n in shape) and type(weak) is bool)
     _require(isinstance(dtype, np.dtype) or _is_key_dtype(dtype))
-    return jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)
+    return _struct(shape, dtype, weak)
+
+
+def _struct(shape: Sequence[int], dtype: Any, weak: bool) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, **({"weak_type": True} if weak else {}))
 
 
 def _object(module: str, name: str, *fields: str) -> TypeRow:
@@ -332,6 +348,8 @@ _RECORDS: dict[type, Record] = {
 
 
 def _is_registered(cls: type) -> bool:
+    if _make_treedef is None:
+        return False
     try:
         _treedef(cls, None, 0)
     except (ValueError, TypeError, RuntimeError):
@@ -340,9 +358,9 @@ def _is_registered(cls: type) -> bool:
 
 
 def _treedef(cls: type, aux: Any, count: int) -> Any:
+    assert _make_treedef is not None
     leaf = jax.tree_util.tree_structure(0)
-    make = jax.tree_util.PyTreeDef.from_node_data_and_children
-    return make(jax.tree_util.default_registry, (cls, aux), [leaf] * count)
+    return _make_treedef(jax.tree_util.default_registry, (cls, aux), [leaf] * count)
 
 
 def _registered(cls: type) -> Record:
