@@ -15,8 +15,9 @@ from ckptstore.errors import (
     UnsupportedError,
 )
 from ckptstore.manager import Manager
+from ckptstore.migrations import Migration
 from ckptstore.reader import Problem, inspect, load, verify
-from ckptstore.registry import register
+from ckptstore.registration import register
 from ckptstore.writer import save
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ __all__ = [
     "CorruptError",
     "LeafInfo",
     "Manager",
+    "Migration",
     "NotCommittedError",
     "OutcomeUnknownError",
     "Problem",

@@ -18,12 +18,18 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ckptstore import registry
+from ckptstore import migrations, registry
 from ckptstore.errors import UnknownTypeError
 from ckptstore.index import TypeKind, TypeRow
+from ckptstore.migrations import Migration, Upgrade
 from ckptstore.registry import Refusal
 
-_HEAP_TYPE = 1 << 9
+HEAP_TYPE = 1 << 9
+"""The flag of what a class statement defined: Py_TPFLAGS_HEAPTYPE."""
+
+RECORDS = (TypeKind.NAMEDTUPLE, TypeKind.DATACLASS)
+"""The kinds whose instances are made by writing the fields."""
+
 _METACLASSES = (type, abc.ABCMeta, type(typing.Protocol))
 _ENUM_METACLASSES = (enum.EnumType,)
 _ENUMS = {t for t in vars(enum).values() if type(t) is enum.EnumType}
@@ -86,11 +92,11 @@ def check(cls: type, kind: TypeKind) -> None:
     if kind == TypeKind.ENUM:
         for name in ("__eq__", "__hash__"):
             owner = next(base for base in cls.__mro__ if name in class_dict(base))
-            if owner.__flags__ & _HEAP_TYPE and owner not in _ENUMS:
+            if owner.__flags__ & HEAP_TYPE and owner not in _ENUMS:
                 raise Unsafe(f"it has an {name} of its own")
         return
     for base in cls.__mro__:
-        if not base.__flags__ & _HEAP_TYPE and base not in (object, tuple, typing.Generic):
+        if not base.__flags__ & HEAP_TYPE and base not in (object, tuple, typing.Generic):
             raise Unsafe(f"it is also a {base.__qualname__}, whose contents are not its fields")
     fields = fields_of(cls, kind)
     if kind == TypeKind.NAMEDTUPLE:
@@ -153,6 +159,14 @@ def locate(module: str, name: str) -> Any:
     return found
 
 
+def _locate_dotted(name: str) -> Any:
+    """Return what ``module.qualname`` leads to, where the module is imported, or None."""
+    module = name
+    while (module := module.rpartition(".")[0]) and module not in sys.modules:
+        pass
+    return locate(module, name.removeprefix(f"{module}."))
+
+
 def describe(cls: type, kind: TypeKind, fields: Sequence[str] = ()) -> TypeRow:
     """Return the stored row of a class, making sure that its name leads back to it.
 
@@ -213,35 +227,31 @@ def package_version(package: str) -> str | None:
         return version if type(version) is str else None
 
 
-def find(row: TypeRow, given: Mapping[str, type]) -> type:
-    """Return the class of a stored NamedTuple, dataclass, enum or pytree.
+def find(row: TypeRow, given: Mapping[str, type]) -> tuple[type, Upgrade]:
+    """Return the class of a stored type, and how the stored fields become those that it has.
 
     Args:
-        row: the stored type.
+        row: a stored NamedTuple, dataclass, enum or pytree; the last two have no fields.
         given: what the caller passed as ``types=`` or `like` holds, by stored name.
 
     Raises:
         UnknownTypeError: it says what was looked for, and the remedy.
     """
     where = str(row)
-    cls = given.get(where)
-    trusted = cls is not None
-    if cls is None and (registration := registry.registration_named(where)):
-        cls, trusted = registration.cls, True
-    if cls is None:
-        cls = _find_by_name(row)
-    kind = TypeKind(row.kind)
-    if kind == TypeKind.PYTREE:
+    cls = meant(row, given)
+    trusted = where in given or registry.registration(cls) is not None
+    stored, kind = TypeKind(row.kind), kind_of(cls)
+    if stored == TypeKind.PYTREE:
         if trusted:
-            return cls
+            return cls, Upgrade((), (), ())
         raise UnknownTypeError(
             f"{row}: its unflatten runs code of its own; pass types=[{row.name}] to load, or call "
             f"ckptstore.register({row.name})",
             reason="needs-types",
         )
-    if kind_of(cls) != kind:
+    if kind is None or (kind != stored and not _became(row, cls, kind)):
         raise UnknownTypeError(
-            f"{row}: found {type.__repr__(cls)}, expected a {kind}; pass "
+            f"{row}: found {type.__repr__(cls)}, expected a {stored}; pass "
             f"types={{{where!r}: YourClass}}",
             reason="wrong-kind",
         )
@@ -255,14 +265,71 @@ def find(row: TypeRow, given: Mapping[str, type]) -> type:
                 reason="unsafe-class",
             ) from None
     have = fields_of(cls, kind)
-    if set(have) != set(row.fields):
-        raise UnknownTypeError(
-            f"{row}: the checkpoint has the fields {', '.join(row.fields) or '(none)'}; the class "
-            f"now has {', '.join(have) or '(none)'}; pass types={{{where!r}: OldClass}} with a "
-            "class of the stored fields",
-            reason="fields-differ",
-        )
-    return cls
+    upgrade = migrations.upgrade(row.fields, have, _migrations(cls))
+    if upgrade is None:
+        raise UnknownTypeError(_fields_differ(row, cls, have), reason="fields-differ")
+    return cls, upgrade
+
+
+def meant(row: TypeRow, given: Mapping[str, type]) -> type:
+    """Return the class that a stored name leads to, whatever it is.
+
+    Raises:
+        UnknownTypeError: there is none.
+    """
+    cls = given.get(str(row))
+    if cls is None and (registered := registry.registration_named(str(row))) is not None:
+        cls = registered.cls
+    return _find_by_name(row) if cls is None else cls
+
+
+def _became(row: TypeRow, cls: type, kind: TypeKind) -> bool:
+    """Tell whether somebody vouches that a NamedTuple is a dataclass today, or the reverse."""
+    if kind not in RECORDS or row.kind not in RECORDS:
+        return False
+    theirs = registry.adapter(registry.top_level(row.module))
+    ours = registry.adapter(registry.top_level(cls.__module__))
+    return (
+        registry.registration(cls) is not None
+        or (theirs is not None and str(row) in theirs.moved)
+        or (ours is not None and registry.default_name(cls) in ours.migrations)
+    )
+
+
+def _migrations(cls: type) -> Sequence[Migration]:
+    """Return what became of the fields of a class, by its user's word or by its adapter's."""
+    registered = registry.registration(cls)
+    if registered is not None and registered.migrate:
+        return registered.migrate
+    known = registry.adapter(registry.top_level(cls.__module__))
+    return known.migrations.get(registry.default_name(cls), ()) if known is not None else ()
+
+
+def _fields_differ(row: TypeRow, cls: type, have: Sequence[str]) -> str:
+    gone = [name for name in row.fields if name not in have]
+    new = [name for name in have if name not in row.fields]
+    parts = {
+        "renamed": f"{{{gone[0]!r}: {new[0]!r}}}" if len(gone) == len(new) == 1 else "",
+        "added": ", ".join(f"{name!r}: ..." for name in new),
+        "removed": ", ".join(map(repr, gone)),
+    }
+    apart = [f"added={{{parts['added']}}}"] * bool(new) + [f"removed=[{parts['removed']}]"] * bool(
+        gone
+    )
+    steps = [f"Migration({', '.join(apart)})"]
+    if parts["renamed"]:
+        steps.insert(0, f"Migration(renamed={parts['renamed']})")
+    first = "as the first step of " if _migrations(cls) else "with "
+    here = package_version(row.package) if row.package else None
+    versions = f" ({row.package} {row.version} saved it, here is {here})"
+    return (
+        f"{row}: only in the checkpoint: {', '.join(gone) or '(none)'}; only in the class: "
+        f"{', '.join(new) or '(none)'}"
+        + (versions if here != row.version else "")
+        + f"; say what became of them {first}ckptstore.register({cls.__qualname__}, "
+        f"migrate=[ckptstore.{' or '.join(steps)}]), or pass types={{'{row}': OldClass}} with a "
+        "class of the stored fields"
+    )
 
 
 def _find_by_name(row: TypeRow) -> type:
@@ -279,6 +346,8 @@ def _find_by_name(row: TypeRow) -> type:
         spec = getattr(main, "__spec__", None)
         if spec is not None and spec.name == row.module:
             found = locate("__main__", name)
+    if found is None and adapter is not None and str(row) in adapter.moved:
+        found = _locate_dotted(adapter.moved[str(row)])
     if found is None:
         loaded = row.module in sys.modules
         raise UnknownTypeError(

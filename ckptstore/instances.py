@@ -41,7 +41,7 @@ def find(row: TypeRow, given: Mapping[str, type]) -> Any:
         registered = registry.registration_named(f"{row.module}.{row.name}")
         if registered is not None and (record := registered.record()) is not None:
             return record
-        cls = classes.find(row, given)
+        cls, _ = classes.find(row, given)
         own = registry.registration(cls)
         if own is not None and (record := own.record()) is not None:
             return record
@@ -54,14 +54,28 @@ def find(row: TypeRow, given: Mapping[str, type]) -> Any:
                 reason="not-registered",
             )
         return record
-    cls = classes.find(row, given)
-    return cls if row.kind == TypeKind.ENUM else of_class(cls, row)
+    cls, upgrade = classes.find(row, given)
+    if row.kind == TypeKind.ENUM:
+        return cls
+    kind = classes.kind_of(cls)
+    assert kind is not None
+    today = of_class(cls, dataclasses.replace(row, kind=kind, fields=upgrade.fields))
+    if upgrade.stored == upgrade.fields and not upgrade.steps:
+        return today
+    unused = frozenset(range(len(upgrade.stored))).difference(upgrade.origins())
+    return Record(row, today.take, lambda values: today.make(upgrade.apply(values)), unused)
 
 
 def of_class(cls: type, row: TypeRow) -> Record:
-    """Return how instances of a NamedTuple or dataclass are taken apart and made."""
+    """Return how instances of a NamedTuple or dataclass are taken apart and made.
+
+    Args:
+        cls: the class.
+        row: with the fields that the class has, in their order.
+    """
     if row.kind == TypeKind.NAMEDTUPLE:
-        return Record(row, functools.partial(_take_tuple, row.fields), _tuple_maker(cls, row))
+        make = functools.partial(tuple.__new__, cls)
+        return Record(row, functools.partial(_take_tuple, row.fields), make)
     fields = row.fields
     known = _maker_of(cls)
     if known is not None:
@@ -172,13 +186,6 @@ def _refuse_extra(cls: type, names: list[str]) -> None:
             f"this {cls.__qualname__} has the attribute {extra[0]!r} beyond its fields, which "
             "would be lost; make it a field, or a functools.cached_property, or delete it"
         )
-
-
-def _tuple_maker(cls: type, row: TypeRow) -> Any:
-    order = [row.fields.index(name) for name in classes.fields_of(cls, TypeKind.NAMEDTUPLE)]
-    if order == list(range(len(order))):
-        return functools.partial(tuple.__new__, cls)
-    return lambda values: tuple.__new__(cls, [values[i] for i in order])
 
 
 def _dataclass_maker(cls: type, row: TypeRow) -> Any:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import dtypes, paths, registry, validate
-from ckptstore.errors import StructureError
-from ckptstore.index import DICT_KINDS, Index, Kind, Leaves, Spans, TypeKind
+from ckptstore import classes, dtypes, paths, registry, validate
+from ckptstore.errors import StructureError, UnknownTypeError
+from ckptstore.index import DICT_KINDS, Index, Kind, Leaves, Spans, TypeKind, TypeRow
 from ckptstore.rebuild import Rebuild
 from ckptstore.tree import Walk
 
@@ -110,25 +110,49 @@ def _differences(where: str, lines: list[str]) -> StructureError:
 
 
 def fit(
-    stored: Rebuild, like: Walk, pairs: Sequence[tuple[int, int]], *, cast: bool, numpy: bool
+    stored: Rebuild,
+    like: Walk,
+    pairs: Sequence[tuple[int, int]],
+    given: Mapping[str, type],
+    *,
+    cast: bool,
+    numpy: bool,
 ) -> Fit:
     """Compare the subtrees of each pair of (stored node, node of `like`).
+
+    Args:
+        stored: the checkpoint.
+        like: the tree that it is held against.
+        pairs: what to compare.
+        given: classes of the caller's by stored name.
+        cast: note differing dtypes in `Fit.casts`.
+        numpy: take a numpy array for any array.
 
     Raises:
         StructureError: reason ``differs-from-like``, listing every difference by path.
     """
-    return _Comparison(stored, like, cast=cast, numpy=numpy).run(pairs)
+    return _Comparison(stored, like, given, cast=cast, numpy=numpy).run(pairs)
 
 
 class _Comparison:
-    def __init__(self, stored: Rebuild, like: Walk, *, cast: bool, numpy: bool) -> None:
+    def __init__(
+        self,
+        stored: Rebuild,
+        like: Walk,
+        given: Mapping[str, type],
+        *,
+        cast: bool,
+        numpy: bool,
+    ) -> None:
         self.stored = stored
         self.like = like
         self.like_end = validate.layout(like.arity, where="like").end
+        self.given = given
         self.cast = cast
         self.numpy = numpy
         self.fit = Fit()
         self.lines: list[tuple[Any, int, str]] = []
+        self.origins: dict[tuple[int, type], list[int | None]] = {}
         self.wishes: dict[int, tuple[str, Any]] = {}  # dtype and place of a leaf in `like`
 
     def run(self, pairs: Sequence[tuple[int, int]]) -> Fit:
@@ -181,10 +205,14 @@ class _Comparison:
             self._differ(i, "factory {} in the checkpoint, {} in `like`".format(*factories))
         if kind in DICT_KINDS:
             return self._compare_dicts(i, j)
-        if kind in (Kind.RECORD, Kind.ENUM) and not self._same_class(i, j):
+        if kind in (Kind.RECORD, Kind.ENUM):
+            return self._compare_records(i, j)
+        if kind in (Kind.SET, Kind.FROZENSET, Kind.RANGE, Kind.SLICE):
             return []
-        if kind in (Kind.SET, Kind.FROZENSET, Kind.RANGE, Kind.SLICE, Kind.ENUM):
-            return []
+        return self._compare_children(i, j)
+
+    def _compare_children(self, i: int, j: int) -> list[tuple[int, int]]:
+        stored, like = self.stored, self.like
         ours, theirs = stored.children(i), self._like_children(j)
         for extra in ours[len(theirs) :]:
             self._differ(extra, f"{self._name(stored, extra)} in the checkpoint, not in `like`")
@@ -194,20 +222,37 @@ class _Comparison:
             )
         return list(zip(ours, theirs, strict=False))
 
-    def _same_class(self, i: int, j: int) -> bool:
+    def _compare_records(self, i: int, j: int) -> list[tuple[int, int]]:
         row = self.stored.types[self.stored.type[i] - 1]
         other = self.like.types[self.like.type[j] - 1]
-        if (str(row), row.kind) != (str(other), other.kind):
+        cls = type(self.like.objects[j])
+        if str(row) != str(other) and not self._leads_to(row, cls):
             self._differ(i, f"{row} in the checkpoint, {other} in `like`")
+            return []
+        if row.kind not in classes.RECORDS or other.kind not in classes.RECORDS:
+            if row.kind != other.kind or row.fields != other.fields:
+                self._differ(i, f"{row.kind} {row} in the checkpoint, {other.kind} in `like`")
+                return []
+            return self._compare_children(i, j) if row.kind != TypeKind.ENUM else []
+        origins = self.origins.get((self.stored.type[i], cls))
+        if origins is None:
+            try:
+                origins = classes.find(row, {str(row): cls})[1].origins()
+            except UnknownTypeError as error:
+                self._differ(i, str(error))
+                return []
+            self.origins[self.stored.type[i], cls] = origins
+            self.fit.given[str(row)] = cls
+        ours = self.stored.children(i)
+        places = zip(origins, self._like_children(j), strict=True)
+        return [(ours[place], theirs) for place, theirs in places if place is not None]
+
+    def _leads_to(self, row: TypeRow, cls: type) -> bool:
+        """Tell whether a stored name that is not that of `cls` means it all the same."""
+        try:
+            return classes.meant(row, self.given) is cls
+        except UnknownTypeError:
             return False
-        if row.kind != TypeKind.PYTREE and row.fields != other.fields:
-            self._differ(
-                i,
-                f"{row} has the fields {', '.join(row.fields)} in the checkpoint, "
-                f"{', '.join(other.fields)} in `like`",
-            )
-            return False
-        return True
 
     def _compare_dicts(self, i: int, j: int) -> list[tuple[int, int]]:
         stored, like = self.stored, self.like

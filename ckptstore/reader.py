@@ -204,17 +204,20 @@ class _Load:
         walk = tree.flatten(like, lenient=True)
         self._read_keys()
         if select is None:
-            fit = match.fit(self.tree, walk, [(0, 0)], cast=self.cast, numpy=self.numpy)
+            fit = self._fit(walk, [(0, 0)])
             return self._build([0], fit)[0]
         patterns = _patterns(select)
         stored = match.selected(self.tree, patterns, self.where)
         wanted = match.selected(walk, patterns, "like")
         match.check_same_paths(stored, wanted, self.where)
         pairs = [(stored[path], wanted[path]) for path in wanted]
-        fit = match.fit(self.tree, walk, pairs, cast=self.cast, numpy=self.numpy)
+        fit = self._fit(walk, pairs)
         values = self._build([node for node, _ in pairs], fit)
         filled = {like_node: value for (_, like_node), value in zip(pairs, values, strict=True)}
         return match.fill(walk, filled)
+
+    def _fit(self, walk: tree.Walk, pairs: Sequence[tuple[int, int]]) -> match.Fit:
+        return match.fit(self.tree, walk, pairs, self.given, cast=self.cast, numpy=self.numpy)
 
     def _build(self, roots: list[int], fit: match.Fit) -> list[Any]:
         tree_ = self.tree

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ckptstore import dtypes, emit, instances, paths, registry, standins
-from ckptstore.errors import CorruptError, StructureError, UnknownTypeError
+from ckptstore.errors import CheckpointError, CorruptError, StructureError, UnknownTypeError
 from ckptstore.index import BLOB_KINDS, DICT_KINDS, Index, Kind
 from ckptstore.validate import Layout
 
@@ -234,9 +234,10 @@ class Rebuild:
                 return self._records[self.type[node]].make(values)
             except Exception as error:
                 row = self.types[self.type[node] - 1]
+                ours = isinstance(error, CheckpointError)
                 raise UnknownTypeError(
                     f"{self.where}: {self.path(node)}: {row} could not be made of what is stored: "
-                    f"{type(error).__name__}: {error}",
+                    + (str(error) if ours else f"{type(error).__name__}: {error}"),
                     reason="cannot-make",
                 ) from error
         container = _CONTAINERS.get(kind)
@@ -272,6 +273,7 @@ class Rebuild:
             if self.kind[node] == Kind.SUPPLIED
             and not given[node]
             and not (stand_in and self._in_stand_in(node))
+            and not self._is_unused(node)
         ]
         if missing:
             shown = missing[:_MISSING_SHOWN]
@@ -288,6 +290,16 @@ class Rebuild:
         holder = self.layout.parent[node]
         made = self._records.get(self.type[holder]) if holder >= 0 else None
         return isinstance(made, standins.StandIn)
+
+    def _is_unused(self, node: int) -> bool:
+        """Tell whether a node is below a field that its class has no more."""
+        while (holder := self.layout.parent[node]) >= 0:
+            record = self._records.get(self.type[holder])
+            unused = record.unused if isinstance(record, registry.Record) else ()
+            if unused and self.children(holder).index(node) in unused:
+                return True
+            node = holder
+        return False
 
     def dtype(self, number: int) -> np.dtype[Any]:
         """Return a dtype of the table; each is made once, however many leaves are of it."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from ckptstore.dtypes import Array, Stored
 from ckptstore.errors import StructureError, UnknownTypeError
 from ckptstore.index import TypeKind, TypeRow
+from ckptstore.migrations import Migration
 
 ADAPTERS: Mapping[str, str] = {
     "numpy": "ckptstore.adapters.numpy",
@@ -32,8 +34,6 @@ ADAPTERS: Mapping[str, str] = {
 
 _DISTRIBUTIONS = {"haiku": "dm-haiku"}
 """What pip calls a package, where that is another name."""
-
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: defined by a class statement
 
 
 class Refusal(Exception):
@@ -67,11 +67,13 @@ class Record:
         row: the type; for ``pytree`` the first child is the static part, else children are fields.
         take: the children of an instance; raises Refusal.
         make: an instance from its children.
+        unused: which children no instance has: fields that its class had once.
     """
 
     row: TypeRow
     take: Callable[[Any], Sequence[Any]]
     make: Callable[[Sequence[Any]], Any]
+    unused: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,16 @@ class Adapter:
         modules: what may be imported to find a stored class of this framework.
         harmless: metaclasses and ``__setattr__`` functions of the framework that need not run when
             an instance is made by its fields.
+        moved: stored names, as ``module.qualname``, that are gone or are an alias today, to where
+            the class is now.
+        migrations: what became of the fields of a class, oldest first, by its name of today. To be
+            named here or in `moved` also allows a NamedTuple to have become a dataclass, or back.
     """
 
     modules: Sequence[str] = ()
     harmless: Sequence[Any] = ()
+    moved: Mapping[str, str] = MappingProxyType({})
+    migrations: Mapping[str, Sequence[Migration]] = MappingProxyType({})
 
     def leaf(self, x: Any) -> Leaf | None:
         """Describe `x` if it is an array of this framework; raises Refusal."""
@@ -179,8 +187,9 @@ class Registration:
 
     cls: type
     name: str
-    flatten: Callable[[Any], tuple[Sequence[Any], Any]] | None
-    unflatten: Callable[[Any, Sequence[Any]], Any] | None
+    migrate: Sequence[Migration] = ()
+    flatten: Callable[[Any], tuple[Sequence[Any], Any]] | None = None
+    unflatten: Callable[[Any, Sequence[Any]], Any] | None = None
 
     def record(self) -> Record | None:
         """Return how instances are taken apart, where the user gave both functions."""
@@ -207,62 +216,23 @@ _BY_CLASS: dict[type, Registration] = {}
 _BY_NAME: dict[str, Registration] = {}
 
 
-def register(
-    cls: type,
-    *,
-    name: str | None = None,
-    flatten: Callable[[Any], tuple[Sequence[Any], Any]] | None = None,
-    unflatten: Callable[[Any, Sequence[Any]], Any] | None = None,
-) -> type:
-    """Let `cls` be rebuilt by `load`, and by its own code where it has some.
-
-    A NamedTuple or a plain dataclass needs no registration. A class that `jax.tree_util` knows
-    needs `register(cls)` in the process that loads, because its unflatten runs code. Any other
-    class needs `flatten` and `unflatten`, in both processes.
-
-    Args:
-        cls: the class; also usable as a decorator without arguments.
-        name: the stored name, dotted; by default ``module.qualname``. It stays the same when the
-            class moves.
-        flatten: from an instance to (children, static part), as `jax.tree_util` has it.
-        unflatten: from (static part, children) to an instance.
-
-    Returns:
-        cls.
+def add(new: Registration) -> None:
+    """Enter what a user said of a class, in the place of what was said before.
 
     Raises:
-        StructureError: reason ``register`` where `cls` is no class or built in, only one of the
-            two functions is given, or the name has no dot or belongs to another class.
+        StructureError: reason ``register`` where the name belongs to another class.
     """
-    if not isinstance(cls, type):
-        raise StructureError(f"register: found {cls!r}, expected a class", reason="register")
-    if (flatten is None) != (unflatten is None):
+    other = _BY_NAME.get(new.name)
+    if other is not None and default_name(other.cls) != default_name(new.cls):
         raise StructureError(
-            f"register({cls.__qualname__}): give flatten and unflatten both, or neither",
+            f"register: the name {new.name} belongs to {other.cls!r}; give another name=",
             reason="register",
         )
-    if not cls.__flags__ & _HEAP_TYPE:
-        raise StructureError(
-            f"register: {cls.__qualname__} is built in and needs no registration", reason="register"
-        )
-    name = default_name(cls) if name is None else name
-    if not isinstance(name, str) or not all(name.rpartition(".")[::2]):
-        raise StructureError(
-            f"register: name={name!r}, expected a dotted name such as 'project.State'",
-            reason="register",
-        )
-    other = _BY_NAME.get(name)
-    if other is not None and default_name(other.cls) != default_name(cls):
-        raise StructureError(
-            f"register: the name {name} belongs to {other.cls!r}; give another name=",
-            reason="register",
-        )
-    for old in (other, _BY_CLASS.get(cls)):
+    for old in (other, _BY_CLASS.get(new.cls)):
         if old is not None:  # the class was defined again, or is registered again
             _BY_NAME.pop(old.name, None)
             _BY_CLASS.pop(old.cls, None)
-    _BY_CLASS[cls] = _BY_NAME[name] = Registration(cls, name, flatten, unflatten)
-    return cls
+    _BY_CLASS[new.cls] = _BY_NAME[new.name] = new
 
 
 def default_name(cls: type) -> str:
