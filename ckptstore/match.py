@@ -1,4 +1,4 @@
-"""Holding a checkpoint against `like`, and finding what `select` means."""
+"""Holding a checkpoint against `like`, and filling `like` with values."""
 
 from __future__ import annotations
 
@@ -36,30 +36,6 @@ class Fit:
     overrides: dict[int, Any] = field(default_factory=dict)
 
 
-def selected(table: Any, patterns: Sequence[str], where: str) -> dict[str, int]:
-    """Return the nodes that the patterns match, by path.
-
-    Raises:
-        StructureError: reason ``no-match``, with the paths that are near.
-    """
-    found = paths.select(table, patterns)
-    for pattern, places in zip(patterns, found, strict=True):
-        if not places:
-            near = _near(table, pattern)
-            raise StructureError(
-                f"{where}: nothing is at {pattern}; there is {', '.join(near)}", reason="no-match"
-            )
-    out: dict[str, int] = {}
-    for path, node in dict.fromkeys(place for places in found for place in places):
-        if out.setdefault(path, node) != node:
-            raise StructureError(
-                f"{where}: {path} names several places, whose keys print the same; select what "
-                "holds them",
-                reason="ambiguous",
-            )
-    return dict(sorted(out.items(), key=lambda place: place[1]))  # in the tree's order
-
-
 def _by_key(table: Any, entries: Sequence[int]) -> dict[tuple[str, tuple[str, ...], int], int]:
     """Return the values of a dict by printed key and the enums in it; equal ones are numbered."""
     out: dict[tuple[str, tuple[str, ...], int], int] = {}
@@ -75,20 +51,6 @@ def _by_key(table: Any, entries: Sequence[int]) -> dict[tuple[str, tuple[str, ..
 
 def _key(impl: str | None) -> str:
     return "a plain array" if impl is None else f"a PRNG key of {impl}"
-
-
-def _near(table: Any, pattern: str) -> list[str]:
-    """The children of the deepest place that the pattern does reach."""
-    steps = paths.parse(pattern)
-    for count in range(len(steps) - 1, -1, -1):
-        near = paths.select(table, ["$" + "".join(_as_text(s) for s in steps[:count]) + ".*"])[0]
-        if near:
-            return [path for path, _ in near[:20]] + ["…"] * (len(near) > 20)
-    return ["only $"]
-
-
-def _as_text(step: str) -> str:
-    return step if step.startswith("[") else f".{step}"
 
 
 def check_same_paths(stored: Mapping[str, int], like: Mapping[str, int], where: str) -> None:

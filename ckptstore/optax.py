@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import match, registry, validate
+from ckptstore import match, registry, selection, validate
 from ckptstore.counters import Count, Found, Scan, integers
 from ckptstore.errors import StructureError
 from ckptstore.meanings import NEED_THE_FIRST_UPDATE, Meaning
@@ -178,7 +178,7 @@ def _selected(scan: Scan, select: str | Sequence[str]) -> list[Found]:
     chosen: set[int] = set()
     for pattern in patterns:
         hits = set()
-        for path, root in match.selected(scan.walk, [pattern], "shift_counts").items():
+        for path, root in selection.selected(scan.walk, [pattern], "shift_counts").items():
             # What stands in two places has its path from the first, and its node from there too.
             below = range(root, end[root]) if scan.walk.arity[root] else ()
             hits |= {f.node for f in scan.found if f.count.path == path or f.node in below}

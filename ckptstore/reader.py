@@ -16,6 +16,7 @@ from ckptstore import (
     match,
     paths,
     registry,
+    selection,
     storage,
     tree,
     validate,
@@ -195,7 +196,7 @@ class _Load:
             return self._build([0], match.Fit())[0]
         patterns = _patterns(select)
         self._read_keys()
-        found = match.selected(self.tree, patterns, self.where)
+        found = selection.selected(self.tree, patterns, self.where)
         if isinstance(select, str) and not {"*", "**"} & set(paths.parse(select)):
             return self._build(list(found.values()), match.Fit())[0]
         return dict(zip(found, self._build(list(found.values()), match.Fit()), strict=True))
@@ -207,8 +208,9 @@ class _Load:
             fit = self._fit(walk, [(0, 0)])
             return self._build([0], fit)[0]
         patterns = _patterns(select)
-        stored = match.selected(self.tree, patterns, self.where)
-        wanted = match.selected(walk, patterns, "like")
+        today = selection.as_today(self.tree, walk, self.given)
+        stored = selection.selected(today, patterns, self.where)
+        wanted = selection.selected(walk, patterns, "like")
         match.check_same_paths(stored, wanted, self.where)
         pairs = [(stored[path], wanted[path]) for path in wanted]
         fit = self._fit(walk, pairs)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ckptstore import dtypes, emit, instances, paths, registry, standins
 from ckptstore.errors import CheckpointError, CorruptError, StructureError, UnknownTypeError
-from ckptstore.index import BLOB_KINDS, DICT_KINDS, Index, Kind
+from ckptstore.index import BLOB_KINDS, DICT_KINDS, Index, Kind, TypeRow
 from ckptstore.validate import Layout
 
 _MISSING_SHOWN = 20
@@ -34,7 +34,7 @@ class Rebuild:
         self.index = index
         self.layout = layout
         self.where = where
-        self.types = index.types
+        self.types: Sequence[TypeRow] = index.types
         self.kind = nodes.kind.tolist()
         self.arity = nodes.arity.tolist()
         self.type = nodes.type.tolist()
@@ -101,21 +101,28 @@ class Rebuild:
         Args:
             used: numbers of types.
             given: classes by stored name, from ``types=`` or `like`.
-            stand_in: give types that cannot be found a NamedTuple of the stored fields.
+            stand_in: give types that cannot be found a NamedTuple of the stored fields, as those
+                always get that stand only in fields that their class has no more.
 
         Raises:
             UnknownTypeError: listing all that cannot be found, with the remedy of each.
         """
-        problems = []
+        found: dict[int, UnknownTypeError] = {}
         for number in sorted(set(used)):
             row = self.types[number - 1]
             try:
                 self._records[number] = instances.find(row, given)
             except UnknownTypeError as error:
-                if stand_in and error.reason in standins.REASONS:
+                if error.reason in standins.REASONS:
                     self._records[number] = standins.make(row)
-                else:
-                    problems.append(error)
+                    if stand_in:
+                        continue
+                found[number] = error
+        problems = [
+            error
+            for number, error in found.items()
+            if number not in self._records or not self._all_unused(number)
+        ]
         if len(problems) == 1:
             raise UnknownTypeError(f"{self.where}: {problems[0]}", reason=problems[0].reason)
         if problems:
@@ -127,6 +134,7 @@ class Rebuild:
 
     def closure(self, roots: Sequence[int]) -> list[int]:
         """Return the outermost of `roots`, and the targets outside them of their SAME nodes."""
+        self._kept |= set(roots)
         covered = bytearray(len(self.kind))
         out, todo = [], collections.deque(sorted(roots))
         while todo:
@@ -185,7 +193,6 @@ class Rebuild:
             CorruptError: ``duplicate-key``, ``bad-scalar``.
             StructureError: ``supplied`` where the tree needs what only `like` can give.
         """
-        self._kept |= set(roots)
         self._require_like(roots, stand_in)
         # SAME points backwards, so an earlier target never needs a later one.
         for target in sorted(set(self.closure(roots)) - set(roots)):
@@ -291,9 +298,12 @@ class Rebuild:
         made = self._records.get(self.type[holder]) if holder >= 0 else None
         return isinstance(made, standins.StandIn)
 
+    def _all_unused(self, number: int) -> bool:
+        return all(self._is_unused(node) for node, type_ in enumerate(self.type) if type_ == number)
+
     def _is_unused(self, node: int) -> bool:
-        """Tell whether a node is below a field that its class has no more."""
-        while (holder := self.layout.parent[node]) >= 0:
+        """Tell whether a node is needed for nothing but a field that its class has no more."""
+        while node not in self._kept and (holder := self.layout.parent[node]) >= 0:
             record = self._records.get(self.type[holder])
             unused = record.unused if isinstance(record, registry.Record) else ()
             if unused and self.children(holder).index(node) in unused:

@@ -184,3 +184,268 @@ class TestOfAnAdapter:
             ]
         }
         assert ckptstore.load(place) == New(1, 0)
+
+
+V1, V2, V3, V4 = "lr mu", "scale mu", "scale mu count", "scale count seen"
+CHAIN = [
+    Migration(renamed={"lr": "scale"}),
+    Migration(added={"count": 0}),
+    Migration(added={"seen": lambda old: (dict(old), old["scale"] + old["count"])}, removed=["mu"]),
+]
+
+
+class TestChain:
+    """Each version of four loads as the newest."""
+
+    @KINDS
+    @pytest.mark.parametrize(
+        ("fields", "saved", "expected"),
+        [
+            (V1, (1, 2), (1, 0, ({"scale": 1, "mu": 2, "count": 0}, 1))),
+            (V2, (1, 2), (1, 0, ({"scale": 1, "mu": 2, "count": 0}, 1))),
+            (V3, (1, 2, 3), (1, 3, ({"scale": 1, "mu": 2, "count": 3}, 4))),
+            (V4, (1, 2, 3), (1, 2, 3)),
+        ],
+    )
+    def test_of_any_version_comes_what_the_steps_make_of_it(
+        self, kind, fields, saved, expected, place, as_state
+    ):
+        ckptstore.save(place, as_state(kind, fields)(*saved))
+        cls = as_state(kind, V4, CHAIN)
+        assert ckptstore.load(place) == cls(*expected)
+        assert ckptstore.load(place, like=cls(0, 0, 0)) == cls(*expected)
+
+    def test_an_unknown_version_is_refused(self, place, as_state):
+        ckptstore.save(place, as_state("namedtuple", "mu")(1))
+        as_state("namedtuple", V4, CHAIN)
+        with pytest.raises(ckptstore.UnknownTypeError, match="as the first step of"):
+            ckptstore.load(place)
+
+    def test_two_fields_may_swap_their_names_along_with_another_change(self, place, as_state):
+        ckptstore.save(place, as_state("dataclass", "a b")(1, 2))
+        cls = as_state(
+            "dataclass", "a b c", [Migration(renamed={"a": "b", "b": "a"}, added={"c": 3})]
+        )
+        assert ckptstore.load(place) == cls(2, 1, 3)
+        assert ckptstore.load(place, like=cls(0, 0, 0)) == cls(2, 1, 3)
+        out = ckptstore.load(place, like=cls(7, 8, 9), select="$.a")
+        assert out == cls(2, 8, 9)
+
+    def test_a_name_may_be_removed_and_come_again(self, place, as_state):
+        ckptstore.save(place, as_state("namedtuple", "a old")(1, 2))
+        steps = [
+            Migration(removed=["a"]),
+            Migration(renamed={"old": "new"}),
+            Migration(added={"a": 7}),
+        ]
+        cls = as_state("namedtuple", "a new", steps)
+        assert ckptstore.load(place) == cls(7, 2)
+
+    def test_of_two_versions_with_the_same_names_it_is_the_newer(self, place, as_state):
+        ckptstore.save(place, as_state("namedtuple", "a x")(1, 2))
+        steps = [Migration(removed=["a"]), Migration(added={"a": 7})]
+        assert ckptstore.load(place) == as_state("namedtuple", "a x", steps)(1, 2)
+
+    def test_an_added_field_may_hold_a_type_with_migrations_of_its_own(
+        self, place, as_state, monkeypatch
+    ):
+        inner = collections.namedtuple("Inner", "x", module=__name__)
+        monkeypatch.setattr(HERE, "Inner", inner, raising=False)
+        ckptstore.save(place, as_state("namedtuple", "inner")(inner(1)))
+        later = collections.namedtuple("Inner", "y z", module=__name__)
+        monkeypatch.setattr(HERE, "Inner", later)
+        ckptstore.register(later, migrate=[Migration(renamed={"x": "y"}, added={"z": 0})])
+        step = Migration(added={"other": later(5, 6), "more": lambda old: old["inner"]})
+        cls = as_state("dataclass", "inner other more", [step])
+        assert ckptstore.load(place) == cls(later(1, 0), later(5, 6), later(1, 0))
+
+
+class TestRegisterRefuses:
+    @pytest.mark.parametrize(
+        ("fields", "steps", "message"),
+        [
+            ("b", [{"renamed": {"a": "c"}}], "leads to c, but the next version has no such"),
+            ("b", [{"added": {"c": 0}}], "leads to c, but the next version has no such"),
+            ("a b", [{"renamed": {"a": "b"}}], "ends a, which the next version still has"),
+            ("a b", [{"removed": ["a"]}], "ends a, which the next version still has"),
+            ("a b", [{}], "changes no name"),
+            ("a b", [{"renamed": {"a": "b", "b": "a"}}], "changes no name"),
+            ("a b", [{"removed": ["a"], "added": {"a": 0}}], "changes no name"),
+            ("c", [{"renamed": {"x": "y"}}, {"renamed": {"b": "c"}}], "leads to y"),
+        ],
+    )
+    def test_a_chain_that_does_not_lead_to_the_class(self, fields, steps, message, as_state):
+        with pytest.raises(ckptstore.StructureError, match=message) as caught:
+            as_state("namedtuple", fields, [Migration(**step) for step in steps])
+        assert caught.value.reason == "bad-migration"
+        assert "register(State): Migration(" in str(caught.value)
+        assert registry._BY_CLASS == {}
+
+    @pytest.mark.parametrize(
+        ("step", "message"),
+        [
+            ({"renamed": {"a": "x", "b": "x"}}, "two things of the field 'x'"),
+            ({"renamed": {"a": "x"}, "added": {"x": 1}}, "two things of the field 'x'"),
+            ({"renamed": {"a": "x"}, "removed": ["a"]}, "two things of the field 'a'"),
+            ({"removed": "mu"}, "a list of names"),
+            ({"removed": {"mu"}}, "a list of names"),
+            ({"renamed": ["a", "b"]}, "must be mappings"),
+            ({"added": ["a"]}, "must be mappings"),
+            ({"renamed": {"a": 1}}, "1 is no name"),
+            ({"added": {"a": dict}}, "is the class dict"),
+        ],
+    )
+    def test_a_step_that_makes_no_sense(self, step, message):
+        with pytest.raises(ckptstore.StructureError, match=message) as caught:
+            Migration(**step)
+        assert caught.value.reason == "bad-migration"
+
+    def test_what_has_no_fields_or_code_of_its_own(self, as_state):
+        class Own:
+            pass
+
+        step = Migration(added={"a": 1})
+        for cls, options in ((Own, {}), (New, {"flatten": list, "unflatten": list})):
+            with pytest.raises(ckptstore.StructureError, match="NamedTuple or a dataclass"):
+                ckptstore.register(cls, migrate=[step], **options)
+        for wrong in (step, [{"added": {}}], 3):
+            with pytest.raises(ckptstore.StructureError, match=r"a list of ckptstore\.Migration"):
+                ckptstore.register(New, migrate=wrong)
+
+    def test_what_is_changed_after_it_was_checked_counts_no_more(self):
+        names = {"a": "b"}
+        step = Migration(renamed=names)
+        names["c"] = "d"
+        assert step.renamed == {"a": "b"}
+
+
+class TestAFunctionThatFails:
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            (lambda old: old["missing"], "KeyError: 'missing'"),
+            (lambda old: old.clear(), "AttributeError"),
+            (lambda: 1, "TypeError"),
+        ],
+    )
+    def test_is_named_with_its_class_and_field(self, value, message, place, as_state):
+        ckptstore.save(place, {"s": as_state("namedtuple", "a")(1)})
+        as_state("namedtuple", "a extra", [Migration(added={"extra": value})])
+        with pytest.raises(ckptstore.UnknownTypeError) as caught:
+            ckptstore.load(place)
+        assert caught.value.reason == "cannot-make"
+        for part in ("$['s']", f"{__name__}.State", "'extra'", message):
+            assert part in str(caught.value)
+
+
+class TestLike:
+    def test_children_are_paired_by_name_and_differences_reported(self, place, as_state):
+        ckptstore.save(place, [as_state("namedtuple", "lr mu")(np.ones(2), np.ones(3))])
+        cls = as_state(
+            "namedtuple",
+            "extra mu scale",
+            [Migration(renamed={"lr": "scale"}, added={"extra": np.arange(4)})],
+        )
+        out = ckptstore.load(place, like=[cls(None, np.zeros(3), np.zeros(2))])[0]
+        assert type(out) is cls and out.scale.tolist() == [1, 1]
+        with pytest.raises(ckptstore.StructureError) as caught:
+            ckptstore.load(place, like=[cls(None, np.zeros(2), 0)])
+        text = str(caught.value)
+        assert "2 difference(s)" in text and "$[0].mu: shape [3]" in text and "$[0].lr: " in text
+
+    def test_a_cast_reaches_what_an_added_field_is_made_of(self, place, as_state):
+        ckptstore.save(place, as_state("namedtuple", "a")(np.ones(2, np.float32)))
+        step = Migration(added={"b": lambda old: old["a"].dtype.name})
+        cls = as_state("namedtuple", "a b", [step])
+        out = ckptstore.load(place, like=cls(np.zeros(2), None), cast=True)
+        assert out.a.dtype == np.float64 and out.b == "float64"
+
+    def test_without_a_migration_both_sides_are_shown(self, place, as_state):
+        ckptstore.save(place, as_state("namedtuple", "kept old")(1, 2))
+        cls = as_state("namedtuple", "kept new")
+        with pytest.raises(
+            ckptstore.StructureError, match="checkpoint: old; only in the class: new"
+        ):
+            ckptstore.load(place, like=cls(0, 0))
+
+    def test_the_order_of_the_fields_does_not_count(self, place, as_state):
+        ckptstore.save(place, as_state("namedtuple", "a b")(1, [2]))
+        cls = as_state("namedtuple", "b a")
+        assert ckptstore.load(place, like=cls([0], 0)) == cls([2], 1)
+
+    def test_select_names_the_fields_as_like_has_them(self, place, as_state):
+        old = as_state("dataclass", "gone lr mu")
+        ckptstore.save(place, {"s": old(1, np.ones(2), [np.ones(3), 5]), "t": 4})
+        steps = [Migration(renamed={"lr": "scale", "mu": "m"}, removed=["gone"], added={"new": 0})]
+        cls = as_state("dataclass", "scale m new", steps)
+        like = {"s": cls(np.zeros(2), [np.zeros(3), 0], 9), "t": 0}
+        out = ckptstore.load(place, like=like, select=["$.s.scale", "$['s'].m[1]"])
+        assert out["s"].scale.tolist() == [1, 1] and out["s"].m[1] == 5
+        assert out["s"].m[0].tolist() == [0, 0, 0] and out["s"].new == 9 and out["t"] == 0
+        out = ckptstore.load(place, like=like, select="$.s")
+        assert out["s"].new == 0 and out["s"].m[1] == 5
+        for pattern in ("$.s.lr", "$.s.new"):
+            with pytest.raises(ckptstore.StructureError, match=r"nothing is at .*\$\['s'\]\.scale"):
+                ckptstore.load(place, like=like, select=pattern)
+        with pytest.raises(ckptstore.StructureError, match=r"\.gone \(removed\): not in `like`"):
+            ckptstore.load(place, like=like, select="$.s.*")
+        assert ckptstore.load(place, select="$.s.lr").tolist() == [1, 1]  # the checkpoint's own
+
+    def test_a_class_that_moved_is_met_by_its_registered_name(self, place, as_state):
+        ckptstore.save(place, [as_state("namedtuple", "a")([1])])
+        with pytest.raises(ckptstore.StructureError, match=r"State in the checkpoint, .*New in"):
+            ckptstore.load(place, like=[New([0], 0)])
+        step = Migration(renamed={"a": "value"}, added={"count": 0})
+        ckptstore.register(New, name=f"{__name__}.State", migrate=[step])
+        assert ckptstore.load(place, like=[New([0], 0)]) == [New([1], 0)]
+        assert ckptstore.load(place) == [New([1], 0)]
+
+    def test_a_class_given_for_a_stored_name_is_met(self, place, as_state):
+        ckptstore.save(place, as_state("namedtuple", "value count")([1], 2))
+        out = ckptstore.load(place, like=New([0], 0), types={f"{__name__}.State": New})
+        assert out == New([1], 2)
+
+
+class TestRemoved:
+    """What a field held that is gone need not be there any more."""
+
+    def test_a_class_that_only_it_held_may_be_gone(self, place, as_state, monkeypatch):
+        gone = collections.namedtuple("Gone", "x", module=__name__)
+        monkeypatch.setattr(HERE, "Gone", gone, raising=False)
+        ckptstore.save(place, [as_state("dataclass", "a ema")(1, [gone([3]), np.ones(2)])])
+        monkeypatch.delattr(HERE, "Gone")
+        cls = as_state("dataclass", "a", [Migration(removed=["ema"])])
+        assert ckptstore.load(place) == [cls(1)]
+        assert ckptstore.load(place, like=[cls(0)]) == [cls(1)]
+        with pytest.raises(ckptstore.UnknownTypeError, match=r"no Gone"):
+            ckptstore.load(place, select="$[0].ema")
+
+    def test_but_not_one_that_also_stands_elsewhere(self, place, as_state, monkeypatch):
+        gone = collections.namedtuple("Gone", "x", module=__name__)
+        monkeypatch.setattr(HERE, "Gone", gone, raising=False)
+        shared = gone([3])
+        tree = {"s": as_state("dataclass", "a ema")(1, [shared]), "t": [shared]}
+        ckptstore.save(place, tree)
+        monkeypatch.delattr(HERE, "Gone")
+        as_state("dataclass", "a", [Migration(removed=["ema"])])
+        with pytest.raises(ckptstore.UnknownTypeError, match=r"no Gone"):
+            ckptstore.load(place)
+
+    def test_what_was_never_stored_need_not_be_supplied(self, place, as_state):
+        ckptstore.save(place, as_state("dataclass", "a fn")(1, lambda: 1), supplied=["$.fn"])
+        cls = as_state("dataclass", "a", [Migration(removed=["fn"])])
+        assert ckptstore.load(place) == cls(1)
+        assert ckptstore.load(place, like=cls(0)) == cls(1)
+
+
+class TestNumpy:
+    def test_a_class_that_is_here_is_migrated(self, place, as_state):
+        ckptstore.save(place, as_state("namedtuple", "a")(np.ones(2)))
+        cls = as_state("namedtuple", "b c", [Migration(renamed={"a": "b"}, added={"c": 0})])
+        out = ckptstore.load(place, arrays="numpy")
+        assert type(out) is cls and out.b.tolist() == [1, 1] and out.c == 0
+
+    def test_a_stand_in_has_the_stored_fields(self, place, as_state, monkeypatch):
+        ckptstore.save(place, as_state("namedtuple", "a")(np.ones(2)))
+        monkeypatch.delattr(HERE, "State")
+        assert ckptstore.load(place, arrays="numpy")._fields == ("a",)
