@@ -1,7 +1,7 @@
-"""Classes: their stored names, how they are found again, and which are safe to rebuild.
+"""Classes: their kinds and fields, their stored names, and which are safe to rebuild.
 
-A class is found through `vars(module)` and class ``__dict__``s, never `getattr`, and only in
-modules that are imported already or that an adapter lists. Spec: section 5.1.
+What a name leads to is looked up through `vars(module)` and class ``__dict__``s, never `getattr`,
+and only in modules that are imported already. Spec: section 5.1.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ckptstore import migrations, registry
-from ckptstore.errors import UnknownTypeError
+from ckptstore import registry
 from ckptstore.index import TypeKind, TypeRow
-from ckptstore.migrations import Migration, Upgrade
 from ckptstore.registry import Refusal
 
 HEAP_TYPE = 1 << 9
@@ -159,7 +157,7 @@ def locate(module: str, name: str) -> Any:
     return found
 
 
-def _locate_dotted(name: str) -> Any:
+def locate_dotted(name: str) -> Any:
     """Return what ``module.qualname`` leads to, where the module is imported, or None."""
     module = name
     while (module := module.rpartition(".")[0]) and module not in sys.modules:
@@ -177,7 +175,7 @@ def describe(cls: type, kind: TypeKind, fields: Sequence[str] = ()) -> TypeRow:
     if registered is not None and registered.name != registry.default_name(cls):
         module, _, name = registered.name.rpartition(".")
         return TypeRow(kind, module, name, fields=tuple(fields))
-    module, name = cls.__module__, cls.__qualname__
+    module, name = registry.module_of(cls), cls.__qualname__
     binding = None
     if "<locals>" in name:
         raise Refusal(
@@ -192,12 +190,17 @@ def describe(cls: type, kind: TypeKind, fields: Sequence[str] = ()) -> TypeRow:
                 f"there (from {module} import {name.partition('.')[0]} must give it), or use "
                 "ckptstore.register(cls, name=..., flatten=..., unflatten=...)"
             )
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    main = spec.name if module == "__main__" and spec is not None else None
+    main = main_name() if module == "__main__" else None
     package = registry.top_level(module)
     return TypeRow(
         kind, module, name, binding, main, tuple(fields), package, package_version(package)
     )
+
+
+def main_name() -> str | None:
+    """Return the name under which the running script can be imported, where it has one."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec.name if spec is not None else None
 
 
 def _binding(cls: type) -> str | None:
@@ -213,8 +216,9 @@ def stored_name(cls: type) -> str:
     registered = registry.registration(cls)
     if registered is not None:
         return registered.name
-    found = locate(cls.__module__, cls.__qualname__) is cls
-    return f"{cls.__module__}.{cls.__qualname__ if found else _binding(cls) or cls.__qualname__}"
+    module = registry.module_of(cls)
+    found = locate(module, cls.__qualname__) is cls
+    return f"{module}.{cls.__qualname__ if found else _binding(cls) or cls.__qualname__}"
 
 
 @functools.cache
@@ -225,146 +229,3 @@ def package_version(package: str) -> str | None:
     except importlib.metadata.PackageNotFoundError:
         version = getattr(sys.modules.get(package), "__version__", None)
         return version if type(version) is str else None
-
-
-def find(row: TypeRow, given: Mapping[str, type]) -> tuple[type, Upgrade]:
-    """Return the class of a stored type, and how the stored fields become those that it has.
-
-    Args:
-        row: a stored NamedTuple, dataclass, enum or pytree; the last two have no fields.
-        given: what the caller passed as ``types=`` or `like` holds, by stored name.
-
-    Raises:
-        UnknownTypeError: it says what was looked for, and the remedy.
-    """
-    where = str(row)
-    cls = meant(row, given)
-    trusted = where in given or registry.registration(cls) is not None
-    stored, kind = TypeKind(row.kind), kind_of(cls)
-    if stored == TypeKind.PYTREE:
-        if trusted:
-            return cls, Upgrade((), (), ())
-        raise UnknownTypeError(
-            f"{row}: its unflatten runs code of its own; pass types=[{row.name}] to load, or call "
-            f"ckptstore.register({row.name})",
-            reason="needs-types",
-        )
-    if kind is None or (kind != stored and not _became(row, cls, kind)):
-        raise UnknownTypeError(
-            f"{row}: found {type.__repr__(cls)}, expected a {stored}; pass "
-            f"types={{{where!r}: YourClass}}",
-            reason="wrong-kind",
-        )
-    if not trusted:
-        try:
-            check(cls, kind)
-        except Unsafe as error:
-            raise UnknownTypeError(
-                f"{row}: not rebuilt, because {error}; if you trust the class, pass "
-                f"types=[{row.name}]",
-                reason="unsafe-class",
-            ) from None
-    have = fields_of(cls, kind)
-    upgrade = migrations.upgrade(row.fields, have, _migrations(cls))
-    if upgrade is None:
-        raise UnknownTypeError(_fields_differ(row, cls, have), reason="fields-differ")
-    return cls, upgrade
-
-
-def meant(row: TypeRow, given: Mapping[str, type]) -> type:
-    """Return the class that a stored name leads to, whatever it is.
-
-    Raises:
-        UnknownTypeError: there is none.
-    """
-    cls = given.get(str(row))
-    if cls is None and (registered := registry.registration_named(str(row))) is not None:
-        cls = registered.cls
-    return _find_by_name(row) if cls is None else cls
-
-
-def _became(row: TypeRow, cls: type, kind: TypeKind) -> bool:
-    """Tell whether somebody vouches that a NamedTuple is a dataclass today, or the reverse."""
-    if kind not in RECORDS or row.kind not in RECORDS:
-        return False
-    theirs = registry.adapter(registry.top_level(row.module))
-    ours = registry.adapter(registry.top_level(cls.__module__))
-    return (
-        registry.registration(cls) is not None
-        or (theirs is not None and str(row) in theirs.moved)
-        or (ours is not None and registry.default_name(cls) in ours.migrations)
-    )
-
-
-def _migrations(cls: type) -> Sequence[Migration]:
-    """Return what became of the fields of a class, by its user's word or by its adapter's."""
-    registered = registry.registration(cls)
-    if registered is not None and registered.migrate:
-        return registered.migrate
-    known = registry.adapter(registry.top_level(cls.__module__))
-    return known.migrations.get(registry.default_name(cls), ()) if known is not None else ()
-
-
-def _fields_differ(row: TypeRow, cls: type, have: Sequence[str]) -> str:
-    gone = [name for name in row.fields if name not in have]
-    new = [name for name in have if name not in row.fields]
-    parts = {
-        "renamed": f"{{{gone[0]!r}: {new[0]!r}}}" if len(gone) == len(new) == 1 else "",
-        "added": ", ".join(f"{name!r}: ..." for name in new),
-        "removed": ", ".join(map(repr, gone)),
-    }
-    apart = [f"added={{{parts['added']}}}"] * bool(new) + [f"removed=[{parts['removed']}]"] * bool(
-        gone
-    )
-    steps = [f"Migration({', '.join(apart)})"]
-    if parts["renamed"]:
-        steps.insert(0, f"Migration(renamed={parts['renamed']})")
-    first = "as the first step of " if _migrations(cls) else "with "
-    here = package_version(row.package) if row.package else None
-    versions = f" ({row.package} {row.version} saved it, here is {here})"
-    return (
-        f"{row}: only in the checkpoint: {', '.join(gone) or '(none)'}; only in the class: "
-        f"{', '.join(new) or '(none)'}"
-        + (versions if here != row.version else "")
-        + f"; say what became of them {first}ckptstore.register({cls.__qualname__}, "
-        f"migrate=[ckptstore.{' or '.join(steps)}]), or pass types={{'{row}': OldClass}} with a "
-        "class of the stored fields"
-    )
-
-
-def _find_by_name(row: TypeRow) -> type:
-    package = registry.top_level(row.module)
-    adapter = registry.adapter(package)
-    for module in adapter.modules if adapter else ():
-        importlib.import_module(module)
-    name = row.binding or row.name
-    found = locate(row.module, name)
-    if found is None and row.main is not None:
-        found = locate(row.main, name)
-    if found is None and row.main is None and row.module != "__main__":
-        main = sys.modules.get("__main__")
-        spec = getattr(main, "__spec__", None)
-        if spec is not None and spec.name == row.module:
-            found = locate("__main__", name)
-    if found is None and adapter is not None and str(row) in adapter.moved:
-        found = _locate_dotted(adapter.moved[str(row)])
-    if found is None:
-        loaded = row.module in sys.modules
-        raise UnknownTypeError(
-            f"{row}: "
-            + (
-                f"the module {row.module} has no {name}; "
-                if loaded
-                else f"the module {row.module} is not imported; import it first, or "
-            )
-            + f"pass types={{'{row}': YourClass}}",
-            reason="no-such-name" if loaded else "module-not-imported",
-        )
-    if not issubclass(type(found), type):  # neither isinstance nor repr: they would ask it
-        raise UnknownTypeError(
-            f"{row}: found {object.__repr__(found)}, which is no class; a checkpoint names only "
-            "classes",
-            reason="wrong-kind",
-        )
-    cls: type = found
-    return cls

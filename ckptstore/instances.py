@@ -12,7 +12,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ckptstore import classes, registry
+from ckptstore import classes, registry, resolution
 from ckptstore.errors import UnknownTypeError
 from ckptstore.index import TypeKind, TypeRow
 from ckptstore.registry import Child, Record, Refusal
@@ -41,7 +41,7 @@ def find(row: TypeRow, given: Mapping[str, type]) -> Any:
         registered = registry.registration_named(f"{row.module}.{row.name}")
         if registered is not None and (record := registered.record()) is not None:
             return record
-        cls, _ = classes.find(row, given)
+        cls, _ = resolution.find(row, given)
         own = registry.registration(cls)
         if own is not None and (record := own.record()) is not None:
             return record
@@ -54,7 +54,7 @@ def find(row: TypeRow, given: Mapping[str, type]) -> Any:
                 reason="not-registered",
             )
         return record
-    cls, upgrade = classes.find(row, given)
+    cls, upgrade = resolution.find(row, given)
     if row.kind == TypeKind.ENUM:
         return cls
     kind = classes.kind_of(cls)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import classes, dtypes, paths, registry, validate
+from ckptstore import classes, dtypes, paths, registry, resolution, validate
 from ckptstore.errors import StructureError, UnknownTypeError
 from ckptstore.index import DICT_KINDS, Index, Kind, Leaves, Spans, TypeKind, TypeRow
 from ckptstore.rebuild import Rebuild
@@ -199,7 +199,7 @@ class _Comparison:
         origins = self.origins.get((self.stored.type[i], cls))
         if origins is None:
             try:
-                origins = classes.find(row, {str(row): cls})[1].origins()
+                origins = resolution.find(row, {str(row): cls})[1].origins()
             except UnknownTypeError as error:
                 self._differ(i, str(error))
                 return []
@@ -212,7 +212,7 @@ class _Comparison:
     def _leads_to(self, row: TypeRow, cls: type) -> bool:
         """Tell whether a stored name that is not that of `cls` means it all the same."""
         try:
-            return classes.meant(row, self.given) is cls
+            return resolution.meant(row, self.given) is cls
         except UnknownTypeError:
             return False
 

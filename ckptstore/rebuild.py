@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import dtypes, emit, instances, paths, registry, standins
+from ckptstore import dtypes, emit, instances, paths, registry, resolution, standins
 from ckptstore.errors import CheckpointError, CorruptError, StructureError, UnknownTypeError
 from ckptstore.index import BLOB_KINDS, DICT_KINDS, Index, Kind, TypeRow
 from ckptstore.validate import Layout
 
 _MISSING_SHOWN = 20
+_NOT_IMPORTED = ("module-not-imported", "no-such-name")
 
 
 class Rebuild:
@@ -118,19 +119,28 @@ class Rebuild:
                     if stand_in:
                         continue
                 found[number] = error
-        problems = [
-            error
+        found = {
+            number: error
             for number, error in found.items()
             if number not in self._records or not self._all_unused(number)
-        ]
-        if len(problems) == 1:
-            raise UnknownTypeError(f"{self.where}: {problems[0]}", reason=problems[0].reason)
-        if problems:
-            lines = "\n  ".join(map(str, problems))
-            raise UnknownTypeError(
-                f"{self.where}: {len(problems)} types cannot be rebuilt:\n  {lines}",
-                reason=problems[0].reason,
-            )
+        }
+        if found:
+            raise self._unknown(found)
+
+    def _unknown(self, found: Mapping[int, UnknownTypeError]) -> UnknownTypeError:
+        """Return one error for all types that cannot be found."""
+        lines = list(map(str, found.values()))
+        reason = next(iter(found.values())).reason
+        if len(lines) == 1:
+            return UnknownTypeError(f"{self.where}: {lines[0]}", reason=reason)
+        rows = [self.types[n - 1] for n, e in found.items() if e.reason in _NOT_IMPORTED]
+        imports = [line for line in dict.fromkeys(map(resolution.import_line, rows)) if line]
+        if len(imports) > 1:
+            lines.append(f"all imports: {'; '.join(imports)}")
+        listed = "\n  ".join(lines)
+        return UnknownTypeError(
+            f"{self.where}: {len(found)} types cannot be rebuilt:\n  {listed}", reason=reason
+        )
 
     def closure(self, roots: Sequence[int]) -> list[int]:
         """Return the outermost of `roots`, and the targets outside them of their SAME nodes."""

@@ -235,14 +235,19 @@ def add(new: Registration) -> None:
     _BY_CLASS[new.cls] = _BY_NAME[new.name] = new
 
 
+def module_of(cls: type) -> str:
+    """Return the module of a class; a process that was spawned calls the script by another name."""
+    return "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
+
+
 def default_name(cls: type) -> str:
     """Return the name under which a class is registered where the user gives none."""
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return f"{module_of(cls)}.{cls.__qualname__}"
 
 
 def registration(cls: type) -> Registration | None:
-    """Return what was registered for exactly this class."""
-    return _BY_CLASS.get(cls)
+    """Return what was registered for exactly this class, without asking it for its hash."""
+    return next((known for other, known in _BY_CLASS.items() if other is cls), None)
 
 
 def registration_named(name: str) -> Registration | None:

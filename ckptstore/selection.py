@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
-from ckptstore import classes, paths
+from ckptstore import classes, paths, resolution
 from ckptstore.errors import StructureError, UnknownTypeError
 from ckptstore.index import Kind, TypeRow
 from ckptstore.rebuild import Rebuild
@@ -81,7 +81,7 @@ class _Renamed(Sequence[TypeRow]):
         if row.kind not in classes.RECORDS:
             return row
         try:
-            _, upgrade = classes.find(row, self._given)
+            _, upgrade = resolution.find(row, self._given)
         except UnknownTypeError:
             return row  # the comparison with `like` says so, if it is wanted
         names = {
