@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ckptstore.background import PendingSave, save_async
 from ckptstore.checkpoint import Checkpoint, LeafInfo
 from ckptstore.errors import (
     AlreadyCommittedError,
@@ -32,6 +33,7 @@ __all__ = [
     "Migration",
     "NotCommittedError",
     "OutcomeUnknownError",
+    "PendingSave",
     "Problem",
     "StorageError",
     "StructureError",
@@ -42,5 +44,6 @@ __all__ = [
     "load",
     "register",
     "save",
+    "save_async",
     "verify",
 ]

@@ -50,6 +50,8 @@ class Leaf:
         shape: of what is stored.
         read: gives the stored bytes, flat uint8, when it is time to write them; raises Refusal.
         fixed: nobody can write to those bytes.
+        start: begins to bring them to this host, where that takes a while, and gives the `read`
+            that waits for it; raises Refusal.
     """
 
     row: TypeRow
@@ -57,6 +59,7 @@ class Leaf:
     shape: tuple[int, ...]
     read: Callable[[], Array]
     fixed: bool = False
+    start: Callable[[], Callable[[], Array]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

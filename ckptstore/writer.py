@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
-import math
 import platform
 import secrets
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
-import xxhash
 
-from ckptstore import classes, commit, dtypes, format, index, paths, plan, storage, validate, wire
+from ckptstore import classes, commit, format, index, plan, storage, threads, validate, wire
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.dtypes import Array
-from ckptstore.errors import CheckpointError, CorruptError, StructureError
+from ckptstore.errors import CorruptError, StructureError
 from ckptstore.format import File, Manifest
-from ckptstore.index import Index, Kind, Leaves, Spans
+from ckptstore.index import Index, Leaves, Spans
 from ckptstore.plan import Plan
-from ckptstore.registry import Refusal
+from ckptstore.staging import Job, Staging
 from ckptstore.storage import Storage
 from ckptstore.tree import Walk, flatten
-
-_PIECE_NBYTES = 1 << 20
-"""A piece is hashed and then written while it is still in the cache."""
 
 
 def save(
@@ -70,22 +64,125 @@ def save(
     of this save are removed. A killed process leaves data files that no manifest names; they are
     in nobody's way. Source: docs/spec.md, section 7; docs/commit.md.
     """
+    with prepare(
+        url,
+        tree,
+        step=step,
+        metadata=metadata,
+        metrics=metrics,
+        supplied=supplied,
+        overwrite=overwrite,
+        storage_options=storage_options,
+    ) as attempt:
+        return attempt.finish()
+
+
+def prepare(
+    url: Any,
+    tree: Any,
+    *,
+    step: int | None,
+    metadata: Mapping[str, Any] | None,
+    metrics: Mapping[str, float] | None,
+    supplied: Sequence[str],
+    overwrite: bool,
+    storage_options: Mapping[str, Any] | None,
+) -> Attempt:
+    """Begin a save: refuse what cannot be saved, and write nothing yet. Arguments as of `save`.
+
+    Raises:
+        StructureError, AlreadyCommittedError, StorageError: as `save`.
+    """
     _check_arguments(step, metadata, metrics, supplied)
     format.encode_metadata(dict(metadata or {}))
     walk = flatten(tree, supplied=list(supplied or ()))
-    with storage.open(url, storage_options) as store:
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(storage.open(url, storage_options))
         replaced = commit.current(store)
         if replaced is not None and not overwrite:
             raise commit.occupied(store, replaced)
-        attempt = secrets.token_hex(16)
+        attempt = Attempt(store, walk, replaced, step, metadata, metrics)
+        stack.pop_all()
+        return attempt
+
+
+class Attempt:
+    """A save that may be written; it holds the place open until its `with` block ends.
+
+    Attributes:
+        url: the place.
+        step: as given to `save`.
+    """
+
+    def __init__(
+        self,
+        store: Storage,
+        walk: Walk,
+        replaced: bytes | None,
+        step: int | None,
+        metadata: Mapping[str, Any] | None,
+        metrics: Mapping[str, float] | None,
+    ) -> None:
+        self.url = store.url
+        self.step = step
+        self._store = store
+        self._replaced = replaced
+        self._staging = Staging(walk)
+        self._placement = plan.plan(self._staging.nbytes)
+        self._table = Index(
+            types=walk.types,
+            dtypes=walk.dtypes,
+            nodes=walk.nodes(),
+            leaves=_leaf_table(walk),
+            spans=_span_table(self._placement),
+        )
+        self._manifest = _manifest(
+            self._placement,
+            time_ms=time.time_ns() // 1_000_000,
+            step=step,
+            metrics=dict(metrics or {}),
+            writer=_versions(walk),
+            metadata=copy.deepcopy(dict(metadata or {})),
+        )
+        _check_readable(self._manifest, self._table)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._store.__exit__(*exc)
+
+    def fix(self) -> None:
+        """Keep the values that the tree holds now; `Staging.fix` says how."""
+        self._staging.fix()
+
+    def finish(self) -> Checkpoint:
+        """Write and commit.
+
+        Raises:
+            CheckpointError: as `save`.
+        """
+        store, attempt = self._store, self._manifest.attempt
         try:
-            manifest, parts = _write(store, attempt, walk, step, metadata, metrics)
+            manifest, encoded = self._write()
             data = format.encode(manifest)
         except BaseException:
             commit.discard(store, attempt)  # no commit was sent, so this is nobody's data
             raise
-        commit.publish(store, manifest, data, replaced)
-        return Checkpoint(store.url, manifest, parts)
+        commit.publish(store, manifest, data, self._replaced)
+        return Checkpoint(self.url, manifest, [encoded])
+
+    def _write(self) -> tuple[Manifest, bytes]:
+        """Write the data files, and the index where it does not fit; return manifest and index."""
+        store, names = self._store, [file.name for file in self._manifest.files]
+        store.prepare()
+        self._table.spans.digests[:] = _write_files(store, names, self._placement, self._staging)
+        encoded = index.encode(self._table)
+        manifest, outside = _with_index(self._manifest, encoded)
+        if outside is not None:
+            store.put(outside.name, [encoded], len(encoded))
+        store.flush()
+        return manifest, encoded
 
 
 def _check_arguments(step: Any, metadata: Any, metrics: Any, supplied: Any) -> None:
@@ -131,51 +228,14 @@ def _check_arguments(step: Any, metadata: Any, metrics: Any, supplied: Any) -> N
         )
 
 
-def _write(
-    store: Storage,
-    attempt: str,
-    walk: Walk,
-    step: int | None,
-    metadata: Mapping[str, Any] | None,
-    metrics: Mapping[str, float] | None,
-) -> tuple[Manifest, list[bytes]]:
-    """Write the data files, and the index where it does not fit; return the manifest."""
-    itemsize = [dtypes.item_nbytes(stored, where="save") for stored in walk.dtypes]
-    nbytes = [
-        math.prod(leaf.shape) * itemsize[number]
-        for leaf, number in zip(walk.leaves, walk.leaf_dtype, strict=True)
-    ]
-    placement = plan.plan(nbytes)
-    names = [format.file_name("data", attempt, 0, n) for n in range(len(placement.file_nbytes))]
+def _manifest(placement: Plan, **fields: Any) -> Manifest:
+    """Return the manifest of a new attempt, without its index."""
+    attempt = secrets.token_hex(16)
     files = [
-        File(name, size, "data") for name, size in zip(names, placement.file_nbytes, strict=True)
+        File(format.file_name("data", attempt, 0, n), size, "data")
+        for n, size in enumerate(placement.file_nbytes)
     ]
-    table = Index(
-        types=walk.types,
-        dtypes=walk.dtypes,
-        nodes=walk.nodes(),
-        leaves=_leaf_table(walk),
-        spans=_span_table(placement),
-    )
-    manifest = Manifest(
-        attempt=attempt,
-        time_ms=time.time_ns() // 1_000_000,
-        step=step,
-        metrics=dict(metrics or {}),
-        writer=_versions(walk),
-        metadata=dict(metadata or {}),
-        files=files,
-        index=None,
-    )
-    _check_readable(manifest, table)  # before anything is written
-    store.prepare()
-    table.spans.digests[:] = _write_files(store, names, placement, walk, nbytes)
-    encoded = index.encode(table)
-    manifest, outside = _with_index(manifest, encoded)
-    if outside is not None:
-        store.put(outside.name, [encoded], len(encoded))
-    store.flush()
-    return manifest, [encoded]
+    return Manifest(attempt=attempt, files=files, index=None, **fields)
 
 
 def _with_index(manifest: Manifest, encoded: bytes) -> tuple[Manifest, File | None]:
@@ -231,107 +291,18 @@ def _versions(walk: Walk) -> dict[str, str]:
 
 
 def _write_files(
-    store: Storage, names: Sequence[str], placement: Plan, walk: Walk, leaf_nbytes: Sequence[int]
+    store: Storage, names: Sequence[str], placement: Plan, staging: Staging
 ) -> list[wire.Digest]:
     """Write all data files in parallel and return the digest of every span."""
-    job = _Job(placement, walk, leaf_nbytes)
+    job = Job(placement, staging)
 
     def write(name: str, numbers: Sequence[int], nbytes: int) -> None:
-        try:
-            store.put(name, job.chunks(numbers), nbytes)
-        except BaseException as error:
-            job.errors.append(error)  # the first one is what went wrong
-            job.stop.set()
-            store.stop()
+        store.put(name, job.chunks(numbers), nbytes)
+
+    def stop() -> None:
+        job.stop.set()
+        store.stop()
 
     rows = zip(names, placement.by_file(), placement.file_nbytes, strict=True)
-    with ThreadPoolExecutor(store.traffic.writes, thread_name_prefix="ckptstore-write") as pool:
-        try:
-            wait([pool.submit(write, *row) for row in rows])
-        except BaseException:
-            job.stop.set()
-            store.stop()
-            raise
-    if job.errors:
-        raise job.errors[0]
+    threads.run(write, rows, store.traffic.writes, name="ckptstore-write", stop=stop)
     return job.digests
-
-
-class _Stopped(CheckpointError):
-    """Another file of this save failed."""
-
-
-class _Job:
-    """The data files of one save, being written by several threads."""
-
-    def __init__(self, placement: Plan, walk: Walk, leaf_nbytes: Sequence[int]) -> None:
-        self.placement = placement
-        self.walk = walk
-        self.leaf_nbytes = leaf_nbytes
-        self.digests: list[wire.Digest] = [bytes(16)] * len(placement.spans)
-        self.errors: list[BaseException] = []
-        self.stop = threading.Event()
-
-    def chunks(self, numbers: Sequence[int]) -> Iterator[wire.Buffer]:
-        """Give the bytes of one data file in order, hashing each span on the way.
-
-        Small spans are gathered in one buffer; of a large leaf, the host view is let go as soon as
-        its last span of this file is done. What others could write to is copied, a piece at a
-        time, so that what is hashed is what is written.
-        """
-        slab, end, held, host = bytearray(), 0, -1, np.zeros(0, np.uint8)
-        for number in numbers:
-            if self.stop.is_set():
-                raise _Stopped("another file of this save failed")
-            span = self.placement.spans[number]
-            slab += bytes(span.offset - end)
-            end = span.offset + span.size
-            if span.leaf != held:
-                del host
-                held, host = span.leaf, self._host(span.leaf)
-            fixed = self.walk.leaves[span.leaf].fixed
-            if span.size < _PIECE_NBYTES:
-                data: wire.Buffer = host[span.start : span.start + span.size]
-                data = data if fixed else data.tobytes()
-                self.digests[number] = wire.digest(data)
-                slab += memoryview(data)
-                if len(slab) >= _PIECE_NBYTES:
-                    yield slab
-                    slab = bytearray()
-                continue
-            if slab:
-                yield slab
-                slab = bytearray()
-            state = xxhash.xxh3_128()
-            for at in range(span.start, span.start + span.size, _PIECE_NBYTES):
-                piece: wire.Buffer = host[at : min(at + _PIECE_NBYTES, span.start + span.size)]
-                piece = piece if fixed else piece.copy()
-                state.update(piece)
-                yield piece
-            self.digests[number] = state.digest()
-        if slab:
-            yield slab
-
-    def _host(self, leaf: int) -> Array:
-        """Return the stored bytes of a leaf.
-
-        Raises:
-            StructureError: reason ``cannot-carry`` where a value cannot be stored, or the array
-                was deleted or resized since the walk.
-        """
-        try:
-            host = self.walk.leaves[leaf].read()
-        except (Refusal, dtypes.DtypeRefusal) as refusal:
-            raise StructureError(f"{self._path(leaf)}: {refusal}", reason="cannot-carry") from None
-        if host.size != self.leaf_nbytes[leaf]:
-            raise StructureError(
-                f"{self._path(leaf)}: {host.size} bytes, {self.leaf_nbytes[leaf]} when the save "
-                "began; do not resize an array while it is saved",
-                reason="cannot-carry",
-            )
-        return host
-
-    def _path(self, leaf: int) -> str:
-        rows = zip(self.walk.kind, self.walk.arg, strict=True)
-        node = next(i for i, row in enumerate(rows) if row == (Kind.LEAF, leaf))
-        return paths.format_paths(self.walk, [node])[0]

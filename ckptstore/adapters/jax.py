@@ -5,9 +5,10 @@ Of its own classes: Partial, PartitionSpec and ShapeDtypeStruct.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -90,7 +91,12 @@ class JaxAdapter(Adapter):
             extra["weak"] = True
         stored = dtypes.describe(np.dtype(x.dtype))
         return Leaf(
-            _row(tuple(sorted(extra.items()))), stored, x.shape, lambda: _host(x), fixed=True
+            _row(tuple(sorted(extra.items()))),
+            stored,
+            x.shape,
+            lambda: _host(x),
+            fixed=True,
+            start=lambda: _start(x),
         )
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
@@ -215,8 +221,33 @@ def _host(x: jax.Array) -> Array:
     A CPU array is viewed; the caller drops the view soon, for while it lives XLA refuses to donate
     the buffer without a word.
     """
+    with _while_saved(x):
+        if _is_plain(x):
+            return elements.to_bytes(np.asarray(x))
+        return elements.to_bytes(_gathered(x, _pieces(x)))
+
+
+def _start(x: jax.Array) -> Callable[[], Array]:
+    """Begin to copy an array to this host; what is returned waits for that, and is `_host`."""
+    with _while_saved(x):
+        if _is_plain(x):
+            return lambda: _host(x)
+        pieces = _pieces(x)
+        for _, piece in pieces:
+            piece.copy_to_host_async()
+
+    def read() -> Array:
+        with _while_saved(x):
+            return elements.to_bytes(_gathered(x, pieces))
+
+    return read
+
+
+@contextlib.contextmanager
+def _while_saved(x: jax.Array) -> Iterator[None]:
+    """Say what is wrong where somebody deletes an array that is being read."""
     try:
-        return elements.to_bytes(_on_host(x))
+        yield
     except (RuntimeError, ValueError):
         if not x.is_deleted():
             raise
@@ -226,18 +257,29 @@ def _host(x: jax.Array) -> Array:
         ) from None
 
 
-def _on_host(x: jax.Array) -> Array:
-    """Return the elements of an array, leaving no copy of them on it."""
+def _is_plain(x: jax.Array) -> bool:
+    """Tell whether the elements of an array lie in one piece of this host's memory, as stored."""
     devices = x.devices()
-    if len(devices) == 1:
-        plain = next(iter(devices)).platform == "cpu" and not _is_packed(x.dtype)
-        return np.asarray(x if plain else _alias(x))
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu" and not _is_packed(x.dtype)
+
+
+def _pieces(x: jax.Array) -> list[tuple[Any, jax.Array]]:
+    """Return arrays that hold an array's elements, each on one device, and where they belong."""
+    if len(x.devices()) == 1:
+        return [(..., _alias(x))]
     if x.is_fully_replicated:
-        return np.asarray(_alias(x.addressable_data(0)))
+        return [(..., _alias(x.addressable_data(0)))]
+    return [(s.index, _alias(s.data)) for s in x.addressable_shards if s.replica_id == 0]
+
+
+def _gathered(x: jax.Array, pieces: list[tuple[Any, jax.Array]]) -> Array:
+    """Return the elements of an array, leaving no copy of them on it. Takes the pieces."""
+    if pieces[0][0] is ...:
+        return np.asarray(pieces[0][1])
     host = np.empty(x.shape, x.dtype)
-    for shard in x.addressable_shards:
-        if shard.replica_id == 0:
-            host[shard.index] = np.asarray(_alias(shard.data))
+    while pieces:
+        index, piece = pieces.pop()
+        host[index] = np.asarray(piece)
     return host
 
 

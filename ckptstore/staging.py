@@ -1,0 +1,161 @@
+"""The bytes of the leaves of one save, until they are written, and their order in data files."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import threading
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import xxhash
+
+from ckptstore import dtypes, paths, threads, wire
+from ckptstore.dtypes import Array
+from ckptstore.errors import CheckpointError, StructureError
+from ckptstore.index import LARGE_NBYTES, Kind
+from ckptstore.plan import Plan
+from ckptstore.registry import Refusal
+from ckptstore.tree import Walk
+
+_PIECE_NBYTES = 1 << 20
+"""A piece is hashed and then written while it is still in the cache."""
+
+_COPIES = 4
+"""Leaves copied at once; two threads are twice as fast as one."""
+
+
+class Staging:
+    """What the leaves of a walk hold, as stored.
+
+    Attributes:
+        nbytes: of each leaf.
+    """
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        itemsize = [dtypes.item_nbytes(stored, where="save") for stored in walk.dtypes]
+        self.nbytes = [
+            math.prod(leaf.shape) * itemsize[number]
+            for leaf, number in zip(walk.leaves, walk.leaf_dtype, strict=True)
+        ]
+
+    def is_fixed(self, leaf: int) -> bool:
+        """Tell whether nobody can write to the bytes of a leaf."""
+        return self._walk.leaves[leaf].fixed
+
+    def read(self, leaf: int) -> Array:
+        """Return the bytes of a leaf: flat uint8.
+
+        Raises:
+            StructureError: reason ``cannot-carry`` where a value cannot be stored, or the array
+                was deleted or resized since the walk.
+        """
+        with self._at(leaf):
+            host = self._walk.leaves[leaf].read()
+        if host.size != self.nbytes[leaf]:
+            raise StructureError(
+                f"{self._path(leaf)}: {host.size} bytes, {self.nbytes[leaf]} when the save "
+                "began; do not resize an array while it is saved",
+                reason="cannot-carry",
+            )
+        return host
+
+    def fix(self) -> None:
+        """Keep the bytes that all leaves hold now, whatever is done to the tree afterwards.
+
+        Arrays on devices are brought to this host, all at once. What can be written to is copied.
+        Other memory is viewed, which keeps XLA from giving it to a donated array. The tree itself
+        is let go.
+
+        Raises:
+            StructureError: as `read`.
+        """
+        leaves = self._walk.leaves
+        for number, leaf in enumerate(leaves):
+            if leaf.start is not None:
+                with self._at(number):
+                    leaves[number] = dataclasses.replace(leaf, read=leaf.start(), start=None)
+        large = []
+        for number, nbytes in enumerate(self.nbytes):
+            if nbytes >= LARGE_NBYTES and not self.is_fixed(number):
+                large.append((number,))
+            else:
+                self._fix(number)
+        threads.run(self._fix, large, _COPIES, name="ckptstore-copy")
+        self._walk.objects.clear()
+
+    def _fix(self, leaf: int) -> None:
+        host = self.read(leaf)
+        if not self.is_fixed(leaf):
+            host = host.copy()
+        leaves = self._walk.leaves
+        leaves[leaf] = dataclasses.replace(leaves[leaf], read=lambda: host, fixed=True)
+
+    @contextlib.contextmanager
+    def _at(self, leaf: int) -> Iterator[None]:
+        """Add the path of a leaf to why it cannot be carried."""
+        try:
+            yield
+        except (Refusal, dtypes.DtypeRefusal) as refusal:
+            raise StructureError(f"{self._path(leaf)}: {refusal}", reason="cannot-carry") from None
+
+    def _path(self, leaf: int) -> str:
+        rows = zip(self._walk.kind, self._walk.arg, strict=True)
+        node = next(i for i, row in enumerate(rows) if row == (Kind.LEAF, leaf))
+        return paths.format_paths(self._walk, [node])[0]
+
+
+class _Stopped(CheckpointError):
+    """Another file of this save failed."""
+
+
+class Job:
+    """The data files of one save, being written by several threads."""
+
+    def __init__(self, placement: Plan, staging: Staging) -> None:
+        self.placement = placement
+        self.staging = staging
+        self.digests: list[wire.Digest] = [bytes(16)] * len(placement.spans)
+        self.stop = threading.Event()
+
+    def chunks(self, numbers: Sequence[int]) -> Iterator[wire.Buffer]:
+        """Give the bytes of one data file in order, hashing each span on the way.
+
+        Small spans are gathered in one buffer; of a large leaf, the host view is let go as soon as
+        its last span of this file is done. What others could write to is copied, a piece at a
+        time, so that what is hashed is what is written.
+        """
+        slab, end, held, host = bytearray(), 0, -1, np.zeros(0, np.uint8)
+        for number in numbers:
+            if self.stop.is_set():
+                raise _Stopped("another file of this save failed")
+            span = self.placement.spans[number]
+            slab += bytes(span.offset - end)
+            end = span.offset + span.size
+            if span.leaf != held:
+                del host
+                held, host = span.leaf, self.staging.read(span.leaf)
+            fixed = self.staging.is_fixed(span.leaf)
+            if span.size < _PIECE_NBYTES:
+                data: wire.Buffer = host[span.start : span.start + span.size]
+                data = data if fixed else data.tobytes()
+                self.digests[number] = wire.digest(data)
+                slab += memoryview(data)
+                if len(slab) >= _PIECE_NBYTES:
+                    yield slab
+                    slab = bytearray()
+                continue
+            if slab:
+                yield slab
+                slab = bytearray()
+            state = xxhash.xxh3_128()
+            for at in range(span.start, span.start + span.size, _PIECE_NBYTES):
+                piece: wire.Buffer = host[at : min(at + _PIECE_NBYTES, span.start + span.size)]
+                piece = piece if fixed else piece.copy()
+                state.update(piece)
+                yield piece
+            self.digests[number] = state.digest()
+        if slab:
+            yield slab

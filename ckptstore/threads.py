@@ -1,0 +1,70 @@
+"""One function called with many rows, in threads as far as any can be started."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+def run(
+    function: Callable[..., None],
+    rows: Iterable[tuple[Any, ...]],
+    count: int,
+    *,
+    name: str,
+    stop: Callable[[], None] = lambda: None,
+) -> None:
+    """Call a function with each row, in several threads; no call goes on when this returns.
+
+    A process that is ending starts no threads, and an executor takes no work there. Then the calls
+    are made here, one after the other.
+
+    Args:
+        function: what to call.
+        rows: its arguments.
+        count: of threads, at most.
+        name: that the names of the threads begin with.
+        stop: called once a call has failed, or this thread was interrupted; calls that are under
+            way should end soon. No other call is begun.
+
+    Raises:
+        BaseException: the first that a call raised.
+    """
+    left, errors = deque(rows), list[BaseException]()
+
+    def work() -> None:
+        while left and not errors:
+            try:
+                row = left.popleft()
+            except IndexError:  # another thread took the last
+                return
+            try:
+                function(*row)
+            except BaseException as error:
+                errors.append(error)
+                stop()
+
+    threads = [
+        threading.Thread(target=work, name=f"{name}-{n}") for n in range(min(count, len(left)))
+    ]
+    try:
+        try:
+            for thread in threads:
+                thread.start()
+        except RuntimeError:
+            if threads[0].ident is None:
+                work()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+    except BaseException as interrupt:
+        errors.append(interrupt)
+        stop()
+        for thread in threads:
+            if thread.is_alive():
+                thread.join()
+        raise
+    if errors:
+        raise errors[0]
