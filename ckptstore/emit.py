@@ -131,7 +131,10 @@ def _emit_dict(walk: Walk, x: Any) -> Sequence[Any]:
     elif type(x) is collections.OrderedDict:
         kind = Kind.ORDERED_DICT
         if vars(x):
-            raise Refusal(f"this OrderedDict has the attribute {next(iter(vars(x)))!r}; delete it")
+            known = registry.adapter("collections")
+            record = known.record(type(x)) if known is not None else None
+            assert record is not None
+            return _emit_record(record, walk, x)
     else:
         kind = Kind.DEFAULT_DICT
         names = [name for name, f in FACTORIES.items() if f is x.default_factory]

@@ -56,7 +56,7 @@ def step(table: Table, parent: int, position: int, previous: int) -> str:
     if kind == Kind.RECORD:
         row = table.types[table.type[parent] - 1]
         if row.extra.get("wraps") is True:
-            return ""
+            return f"{{{row.fields[position]}}}" if position else ""
         if row.kind != TypeKind.PYTREE:
             return f".{row.fields[position]}"
         return "{static}" if position == 0 else f"[{position - 1}]"

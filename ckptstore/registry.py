@@ -28,6 +28,7 @@ ADAPTERS: Mapping[str, str] = {
     "chex": "ckptstore.adapters.chex",
     "jmp": "ckptstore.adapters.jmp",
     "builtins": "ckptstore.adapters.python",
+    "collections": "ckptstore.adapters.python",
     "functools": "ckptstore.adapters.python",
 }
 """Top-level package to the module that holds its adapter, as ``ADAPTER``."""

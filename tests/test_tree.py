@@ -22,6 +22,7 @@ import pytest
 from compare import assert_exact, assert_refused, differences, roundtrip
 
 import ckptstore
+from ckptstore import registry
 
 T = TypeVar("T")
 
@@ -209,6 +210,11 @@ def test_a_value_comes_back_with_its_type_and_bits(name: str, tmp_path: pathlib.
     assert_exact(tmp_path, SCALARS[name])
 
 
+def with_attribute(x: Any, name: str = "extra") -> Any:
+    object.__getattribute__(x, "__dict__")[name] = 1
+    return x
+
+
 CONTAINERS: dict[str, Any] = {
     "empty ones": [[], (), {}, set(), Empty(), collections.OrderedDict(), None],
     "nesting": {"a": [1, (2, {"b": [()]})], "c": ((), [[]])},
@@ -223,6 +229,10 @@ CONTAINERS: dict[str, Any] = {
     "negative zero": {-0.0: 1},
     "two nan keys": {nan(1): 1, nan(2): 2},
     "ordered dict": collections.OrderedDict([("z", 1), ("a", collections.OrderedDict())]),
+    "ordered dicts with attributes": (lambda d: [d, d, collections.OrderedDict(a=d)])(
+        with_attribute(with_attribute(collections.OrderedDict(z=[1], a=2)), "_metadata")),
+    "an empty ordered dict with an attribute": with_attribute(collections.OrderedDict()),
+    "counters": [collections.Counter("abca"), collections.Counter(), collections.Counter(x=-1.5)],
     "default dicts": [
         collections.defaultdict(None, a=1),
         *(collections.defaultdict(f, k=[1]) for f in (int, list, dict, float, str, set, tuple)),
@@ -255,6 +265,28 @@ def test_a_cached_property_is_left_out_and_computed_again(tmp_path: pathlib.Path
     loaded = assert_exact(tmp_path, x)
     assert vars(loaded) == {"a": 4}
     assert loaded.double == 8
+
+
+def test_attributes_of_an_ordered_dict_are_in_no_ones_way(tmp_path: pathlib.Path) -> None:
+    state = collections.OrderedDict(w=1, attributes=2)
+    vars(state).update(_metadata={"w": 3}, attributes=4)
+    ckptstore.save(tmp_path / "c", {"s": state})
+    assert ckptstore.load(tmp_path / "c", select="$.s.*") == {
+        "$['s']['w']": 1,
+        "$['s']['attributes']": 2,
+    }
+    loaded = ckptstore.load(tmp_path / "c", like={"s": state})
+    assert differences({"s": state}, loaded) == []
+    with pytest.raises(ckptstore.StructureError) as caught:
+        ckptstore.load(tmp_path / "c", like={"s": collections.OrderedDict(state)})
+    assert "$['s']: collections.OrderedDict with attributes in the checkpoint, " in str(
+        caught.value
+    )
+    record = registry.adapter("collections").record(collections.OrderedDict)
+    plain = collections.OrderedDict(a=1)
+    for values in ([{}, {"a": 1}], [plain, {}], [plain, [1]], [plain, {1: 1}], [plain, {"pop": 1}]):
+        with pytest.raises(TypeError):
+            record.make(values)
 
 
 def test_a_partial_function_is_carried_where_its_parts_are(tmp_path: pathlib.Path) -> None:
@@ -366,6 +398,10 @@ class ListSub(list):  # type: ignore[type-arg]
     pass
 
 
+class CounterSub(collections.Counter[str]):
+    pass
+
+
 class TupleSub(tuple):  # type: ignore[type-arg]
     __slots__ = ()
 
@@ -447,11 +483,6 @@ _HELD = {"hidden": _Hidden}
 del _Hidden
 
 
-def with_attribute(x: Any, name: str = "extra") -> Any:
-    object.__getattribute__(x, "__dict__")[name] = 1
-    return x
-
-
 def unset() -> Any:
     return object.__new__(Data)
 
@@ -498,7 +529,9 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "a dict subclass": (lambda: DictSub(a=1), ("test_tree.DictSub",)),
     "a list subclass": (lambda: ListSub([1]), ("test_tree.ListSub",)),
     "a tuple subclass": (lambda: TupleSub([1]), ("test_tree.TupleSub",)),
-    "a counter": (lambda: collections.Counter("ab"), ("collections.Counter",)),
+    "an attribute of a counter": (
+        lambda: with_attribute(collections.Counter("ab")), ("'extra'", "delete it")),
+    "a subclass of a counter": (lambda: CounterSub("ab"), ("test_tree.CounterSub",)),
     "a deque": (lambda: collections.deque([1]), ("collections.deque",)),
     "a mapping proxy": (lambda: types.MappingProxyType({}), ("mappingproxy",)),
     "a path": (lambda: pathlib.PurePosixPath("a"), ("PurePosixPath",)),
@@ -510,8 +543,8 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "a slot beyond the fields": (extra_slot, ("'more'", "its fields")),
     "an attribute of a namedtuple": (
         lambda: with_attribute(tuple.__new__(PointWithMethods, (1, 2))), ("'extra'",)),
-    "an attribute of an OrderedDict": (
-        lambda: with_attribute(collections.OrderedDict(a=1)), ("'extra'", "delete it")),
+    "an attribute of an OrderedDict that hides a method": (
+        lambda: with_attribute(collections.OrderedDict(a=1), "items"), ("'items'", "delete it")),
     "the alias of a generic dataclass": (lambda: Box[int](1), ("'__orig_class__'",)),
     "a field that was never set": (unset, ("'a'", "never set")),
     "a namedtuple of the wrong length": (lambda: tuple.__new__(Point, (1,)), ("1 items",)),
