@@ -53,6 +53,8 @@ class Leaf:
         fixed: nobody can write to those bytes.
         start: begins to bring them to this host, where that takes a while, and gives the `read`
             that waits for it; raises Refusal.
+        memory: equal for arrays of one type that are the same view of the same memory: these are
+            stored once and come back as one object. None where only identity counts.
     """
 
     row: TypeRow
@@ -61,6 +63,7 @@ class Leaf:
     read: Callable[[], Array]
     fixed: bool = False
     start: Callable[[], Callable[[], Array]] | None = None
+    memory: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,7 @@ class Walk:
     lenient: bool = False
     supplied: frozenset[int] = frozenset()
     _seen: dict[int, int] = field(default_factory=dict)
+    _memories: dict[Any, int] = field(default_factory=dict)
     _emitters: dict[_Class, emit.Emit] = field(default_factory=dict)
     _type_numbers: dict[Any, int] = field(default_factory=dict)
     _dtype_numbers: dict[str, int] = field(default_factory=dict)
@@ -134,7 +135,12 @@ class Walk:
         self.add(kind, arg=len(self.leaves))
 
     def add_leaf(self, leaf: Leaf) -> None:
-        """Append a LEAF node."""
+        """Append a LEAF node, or a SAME node where a leaf of the same memory was met before."""
+        if leaf.memory is not None and not self.lenient:  # `like` and `supplied` go by object
+            first = self._memories.setdefault(leaf.memory, len(self.kind))
+            if first < len(self.kind):
+                self.add(Kind.SAME, arg=first)
+                return
         self._hold(leaf)
         self.add(Kind.LEAF, arg=len(self.leaves) - 1)
 
