@@ -256,10 +256,11 @@ class _Comparison:
         if str(row) == str(other) and impl != impl_like:
             self._differ(i, f"{_key(impl)} in the checkpoint, {_key(impl_like)} in `like`")
         elif str(row) != str(other) and not self.numpy:
+            as_numpy = other.module == "numpy" != row.module
             self._differ(
                 i,
                 f"{self._name(stored, i)} in the checkpoint, {self._like(j)} in `like`"
-                + ('; arrays="numpy" gives numpy arrays' if row.module == "jax" else ""),
+                + ('; arrays="numpy" gives numpy arrays' if as_numpy else ""),
             )
         elif mine[1] != theirs[1]:
             self._differ(i, f"shape {list(mine[1])} in the checkpoint, {list(theirs[1])} in `like`")
