@@ -62,9 +62,9 @@ def load(
 
     Args:
         url: the checkpoint's directory.
-        like: a tree of the same structure, of live values or `jax.ShapeDtypeStruct`. Types,
-            shardings and what was `supplied` come from it, values from the checkpoint; every
-            difference is reported at once.
+        like: a tree of the same structure, of live values, `jax.ShapeDtypeStruct` or meta tensors.
+            Types, shardings, devices and what was `supplied` come from it, values from the
+            checkpoint; every difference is reported at once.
         select: a pattern, such as ``$.params`` or ``$.opt_state[0].mu``; only its bytes are read,
             and that sub-tree is returned. A pattern with ``*``, or several patterns, give a dict of
             path to sub-tree. With `like`, all of `like` with the selected places filled in.

@@ -27,6 +27,7 @@ ADAPTERS: Mapping[str, str] = {
     "haiku": "ckptstore.adapters.haiku",
     "chex": "ckptstore.adapters.chex",
     "jmp": "ckptstore.adapters.jmp",
+    "torch": "ckptstore.adapters.torch",
     "builtins": "ckptstore.adapters.python",
     "collections": "ckptstore.adapters.python",
     "functools": "ckptstore.adapters.python",

@@ -2,8 +2,8 @@
 
 ``differences(a, b)`` lists by path all in which two trees differ: exact types, order and types of
 keys, bits of floats (NaN payloads, -0.0), dtypes with byte order and layout, the weak type,
-commitment and key implementation of jax arrays, attributes, and which objects are one object. It
-is iterative: jax's own walk and ``==`` stop near 1,000 levels.
+commitment and key implementation of jax arrays, what hangs on a tensor of torch, attributes, and
+which objects are one object. It is iterative: jax's own walk and ``==`` stop near 1,000 levels.
 """
 
 from __future__ import annotations
@@ -110,6 +110,11 @@ class _Walk:
         jax = sys.modules.get("jax")
         if jax is not None and isinstance(x, jax.Array):
             return self.jax_arrays(jax, path, x, y)
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(x, torch.Tensor):
+            return self.tensors(torch, path, x, y)
+        if torch is not None and isinstance(x, torch.device | torch.dtype | torch.layout):
+            return self.equal(path, x, y)
         if isinstance(x, enum.Enum | type | types.FunctionType | types.BuiltinFunctionType):
             if x is not y:
                 self.note(path, f"{x!r:.60} became {y!r:.60}")
@@ -208,6 +213,16 @@ class _Walk:
             self.note(path, f"the values {x!r:.100} became {y!r:.100}")
         return []
 
+    def tensors(self, torch: Any, path: Any, x: Any, y: Any) -> list[Any]:
+        """Compare two tensors with all that hangs on them, but for their strides."""
+        names = ("dtype", "shape", "device", "layout", "requires_grad", "is_leaf", "__dict__")
+        mine, other = ([getattr(a, name) for name in names] for a in (x, y))
+        if mine != other:
+            self.note(path, f"{names} {mine} became {other}")
+        elif tensor_bits(torch, x) != tensor_bits(torch, y):
+            self.note(path, f"the values {x!r:.100} became {y!r:.100}")
+        return []
+
 
 _PARTIAL = ("func", "args", "keywords")
 _ML_SCALARS = {t for t in vars(ml_dtypes).values() if isinstance(t, type)} - {
@@ -268,6 +283,14 @@ def dtype_parts(dtype: np.dtype[Any]) -> Any:
     fields = dtype.fields or {}
     parts = [(n, dtype_parts(fields[n][0]), *fields[n][1:]) for n in dtype.names]
     return (*kind, tuple(parts))
+
+
+def tensor_bits(torch: Any, x: Any) -> bytes:
+    """Return the bytes of all values of a tensor in C order."""
+    numbers = {1: "uint8", 2: "int16", 4: "int32", 8: "int64", 16: "complex128"}
+    plain = x.detach().cpu().resolve_conj().resolve_neg()
+    found: bytes = plain.view(getattr(torch, numbers[x.dtype.itemsize])).numpy().tobytes()
+    return found
 
 
 def bits(array: np.ndarray[Any, Any]) -> bytes:

@@ -34,6 +34,17 @@ KEYS = {*list(KINDS.values())[:8], "ELLIPSIS", "ENUM", "TUPLE", "FROZENSET"}
 FACTORIES = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
 FACTORIES_BY_NAME = {"": None} | {factory.__name__: factory for factory in FACTORIES}
 RECORDS = ("namedtuple", "dataclass", "object", "pytree")
+# Section 11.1: the array types, and of what type each key of their `extra` is.
+TENSOR = {"requires_grad": bool, "device": str}
+ARRAYS: dict[tuple[str, str], dict[str, type]] = {
+    ("numpy", "ndarray"): {},
+    ("numpy", "recarray"): {},
+    ("numpy", "generic"): {},
+    ("jax", "Array"): {"weak": bool, "committed": bool, "impl": str},
+    ("torch", "Tensor"): TENSOR | {"persistent": bool},
+    ("torch.nn.parameter", "Parameter"): TENSOR,
+    ("ckptstore", "scalar"): {},
+}
 
 
 class SpecError(Exception):
@@ -466,9 +477,8 @@ def types_of(table: dict[str, Any]) -> list[Type]:
         need(texts(row.fields) and len({*row.fields}) == len(row.fields), "bad-type", row)
         need(not row.fields or row.kind in RECORDS[:3], "bad-type", row)
         need(type(row.extra) is dict, "bad-type", row)
-        if (row.kind, row.module, row.name) == ("array", "jax", "Array"):
-            kinds = {"weak": bool, "committed": bool, "impl": str}
-            for key, kind in kinds.items():
+        if row.kind == "array":
+            for key, kind in ARRAYS.get((row.module, row.name), {}).items():
                 need(type(row.extra.get(key, kind())) is kind, "bad-type", row)
     return rows
 
@@ -699,9 +709,7 @@ def _leaf(i: int, type_: Type, dtype: Dtype, shape: Any, pieces: Any, many: int,
                 at += run
         data = bytes(out)
     name = (type_.module, type_.name)
-    known = {("jax", "Array"), ("ckptstore", "scalar")}
-    known |= {("numpy", n) for n in ("ndarray", "recarray", "generic")}
-    need(name in known, "bad-type", name)
+    need(name in ARRAYS, "bad-type", name)
     need(name != ("numpy", "generic") or not shape, "bad-leaf", "a scalar with axes")
     if type(dtype.base) is str and dtype.base in BITS:
         need(not data.translate(None, bytes(range(1 << BITS[dtype.base]))), "bad-value")

@@ -28,6 +28,7 @@ import msgpack
 import numpy as np
 import optax
 import pytest
+import torch
 import xxhash
 
 import ckptstore
@@ -398,6 +399,41 @@ def test_jax_arrays_and_keys_are_given_with_their_marks(tmp_path: Path):
     assert_agrees(got, tree)
     assert got["committed"].type.extra.get("committed") is True
     assert got["keys"][1].shape == (2, 3, 4)
+
+
+def test_tensors_and_state_dicts_of_torch_are_given_with_their_marks(tmp_path: Path):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    numbers = torch.arange(6).reshape(2, 3)
+    tree = {
+        "model": model.state_dict(),
+        "parameter": torch.nn.Parameter(numbers * 0.5),
+        "buffer": torch.nn.Buffer(numbers, persistent=False),
+        "transposed": numbers.t(),
+        "half": (numbers * 0.5).bfloat16(),
+        "packed": numbers.to(torch.uint8).view(torch.float4_e2m1fn_x2),
+        "size": numbers.shape,
+        "device": torch.device("cuda:1"),
+        "dtype": torch.bfloat16,
+        "counter": collections.Counter("aab"),
+    }
+    got = round_trip(tmp_path, tree)
+    state = got["model"].fields
+    assert {k: v.values for k, v in state["items"].items()} == {
+        k: v.tolist() for k, v in model.state_dict().items()
+    }
+    assert state["attributes"] == {"_metadata": model.state_dict()._metadata}
+    for name, full in (("parameter", "torch.nn.parameter.Parameter"), ("half", "torch.Tensor")):
+        assert f"{got[name].type.module}.{got[name].type.name}" == full
+        assert got[name].values == tree[name].tolist()
+    assert got["parameter"].type.extra == {"requires_grad": True}
+    assert got["buffer"].type.extra == {"persistent": False}
+    assert got["transposed"].values == [[0, 3], [1, 4], [2, 5]]
+    assert got["packed"].data == bytes(range(6))
+    assert [field["name"] for field in got["packed"].dtype.spec["fields"]] == ["float4_e2m1fn_x2"]
+    assert got["size"].fields == {"dims": (2, 3)}
+    assert got["device"].fields == {"name": "cuda:1"}
+    assert got["dtype"].name == "torch.bfloat16"
+    assert got["counter"].fields == {"counts": {"a": 2, "b": 1}}
 
 
 def test_a_trained_adamw_state_is_given_by_type_field_and_value(tmp_path: Path):
