@@ -207,7 +207,7 @@ def _symbol_packages(x: Any) -> list[str]:
     packages = [registry.top_level(n) for n in names if type(n) is str]
     if "jax" in sys.modules and callable(x):
         packages.append("jax")  # jax publishes functions of numpy and of functools
-    return [p for p in dict.fromkeys(packages) if p in registry.ADAPTERS]
+    return list(dict.fromkeys(packages))
 
 
 def _why_not(x: Any) -> str:

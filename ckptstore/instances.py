@@ -32,8 +32,8 @@ def find(row: TypeRow, given: Mapping[str, type]) -> Any:
         record = known.record_named(row) if known is not None else None
         if record is None or record.row.fields != row.fields:
             raise UnknownTypeError(
-                f"{row}: this ckptstore has no adapter that makes it of the fields "
-                f"{', '.join(row.fields)}; upgrade ckptstore",
+                f"{row}: no adapter here makes it of the fields {', '.join(row.fields)}; upgrade "
+                "ckptstore, or install what brings the adapter",
                 reason="unknown-object",
             )
         return record

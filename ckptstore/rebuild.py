@@ -114,7 +114,7 @@ class Rebuild:
             try:
                 self._records[number] = instances.find(row, given)
             except UnknownTypeError as error:
-                if error.reason in standins.REASONS:
+                if standins.allowed(row, error.reason):
                     self._records[number] = standins.make(row)
                     if stand_in:
                         continue

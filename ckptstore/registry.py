@@ -1,11 +1,15 @@
 """Who knows a type: the `Adapter` class, the table of frameworks, the user's own registrations.
 
 An adapter is loaded by name, only once an object of its package, or a stored type of it, is met.
+Other distributions bring theirs by entry points. Guide: docs/adapters.md.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -33,6 +37,9 @@ ADAPTERS: Mapping[str, str] = {
     "functools": "ckptstore.adapters.python",
 }
 """Top-level package to the module that holds its adapter, as ``ADAPTER``."""
+
+GROUP = "ckptstore.adapters"
+"""The entry points by which a distribution brings an adapter for its own package."""
 
 _DISTRIBUTIONS = {"haiku": "dm-haiku"}
 """What pip calls a package, where that is another name."""
@@ -169,24 +176,73 @@ def top_level(module: Any) -> str:
 def adapter(package: str) -> Adapter | None:
     """Return the adapter of a top-level package, or None where there is none.
 
+    One of ckptstore itself comes before one that an installed distribution brings.
+
     Raises:
-        UnknownTypeError: reason ``not-installed`` where the adapter's framework is missing.
+        UnknownTypeError: reason ``not-installed`` where the adapter's framework is missing,
+            ``bad-adapter`` where a distribution brings what is none.
     """
     name = ADAPTERS.get(package)
     if name is None:
-        return None
+        return _brought(package)
     try:
         found: Adapter = importlib.import_module(name).ADAPTER
     except ModuleNotFoundError as error:
         if error.name is None or top_level(error.name) not in ADAPTERS:
             raise
-        raise UnknownTypeError(
-            f"the package {error.name} is not installed here: pip install "
-            f"{_DISTRIBUTIONS.get(error.name, error.name)}, or load "
-            'with arrays="numpy"',
-            reason="not-installed",
-        ) from None
+        raise _not_installed(error.name) from None
     return found
+
+
+def _not_installed(name: str) -> UnknownTypeError:
+    return UnknownTypeError(
+        f"the package {name} is not installed here: pip install {_DISTRIBUTIONS.get(name, name)}, "
+        'or load with arrays="numpy"',
+        reason="not-installed",
+    )
+
+
+@functools.cache
+def _entry_points() -> Mapping[str, Sequence[importlib.metadata.EntryPoint]]:
+    """Return the adapters of installed distributions, by package; they are listed once."""
+    found: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+@functools.cache
+def _brought(package: str) -> Adapter | None:
+    """Return the adapter that an installed distribution brings for a package, or None."""
+    if package in sys.stdlib_module_names or not package.strip("_") or package == "__main__":
+        return None
+    entries = _entry_points().get(package, ())
+    if not entries:
+        return None
+    names = [
+        f"{e.value} of {e.dist.name if e.dist else 'an unknown distribution'}" for e in entries
+    ]
+    if len(entries) > 1:
+        raise _bad_adapter(package, f"is brought twice: {' and '.join(names)}; uninstall one")
+    try:
+        found = entries[0].load()
+    except Exception as error:  # whatever the module does when it is imported
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            raise _not_installed(package) from None
+        raise _bad_adapter(
+            package, f"cannot be loaded: {names[0]}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, Adapter):
+        raise _bad_adapter(
+            package,
+            f"is none: {names[0]} is {found!r:.80}, expected an instance of "
+            "ckptstore.adapters.Adapter",
+        )
+    return found
+
+
+def _bad_adapter(package: str, text: str) -> UnknownTypeError:
+    return UnknownTypeError(f"the adapter of the package {package} {text}", reason="bad-adapter")
 
 
 @dataclass(frozen=True, slots=True)

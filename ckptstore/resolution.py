@@ -125,7 +125,14 @@ def _fields_differ(row: TypeRow, cls: type, have: Sequence[str]) -> str:
 def _find_by_name(row: TypeRow) -> type:
     adapter = registry.adapter(registry.top_level(row.module))
     for module in adapter.modules if adapter else ():
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever a module does when it is imported
+            raise UnknownTypeError(
+                f"{row}: its adapter lists the module {module}, which cannot be imported: "
+                f"{type(error).__name__}: {error}",
+                reason="bad-adapter",
+            ) from error
     name = row.binding or row.name
     places = (classes.locate(module, name) for module in _modules(row))
     found = next((x for x in places if x is not None), None)

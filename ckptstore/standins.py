@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ckptstore import registry
 from ckptstore.index import TypeKind, TypeRow
 
-REASONS = frozenset({"not-installed", "module-not-imported", "no-such-name", "needs-types"})
-"""Why a type may be replaced: it is not here. An unsafe or changed class stays an error."""
+_NOT_HERE = frozenset({"not-installed", "module-not-imported", "no-such-name", "needs-types"})
 
 
 class Symbol(NamedTuple):
@@ -36,6 +36,18 @@ class StandIn:
     """Makes the stand-ins of one stored type."""
 
     make: Callable[[Sequence[Any]], Any]
+
+
+def allowed(row: TypeRow, reason: str) -> bool:
+    """Tell whether a type may be replaced: it is not here. An unsafe or changed one stays an error.
+
+    Args:
+        row: a stored type.
+        reason: why it has no class.
+    """
+    if reason == "unknown-object":
+        return registry.adapter(registry.top_level(row.module)) is None
+    return reason in _NOT_HERE
 
 
 def make(row: TypeRow) -> StandIn:
