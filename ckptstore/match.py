@@ -195,6 +195,7 @@ class _Comparison:
             if row.kind != other.kind or row.fields != other.fields:
                 self._differ(i, f"{row.kind} {row} in the checkpoint, {other.kind} in `like`")
                 return []
+            self.fit.given[str(row)] = cls
             return self._compare_children(i, j) if row.kind != TypeKind.ENUM else []
         origins = self.origins.get((self.stored.type[i], cls))
         if origins is None:

@@ -110,20 +110,15 @@ class Rebuild:
         """
         found: dict[int, UnknownTypeError] = {}
         for number in sorted(set(used)):
-            row = self.types[number - 1]
             try:
-                self._records[number] = instances.find(row, given)
+                self._records[number] = instances.find(self.types[number - 1], given)
             except UnknownTypeError as error:
-                if standins.allowed(row, error.reason):
-                    self._records[number] = standins.make(row)
-                    if stand_in:
-                        continue
                 found[number] = error
-        found = {
-            number: error
-            for number, error in found.items()
-            if number not in self._records or not self._all_unused(number)
-        }
+        for number, reason in [(number, error.reason) for number, error in found.items()]:
+            row = self.types[number - 1]
+            if standins.allowed(row, reason) and (stand_in or self._all_unused(number)):
+                self._records[number] = standins.make(row)
+                del found[number]
         if found:
             raise self._unknown(found)
 

@@ -41,6 +41,9 @@ ADAPTERS: Mapping[str, str] = {
 GROUP = "ckptstore.adapters"
 """The entry points by which a distribution brings an adapter for its own package."""
 
+_RESERVED = sys.stdlib_module_names | {"", "__main__", "__mp_main__"}
+"""Packages for which nobody brings an adapter, so that none is looked for."""
+
 _DISTRIBUTIONS = {"haiku": "dm-haiku"}
 """What pip calls a package, where that is another name."""
 
@@ -184,7 +187,8 @@ def adapter(package: str) -> Adapter | None:
     """
     name = ADAPTERS.get(package)
     if name is None:
-        return _brought(package)
+        brought = package not in _RESERVED and package in _entry_points()
+        return _brought(package) if brought else None
     try:
         found: Adapter = importlib.import_module(name).ADAPTER
     except ModuleNotFoundError as error:
@@ -212,13 +216,9 @@ def _entry_points() -> Mapping[str, Sequence[importlib.metadata.EntryPoint]]:
 
 
 @functools.cache
-def _brought(package: str) -> Adapter | None:
-    """Return the adapter that an installed distribution brings for a package, or None."""
-    if package in sys.stdlib_module_names or not package.strip("_") or package == "__main__":
-        return None
-    entries = _entry_points().get(package, ())
-    if not entries:
-        return None
+def _brought(package: str) -> Adapter:
+    """Return the adapter that an installed distribution brings for a package."""
+    entries = _entry_points()[package]
     names = [
         f"{e.value} of {e.dist.name if e.dist else 'an unknown distribution'}" for e in entries
     ]

@@ -98,24 +98,22 @@ def _migrations(cls: type) -> Sequence[Migration]:
 def _fields_differ(row: TypeRow, cls: type, have: Sequence[str]) -> str:
     gone = [name for name in row.fields if name not in have]
     new = [name for name in have if name not in row.fields]
-    parts = {
-        "renamed": f"{{{gone[0]!r}: {new[0]!r}}}" if len(gone) == len(new) == 1 else "",
-        "added": ", ".join(f"{name!r}: ..." for name in new),
-        "removed": ", ".join(map(repr, gone)),
-    }
-    apart = [f"added={{{parts['added']}}}"] * bool(new) + [f"removed=[{parts['removed']}]"] * bool(
-        gone
-    )
+    apart = []
+    if new:
+        apart.append(f"added={{{', '.join(f'{name!r}: ...' for name in new)}}}")
+    if gone:
+        apart.append(f"removed={gone}")
     steps = [f"Migration({', '.join(apart)})"]
-    if parts["renamed"]:
-        steps.insert(0, f"Migration(renamed={parts['renamed']})")
+    if len(gone) == len(new) == 1:
+        steps.insert(0, f"Migration(renamed={{{gone[0]!r}: {new[0]!r}}})")
     first = "as the first step of " if _migrations(cls) else "with "
-    here = classes.package_version(row.package) if row.package else None
-    versions = f" ({row.package} {row.version} saved it, here is {here})"
+    package = registry.top_level(cls.__module__)
+    here = classes.package_version(package)
+    other = package == row.package and here != row.version
     return (
         f"{row}: only in the checkpoint: {', '.join(gone) or '(none)'}; only in the class: "
         f"{', '.join(new) or '(none)'}"
-        + (versions if here != row.version else "")
+        + (f" ({package} {row.version} saved it, here is {here})" if other else "")
         + f"; say what became of them {first}ckptstore.register({cls.__qualname__}, "
         f"migrate=[ckptstore.{' or '.join(steps)}]), or pass types={{'{row}': OldClass}} with a "
         "class of the stored fields"

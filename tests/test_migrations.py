@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import random
 import sys
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 import ckptstore
-from ckptstore import Migration, registry
+from ckptstore import Migration, migrations, registry
 
 HERE = sys.modules[__name__]
 
@@ -260,6 +262,45 @@ class TestChain:
         assert ckptstore.load(place) == cls(later(1, 0), later(5, 6), later(1, 0))
 
 
+def random_step(draw, names):
+    """Return a change of fields, and the names after it; None where they are the same."""
+    shuffled = draw.sample(sorted(names), len(names))
+    cut, end = sorted(draw.choices(range(len(shuffled) + 1), k=2))
+    removed, kept, old = shuffled[:cut], shuffled[cut:end], shuffled[end:]
+    free = [name for name in "abcdefgh" if name not in kept]
+    draw.shuffle(free)
+    renamed = dict(zip(old, free, strict=False))
+    added = {name: name + "!" for name in free[len(renamed) :][: draw.randrange(3)]}
+    after = {*kept, *renamed.values(), *added}
+    step = Migration(renamed=renamed, added=added, removed=removed)
+    return (step, after) if after != set(names) else None
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_of_every_version_of_any_chain_comes_what_its_steps_say(seed):
+    draw = random.Random(seed)
+    versions, steps = [set("abcd"[: draw.randrange(5)])], []
+    for _ in range(draw.randrange(1, 6)):
+        if (made := random_step(draw, versions[-1])) is not None:
+            steps.append(made[0])
+            versions.append(made[1])
+    today = tuple(draw.sample(sorted(versions[-1]), len(versions[-1])))
+    migrations.check(today, steps)
+    for number, names in enumerate(versions):
+        stored = tuple(draw.sample(sorted(names), len(names)))
+        newest = max(n for n, other in enumerate(versions) if other == names)
+        expected = {name: name for name in stored}
+        for step in steps[newest:]:
+            expected = {
+                step.renamed.get(k, k): v for k, v in expected.items() if k not in step.removed
+            } | step.added
+        found = migrations.upgrade(stored, today, steps)
+        assert dict(zip(today, found.apply(stored), strict=True)) == expected, (number, steps)
+        origins = [None if i is None else stored[i] for i in found.origins()]
+        assert origins == [v if v in stored else None for v in map(expected.get, today)]
+    assert migrations.upgrade((*today, "other"), today, steps) is None
+
+
 class TestRegisterRefuses:
     @pytest.mark.parametrize(
         ("fields", "steps", "message"),
@@ -300,6 +341,16 @@ class TestRegisterRefuses:
             Migration(**step)
         assert caught.value.reason == "bad-migration"
 
+    def test_another_chain_in_the_place_of_one_that_was_registered(self, place, as_state):
+        ckptstore.save(place, as_state("namedtuple", "a")(1))
+        cls = as_state("namedtuple", "b", [Migration(renamed={"a": "b"})])
+        with pytest.raises(ckptstore.StructureError):
+            ckptstore.register(cls, migrate=[Migration(renamed={"a": "c"})])
+        assert ckptstore.load(place) == cls(1)  # the one that was sound still counts
+        ckptstore.register(cls)
+        with pytest.raises(ckptstore.UnknownTypeError, match="only in the checkpoint: a"):
+            ckptstore.load(place)
+
     def test_what_has_no_fields_or_code_of_its_own(self, as_state):
         class Own:
             pass
@@ -326,6 +377,7 @@ class TestAFunctionThatFails:
             (lambda old: old["missing"], "KeyError: 'missing'"),
             (lambda old: old.clear(), "AttributeError"),
             (lambda: 1, "TypeError"),
+            (threading.Lock(), "cannot pickle"),
         ],
     )
     def test_is_named_with_its_class_and_field(self, value, message, place, as_state):
@@ -436,6 +488,35 @@ class TestRemoved:
         cls = as_state("dataclass", "a", [Migration(removed=["fn"])])
         assert ckptstore.load(place) == cls(1)
         assert ckptstore.load(place, like=cls(0)) == cls(1)
+
+
+class TestLookingAClassUp:
+    def test_asks_a_strange_class_for_nothing(self, place, as_state, monkeypatch):
+        """A file chooses which class of an imported module is looked at, and that runs no code."""
+        ran = []
+
+        class Meta(type):
+            def __hash__(cls):
+                ran.append("hash")
+                return type.__hash__(cls)
+
+            def __eq__(cls, other):
+                ran.append("eq")
+                return cls is other
+
+            def __getattribute__(cls, name):
+                ran.append(name)
+                return type.__getattribute__(cls, name)
+
+        ckptstore.save(place, as_state("dataclass", "a")(1))
+        ckptstore.register(New)
+        for bases in ((), (as_state("dataclass", "b"),), (as_state("namedtuple", "a"),)):
+            strange = Meta("State", bases, {})
+            monkeypatch.setattr(HERE, "State", strange)
+            ran.clear()
+            with pytest.raises(ckptstore.UnknownTypeError):
+                ckptstore.load(place)
+            assert ran == []
 
 
 class TestNumpy:
