@@ -189,11 +189,12 @@ class _Comparison:
         other = self.like.types[self.like.type[j] - 1]
         cls = type(self.like.objects[j])
         if str(row) != str(other) and not self._leads_to(row, cls):
-            self._differ(i, f"{row} in the checkpoint, {other} in `like`")
+            self._differ(i, f"{row} in the checkpoint, {other} in `like`{_hint(row, cls)}")
             return []
         if row.kind not in classes.RECORDS or other.kind not in classes.RECORDS:
             if row.kind != other.kind or row.fields != other.fields:
-                self._differ(i, f"{row.kind} {row} in the checkpoint, {other.kind} in `like`")
+                mine, theirs = (f"{r.kind} ({', '.join(r.fields)})" for r in (row, other))
+                self._differ(i, f"{row}: {mine} in the checkpoint, {theirs} in `like`")
                 return []
             self.fit.given[str(row)] = cls
             return self._compare_children(i, j) if row.kind != TypeKind.ENUM else []
@@ -324,6 +325,16 @@ class _Comparison:
         if kind in (Kind.RECORD, Kind.ENUM):
             return str(table.types[table.type[node] - 1])
         return _KIND_NAMES.get(kind, kind.name.lower())
+
+
+def _hint(row: TypeRow, cls: type) -> str:
+    """Say what to do where a class may only have moved."""
+    if row.name.rpartition(".")[2] != cls.__name__:
+        return ""
+    return (
+        f"; if it is the same class, pass types={{'{row}': {cls.__name__}}}, or "
+        f"ckptstore.register({cls.__name__}, name='{row}')"
+    )
 
 
 def _rank(stored: dtypes.Stored, dtype: np.dtype[Any]) -> int:

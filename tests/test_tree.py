@@ -745,7 +745,9 @@ def test_a_module_that_is_not_imported_is_not_imported(tmp_path: pathlib.Path) -
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
     save = "import script, ckptstore, sys; ckptstore.save(sys.argv[1], script.tree())"
     python("-c", save, tmp_path / "c", cwd=tmp_path)
-    with pytest.raises(ckptstore.UnknownTypeError, match="script is not imported; import it first"):
+    with pytest.raises(
+        ckptstore.UnknownTypeError, match="script is not imported; import script first"
+    ):
         ckptstore.load(tmp_path / "c")
     assert "script" not in sys.modules
 

@@ -222,6 +222,25 @@ class TestOfAnotherScript:
         assert project.says("-c", code) == "State(step=3, best=[1.5])"
 
 
+def test_like_of_the_same_class_elsewhere_is_told_what_to_say(project):
+    project.says(*SCRIPT)
+    code = """
+    import ckptstore
+    import pkg.train as t
+    tree = eval("TREE", vars(t))
+    try:
+        ckptstore.load("ckpt", like=tree)
+    except ckptstore.StructureError as error:
+        print("types={'__main__.State': State}" in str(error), str(error)[-60:])
+    types = {"__main__.State": t.State, "__main__.Phase": t.Phase}
+    types |= {"__main__.Config": t.Config, "__main__.Config.Nested": t.Config.Nested}
+    print(ckptstore.load("ckpt", like=tree, types=types) == tree)
+    """.replace("TREE", TREE)
+    first, second = project.says("-c", textwrap.dedent(code)).split("\n")
+    assert first.startswith("True") and "register(Phase, name='__main__.Phase')" in first
+    assert second == "True"
+
+
 class TestOfAModuleThatIsGone:
     def test_the_error_leads_to_register_and_that_loads_old_and_new(self, project):
         project.write("old.py", TYPES)
