@@ -1,11 +1,32 @@
-"""One function called with many rows, in threads as far as any can be started."""
+"""Threads, as far as any can be started: a process that is ending starts none."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+
+def pool(count: int, *, name: str) -> ThreadPoolExecutor:
+    """Return an executor all of whose threads run already, so that it works until they are ended.
+
+    Args:
+        count: of threads.
+        name: that the names of the threads begin with.
+    """
+    made, started = ThreadPoolExecutor(count, name), threading.Barrier(count + 1)
+    try:
+        for _ in range(count):
+            made.submit(started.wait)
+        started.wait()
+    except RuntimeError:  # the process is ending
+        started.abort()
+    except BaseException:
+        started.abort()
+        raise
+    return made
 
 
 def run(
@@ -18,8 +39,8 @@ def run(
 ) -> None:
     """Call a function with each row, in several threads; no call goes on when this returns.
 
-    A process that is ending starts no threads, and an executor takes no work there. Then the calls
-    are made here, one after the other.
+    Where none can be started, the calls are made here, one after the other. An executor would take
+    no work there.
 
     Args:
         function: what to call.

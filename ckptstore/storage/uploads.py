@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from typing import Any
 
+from ckptstore import threads
 from ckptstore.errors import CheckpointError, StorageError
 from ckptstore.storage import stopping
 from ckptstore.storage.client import Client, Failure, Kind, Upload
@@ -43,7 +44,7 @@ class Uploader:
         self._any_order = any_order
         self.stop = threading.Event()
         self._slots = threading.BoundedSemaphore(parallel)
-        self._pool = ThreadPoolExecutor(parallel, thread_name_prefix="ckptstore-upload")
+        self._pool = threads.pool(parallel, name="ckptstore-upload")
 
     def close(self) -> None:
         """End the threads."""
