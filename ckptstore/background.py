@@ -264,7 +264,7 @@ def _drain() -> None:
             _leave(130 if isinstance(interrupt, KeyboardInterrupt) else 1)
         error = save._untold()
         if error is not None:
-            failed = error
+            failed, save._told = error, True
             _tell(f"the save to {save.url} failed:\n{_text(error)}")
     if failed is None:
         return
