@@ -1,16 +1,131 @@
-"""Optax: where its state classes are. All of them are NamedTuples or plain dataclasses."""
+"""Optax: where its state classes are, and were. All are NamedTuples or plain dataclasses.
+
+The tables hold every change from release 0.1.0 on.
+"""
 
 from __future__ import annotations
 
-import optax  # noqa: F401 - so that its absence is reported by name
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ckptstore.migrations import Migration
 from ckptstore.registry import Adapter
+
+# The old module, today's, and the classes that went from one to the other.
+_MOVED = (
+    ("optax._src.combine", "optax.transforms._combining", "MultiTransformState"),
+    ("optax._src.constrain", "optax.transforms._constraining", "ZeroNansState"),
+    ("optax._src.contrib.mechanic", "optax.contrib._mechanic", "MechanicState"),
+    (
+        "optax._src.experimental.complex_valued",
+        "optax.contrib._complex_valued",
+        "SplitRealAndImaginaryArrays SplitRealAndImaginaryState",
+    ),
+    ("optax._src.privacy", "optax.contrib._privacy", "DifferentiallyPrivateAggregateState"),
+    ("optax._src.schedule", "optax.schedules._inject", "InjectHyperparamsState"),
+    ("optax._src.transform", "optax._src.base", "ScaleByTrustRatioState"),
+    ("optax._src.transform", "optax.transforms._accumulation", "EmaState TraceState"),
+    ("optax._src.transform", "optax.transforms._adding", "AddNoiseState"),
+    ("optax._src.wrappers", "optax.transforms._accumulation", "MultiStepsState"),
+    (
+        "optax._src.wrappers",
+        "optax.transforms._conditionality",
+        "ApplyIfFiniteState MaybeUpdateState",
+    ),
+    ("optax._src.wrappers", "optax.transforms._masking", "MaskedNode MaskedState"),
+    ("optax.contrib.cocob", "optax.contrib._cocob", "COCOBState"),
+    (
+        "optax.contrib.complex_valued",
+        "optax.contrib._complex_valued",
+        "SplitRealAndImaginaryArrays SplitRealAndImaginaryState",
+    ),
+    ("optax.contrib.dadapt_adamw", "optax.contrib._dadapt_adamw", "DAdaptAdamWState"),
+    ("optax.contrib.mechanic", "optax.contrib._mechanic", "MechanicState"),
+    ("optax.contrib.privacy", "optax.contrib._privacy", "DifferentiallyPrivateAggregateState"),
+    ("optax.contrib.prodigy", "optax.contrib._prodigy", "ProdigyState"),
+    (
+        "optax.contrib.reduce_on_plateau",
+        "optax.contrib._reduce_on_plateau",
+        "ReduceLROnPlateauState",
+    ),
+    ("optax.contrib.sam", "optax.contrib._sam", "SAMState"),
+    (
+        "optax.schedules._stateful",
+        "optax.schedules._inject",
+        "InjectStatefulHyperparamsState WrappedScheduleState",
+    ),
+)
+
+# What such a class is called today, where that is another name.
+_RENAMED = {
+    "MaybeUpdateState": "ConditionallyTransformState",
+    "MultiTransformState": "PartitionState",
+    "ScaleByTrustRatioState": "EmptyState",
+}
+
+
+def _full_like(field: str, value: float) -> Callable[[Mapping[str, Any]], Any]:
+    """Return what makes an added scalar, of the dtype and the kind of array of another field."""
+
+    def make(old: Mapping[str, Any]) -> Any:
+        numpy_or_jax: Any = jnp if isinstance(old[field], jax.Array) else np
+        return numpy_or_jax.full_like(old[field], value)
+
+    return make
+
+
+def _no_search(old: Mapping[str, Any]) -> Any:
+    """Return what the state of a backtracking search says of the last one before the first."""
+    steps: Any = jnp.asarray(0) if isinstance(old["value"], jax.Array) else np.zeros((), np.int32)
+    return optax._src.linesearch.BacktrackingLinesearchInfo(steps, _full_like("value", np.inf)(old))
+
+
+# By the class's name of today; beside it, the release that made the change.
+_MIGRATIONS = {
+    "optax.transforms._accumulation.MultiStepsState": [  # 0.1.3
+        Migration(added={"skip_state": ()})
+    ],
+    "optax.contrib._reduce_on_plateau.ReduceLROnPlateauState": [  # 0.2.2
+        Migration(
+            renamed={
+                "lr": "scale",
+                "best_loss": "best_value",
+                "cooldown_counter": "cooldown_count",
+            },
+            added={
+                "count": _full_like("cooldown_counter", 0),
+                "avg_value": _full_like("best_loss", 0.0),
+            },
+        )
+    ],
+    "optax._src.linesearch.ScaleByBacktrackingLinesearchState": [  # 0.2.4
+        Migration(added={"info": _no_search})
+    ],
+    "optax.contrib._dog.DoGState": [  # 0.2.6
+        Migration(renamed={"first_step": "is_init_step", "estim_dist": "max_dist"})
+    ],
+    "optax.contrib._sam.SAMState": [],  # a dataclass until 0.2.5, with the same fields
+}
 
 
 class OptaxAdapter(Adapter):
     """The adapter of optax; importing it imports every module that defines a state."""
 
     modules = ("optax",)
+    moved = MappingProxyType(
+        {
+            f"{old}.{name}": f"{new}.{_RENAMED.get(name, name)}"
+            for old, new, names in _MOVED
+            for name in names.split()
+        }
+    )
+    migrations = MappingProxyType(_MIGRATIONS)
 
 
 ADAPTER = OptaxAdapter()
