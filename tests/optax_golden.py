@@ -1,11 +1,12 @@
 """The golden states of old Optax releases, and what they must be as classes of today's.
 
 Nothing here asks the package: classes are found by their bare names, and the changes of fields
-are written out once more.
+are written out once more. jax and Optax are imported only where their objects are looked at.
 """
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import sys
 import zlib
@@ -13,11 +14,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import msgpack
 import numpy as np
-import optax  # noqa: F401 - so that its modules are here
 
 ROOT = pathlib.Path(__file__).parent / "golden"
 RELEASES = sorted(path.name.removeprefix("optax-") for path in ROOT.glob("optax-*"))
@@ -43,22 +41,23 @@ ADDED = {
 _CONTAINERS = {"dict": dict, "OrderedDict": OrderedDict, "list": list, "tuple": tuple}
 
 
-def _classes() -> dict[str, type]:
+def expected(release: str) -> dict[str, Any]:
+    """Return the ``states`` and the ``retired`` of a release as `make_optax.describe` says them."""
+    packed = (ROOT / f"optax-{release}" / "expected.msgpack.zlib").read_bytes()
+    found: dict[str, Any] = msgpack.unpackb(zlib.decompress(packed), strict_map_key=False)
+    return found
+
+
+@functools.cache
+def today() -> dict[str, type]:
+    """Return every NamedTuple of the Optax that is here, by its bare name."""
+    import optax  # noqa: F401 - imports all of its modules
+
     found: dict[str, type] = {}
     for module in [name for name in sys.modules if name.partition(".")[0] == "optax"]:
         for name, value in vars(sys.modules[module]).items():
             if getattr(value, "__module__", "") == module and hasattr(value, "_fields"):
                 assert found.setdefault(name, value) is value, name
-    return found
-
-
-TODAY = _classes()
-
-
-def expected(release: str) -> dict[str, Any]:
-    """Return the ``states`` and the ``retired`` of a release as `make_optax.describe` says them."""
-    packed = (ROOT / f"optax-{release}" / "expected.msgpack.zlib").read_bytes()
-    found: dict[str, Any] = msgpack.unpackb(zlib.decompress(packed), strict_map_key=False)
     return found
 
 
@@ -75,65 +74,72 @@ def records(said: Any) -> Iterator[dict[str, Any]]:
         yield from records(child)
 
 
-def field(said: Any, name: str) -> Any:
-    """Return what a record in a description has in a field."""
-    return dict(said["fields"])[name]
-
-
-def differences(said: Any, x: Any, path: str = "$", *, old: bool = False) -> list[str]:
+def differences(
+    said: Any, x: Any, path: str = "$", *, old: bool = False, numpy: bool = False
+) -> list[str]:
     """List where a loaded tree is not what was described.
 
     Args:
         said: the description.
         x: the tree.
         path: of both.
-        old: hold names of classes and fields against the description itself; arrays are numpy's.
+        old: require the stored names of classes and fields, not today's.
+        numpy: require arrays of numpy.
     """
     if "class" in said:
-        return _record(said, x, path, old=old)
-    if "items" in said:
-        cls, items = _CONTAINERS[said["kind"]], said["items"]
-        if type(x) is not cls or len(x) != len(items):
-            return [f"{path}: {said['kind']} of {len(items)} became {x!r:.100}"]
-        if isinstance(x, dict):
-            if [(type(k), k) for k, _ in items] != [(type(k), k) for k in x]:
-                return [f"{path}: the keys {[k for k, _ in items]} became {list(x)}"]
-            items, x = [child for _, child in items], x.values()
-        pairs = enumerate(zip(items, x, strict=True))
-        return [d for i, (c, v) in pairs for d in differences(c, v, f"{path}[{i}]", old=old)]
-    if "value" in said:
+        pairs, wrong = _fields(said, x, path, old=old)
+    elif "items" in said:
+        pairs, wrong = _items(said, x, path)
+    elif "value" in said:
         same = type(x) is type(said["value"]) and repr(x) == repr(said["value"])
         return [] if same else [f"{path}: {said['value']!r} became {x!r:.100}"]
-    return _array(said, x, path, old=old)
-
-
-def _record(said: Any, x: Any, path: str, *, old: bool) -> list[str]:
-    name = said["class"].rpartition(".")[2]
-    names, added = FIELDS.get(name, {}), ADDED.get(name, set())
-    if old:
-        if type(x).__name__ != name or x._fields != tuple(n for n, _ in said["fields"]):
-            return [f"{path}: {said['class']} became {x!r:.100}"]
-        names, added = {}, set()
-    elif type(x) is not TODAY[RENAMED.get(name, name)]:
-        return [f"{path}: {said['class']} became {type(x)}"]
-    found = [(names.get(n, n), child) for n, child in said["fields"]]
-    beyond = set(x._fields) - {n for n, _ in found}
-    wrong = [] if beyond <= added else [f"{path}: has {beyond} beyond what was stored"]
-    for n, child in found:
-        wrong += differences(child, getattr(x, n), f"{path}.{n}", old=old)
+    else:
+        return _array(said, x, path, numpy=numpy)
+    for step, child, value in pairs:
+        wrong += differences(child, value, path + step, old=old, numpy=numpy)
     return wrong
 
 
-def _array(said: Any, x: Any, path: str, *, old: bool) -> list[str]:
-    numpy = old or said["kind"] != "jax"
-    if isinstance(x, jax.Array) == numpy:
-        return [f"{path}: {said['kind']} became {type(x)}"]
-    seen: dict[str, Any] = {"weak": said["weak"] if numpy else getattr(x, "weak_type", False)}
-    if not numpy and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        seen["impl"] = str(jax.random.key_impl(x))
-        x = jax.random.key_data(x)
-    elif numpy and "impl" in said:
-        seen["impl"] = said["impl"]
+def _fields(said: Any, x: Any, path: str, *, old: bool) -> tuple[list[Any], list[str]]:
+    name = said["class"].rpartition(".")[2]
+    stored = [n for n, _ in said["fields"]]
+    if old:
+        names, right = stored, type(x).__name__ == name and list(x._fields) == stored
+    else:
+        names = [FIELDS.get(name, {}).get(n, n) for n in stored]
+        right = type(x) is today()[RENAMED.get(name, name)]
+        right = right and {*x._fields} - {*names} <= ADDED.get(name, set())
+    if not right:
+        return [], [f"{path}: {said['class']} of {stored} became {x!r:.200}"]
+    children = zip(names, [child for _, child in said["fields"]], strict=True)
+    return [(f".{n}", child, getattr(x, n)) for n, child in children], []
+
+
+def _items(said: Any, x: Any, path: str) -> tuple[list[Any], list[str]]:
+    items, values = said["items"], x
+    right = type(x) is _CONTAINERS[said["kind"]] and len(x) == len(items)
+    if right and isinstance(x, dict):
+        right = [(type(k), k) for k, _ in items] == [(type(k), k) for k in x]
+        items, values = [child for _, child in items], list(x.values())
+    if not right:
+        return [], [f"{path}: a {said['kind']} of {items!r:.100} became {x!r:.100}"]
+    return [(f"[{i}]", *pair) for i, pair in enumerate(zip(items, values, strict=True))], []
+
+
+def _array(said: Any, x: Any, path: str, *, numpy: bool) -> list[str]:
+    said = {"impl": None, **said}
+    seen: dict[str, Any] = {"weak": said["weak"], "impl": said["impl"]}
+    if not numpy and said["kind"] == "jax":
+        import jax
+
+        if not isinstance(x, jax.Array):
+            return [f"{path}: an array of jax became {type(x)}"]
+        seen = {"weak": getattr(x, "weak_type", False), "impl": None}
+        if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
+            seen["impl"] = str(jax.random.key_impl(x))
+            x = jax.random.key_data(x)
+    elif not isinstance(x, np.ndarray | np.generic):
+        return [f"{path}: an array of numpy became {type(x)}"]
     host = np.asarray(x)
     seen |= {"dtype": host.dtype.name, "shape": list(host.shape), "bytes": host.tobytes()}
-    return [f"{path}: {n}: {said.get(n)} became {v}" for n, v in seen.items() if said.get(n) != v]
+    return [f"{path}: {n}: {said[n]} became {v}" for n, v in seen.items() if said[n] != v]

@@ -8,8 +8,7 @@ environments made them. Each release gets a directory with
 - ``expected.msgpack.zlib``: what the states are, class by class, field by field and bit by bit,
   written without ckptstore. `describe` says how.
 
-With ``--pickles DIR`` it writes a pickle of each state there instead, and with ``--count DIR``
-(under today's release) it says what becomes of pickles of an old one; nothing of that is kept.
+With ``--pickles DIR`` it writes a pickle of each state there instead, for `count_pickles.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import importlib.metadata
 import inspect
 import math
 import pathlib
@@ -31,23 +31,20 @@ import jax.numpy as jnp
 import msgpack
 import numpy as np
 
-if not hasattr(jax.numpy, "DeviceArray"):  # releases before 0.1.5 need these names of an older jax
-    jax.numpy.DeviceArray = jax.Array  # type: ignore[attr-defined]
-for _name in ("map", "leaves", "flatten", "unflatten", "structure"):
-    if not hasattr(jax, f"tree_{_name}"):
+if importlib.metadata.version("optax") < "0.1.5":  # they need the names of an older jax
+    jax.numpy.DeviceArray = jax.Array
+    for _module in (jax, jax.tree_util):
+        _module.tree_multimap = jax.tree_util.tree_map
+    for _name in ("map", "leaves", "flatten", "unflatten", "structure"):
         setattr(jax, f"tree_{_name}", getattr(jax.tree_util, f"tree_{_name}"))
-for _module in (jax, jax.tree_util):
-    if not hasattr(_module, "tree_multimap"):
-        _module.tree_multimap = jax.tree_util.tree_map  # type: ignore[attr-defined]
 
-import optax  # noqa: E402
+import optax
 
 HERE = pathlib.Path(__file__).parent
 STEPS = 2
 BATCH = 2
 LR = 0.05
 BF16 = jnp.bfloat16
-_DEFAULT = object()
 
 
 class NotHere(Exception):
