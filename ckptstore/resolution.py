@@ -107,17 +107,22 @@ def _fields_differ(row: TypeRow, cls: type, have: Sequence[str]) -> str:
     if len(gone) == len(new) == 1:
         steps.insert(0, f"Migration(renamed={{{gone[0]!r}: {new[0]!r}}})")
     first = "as the first step of " if _migrations(cls) else "with "
-    package = registry.top_level(cls.__module__)
-    here = classes.package_version(package)
-    other = package == row.package and here != row.version
+    moved = registry.top_level(cls.__module__) != row.package
     return (
         f"{row}: only in the checkpoint: {', '.join(gone) or '(none)'}; only in the class: "
-        f"{', '.join(new) or '(none)'}"
-        + (f" ({package} {row.version} saved it, here is {here})" if other else "")
-        + f"; say what became of them {first}ckptstore.register({cls.__qualname__}, "
+        f"{', '.join(new) or '(none)'}{'' if moved else _versions(row)}; "
+        f"say what became of them {first}ckptstore.register({cls.__qualname__}, "
         f"migrate=[ckptstore.{' or '.join(steps)}]), or pass types={{'{row}': OldClass}} with a "
         "class of the stored fields"
     )
+
+
+def _versions(row: TypeRow) -> str:
+    """Say which release of its package saved a class, where it is not the one that is here."""
+    here = classes.package_version(row.package) if row.package else None
+    if row.version is None or row.version == here:
+        return ""
+    return f" ({row.package} {row.version} saved it, here is {here or 'none'})"
 
 
 def _find_by_name(row: TypeRow) -> type:
@@ -162,6 +167,8 @@ def _not_found(row: TypeRow) -> UnknownTypeError:
     line = import_line(row)
     given = f"pass types={{{str(row)!r}: YourClass}}"
     named = f"ckptstore.register(YourClass, name={str(row)!r})"
+    versions = _versions(row)
+    release = f", or load with {row.package} {row.version}" if versions else ""
     if row.package is None:
         text = f"the name was given by register, and is none of a module; {named} first, or {given}"
     elif row.module == "__main__":
@@ -172,13 +179,13 @@ def _not_found(row: TypeRow) -> UnknownTypeError:
         )
     elif loaded:
         text = (
-            f"the module {row.module} has no {row.binding or row.name}; if the class has moved, "
-            f"{named}, or {given}"
+            f"the module {row.module} has no {row.binding or row.name}{versions}; if the class "
+            f"has moved, {named}, or {given}{release}"
         )
     else:
         text = (
-            f"the module {row.module} is not imported; {line or 'import it'} first, or if the "
-            f"class has moved, {named}, or {given}"
+            f"the module {row.module} is not imported{versions}; {line or 'import it'} first, or "
+            f"if the class has moved, {named}, or {given}{release}"
         )
     return UnknownTypeError(
         f"{row}: {text}", reason="no-such-name" if loaded else "module-not-imported"
