@@ -69,7 +69,9 @@ class TorchAdapter(Adapter):
         row = _row(_ROW[cls], x.requires_grad, str(x.device), persistent)
         memory = (_memory(x), x.dtype, cls, x.requires_grad, persistent) if x.numel() else None
         fixed = x.device.type != "cpu"  # then the host copy is ours alone
-        return Leaf(row, _stored(dtype), tuple(x.shape), lambda: _host(x, dtype), fixed, memory)
+        return Leaf(
+            row, _stored(dtype), tuple(x.shape), lambda: _host(x, dtype), fixed, memory=memory
+        )
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
         """Make a tensor of verified host memory, on its device where that is here, else the CPU."""
