@@ -55,37 +55,39 @@ def run(
     """
     left, errors = deque(rows), list[BaseException]()
 
-    def work() -> None:
-        while left and not errors:
-            try:
-                row = left.popleft()
-            except IndexError:  # another thread took the last
-                return
-            try:
-                function(*row)
-            except BaseException as error:
-                errors.append(error)
-                stop()
+    def work(ended: threading.Event) -> None:
+        try:
+            while left and not errors:
+                try:
+                    row = left.popleft()
+                except IndexError:  # another thread took the last
+                    return
+                try:
+                    function(*row)
+                except BaseException as error:
+                    errors.append(error)
+                    stop()
+        finally:
+            ended.set()
 
-    threads = [
-        threading.Thread(target=work, name=f"{name}-{n}") for n in range(min(count, len(left)))
-    ]
+    # Not by join: in Python 3.11, one that is interrupted takes a thread that runs for ended.
+    begun: list[threading.Event] = []
     try:
         try:
-            for thread in threads:
-                thread.start()
+            for n in range(min(count, len(left))):
+                ended = threading.Event()
+                threading.Thread(target=work, args=(ended,), name=f"{name}-{n}").start()
+                begun.append(ended)
         except RuntimeError:
-            if threads[0].ident is None:
-                work()
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join()
+            if not begun:
+                work(threading.Event())
+        for ended in begun:
+            ended.wait()
     except BaseException as interrupt:
-        errors.append(interrupt)
+        errors.append(interrupt)  # a thread that is starting right now finds it, and does nothing
         stop()
-        for thread in threads:
-            if thread.is_alive():
-                thread.join()
+        for ended in begun:
+            ended.wait()
         raise
     if errors:
         raise errors[0]
