@@ -52,15 +52,15 @@ def measure(contender: Contender, tree: Tree, like: Tree, path: Path) -> tuple[i
         The bytes above the resident memory before the call, and the way they were counted.
     """
     gc.collect()
-    _return_free_memory()
-    before = _status("VmRSS")
-    reset = _reset_high_water_mark()
+    return_free_memory()
+    before = status("VmRSS")
+    reset = reset_high_water_mark()
     if tree is not None:
         contender.save(path, tree)
     else:
         tree = jax.block_until_ready(contender.load(path, like))
     if reset:
-        return _status("VmHWM") - before, "VmHWM, reset before the call, less VmRSS before it"
+        return status("VmHWM") - before, "VmHWM, reset before the call, less VmRSS before it"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return peak - before, "ru_maxrss of the process, less VmRSS before the call (an upper bound)"
 
@@ -75,7 +75,8 @@ def _warm_up(contender: Contender) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _reset_high_water_mark() -> bool:
+def reset_high_water_mark() -> bool:
+    """Let ``VmHWM`` begin anew; return whether this system can."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -83,14 +84,15 @@ def _reset_high_water_mark() -> bool:
     return True
 
 
-def _return_free_memory() -> None:
+def return_free_memory() -> None:
     """Give freed memory back to the system, or the call would reuse it unseen."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
+    """Return the bytes that a field of ``/proc/self/status`` says."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 

@@ -172,13 +172,13 @@ def _timed(
     """
     gc.collect()
     os.sync()
-    _touch_memory(ready_nbytes)
+    touch_memory(ready_nbytes)
     begin, cpu_begin = time.perf_counter(), time.process_time()
     value = jax.block_until_ready(call(*arguments))
     return time.perf_counter() - begin, time.process_time() - cpu_begin, value
 
 
-def _touch_memory(size: int) -> None:
+def touch_memory(size: int) -> None:
     """Write to memory and free it at once, at most half of what the machine has free.
 
     A virtual machine may give pages that are free for two seconds back to its host, and to write
