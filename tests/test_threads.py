@@ -40,11 +40,11 @@ def test_the_first_error_is_raised_and_no_other_call_is_begun():
 def test_no_call_goes_on_after_an_interrupt():
     stopped, under_way, lock = threading.Event(), [0], threading.Lock()
 
-    def take(_: int) -> None:
+    def take(row: int) -> None:
         with lock:
             under_way[0] += 1
         stopped.wait()
-        time.sleep(0.2)
+        time.sleep(0.1 if row else 0.5)  # the one that is waited for first ends last
         with lock:
             under_way[0] -= 1
 
