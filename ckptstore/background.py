@@ -9,13 +9,16 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ckptstore import writer
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CheckpointError
 from ckptstore.writer import Attempt
+
+Then = Callable[[Checkpoint], None]
+"""What a thread does after it has saved, before the save has ended; it raises nothing."""
 
 _lock = threading.RLock()  # a signal handler may save, too
 _saves: list[PendingSave] = []
@@ -37,10 +40,11 @@ class PendingSave:
         step: as given to `save_async`.
     """
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, then: Then | None = None) -> None:
         self.url = attempt.url
         self.step = attempt.step
         self._attempt: Attempt | None = attempt
+        self._then = then
         self._taken = threading.Lock()
         self._ended = threading.Event()
         self._checkpoint: Checkpoint | None = None
@@ -77,6 +81,10 @@ class PendingSave:
         assert self._checkpoint is not None
         return self._checkpoint
 
+    def wait(self) -> None:
+        """Wait for the end of the save, however it ends."""
+        self._ended.wait()
+
     def check(self) -> None:
         """Raise the error of the save, if it has ended with one that nobody was told of."""
         if self._untold() is not None:
@@ -110,8 +118,11 @@ class PendingSave:
         except BaseException as error:
             _clear_frames(error)
             self._error = error
+        del attempt  # with it go the values, before anybody is told
+        try:
+            if self._then is not None and self._checkpoint is not None:
+                self._then(self._checkpoint)
         finally:
-            del attempt  # with it go the values, before anybody is told
             self._ended.set()
 
     def _belongs_to_parent(self) -> None:
@@ -138,6 +149,7 @@ def save_async(
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     wait: bool = True,
+    _then: Then | None = None,
 ) -> PendingSave:
     """Save a whole tree as it is now, while the caller goes on; `result` tells of the end.
 
@@ -191,7 +203,7 @@ def save_async(
         except BaseException:
             attempt.__exit__(None, None, None)
             raise
-        return _begin(PendingSave(attempt))
+        return _begin(PendingSave(attempt, _then))
     finally:
         _lock.release()
 
@@ -201,7 +213,7 @@ def _settle(wait: bool) -> None:
     for save in list(_saves):
         if not wait and not save.done():
             raise _pending(f"the save to {save.url} is under way")
-        save._ended.wait()
+        save.wait()
         _saves.remove(save)
         error = save._untold()
         if error is not None:
@@ -258,7 +270,7 @@ def _drain() -> None:
         try:
             if not save.done() and getattr(sys, "last_type", None) is KeyboardInterrupt:
                 _tell(f"finishing the save to {save.url}; interrupt again to give it up")
-            save._ended.wait()
+            save.wait()
         except BaseException as interrupt:
             _tell(f"interrupted; {save.url} is saved wholly or not at all")
             _leave(130 if isinstance(interrupt, KeyboardInterrupt) else 1)
