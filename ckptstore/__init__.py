@@ -17,8 +17,10 @@ from ckptstore.errors import (
 )
 from ckptstore.manager import Manager
 from ckptstore.migrations import Migration
+from ckptstore.preemption import Preemption
 from ckptstore.reader import Problem, inspect, load, verify
 from ckptstore.registration import register
+from ckptstore.retention import StepInfo, keep_best, keep_every, keep_last
 from ckptstore.writer import save
 
 __version__ = "0.1.0"
@@ -34,13 +36,18 @@ __all__ = [
     "NotCommittedError",
     "OutcomeUnknownError",
     "PendingSave",
+    "Preemption",
     "Problem",
+    "StepInfo",
     "StorageError",
     "StructureError",
     "UnknownTypeError",
     "UnsupportedError",
     "__version__",
     "inspect",
+    "keep_best",
+    "keep_every",
+    "keep_last",
     "load",
     "register",
     "save",

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import xxhash
 
-from ckptstore import format, wire
+from ckptstore import format, steps, wire
 from ckptstore.errors import (
     AlreadyCommittedError,
     CheckpointError,
@@ -402,6 +402,13 @@ def _read_index(snapshot: Snapshot, file: File) -> bytes:
 def not_committed(storage: Storage) -> NotCommittedError:
     """Return the error for a place without a manifest, saying what is there instead."""
     names = storage.list()
+    if run := steps.named(storage.children()):
+        return NotCommittedError(
+            f"{storage.url}: not a checkpoint but a run, with directories of {len(run)} step(s) up "
+            f"to step {max(run.values())}: Manager(url).load() loads its newest, "
+            "Manager(url).load(step) another",
+            reason="is-a-run",
+        )
     attempts = {format.attempt_of(name) for name in names} - {None}
     if attempts:
         return NotCommittedError(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
 
-from ckptstore import commit, garbage, reader, storage, wire, writer
+from ckptstore import background, reader, retention, steps, writer
+from ckptstore.background import PendingSave
+from ckptstore.cadence import Cadence, Every
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.errors import NotCommittedError, StructureError
-from ckptstore.storage import Storage
+from ckptstore.errors import CorruptError, NotCommittedError, StructureError
+from ckptstore.preemption import Preemption
+from ckptstore.retention import Mode, Rule
+from ckptstore.run import Run
 
-_STEP = re.compile(r"step-[0-9]{12,16}")
+_log = logging.getLogger("ckptstore")
+
 _TRIES = 10
 _GRACE = 24 * 3600.0
 
@@ -19,72 +26,216 @@ _GRACE = 24 * 3600.0
 class Manager:
     """A directory with one checkpoint for each step, on a disk or in a bucket.
 
-    Nothing is remembered between calls: another process sees new steps at once, and a checkpoint
-    that was copied in by hand is a step. Other files are left alone.
+    The steps are looked up in the store at each call: another process sees new ones at once, and a
+    checkpoint that was copied in by hand is a step. Other files are left alone.
+
+    The end of a `with` block waits for the save under way and raises its error. Otherwise the error
+    of a `save_async` that failed is raised by the next call of any method.
 
     Args:
         url: the directory of the run.
+        keep: the rule that tells which steps to keep, such as
+            ``keep_last(3) | keep_best(1, "loss")``; None keeps all. It is asked after each save,
+            and what it does not keep is deleted, but never the newest step or the one just saved.
+            Where that fails, the save has succeeded all the same; a line is logged at WARNING, and
+            the next save tries again.
+        every: which calls of `save` and `save_async` save; None lets all. An int is a number of
+            steps: each multiple of it is saved, and the first step after one that was jumped over.
+            A `datetime.timedelta` is the time since this Manager saved last, or was made.
         storage_options: options of the store.
 
-    Source: docs/commit.md.
+    Attributes:
+        url: the directory of the run.
+        loaded_step: the step that the last `load` gave; None before.
+
+    Raises:
+        StructureError: reason ``bad-argument``.
+
+    Source: docs/runs.md; docs/commit.md.
     """
 
-    def __init__(self, url: Any, *, storage_options: Mapping[str, Any] | None = None) -> None:
-        self._place = storage.absolute(url)
-        self._options = storage_options
-        with self._open() as store:
-            self.url = store.url
+    def __init__(
+        self,
+        url: Any,
+        *,
+        keep: Rule | None = None,
+        every: Every = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        retention.check_rule(keep)
+        self._keep = keep
+        self._cadence = Cadence(every)
+        self._run = Run(url, storage_options)
+        self.url = self._run.url
+        self.loaded_step: int | None = None
+        self._checked = False
+        self._damaged: set[int] = set()
+        self._pending: PendingSave | None = None
+        self._at_exit = contextlib.ExitStack()
 
     def __reduce__(self) -> Any:
-        if self._options:
+        if self._run.options:
             raise TypeError("storage_options may hold secrets; make the Manager again where it is")
-        return Manager, (self._place,)
+        return _remake, (self._run.place, self._keep, self._cadence.every)
 
     def __repr__(self) -> str:
         return f"Manager({self.url!r})"
 
-    def save(self, step: int, tree: Any, **options: Any) -> Checkpoint:
-        """Save a step. The `options` are the other arguments of `ckptstore.save`."""
-        return writer.save(
-            self._at(step), tree, step=step, storage_options=self._options, **options
-        )
+    def __enter__(self) -> Self:
+        return self
 
-    def load(self, step: int | None = None, like: Any = None, **options: Any) -> Any:
-        """Load a step, or the newest. The `options` are the other arguments of `ckptstore.load`.
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        with self._at_exit:
+            self._wait()
+            if error is None:
+                self._tell()  # else its error is told by the next call, or when the process ends
+
+    def save(
+        self,
+        step: int,
+        tree: Any,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        force: bool = False,
+        **options: Any,
+    ) -> Checkpoint | None:
+        """Save a step; when this returns, it is committed and durable.
+
+        Args:
+            step: 0 or more.
+            tree: the state.
+            metrics: numbers by name, for `best` and for rules of retention.
+            force: save whatever `every` says, as before the process ends. The metrics that `keep`
+                looks at may then be left out.
+            options: the other arguments of `ckptstore.save`.
+
+        Returns:
+            What `inspect` would return, or None where `every` says that this call does not save.
+
+        Raises:
+            AlreadyCommittedError: the step is there; ``overwrite=True`` replaces it.
+            StructureError: reason ``missing-metric``: one that `keep` looks at; or
+                ``is-a-checkpoint``: the URL is not of a run.
+            CheckpointError: as `ckptstore.save`.
+        """
+        if not self._is_due(step, metrics, force):
+            return None
+        self._wait()
+        self._tell()
+        options = self._options(step, metrics, options)
+        saved = writer.save(self._run.at(step), tree, **options)
+        self._saved(saved)
+        return saved
+
+    def save_async(
+        self,
+        step: int,
+        tree: Any,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        force: bool = False,
+        **options: Any,
+    ) -> PendingSave | None:
+        """Save a step while training goes on; return once the tree may be changed.
+
+        The arguments are those of `save`, the `options` those of `ckptstore.save_async`.
+
+        Returns:
+            The save under way, or None where `every` says that this call does not save.
+
+        Raises:
+            CheckpointError: as `save` and `ckptstore.save_async`; that of the save before, too.
+        """
+        if not self._is_due(step, metrics, force):
+            return None
+        options = self._options(step, metrics, options)
+        self._pending = background.save_async(
+            self._run.at(step), tree, _then=self._saved, **options
+        )
+        return self._pending
+
+    def load(
+        self, step: int | None = None, like: Any = None, *, fallback: bool = False, **options: Any
+    ) -> Any:
+        """Load a step, or the newest.
+
+        Args:
+            step: None is the newest.
+            like: as of `ckptstore.load`.
+            fallback: where the newest is damaged, load the newest that is not. Each step passed
+                over is logged at WARNING and stays as it is, until this Manager saves that step
+                again: that replaces it.
+            options: the other arguments of `ckptstore.load`.
 
         Raises:
             NotCommittedError: no such step, or none at all (reason ``no-step``).
-            CheckpointError: as `ckptstore.load`; the newest is not passed over for being damaged.
+            CorruptError: it is damaged; with `fallback`, all of them are.
+            StructureError: reason ``is-a-checkpoint``: the URL is not of a run.
+            CheckpointError: as `ckptstore.load`. What is no damage is never passed over, such as
+                types that are not found or a disk that cannot be read.
         """
-        for _ in range(_TRIES):
-            found = self.latest() if step is None else step
-            if found is None:
-                raise NotCommittedError(
-                    f"{self.url}: no checkpoint of any step there; check the path, or save one "
-                    "first",
-                    reason="no-step",
-                )
-            try:
-                return reader.load(self._at(found), like, storage_options=self._options, **options)
-            except NotCommittedError as caught:
-                if step is not None:
-                    raise
-                error = caught  # it was deleted after it was found
-        raise error
+        self._tell()
+        if step is None:
+            return self._load_newest(like, fallback, options)
+        if fallback:
+            raise StructureError(
+                "load: fallback=True is for the newest; leave out the step, or try those of "
+                "Manager.steps() one by one",
+                reason="bad-argument",
+            )
+        return self._load(step, like, options)
+
+    def load_or_init(
+        self, init: Callable[[], Any], like: Any = None, *, fallback: bool = False, **options: Any
+    ) -> Any:
+        """Load the newest step, or where the run has none yet, return ``init()``.
+
+        So a script starts and resumes by the same line. The step belongs into the tree, with all
+        else that the next step needs; `loaded_step` tells it too, and is None after ``init()``.
+
+        `init` is not called where there is a step. The other arguments are those of `load`.
+
+        Raises:
+            CheckpointError: as `load`. A run is never begun anew because its steps are damaged.
+        """
+        if not callable(init):
+            raise StructureError(
+                f"load_or_init: init is {init!r:.80} ({type(init).__name__}), expected a function "
+                "that makes the state: load_or_init(lambda: state)",
+                reason="bad-argument",
+            )
+        try:
+            return self.load(like=like, fallback=fallback, **options)
+        except NotCommittedError as error:
+            if error.reason != "no-step":
+                raise
+        return init()
 
     def steps(self) -> list[int]:
         """Return the committed steps, in order, without reading a manifest."""
-        with self._open() as store:
-            return sorted(_steps(store.holders(commit.MANIFEST)).values())
+        self._tell()
+        return self._run.committed()
 
     def latest(self) -> int | None:
         """Return the newest committed step, or None; saves that were killed are passed over."""
-        with self._open() as store:
-            steps = _steps(store.children())
-            for name in sorted(steps, key=lambda name: steps[name], reverse=True):
-                if store.child(name).holds(commit.MANIFEST):
-                    return steps[name]
-        return None
+        self._tell()
+        return self._run.newest()
+
+    def best(self, metric: str, mode: Mode = "min") -> int | None:
+        """Return the step with the best value of a metric, the newer of equals; None of no steps.
+
+        Args:
+            metric: its name.
+            mode: whether the smallest (of a loss) or the largest (of an accuracy) is the best.
+
+        Raises:
+            StructureError: reason ``missing-metric``: no step has a finite value of it.
+        """
+        retention.check_metric("best", metric, mode)
+        self._tell()
+        return self._run.best(metric, mode)
 
     def delete(self, step: int) -> None:
         """Delete a step.
@@ -95,8 +246,8 @@ class Manager:
             StorageError: it is there still, or (reason ``not-removed``) not all of its files are
                 removed.
         """
-        with storage.open(self._at(step), self._options) as store:
-            commit.delete(store)
+        self._tell()
+        self._run.delete(step)
 
     def gc(self, *, grace: float = _GRACE, dry_run: bool = False) -> dict[int, list[str]]:
         """Remove what saves left behind that were killed more than `grace` seconds ago.
@@ -109,41 +260,100 @@ class Manager:
             The names of the files removed, by step.
 
         Raises:
+            StructureError: reason ``bad-argument``.
             CorruptError: of a step whose manifest is damaged; the steps before it are done.
         """
-        if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < 1e12:
-            raise StructureError(
-                f"gc: grace is {grace!r:.80}, expected seconds, 0 or more", reason="bad-argument"
+        self._tell()
+        return self._run.collect(grace, dry_run=dry_run)
+
+    def on_preemption(self, notice: Callable[[], Any] | None = None) -> Preemption:
+        """Return a flag, raised once this process is told to stop by SIGTERM or by `notice`.
+
+        The loop reads it once a step, saves with ``force=True`` and leaves. The handler that was
+        there before runs too, and is put back at the end of the `with` block. See docs/runs.md.
+
+        Args:
+            notice: a callable for what a cloud announces otherwise; see `Preemption`.
+
+        Raises:
+            StructureError: reason ``not-main-thread``, ``foreign-handler`` or ``bad-argument``.
+        """
+        preempted = Preemption(notice)
+        self._at_exit.callback(preempted.close)
+        return preempted
+
+    def _is_due(self, step: int, metrics: Any, force: bool) -> bool:
+        """Tell whether a call of `save` saves, after a look at its arguments."""
+        self._tell()
+        steps.name(step)
+        if not self._cadence.called(step) and not force:
+            return False
+        if not force:
+            retention.check_given(self._keep, step, metrics)
+        if not self._checked:
+            self._run.check()
+            self._checked = True
+        self._cadence.saving()
+        return True
+
+    def _options(self, step: int, metrics: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a save; a step that `load` passed over is replaced."""
+        given = {"step": step, "metrics": metrics, "storage_options": self._run.options}
+        return {"overwrite": step in self._damaged, **options, **given}
+
+    def _saved(self, saved: Checkpoint) -> None:
+        """Evict, after the commit and in the thread of the save."""
+        assert saved.step is not None
+        self._run.metrics.remember(saved.step, saved.attempt, saved.metrics)
+        self._damaged.discard(saved.step)
+        if self._keep is not None:
+            self._run.evict(self._keep, saved.step)
+
+    def _load(self, step: int, like: Any, options: Mapping[str, Any]) -> Any:
+        at, stored = self._run.at(step), self._run.options
+        loaded = reader.load(at, like, storage_options=stored, **options)
+        self.loaded_step = step
+        self._cadence.resumed(step)
+        return loaded
+
+    def _load_newest(self, like: Any, fallback: bool, options: Mapping[str, Any]) -> Any:
+        damaged: dict[int, CorruptError] = {}
+        tries = 0
+        while (found := self._run.newest(damaged)) is not None:
+            try:
+                loaded = self._load(found, like, options)
+            except NotCommittedError:  # it was deleted after it was found
+                tries += 1
+                if tries == _TRIES:
+                    raise
+            except CorruptError as error:
+                if not fallback:
+                    raise
+                _log.warning("step %d is damaged and passed over: %s", found, error)
+                damaged[found] = error
+            else:
+                self._damaged.update(damaged)
+                return loaded
+        for newest in damaged.values():
+            raise CorruptError(
+                f"{self.url}: of {len(damaged)} step(s) none is sound; the newest: {newest}",
+                reason=newest.reason,
             )
-        removed = {}
-        with self._open() as store:
-            for name, step in sorted(_steps(store.children()).items()):
-                if names := garbage.collect(store.child(name), grace, dry_run=dry_run):
-                    removed[step] = names
-        return removed
+        raise NotCommittedError(
+            f"{self.url}: no checkpoint of any step there; check the path, or save one first",
+            reason="no-step",
+        )
 
-    def _open(self) -> Storage:
-        return storage.open(self._place, self._options)
+    def _wait(self) -> None:
+        """Wait for the save in the background to end, well or badly."""
+        if self._pending is not None:
+            self._pending.wait()
 
-    def _at(self, step: int) -> str:
-        if type(step) is not int or not 0 <= step <= wire.MAX_INTEGER:
-            raise StructureError(
-                f"step is {step!r:.80}, expected an int from 0 to 2^53 - 1; int(step) of an array "
-                "gives one",
-                reason="bad-step",
-            )
-        return f"{self._place}/{_name(step)}"
+    def _tell(self) -> None:
+        """Raise the error of a save in the background that nobody was told of yet."""
+        if self._pending is not None:
+            self._pending.check()
 
 
-def _name(step: int) -> str:
-    return f"step-{step:012d}"
-
-
-def _steps(names: Iterable[str]) -> dict[str, int]:
-    """Return the step of each directory that is named for one."""
-    found = {name: int(name[5:]) for name in names if _STEP.fullmatch(name)}
-    return {
-        name: step
-        for name, step in found.items()
-        if name == _name(step) and step <= wire.MAX_INTEGER
-    }
+def _remake(place: str, keep: Rule | None, every: Every) -> Manager:
+    return Manager(place, keep=keep, every=every)

@@ -12,6 +12,7 @@ import numpy as np
 import places
 import pytest
 from places import BucketPlace, Place
+from runs import is_of, manage, name_of, tree
 from servers import Server
 from servers.proxy import FaultProxy
 
@@ -26,22 +27,6 @@ DEAD = format.file_name("data", "a" * 32, 0, 0)
 @pytest.fixture(params=places.KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     yield from places.make(request, tmp_path)
-
-
-def manage(place: Place, url: str = "") -> Manager:
-    return Manager(url or place.url, storage_options=place.options)
-
-
-def tree(step: int) -> dict[str, Any]:
-    return {"step": step, "leaf": np.arange(3) + step}
-
-
-def name_of(step: int) -> str:
-    return f"step-{step:012d}"
-
-
-def is_of(loaded: Any, step: int) -> bool:
-    return bool(loaded["step"] == step and np.array_equal(loaded["leaf"], np.arange(3) + step))
 
 
 def test_steps_are_saved_found_loaded_and_deleted(place: Place) -> None:
@@ -192,7 +177,7 @@ def test_a_step_that_always_vanishes_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = Manager(tmp_path)
-    monkeypatch.setattr(manager, "latest", lambda: 7)
+    monkeypatch.setattr("ckptstore.run.Run.newest", lambda self, but: 7)
     with pytest.raises(ckptstore.NotCommittedError, match=name_of(7)):
         manager.load()
 

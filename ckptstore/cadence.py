@@ -1,0 +1,61 @@
+"""Which calls save: at steps that are a number apart, or after a time."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from typing import Any
+
+from ckptstore.errors import StructureError
+
+Every = int | datetime.timedelta | None
+
+
+class Cadence:
+    """What `every=` of a Manager says, and what it has to know for that.
+
+    Args:
+        every: a number of steps, a time, or None for each call.
+
+    Raises:
+        StructureError: reason ``bad-argument``.
+    """
+
+    def __init__(self, every: Every) -> None:
+        _check(every)
+        self.every = every
+        self._seen: int | None = None
+        self._saved_at = time.monotonic()
+
+    def resumed(self, step: int) -> None:
+        """Count from a step that was loaded, where there was no call yet."""
+        if self._seen is None:
+            self._seen = step
+
+    def called(self, step: int) -> bool:
+        """Tell whether a call for a step is to save.
+
+        That is each multiple of a number of steps, and the first step after one that was jumped
+        over; so it does not matter how many calls there were, or where the run was resumed.
+        """
+        before, self._seen = self._seen, step
+        if self.every is None:
+            return True
+        if isinstance(self.every, datetime.timedelta):
+            return time.monotonic() - self._saved_at >= self.every.total_seconds()
+        jumped = before is not None and step // self.every > before // self.every
+        return jumped or step % self.every == 0
+
+    def saving(self) -> None:
+        """Count the time from now."""
+        self._saved_at = time.monotonic()
+
+
+def _check(every: Any) -> None:
+    time_ = isinstance(every, datetime.timedelta) and every > datetime.timedelta(0)
+    if not (every is None or time_ or (type(every) is int and every > 0)):
+        raise StructureError(
+            f"Manager: every is {every!r:.80}, expected a number of steps (an int over 0) or "
+            "datetime.timedelta(minutes=10)",
+            reason="bad-argument",
+        )

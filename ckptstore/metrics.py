@@ -1,0 +1,96 @@
+"""The metrics of the steps of a run, read from the manifests when they are asked for."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+
+from ckptstore import commit, format, steps, threads
+from ckptstore.commit import MANIFEST
+from ckptstore.errors import CorruptError, UnsupportedError
+from ckptstore.retention import StepInfo
+from ckptstore.storage import Storage, stopping
+
+_log = logging.getLogger("ckptstore")
+
+Known = dict[int, tuple[str, Mapping[str, float]]]
+"""The attempt of a step and its metrics."""
+
+
+class Metrics:
+    """What this process knows of the metrics of a run: by step, and of which attempt."""
+
+    def __init__(self) -> None:
+        self._known: Known = {}
+
+    def remember(self, step: int, attempt: str, metrics: Mapping[str, float]) -> None:
+        """Know the metrics of a save without reading them."""
+        self._known[step] = attempt, metrics
+
+    def look(self, run: Storage, found: Sequence[int]) -> Look:
+        """Begin to look at the steps that are there now; nothing is read before it is asked for."""
+        for step in set(self._known).difference(found):
+            self._known.pop(step, None)
+        return Look(run, found, self._known)
+
+
+class Look:
+    """One look at the steps of a run.
+
+    Attributes:
+        infos: the steps, in order. The first whose metrics are asked for and not known lets those
+            of all be read, several at a time.
+    """
+
+    def __init__(self, run: Storage, found: Sequence[int], known: Known) -> None:
+        self.infos = [StepInfo(step, self._metrics) for step in found]
+        self._run = run
+        self._known = known
+        self._here = {step: known[step] for step in found if step in known}
+        self._used = False
+        self._unreadable: set[int] = set()
+
+    def stale(self, step: int) -> bool:
+        """Tell whether metrics were asked for, and those of this step are not what is there now."""
+        if not self._used:
+            return False
+        if step in self._unreadable:
+            return True
+        data = commit.surely_held(self._run.child(steps.name(step)))
+        if data is not None and commit.attempt_in(data) == self._here[step][0]:
+            return False
+        self._known.pop(step, None)
+        return True
+
+    def _metrics(self, step: int) -> Mapping[str, float]:
+        self._used = True
+        missing = [info.step for info in self.infos if info.step not in self._here]
+        if not self._unreadable.issuperset(missing):
+            self._read(missing)
+        return self._here[step][1] if step in self._here else {}
+
+    def _read(self, missing: Sequence[int]) -> None:
+        stop = threading.Event()
+        threads.run(
+            functools.partial(stopping.call, stop, self._read_one),
+            [(step,) for step in missing],
+            self._run.traffic.reads,
+            name="ckptstore-metrics",
+            stop=stop.set,
+        )
+
+    def _read_one(self, step: int) -> None:
+        place = self._run.child(steps.name(step))
+        data = commit.surely_held(place)
+        if data is None:  # it was deleted meanwhile
+            self._unreadable.add(step)
+            return
+        try:
+            manifest = format.decode(data, where=f"{place.url}/{MANIFEST}")
+        except (CorruptError, UnsupportedError) as error:
+            _log.warning("%s; so its metrics are not known, and it is not evicted", error)
+            self._unreadable.add(step)
+            return
+        self._known[step] = self._here[step] = manifest.attempt, manifest.metrics

@@ -1,0 +1,143 @@
+"""The directory of a run: its steps are found in the store at each call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ckptstore import commit, format, garbage, retention, steps, storage
+from ckptstore.errors import (
+    AlreadyCommittedError,
+    CheckpointError,
+    NotCommittedError,
+    StructureError,
+)
+from ckptstore.metrics import Metrics
+from ckptstore.retention import Mode, Rule
+from ckptstore.storage import Storage
+
+_log = logging.getLogger("ckptstore")
+
+
+class Run:
+    """One run, which others may write to at the same time.
+
+    Args:
+        url: its directory.
+        options: of the store.
+
+    Attributes:
+        place: the directory, whatever the working directory is.
+        url: the same for messages.
+        options: as given.
+        metrics: what is known of the metrics of its steps.
+    """
+
+    def __init__(self, url: Any, options: Mapping[str, Any] | None) -> None:
+        self.place = storage.absolute(url)
+        self.options = options
+        self.metrics = Metrics()
+        with self._open() as store:
+            self.url = store.url
+
+    def at(self, step: int) -> str:
+        """Return the URL of a step."""
+        return f"{self.place}/{steps.name(step)}"
+
+    def committed(self) -> list[int]:
+        """Return the committed steps, in order, without reading a manifest of theirs."""
+        with self._open() as store:
+            found = _committed(store)
+            if not found:
+                _refuse_checkpoint(store)
+        return found
+
+    def newest(self, but: Collection[int] = ()) -> int | None:
+        """Return the newest committed step but some: one listing of names, then looks downwards."""
+        with self._open() as store:
+            found = steps.named(store.children())
+            for name in sorted(found, key=lambda name: found[name], reverse=True):
+                if found[name] not in but and store.child(name).holds(commit.MANIFEST):
+                    return found[name]
+            _refuse_checkpoint(store)
+        return None
+
+    def best(self, metric: str, mode: Mode) -> int | None:
+        """Return the step with the best value of a metric, or None where there are no steps."""
+        with self._open() as store:
+            found = self.metrics.look(store, _committed(store)).infos
+            if not found:
+                _refuse_checkpoint(store)
+            ranked = retention.ranked(found, metric, mode)
+        return ranked[0].step if ranked else None
+
+    def check(self) -> None:
+        """Raise StructureError, reason ``is-a-checkpoint``, where the directory is no run."""
+        with self._open() as store:
+            _refuse_checkpoint(store)
+
+    def delete(self, step: int) -> None:
+        """Delete a step; raises as `commit.delete`."""
+        with storage.open(self.at(step), self.options) as store:
+            commit.delete(store)
+
+    def collect(self, grace: float, *, dry_run: bool) -> dict[int, list[str]]:
+        """Collect the garbage of each step; raises as `garbage.collect`."""
+        if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < 1e12:
+            raise StructureError(
+                f"gc: grace is {grace!r:.80}, expected seconds, 0 or more", reason="bad-argument"
+            )
+        removed = {}
+        with self._open() as store:
+            for name, step in sorted(steps.named(store.children()).items()):
+                if names := garbage.collect(store.child(name), grace, dry_run=dry_run):
+                    removed[step] = names
+        return removed
+
+    def evict(self, keep: Rule, saved: int) -> None:
+        """Delete what a rule does not keep.
+
+        A save came before, and has succeeded whatever happens here: what fails is logged, and
+        tried again after the next save.
+        """
+        try:
+            with self._open() as store:
+                look = self.metrics.look(store, _committed(store))
+                for step in retention.evicted(keep, look.infos, saved):
+                    if not look.stale(step):
+                        _evict(store, step)
+        except Exception as error:
+            own = isinstance(error, CheckpointError)
+            what = error if own else f"{type(error).__name__}: {error}"
+            done = f"{self.url}: step {saved} is saved, but older ones are not evicted"
+            _log.warning("%s: %s", done, what, exc_info=not own)
+
+    def _open(self) -> Storage:
+        return storage.open(self.place, self.options)
+
+
+def _committed(store: Storage) -> list[int]:
+    return sorted(steps.named(store.holders(commit.MANIFEST)).values())
+
+
+def _refuse_checkpoint(store: Storage) -> None:
+    """Raise where a directory holds a manifest of its own, and no step."""
+    data = commit.surely_held(store)
+    if data is None or commit.attempt_in(data) is None or _committed(store):
+        return
+    step = format.decode(data, where=store.url).step
+    raise StructureError(
+        f"{store.url}: a checkpoint{'' if step is None else f' of step {step}'}, not a run of "
+        "them: ckptstore.load(url) loads it; give Manager the directory above it, or another",
+        reason="is-a-checkpoint",
+    )
+
+
+def _evict(store: Storage, step: int) -> None:
+    try:
+        commit.delete(store.child(steps.name(step)))
+    except (NotCommittedError, AlreadyCommittedError):
+        pass  # another process was faster, or has just saved it again
+    except CheckpointError as error:
+        _log.warning("step %d is not kept, but could not be evicted: %s", step, error)

@@ -1,0 +1,37 @@
+"""The names of the directories of steps in a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from ckptstore import wire
+from ckptstore.errors import StructureError
+
+_NAME = re.compile(r"step-[0-9]{12,16}")
+
+
+def name(step: Any) -> str:
+    """Return the name of the directory of a step.
+
+    Raises:
+        StructureError: reason ``bad-step``.
+    """
+    if type(step) is not int or not 0 <= step <= wire.MAX_INTEGER:
+        raise StructureError(
+            f"step is {step!r:.80}, expected an int from 0 to 2^53 - 1; int(step) of an array "
+            "gives one",
+            reason="bad-step",
+        )
+    return f"step-{step:012d}"
+
+
+def named(names: Iterable[str]) -> dict[str, int]:
+    """Return the step of each name that is one of a step's directory."""
+    found = {name: int(name[5:]) for name in names if _NAME.fullmatch(name)}
+    return {
+        text: step
+        for text, step in found.items()
+        if step <= wire.MAX_INTEGER and text == name(step)
+    }
