@@ -67,10 +67,7 @@ def keep_last(n: int) -> Keep:
 
 
 def keep_every(steps: int) -> Keep:
-    """Keep one step in each stretch of so many, counted from 0: the first that is there.
-
-    Where the multiples of `steps` are saved, those are kept.
-    """
+    """Keep the multiples of `steps`, and where one was not saved, the first step after it."""
     return _Every(_count("keep_every: steps", steps))
 
 
@@ -194,7 +191,8 @@ class _Every(Keep):
     def __call__(self, steps: Sequence[StepInfo]) -> Iterable[StepInfo]:
         first: dict[int, StepInfo] = {}
         for info in steps:
-            first.setdefault(info.step // self.n, info)
+            if info.step == 0 or info.step >= self.n:
+                first.setdefault(info.step // self.n, info)
         return first.values()
 
     def __repr__(self) -> str:

@@ -51,10 +51,11 @@ def test_keep_last_keeps_the_newest() -> None:
 
 def test_keep_every_keeps_the_multiples() -> None:
     assert kept(keep_every(100), range(0, 1001, 10)) == list(range(0, 1001, 100))
+    assert kept(keep_every(100), range(10, 1001, 10)) == list(range(100, 1001, 100))
 
 
 def test_keep_every_keeps_the_first_step_after_a_multiple_that_was_not_saved() -> None:
-    assert kept(keep_every(100), [7, 95, 103, 110, 250, 260, 400]) == [7, 103, 250, 400]
+    assert kept(keep_every(100), [7, 95, 103, 110, 250, 260, 400]) == [103, 250, 400]
 
 
 def test_what_keep_every_keeps_it_keeps_when_more_steps_come() -> None:
