@@ -36,18 +36,21 @@ class Cadence:
         """Tell whether a call for a step is to save.
 
         That is each multiple of a number of steps, and the first step after one that was jumped
-        over; so it does not matter how many calls there were, or where the run was resumed.
+        over; so it does not matter how many calls there were, or where the run was resumed. Until
+        `saved` is called, a save that failed, the next call is to save as well.
         """
-        before, self._seen = self._seen, step
         if self.every is None:
             return True
         if isinstance(self.every, datetime.timedelta):
             return time.monotonic() - self._saved_at >= self.every.total_seconds()
-        jumped = before is not None and step // self.every > before // self.every
-        return jumped or step % self.every == 0
+        before = step - 1 if self._seen is None else self._seen
+        due = step % self.every == 0 or step // self.every > before // self.every
+        self._seen = before if due else step
+        return due
 
-    def saving(self) -> None:
-        """Count the time from now."""
+    def saved(self, step: int) -> None:
+        """Count from a step that was saved, and from now."""
+        self._seen = step
         self._saved_at = time.monotonic()
 
 

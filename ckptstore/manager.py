@@ -126,6 +126,7 @@ class Manager:
         self._tell()
         options = self._options(step, metrics, options)
         saved = writer.save(self._run.at(step), tree, **options)
+        self._cadence.saved(step)
         self._saved(saved)
         return saved
 
@@ -154,6 +155,7 @@ class Manager:
         self._pending = background.save_async(
             self._run.at(step), tree, _then=self._saved, **options
         )
+        self._cadence.saved(step)
         return self._pending
 
     def load(
@@ -293,7 +295,6 @@ class Manager:
         if not self._checked:
             self._run.check()
             self._checked = True
-        self._cadence.saving()
         return True
 
     def _options(self, step: int, metrics: Any, options: Mapping[str, Any]) -> dict[str, Any]:

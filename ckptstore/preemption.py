@@ -112,6 +112,7 @@ class Preemption:
 def _after_fork() -> None:
     """Let a child be ended by SIGTERM again, as multiprocessing ends its workers."""
     for preemption in reversed(_open):
+        preemption._over = threading.Event()  # a thread that is not here may hold its lock
         preemption._restore()
     _open.clear()
 

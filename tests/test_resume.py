@@ -6,6 +6,7 @@ import datetime
 import logging
 import os
 import pickle
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,39 @@ def test_every_so_many_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert saved_of(manager, [6]) == []
     now[0] += 1
     assert saved_of(manager, [7]) == [7]
+
+
+def test_after_a_save_that_failed_the_next_call_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = Manager(tmp_path, every=10)
+    for first in (10, 20):  # no call before; a call before
+        fail_once(monkeypatch)
+        with pytest.raises(ckptstore.StorageError):
+            manager.save(first, tree(first))
+        assert saved_of(manager, range(first + 1, first + 5)) == [first + 1]
+
+
+def test_a_step_that_was_refused_because_a_save_is_under_way_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, real = threading.Event(), LocalStorage.put
+
+    def put(self: Any, *args: Any) -> None:
+        go.wait(20)
+        real(self, *args)
+
+    monkeypatch.setattr(LocalStorage, "put", put)
+    with Manager(tmp_path, every=10) as manager:
+        manager.save_async(10, tree(10))
+        for step in (20, 21):
+            with pytest.raises(ckptstore.CheckpointError) as caught:
+                manager.save_async(step, tree(step), wait=False)
+            assert caught.value.reason == "save-pending"
+        go.set()
+        manager.save_async(22, tree(22))
+        assert manager.save_async(23, tree(23)) is None
+    assert manager.steps() == [10, 22]
 
 
 @pytest.mark.parametrize(
