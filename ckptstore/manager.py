@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from ckptstore import background, reader, retention, steps, writer
@@ -76,7 +76,8 @@ class Manager:
     def __reduce__(self) -> Any:
         if self._run.options:
             raise TypeError("storage_options may hold secrets; make the Manager again where it is")
-        return _remake, (self._run.place, self._keep, self._cadence.every)
+        made = functools.partial(Manager, keep=self._keep, every=self._cadence.every)
+        return made, (self._run.place,)
 
     def __repr__(self) -> str:
         return f"Manager({self.url!r})"
@@ -84,9 +85,7 @@ class Manager:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
         with self._at_exit:
             self._wait()
             if error is None:
@@ -124,8 +123,9 @@ class Manager:
             return None
         self._wait()
         self._tell()
-        options = self._options(step, metrics, options)
-        saved = writer.save(self._run.at(step), tree, **options)
+        options.setdefault("overwrite", step in self._damaged)
+        at, stored = self._run.at(step), self._run.options
+        saved = writer.save(at, tree, step=step, metrics=metrics, storage_options=stored, **options)
         self._cadence.saved(step)
         self._saved(saved)
         return saved
@@ -151,9 +151,15 @@ class Manager:
         """
         if not self._is_due(step, metrics, force):
             return None
-        options = self._options(step, metrics, options)
+        options.setdefault("overwrite", step in self._damaged)
         self._pending = background.save_async(
-            self._run.at(step), tree, _then=self._saved, **options
+            self._run.at(step),
+            tree,
+            step=step,
+            metrics=metrics,
+            storage_options=self._run.options,
+            _then=self._saved,
+            **options,
         )
         self._cadence.saved(step)
         return self._pending
@@ -228,9 +234,7 @@ class Manager:
     def best(self, metric: str, mode: Mode = "min") -> int | None:
         """Return the step with the best value of a metric, the newer of equals; None of no steps.
 
-        Args:
-            metric: its name.
-            mode: whether the smallest (of a loss) or the largest (of an accuracy) is the best.
+        Where ``mode="max"``, the largest value is the best.
 
         Raises:
             StructureError: reason ``missing-metric``: no step has a finite value of it.
@@ -272,10 +276,8 @@ class Manager:
         """Return a flag, raised once this process is told to stop by SIGTERM or by `notice`.
 
         The loop reads it once a step, saves with ``force=True`` and leaves. The handler that was
-        there before runs too, and is put back at the end of the `with` block. See docs/runs.md.
-
-        Args:
-            notice: a callable for what a cloud announces otherwise; see `Preemption`.
+        there before runs too, and is put back at the end of the `with` block. `notice` is for what
+        a cloud announces otherwise: see `Preemption`. Source: docs/runs.md.
 
         Raises:
             StructureError: reason ``not-main-thread``, ``foreign-handler`` or ``bad-argument``.
@@ -296,11 +298,6 @@ class Manager:
             self._run.check()
             self._checked = True
         return True
-
-    def _options(self, step: int, metrics: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of a save; a step that `load` passed over is replaced."""
-        given = {"step": step, "metrics": metrics, "storage_options": self._run.options}
-        return {"overwrite": step in self._damaged, **options, **given}
 
     def _saved(self, saved: Checkpoint) -> None:
         """Evict, after the commit and in the thread of the save."""
@@ -354,7 +351,3 @@ class Manager:
         """Raise the error of a save in the background that nobody was told of yet."""
         if self._pending is not None:
             self._pending.check()
-
-
-def _remake(place: str, keep: Rule | None, every: Every) -> Manager:
-    return Manager(place, keep=keep, every=every)

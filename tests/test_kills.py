@@ -15,7 +15,7 @@ import pytest
 import ckptstore
 from ckptstore import Manager
 
-SAMPLE, WHOLE = 12, 200
+SAMPLE, WHOLE = 8, 200
 KEEP = 3
 
 TRAIN = """

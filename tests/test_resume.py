@@ -26,7 +26,7 @@ from ckptstore import Manager, cadence, keep_last
 from ckptstore.storage.local import LocalStorage
 
 
-@pytest.fixture(params=places.KINDS)
+@pytest.fixture(params=["local", "moto"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     yield from places.make(request, tmp_path)
 
@@ -190,6 +190,15 @@ def test_the_same_step_twice_is_an_error_that_names_overwrite(place: Place, save
         with manage(place, every=every) as manager:
             getattr(manager, save)(step, tree(step + 1), overwrite=True)
         assert is_of(manager.load(step), step + 1)
+
+
+@pytest.mark.parametrize("save", ["save", "save_async"])
+def test_what_the_manager_gives_a_save_is_given_once(tmp_path: Path, save: str) -> None:
+    call = getattr(Manager(tmp_path), save)
+    with pytest.raises(TypeError, match="storage_options"):
+        call(1, tree(1), storage_options={})
+    saved = call(1, tree(1), metadata={"of": 1}, overwrite=True)
+    assert (saved if save == "save" else saved.result()).metadata == {"of": 1}
 
 
 # Resume.

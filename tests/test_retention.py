@@ -22,7 +22,7 @@ from ckptstore import Manager, StepInfo, commit, keep_best, keep_every, keep_las
 from ckptstore.storage.local import LocalStorage
 
 
-@pytest.fixture(params=places.KINDS)
+@pytest.fixture(params=["local", "moto"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     yield from places.make(request, tmp_path)
 
