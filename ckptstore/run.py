@@ -48,28 +48,35 @@ class Run:
     def committed(self) -> list[int]:
         """Return the committed steps, in order, without reading a manifest of theirs."""
         with self._open() as store:
-            found = _committed(store)
-            if not found:
-                _refuse_checkpoint(store)
+            while not (found := _committed(store)):
+                if self.newest() is None:
+                    break
         return found
 
     def newest(self, but: Collection[int] = ()) -> int | None:
-        """Return the newest committed step but some: one listing of names, then looks downwards."""
+        """Return the newest committed step but some: one listing of names, then looks downwards.
+
+        Where there is none, another process may have saved one and deleted those that were listed:
+        so it is looked for again, until two listings in turn are the same.
+        """
+        before: Mapping[str, int] | None = None
         with self._open() as store:
-            found = steps.named(store.children())
-            for name in sorted(found, key=lambda name: found[name], reverse=True):
-                if found[name] not in but and store.child(name).holds(commit.MANIFEST):
-                    return found[name]
+            while True:
+                found = steps.named(store.children())
+                for name in sorted(found, key=lambda name: found[name], reverse=True):
+                    if found[name] not in but and store.child(name).holds(commit.MANIFEST):
+                        return found[name]
+                if found == before:
+                    break
+                before = found
             _refuse_checkpoint(store)
         return None
 
     def best(self, metric: str, mode: Mode) -> int | None:
         """Return the step with the best value of a metric, or None where there are no steps."""
         with self._open() as store:
-            found = self.metrics.look(store, _committed(store)).infos
-            if not found:
-                _refuse_checkpoint(store)
-            ranked = retention.ranked(found, metric, mode)
+            look = self.metrics.look(store, self.committed())
+            ranked = retention.ranked(look.infos, metric, mode)
         return ranked[0].step if ranked else None
 
     def check(self) -> None:

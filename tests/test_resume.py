@@ -355,6 +355,31 @@ def test_the_newest_is_replaced_by_a_newer_one_while_it_is_loaded(
         assert is_of(reader.load(fallback=fallback), 3)
 
 
+def test_a_run_is_not_begun_anew_because_what_was_listed_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save was under way; between two looks it is committed, and the step before it evicted."""
+    place = Place(tmp_path)
+    manager = manage(place)
+    for step in (1, 2):
+        manager.save(step, tree(step))
+    manifest = place.get(f"{name_of(2)}/MANIFEST")
+    place.delete(f"{name_of(2)}/MANIFEST")
+    real, looks = LocalStorage.holds, list[str]()
+
+    def holds(self: Any, name: str) -> bool:
+        answer = real(self, name)
+        looks.append(self.url)
+        if len(looks) == 1:
+            place.put(f"{name_of(2)}/MANIFEST", manifest)
+            place.delete(f"{name_of(1)}/MANIFEST")  # its data is still there
+        return answer
+
+    monkeypatch.setattr(LocalStorage, "holds", holds)
+    assert is_of(manager.load_or_init(lambda: tree(0)), 2)
+    assert [url[-1] for url in looks] == ["2", "1", "2"]
+
+
 # The wrong directory.
 
 

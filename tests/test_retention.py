@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -217,6 +219,45 @@ def test_two_managers_evict_at_the_same_time(tmp_path: Path) -> None:
     assert failures == []
     manager = Manager(tmp_path)
     assert manager.latest() == 59 and all(is_of(manager.load(s), s) for s in manager.steps())
+
+
+def test_a_reader_of_the_newest_never_fails_beside_a_trainer_that_keeps_one(place: Place) -> None:
+    trainer, reader = manage(place, keep=keep_last(1)), manage(place)
+    trainer.save(0, tree(0))
+    done, failures, seen = threading.Event(), list[BaseException](), list[int]()
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                seen.append(reader.load_or_init(lambda: pytest.fail("begun anew"))["step"])
+                assert reader.steps() and reader.latest() is not None
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for step in range(1, 60 if place.options is None else 15):
+        trainer.save(step, tree(step))
+    done.set()
+    thread.join()
+    assert failures == [] and seen == sorted(seen) and len(seen) > 3
+
+
+def test_a_process_that_ends_evicts_after_the_save_that_it_finishes(tmp_path: Path) -> None:
+    fill(Manager(tmp_path), {1: 1.0, 2: 2.0, 3: 3.0})
+    script = """
+import sys, ckptstore
+manager = ckptstore.Manager(sys.argv[1], keep=ckptstore.keep_best(1, "loss"))
+manager.save_async(4, {"step": 4}, metrics={"loss": 4.0})
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert Manager(tmp_path).steps() == [1, 4]
 
 
 def test_what_is_no_step_is_never_evicted(tmp_path: Path) -> None:
