@@ -64,7 +64,7 @@ def unpack(data: bytes, *, what: str, max_elements: int, max_depth: int) -> Any:
         CorruptError: with reason ``truncated``, ``trailing-bytes``, ``too-deep``, ``too-many``,
             ``integer-range``, ``duplicate-key``, ``bad-key`` or ``bad-msgpack``.
     """
-    _scan(data, what, max_elements, max_depth)
+    scan(data, what, max_elements, max_depth)
     try:
         return msgpack.unpackb(
             data, raw=False, use_list=True, strict_map_key=False, object_pairs_hook=_pairs
@@ -92,11 +92,26 @@ def _pairs(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
 # How many bytes follow the type byte: a fixed payload, or a length field of that width.
 _FIXED = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
 _SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+# The width of the length field and the bytes that the type byte itself says, after a byte of kind.
+_EXTENSIONS = {0xC7: (1, 0), 0xC8: (2, 0), 0xC9: (4, 0)} | {0xD4 + i: (0, 1 << i) for i in range(5)}
 _NESTED = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
-def _scan(data: bytes, what: str, max_elements: int, max_depth: int) -> None:
-    """Walk the encoded value and check that every declared length is really there."""
+def scan(
+    data: Buffer, what: str, max_elements: int, max_depth: int, *, foreign: bool = False
+) -> None:
+    """Walk the encoded value and check that every declared length is really there.
+
+    Args:
+        data: the encoded bytes.
+        what: what the bytes are, for the message of an error.
+        max_elements: as for `unpack`.
+        max_depth: as for `unpack`.
+        foreign: it is of another program, so that extension types and every integer are allowed.
+
+    Raises:
+        CorruptError: as `unpack`, but for its checks of keys.
+    """
     end, position, elements = len(data), 0, 0
     open_counts = [1]
     while open_counts:
@@ -124,7 +139,7 @@ def _scan(data: bytes, what: str, max_elements: int, max_depth: int) -> None:
             position += byte & 0x1F
         elif byte in _FIXED:
             position += _FIXED[byte]
-            if byte in (0xCF, 0xD3):
+            if byte in (0xCF, 0xD3) and not foreign:
                 value = int.from_bytes(data[position - 8 : position], "big", signed=byte == 0xD3)
                 if abs(value) > MAX_INTEGER:
                     raise CorruptError(
@@ -138,6 +153,10 @@ def _scan(data: bytes, what: str, max_elements: int, max_depth: int) -> None:
             width, per_entry = _NESTED[byte]
             children = per_entry * int.from_bytes(data[position : position + width], "big")
             position += width
+        elif foreign and byte in _EXTENSIONS:
+            width, nbytes = _EXTENSIONS[byte]
+            nbytes += int.from_bytes(data[position : position + width], "big")
+            position += width + 1 + nbytes
         else:
             raise CorruptError(
                 f"{what}: msgpack type 0x{byte:02x} at byte {position - 1} is not used here",
