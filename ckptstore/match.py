@@ -49,7 +49,8 @@ def _by_key(table: Any, entries: Sequence[int]) -> dict[tuple[str, tuple[str, ..
     return out
 
 
-def _key(impl: str | None) -> str:
+def key_text(impl: str | None) -> str:
+    """Say what an array with this key implementation is."""
     return "a plain array" if impl is None else f"a PRNG key of {impl}"
 
 
@@ -58,10 +59,11 @@ def check_same_paths(stored: Mapping[str, int], like: Mapping[str, int], where: 
     if stored.keys() != like.keys():
         lines = [f"{p}: not in `like`" for p in stored if p not in like]
         lines += [f"{p}: not in the checkpoint" for p in like if p not in stored]
-        raise _differences(where, lines)
+        raise differences(where, lines)
 
 
-def _differences(where: str, lines: list[str]) -> StructureError:
+def differences(where: str, lines: list[str]) -> StructureError:
+    """Return the error that lists differences from `like`, each a line with its path."""
     more = f"\n  … and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
     return StructureError(
         f"{where}: {len(lines)} difference(s) from `like`:\n  "
@@ -136,7 +138,7 @@ class _Comparison:
                 self.stored, [n for t, n, _ in self.lines if t is self.stored]
             )
             like_paths = self._paths(like, [n for t, n, _ in self.lines if t is like])
-            raise _differences(
+            raise differences(
                 self.stored.where,
                 [
                     f"{(stored_paths if t is self.stored else like_paths)[n]}: {text}"
@@ -256,7 +258,7 @@ class _Comparison:
         other, theirs = expected[0], expected[1:]
         impl, impl_like = row.extra.get("impl"), other.extra.get("impl")
         if str(row) == str(other) and impl != impl_like:
-            self._differ(i, f"{_key(impl)} in the checkpoint, {_key(impl_like)} in `like`")
+            self._differ(i, f"{key_text(impl)} in the checkpoint, {key_text(impl_like)} in `like`")
         elif str(row) != str(other) and not self.numpy:
             as_numpy = other.module == "numpy" != row.module
             self._differ(
