@@ -99,12 +99,19 @@ class LocalStorage:
 
     def create(self, name: str, data: bytes) -> None:
         """Write a temporary file and link it to `name`, which fails where `name` exists."""
+        self.publish(name, [data], replace=False)
+
+    def publish(self, name: str, chunks: Iterable[Buffer], *, replace: bool) -> None:
+        """Write a file that is there wholly or not at all, and is durable; see `create`."""
         commit = self._errors("commit", self._at(name), (FileExistsError,))
-        with self._temporary(name, data) as temporary, commit:
+        with self._temporary(name, chunks) as temporary, commit:
             try:
-                os.link(temporary, self._at(name))
+                if replace:
+                    os.replace(temporary, self._at(name))
+                else:
+                    os.link(temporary, self._at(name))
             except OSError as error:
-                if error.errno not in _NO_LINKS:
+                if replace or error.errno not in _NO_LINKS:
                     raise
                 _rename_no_replace(temporary, self._at(name))
         self._settle(name)
@@ -114,7 +121,7 @@ class LocalStorage:
 
         `create` needs no lock: it cannot succeed while there is a file for `swap` to replace.
         """
-        with self._temporary(name, data) as temporary:
+        with self._temporary(name, [data]) as temporary:
             passing = (FileExistsError, FileNotFoundError)
             with self.locked(), self._errors("overwrite", self._at(name), passing):
                 if self.read(name, len(expected)) != expected:
@@ -247,7 +254,7 @@ class LocalStorage:
         return os.path.join(self.url, name)
 
     @contextlib.contextmanager
-    def _temporary(self, name: str, data: bytes) -> Iterator[str]:
+    def _temporary(self, name: str, chunks: Iterable[Buffer]) -> Iterator[str]:
         """Write and fsync a temporary file beside `name`; it is gone after the block.
 
         A commit that failed may still be on its way (NFS): it cannot succeed once the temporary
@@ -256,7 +263,7 @@ class LocalStorage:
         temporary = f"{self._at(name)}.{os.urandom(8).hex()}.tmp"
         try:
             with self._errors("write", temporary):
-                _write_new(temporary, [data])
+                _write_new(temporary, chunks)
             try:
                 yield temporary
             except StorageError as error:
