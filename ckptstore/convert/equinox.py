@@ -1,0 +1,142 @@
+"""equinox leaves: `eqx.tree_serialise_leaves`, one ``.npy`` record after another."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ckptstore import dtypes, elements
+from ckptstore.convert import source as sources
+from ckptstore.convert.fitting import Fitting, expected, filled, text_of
+from ckptstore.dtypes import Array
+from ckptstore.errors import CorruptError
+from ckptstore.wire import Buffer
+
+_SCALARS = {bool: "b", int: "iu", float: "f", complex: "c"}
+
+
+def from_equinox(source: Any, like: Any) -> Any:
+    """Read equinox leaves into the tree that wrote them.
+
+    The file says neither names nor structure: arrays are matched by their order, and everything
+    else comes from `like`, as equinox has it. Files that were written with a filter_spec are not
+    read.
+
+    Args:
+        source: a path on this machine (equinox adds ``.eqx`` where there is no suffix); bytes; or
+            an open binary file, read from where it stands to its end.
+        like: a tree of the same structure, of live values or `jax.ShapeDtypeStruct`.
+
+    Returns:
+        A tree of the types of `like`.
+
+    Raises:
+        CorruptError: a record is damaged or cut short. There is no checksum: a damaged number is
+            not noticed.
+        StructureError: reason ``differs-from-like``, with all differences; also where the file
+            holds fewer or more leaves.
+        UnknownTypeError: reason ``not-installed``.
+    """
+    tree_util = sources.framework("jax").tree_util
+    where, data = sources.read(_with_suffix(source))
+    leaves = tree_util.tree_flatten_with_path(like)[0]
+    fitting, at, out = Fitting(where), 0, []
+    for steps, x in leaves:
+        path = f"${tree_util.keystr(steps)}"
+        if not _is_stored(x):
+            if hasattr(x, "__jax_array__"):
+                fitting.differ(path, f"{text_of(x)} is no array that is read here")
+            out.append(x)
+            continue
+        if at == len(data):
+            fitting.differ(path, f"{text_of(x)} in `like`, not in the file, which ends here")
+            continue
+        record = _read(data, at, f"{where}: {path}")
+        at = record.end
+        out.append(_value(fitting, path, record, x))
+    if at < len(data):
+        fitting.differ("$", f"{len(data) - at} bytes in the file after the last leaf of `like`")
+    fitting.done()
+    return filled(like, out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """One array of the file; `end` is where the next begins."""
+
+    data: Array
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran: bool
+    end: int
+
+    def array(self, dtype: np.dtype[Any], where: str) -> Array:
+        """Return it as an array of a dtype of the same size."""
+        shape = self.shape[::-1] if self.fortran else self.shape
+        array = elements.from_bytes(self.data, dtype, shape, where=where)
+        return array.transpose() if self.fortran else array
+
+
+def _with_suffix(source: Any) -> Any:
+    if isinstance(source, str | os.PathLike) and not os.path.exists(source):
+        root, suffix = os.path.splitext(source)
+        return source if suffix else f"{os.fspath(root)}.eqx"
+    return source
+
+
+def _is_stored(x: Any) -> bool:
+    """Tell whether equinox writes a record for a leaf (a key it refuses, others it passes over)."""
+    return type(x) in _SCALARS or isinstance(x, np.ndarray | np.generic) or expected(x) is not None
+
+
+def _read(data: Buffer, at: int, where: str) -> _Record:
+    """Read the record at a byte; nothing is allocated before its bytes are known to be there."""
+    with sources.damage(where, "no .npy record"):
+        stream = io.BytesIO(memoryview(data)[at : at + (64 << 10)])
+        version = np.lib.format.read_magic(stream)
+        header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran, dtype = header(stream)
+    start = at + stream.tell()
+    nbytes = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or min(shape, default=0) < 0:
+        raise CorruptError(f"{where}: {dtype}{list(shape)} is no array of numbers")
+    if nbytes > len(data) - start:
+        raise CorruptError(
+            f"{where}: {dtype}{list(shape)} takes {nbytes} bytes, {len(data) - start} are left",
+            reason="truncated",
+        )
+    end = start + nbytes
+    return _Record(sources.owned(memoryview(data)[start:end]), dtype, shape, fortran, end)
+
+
+def _value(fitting: Fitting, path: str, record: _Record, like: Any) -> Any:
+    # numpy's own writer leaves of the dtypes of ml_dtypes only how many bytes an element takes.
+    found, dtype = expected(like), record.dtype
+    if isinstance(like, np.generic) or type(like) in _SCALARS:
+        return _scalar(fitting, path, record, like)
+    if found is not None and dtype.kind == "V" and dtype.names is None:
+        wanted = dtypes.resolve(found[1], where="like")
+        dtype = wanted if wanted.itemsize == dtype.itemsize and wanted.names is None else dtype
+    with sources.damage(path, "no array"):
+        stored = record.array(dtype, path)
+    return fitting.leaf(path, stored, like)
+
+
+def _scalar(fitting: Fitting, path: str, record: _Record, like: Any) -> Any:
+    """Return a Python or numpy scalar, stored in any width."""
+    dtype, wanted = record.dtype, np.asarray(like).dtype
+    if dtype.kind == wanted.kind == "V" and dtype.itemsize == wanted.itemsize:
+        dtype = wanted
+    if record.shape or dtype.kind not in _SCALARS.get(type(like), wanted.kind):
+        found = f"{dtype}{list(record.shape)}"
+        fitting.differ(path, f"{found} in the file, {text_of(like)} in `like`")
+        return like
+    return type(like)(record.array(dtype, path).item())

@@ -1,0 +1,222 @@
+"""safetensors files: in through the `safetensors` library, out in the 29 lines of its format.
+
+The library checks the header of a file, also a stranger's. It is not used for writing, because it
+wants all tensors in memory at once. https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from ckptstore import dtypes, elements, storage
+from ckptstore.convert import outline
+from ckptstore.convert import source as sources
+from ckptstore.convert.outline import Entry, Loss, Report
+from ckptstore.dtypes import Array
+from ckptstore.errors import CorruptError, StructureError, UnsupportedError
+from ckptstore.wire import Buffer
+
+_HEADER_MAX_NBYTES = 100_000_000  # the library refuses more
+_DTYPES = {
+    "BOOL": "bool",
+    **{
+        f"{letter}{bits}": f"{name}{bits}"
+        for letter, name in (("I", "int"), ("U", "uint"))
+        for bits in (8, 16, 32, 64)
+    },
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    "BF16": "bfloat16",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+"""What safetensors calls a dtype, and what the format of ckptstore calls it."""
+
+_NAMES = {name: code for code, name in _DTYPES.items()}
+_METADATA = "__metadata__"
+
+
+def from_safetensors(path: Any, *, arrays: Literal["numpy", "jax"] = "numpy") -> dict[str, Any]:
+    """Read a safetensors file, or all files of a sharded one.
+
+    Args:
+        path: the file, or the index of a sharded one (``….json``), whose files stand beside it.
+        arrays: what the tensors become.
+
+    Returns:
+        A dict from name to array. Their dtypes are the file's, bfloat16 and float8 too.
+
+    Raises:
+        CorruptError: the file, or the index, is not sound. There is no checksum: a damaged number
+            is not noticed.
+        UnsupportedError: reason ``dtype-not-here`` for a dtype of less than a byte.
+        UnknownTypeError: reason ``not-installed``.
+    """
+    make = sources.maker(arrays)
+    where = storage.parse(path)
+    if not where.endswith(".json"):
+        return {name: make(array) for name, array in _read(where).items()}
+    places = _weight_map(where)
+    shards = {
+        file: _read(os.path.join(os.path.dirname(where), file))
+        for file in dict.fromkeys(places.values())
+    }
+    held = {(name, file) for file, tensors in shards.items() for name in tensors}
+    if held != set(places.items()):
+        name, file = sorted(held ^ set(places.items()))[0]
+        raise CorruptError(
+            f"{where}: the index and the files disagree about {name!r:.200} in {file:.200}; get "
+            "all files again"
+        )
+    return {name: make(shards[file].pop(name)) for name, file in places.items()}
+
+
+def safetensors_metadata(path: Any) -> dict[str, str]:
+    """Read the metadata of one safetensors file, and none of its tensors.
+
+    Raises:
+        CorruptError: there is no sound header.
+    """
+    where = storage.parse(path)
+    nbytes = sources.size(where)
+    length = int.from_bytes(sources.read_range(where, 0, min(8, nbytes)), "little")
+    if nbytes < 8 or length > min(nbytes - 8, _HEADER_MAX_NBYTES):
+        raise CorruptError(f"{where}: no safetensors file: its header has no {length} bytes")
+    found = _json(where, sources.read_range(where, 8, length)).get(_METADATA, {})
+    if type(found) is not dict or any(type(value) is not str for value in found.values()):
+        raise CorruptError(f"{where}: metadata that is no map from str to str")
+    return found
+
+
+def _read(where: str) -> dict[str, Array]:
+    library = sources.framework("safetensors")
+    data = sources.read_range(where, 0, sources.size(where))
+    with sources.damage(where, "no sound safetensors file"):
+        tensors = library.deserialize(bytes(data))
+    del data
+    out = {}
+    for name, tensor in tensors:
+        code, shape = tensor["dtype"], tuple(tensor["shape"])
+        if code not in _DTYPES:
+            raise UnsupportedError(
+                f"{where}: {name!r:.200} is of {code}, which has no numpy dtype of whole bytes",
+                reason="dtype-not-here",
+            )
+        dtype = dtypes.resolve(_DTYPES[code], where=where)
+        with sources.damage(where, f"no array at {name!r:.200}"):
+            held = sources.owned(tensor.pop("data"))
+            out[name] = elements.from_bytes(held, dtype, shape, where=f"{where}: {name!r:.200}")
+    return out
+
+
+def _weight_map(where: str) -> dict[str, str]:
+    found = _json(where, sources.read_range(where, 0, sources.size(where))).get("weight_map")
+    if type(found) is not dict or not all(_is_plain(file) for file in found.values()):
+        raise CorruptError(
+            f"{where}: no index of safetensors: its weight_map must give, for each name, a file "
+            "beside it"
+        )
+    return found
+
+
+def _is_plain(file: Any) -> bool:
+    """Tell whether an index names a file beside it, and nothing elsewhere."""
+    return type(file) is str and os.path.basename(file) == file and file.endswith(".safetensors")
+
+
+def _json(where: str, data: Buffer) -> dict[str, Any]:
+    with sources.damage(where, "no JSON object"):
+        found = json.loads(bytes(data))
+    if type(found) is not dict:
+        raise CorruptError(f"{where}: no JSON object")
+    return found
+
+
+def to_safetensors(
+    path: Any,
+    source: Any,
+    *,
+    select: str | Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Report:
+    """Write the arrays of a checkpoint, or of a tree, as one safetensors file.
+
+    The file is there wholly or not at all, and durable when the call returns.
+
+    Args:
+        path: the file to write, on this machine.
+        source: the path or URL of a checkpoint, each byte of which is checked; or a tree.
+        select: as for `load`; names then begin below what is selected.
+        metadata: str by str, for the header.
+        overwrite: replace a file that is there.
+        storage_options: options of the store of a checkpoint.
+
+    Returns:
+        What was written under which name, and all that the format could not hold.
+
+    Raises:
+        StructureError: reason ``name-clash`` for two arrays of one name; ``cannot-carry`` for a
+            dtype that the format lacks. Nothing is written then.
+        AlreadyCommittedError: the file exists.
+        CorruptError, NotCommittedError, StorageError: as `load`.
+    """
+    metadata = _checked(metadata)
+    found = outline.outline(source, select, storage_options)
+    found.refuse("safetensors", lambda e: _code(e) is None or e.name == _METADATA)
+    # Widest first: every tensor then starts where its dtype may start.
+    entries = sorted(found.entries, key=lambda entry: -entry.itemsize)
+    lost = [
+        Loss(e.path, "byte-order", "big-endian; written little-endian, with equal values")
+        for e in entries
+        if str(e.stored).startswith(">")
+    ]
+    if len(entries) > 1:
+        lost.append(Loss("$", "order", "readers give the names in an order of their own"))
+    header = _header(entries, metadata)
+    outline.publish(path, _chunks(header, entries), overwrite=overwrite)
+    return found.report(path, lost)
+
+
+def _checked(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    found = dict(metadata or {})
+    if any(type(x) is not str for item in found.items() for x in item):
+        raise StructureError("metadata must be a map from str to str", reason="metadata")
+    return found
+
+
+def _code(entry: Entry) -> str | None:
+    return _NAMES.get(str(entry.stored).removeprefix(">"))
+
+
+def _header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
+    table: dict[str, Any] = {_METADATA: metadata} if metadata else {}
+    at = 0
+    for entry in entries:
+        table[entry.name] = {
+            "dtype": _code(entry),
+            "shape": list(entry.shape),
+            "data_offsets": [at, at + entry.nbytes],
+        }
+        at += entry.nbytes
+    text = json.dumps(table, separators=(",", ":")).encode()
+    if len(text) > _HEADER_MAX_NBYTES:
+        raise StructureError(
+            f"a header of {len(text)} bytes, which readers of safetensors refuse; select less",
+            reason="too-many",
+        )
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _chunks(header: bytes, entries: Sequence[Entry]) -> Iterator[Buffer]:
+    yield header
+    for entry in entries:
+        yield entry.read()

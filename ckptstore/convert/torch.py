@@ -1,0 +1,126 @@
+"""Files of `torch.save`, read with ``weights_only=True`` and in no other way."""
+
+from __future__ import annotations
+
+import collections
+import pickle
+import zipfile
+from typing import Any, Literal
+
+import numpy as np
+
+from ckptstore import dtypes, storage
+from ckptstore.convert import source as sources
+from ckptstore.convert.fitting import step
+from ckptstore.errors import CorruptError, StructureError, UnsupportedError
+
+_ZIP = b"PK\x03\x04"
+
+
+def from_torch(path: Any, *, arrays: Literal["torch", "numpy"] = "torch") -> Any:
+    """Read a file of `torch.save`, in torch's own restricted reader.
+
+    The CRC-32 of every part is checked first, which torch leaves out. Files of torch before 1.6
+    have none.
+
+    Args:
+        path: the file, on this machine.
+        arrays: ``"torch"`` gives what torch gives, on the CPU. ``"numpy"`` gives numpy arrays of
+            the same dtypes, in the dicts, lists and tuples that hold the tensors.
+
+    Raises:
+        UnsupportedError: reason ``weights-only`` where the file needs more than tensors and plain
+            containers; ``dtype-not-here`` for a tensor that numpy has no array for.
+        CorruptError: the file is damaged, or none of torch.
+        UnknownTypeError: reason ``not-installed``.
+    """
+    if arrays not in ("torch", "numpy"):
+        raise StructureError(
+            f"arrays={arrays!r:.80}, expected 'torch' or 'numpy'", reason="bad-argument"
+        )
+    torch = sources.framework("torch")
+    where = storage.parse(path)
+    nbytes = sources.size(where)
+    if sources.read_range(where, 0, min(4, nbytes)) == _ZIP:
+        _check_zip(where, nbytes)
+    with sources.damage(where, "torch cannot read it"):
+        try:
+            loaded = torch.load(where, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise _refused(where, error) from error
+    return loaded if arrays == "torch" else _Arrays(torch, where).convert(loaded, "$")
+
+
+def _check_zip(where: str, nbytes: int) -> None:
+    """Refuse a zip that claims more than the file holds, and bytes that are not its CRC-32."""
+    with sources.damage(where, "no zip file"), zipfile.ZipFile(where) as parts:
+        entries = parts.infolist()
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not stored or sum(entry.file_size for entry in entries) > nbytes:
+            raise CorruptError(
+                f"{where}: compressed or overlapping parts, which torch does not write; do not "
+                "trust it"
+            )
+        bad = parts.testzip()
+    if bad is not None:
+        raise CorruptError(
+            f"{where}: the bytes of {bad:.200} do not match their CRC-32; restore the file from a "
+            "copy; or, where it was written without checksums (compute_crc32 off), write it again "
+            "with them",
+            reason="checksum",
+        )
+
+
+def _refused(where: str, error: Exception) -> Exception:
+    first = str(error).strip().splitlines()
+    wanted = next((line.strip() for line in first if "GLOBAL" in line), first[0] if first else "")
+    return UnsupportedError(
+        f"{where}: it holds more than tensors and plain containers, or is damaged ({wanted:.300}); "
+        "reading that could run code which the file chooses. In the program that wrote it, save "
+        "the tensors alone: torch.save(model.state_dict(), path)",
+        reason="weights-only",
+    )
+
+
+class _Arrays:
+    """Turns tensors into numpy arrays; what was one tensor becomes one array."""
+
+    def __init__(self, torch: Any, where: str) -> None:
+        self.torch = torch
+        self.where = where
+        self.made: dict[int, Any] = {}
+
+    def convert(self, x: Any, path: str) -> Any:
+        if id(x) in self.made:
+            return self.made[id(x)]
+        cls = type(x)
+        out: Any = x
+        if isinstance(x, self.torch.Tensor):
+            out = self._array(x, path)
+        elif cls in (dict, collections.OrderedDict):
+            # The attribute `_metadata` of a state_dict is for torch's modules only.
+            out = cls((key, self.convert(value, path + step(key))) for key, value in x.items())
+        elif cls in (list, tuple):
+            out = cls(self.convert(item, f"{path}[{i}]") for i, item in enumerate(x))
+        self.made[id(x)] = out
+        return out
+
+    def _array(self, x: Any, path: str) -> Any:
+        torch = self.torch
+        name = str(x.dtype).removeprefix("torch.")
+        plain = x.layout == torch.strided and not x.is_quantized and not x.is_meta
+        try:
+            if not plain:
+                raise CorruptError("")
+            nbytes = dtypes.item_nbytes(name, where=path)
+            dtype = dtypes.resolve(name, where=path)
+            host = x.detach().resolve_conj().resolve_neg().contiguous()
+            if dtype.type.__module__ != "numpy":  # torch gives it as bits only
+                host = host.view({1: torch.uint8, 2: torch.int16}[nbytes])
+        except (CorruptError, KeyError):
+            raise UnsupportedError(
+                f"{self.where}: {path}: a tensor of {x.dtype}, {x.layout} has no numpy array; read "
+                'it with arrays="torch"',
+                reason="dtype-not-here",
+            ) from None
+        return np.array(host.numpy(), order="C").view(dtype)
