@@ -163,7 +163,8 @@ def _bad_types(found: str) -> StructureError:
     )
 
 
-def _patterns(select: Any) -> list[str]:
+def patterns_of(select: Any) -> list[str]:
+    """Return the patterns of ``select=``; raises StructureError, reason ``bad-pattern``."""
     if isinstance(select, str):
         return [select]
     if isinstance(select, Iterable) and not isinstance(select, bytes | bytearray):
@@ -194,7 +195,7 @@ class _Load:
             return self._into(like, select)
         if select is None:
             return self._build([0], match.Fit())[0]
-        patterns = _patterns(select)
+        patterns = patterns_of(select)
         self._read_keys()
         found = selection.selected(self.tree, patterns, self.where)
         if isinstance(select, str) and not {"*", "**"} & set(paths.parse(select)):
@@ -207,7 +208,7 @@ class _Load:
         if select is None:
             fit = self._fit(walk, [(0, 0)])
             return self._build([0], fit)[0]
-        patterns = _patterns(select)
+        patterns = patterns_of(select)
         today = selection.as_today(self.tree, walk, self.given)
         stored = selection.selected(today, patterns, self.where)
         wanted = selection.selected(walk, patterns, "like")
