@@ -128,6 +128,8 @@ def test_a_selected_sub_tree_has_names_of_its_own(tmp_path, write):
             assert set(read(path)) == names
     with pytest.raises(ckptstore.StructureError, match="nothing is at"):
         write(tmp_path / "x", tree, select="$.no")
+    with pytest.raises(ckptstore.StructureError, match="expected a pattern"):
+        write(tmp_path / "x", tree, select=7)
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -180,8 +182,9 @@ def test_safetensors_hold_bfloat16_and_float8_and_align_what_is_wide(tmp_path):
     header = json.loads(data[8 : 8 + size])
     for name, array in tree.items():
         assert (8 + size + header[name]["data_offsets"][0]) % array.itemsize == 0
-    with pytest.raises(ckptstore.StructureError):
-        convert.to_safetensors(tmp_path / "y", tree, metadata={"a": 1})
+    for metadata in ({"a": 1}, 7):
+        with pytest.raises(ckptstore.StructureError, match="from str to str"):
+            convert.to_safetensors(tmp_path / "y", tree, metadata=metadata)
 
 
 def test_npz_holds_every_dtype_of_numpy(tmp_path):

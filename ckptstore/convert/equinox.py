@@ -106,7 +106,8 @@ def _read(data: Buffer, at: int, where: str) -> _Record:
         shape, fortran, dtype = header(stream)
     start = at + stream.tell()
     nbytes = math.prod(shape) * dtype.itemsize
-    if dtype.hasobject or min(shape, default=0) < 0:
+    # Of a dtype of no bytes any number of elements would be there.
+    if dtype.hasobject or not dtype.itemsize or min(shape, default=0) < 0:
         raise CorruptError(f"{where}: {dtype}{list(shape)} is no array of numbers")
     if nbytes > len(data) - start:
         raise CorruptError(

@@ -113,7 +113,8 @@ class _Decoder:
         shape, name, data = parts
         stored = name.decode("ascii", "replace")
         dtype = dtypes.resolve(stored.removeprefix(">"), where=self.where)
-        if dtype.itemsize * math.prod(shape) != len(data):
+        # Of a dtype of no bytes any number of elements would be there.
+        if not dtype.itemsize or dtype.itemsize * math.prod(shape) != len(data):
             raise CorruptError(
                 f"{self.where}: {len(data)} bytes for an array of {stored}{shape}",
                 reason="truncated",

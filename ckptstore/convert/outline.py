@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import commit, dtypes, fetch, match, paths, storage, tree, validate
+from ckptstore import commit, dtypes, fetch, match, paths, reader, storage, tree, validate
 from ckptstore.commit import Snapshot
 from ckptstore.dtypes import Array, DtypeRefusal, Stored
 from ckptstore.errors import AlreadyCommittedError, StructureError
@@ -252,19 +252,18 @@ class _Plan:
     def leaves(self) -> list[int]:
         return [leaf for _, leaf in self.found.values()]
 
-    def outline(self, reader: Callable[[int, str], Callable[[], Any]]) -> Outline:
+    def outline(self, read: Callable[[int, str], Callable[[], Any]]) -> Outline:
         entries = []
         for name, (path, leaf) in self.found.items():
             _, stored, shape = self.info(leaf)
             dtype = dtypes.resolve(stored, where=path)
-            entries.append(Entry(name, path, stored, dtype, shape, reader(leaf, path)))
+            entries.append(Entry(name, path, stored, dtype, shape, read(leaf, path)))
         return Outline(entries, self.losses)
 
     def _roots(self, select: str | Sequence[str] | None) -> list[_Place]:
         if select is None:
             return [_Place(0, (), "$")]
-        patterns = [select] if isinstance(select, str) else list(select)
-        found = match.selected(self.table, patterns, self.where)
+        found = match.selected(self.table, reader.patterns_of(select), self.where)
         if isinstance(select, str) and not {"*", "**"} & set(paths.parse(select)):
             return [_Place(node, (), path) for path, node in found.items()]
         return [

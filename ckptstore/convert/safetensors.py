@@ -99,6 +99,8 @@ def _read(where: str) -> dict[str, Array]:
     data = sources.read_range(where, 0, sources.size(where))
     with sources.damage(where, "no sound safetensors file"):
         tensors = library.deserialize(bytes(data))
+    # The library lets the last of two tensors of one name win.
+    _json(where, data[8 : 8 + int.from_bytes(data[:8], "little")])
     del data
     out = {}
     for name, tensor in tensors:
@@ -132,9 +134,16 @@ def _is_plain(file: Any) -> bool:
 
 def _json(where: str, data: Buffer) -> dict[str, Any]:
     with sources.damage(where, "no JSON object"):
-        found = json.loads(bytes(data))
+        found = json.loads(bytes(data), object_pairs_hook=_once)
     if type(found) is not dict:
         raise CorruptError(f"{where}: no JSON object")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
     return found
 
 
@@ -186,10 +195,11 @@ def to_safetensors(
 
 
 def _checked(metadata: Mapping[str, str] | None) -> dict[str, str]:
-    found = dict(metadata or {})
-    if any(type(x) is not str for item in found.items() for x in item):
+    found = {} if metadata is None else metadata
+    sound = isinstance(found, Mapping)
+    if not sound or any(type(x) is not str for item in found.items() for x in item):
         raise StructureError("metadata must be a map from str to str", reason="metadata")
-    return found
+    return dict(found)
 
 
 def _code(entry: Entry) -> str | None:

@@ -14,6 +14,9 @@ from ckptstore.convert import source as sources
 from ckptstore.convert.fitting import step
 from ckptstore.errors import CorruptError, StructureError, UnsupportedError
 
+_GROWTH = 4
+"""How many times the bytes of a file its numpy arrays may take: a tensor of strides 0 takes any."""
+
 _ZIP = b"PK\x03\x04"
 
 
@@ -48,7 +51,10 @@ def from_torch(path: Any, *, arrays: Literal["torch", "numpy"] = "torch") -> Any
             loaded = torch.load(where, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise _refused(where, error) from error
-    return loaded if arrays == "torch" else _Arrays(torch, where).convert(loaded, "$")
+    if arrays == "torch":
+        return loaded
+    with sources.damage(where, "nested too deep, or a container that holds itself"):
+        return _Arrays(torch, where, _GROWTH * nbytes).convert(loaded, "$")
 
 
 def _check_zip(where: str, nbytes: int) -> None:
@@ -85,9 +91,10 @@ def _refused(where: str, error: Exception) -> Exception:
 class _Arrays:
     """Turns tensors into numpy arrays; what was one tensor becomes one array."""
 
-    def __init__(self, torch: Any, where: str) -> None:
+    def __init__(self, torch: Any, where: str, left: int) -> None:
         self.torch = torch
         self.where = where
+        self.left = left
         self.made: dict[int, Any] = {}
 
     def convert(self, x: Any, path: str) -> Any:
@@ -114,6 +121,7 @@ class _Arrays:
                 raise CorruptError("")
             nbytes = dtypes.item_nbytes(name, where=path)
             dtype = dtypes.resolve(name, where=path)
+            self._take(x, path)
             host = x.detach().resolve_conj().resolve_neg().contiguous()
             if dtype.type.__module__ != "numpy":  # torch gives it as bits only
                 host = host.view({1: torch.uint8, 2: torch.int16}[nbytes])
@@ -124,3 +132,13 @@ class _Arrays:
                 reason="dtype-not-here",
             ) from None
         return np.array(host.numpy(), order="C").view(dtype)
+
+    def _take(self, x: Any, path: str) -> None:
+        """Count the bytes of an array before it is made."""
+        self.left -= x.numel() * x.element_size()
+        if self.left < 0:
+            raise UnsupportedError(
+                f"{self.where}: {path}: expanded, this tensor of {list(x.shape)} takes over "
+                f'{_GROWTH} times the bytes of the file; read it with arrays="torch"',
+                reason="array-not-exact",
+            )
