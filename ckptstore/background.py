@@ -20,6 +20,8 @@ from ckptstore.writer import Attempt
 Then = Callable[[Checkpoint], None]
 """What a thread does after it has saved, before the save has ended; it raises nothing."""
 
+_LOOK_SECONDS = 0.5
+
 _lock = threading.RLock()  # a signal handler may save, too
 _saves: list[PendingSave] = []
 """The saves that are under way, or may have an error that nobody was told of: one, but in a signal
@@ -270,7 +272,8 @@ def _drain() -> None:
         try:
             if not save.done() and getattr(sys, "last_type", None) is KeyboardInterrupt:
                 _tell(f"finishing the save to {save.url}; interrupt again to give it up")
-            save.wait()
+            while not save._ended.wait(_LOOK_SECONDS):  # a signal right before a wait ends none
+                pass
         except BaseException as interrupt:
             _tell(f"interrupted; {save.url} is saved wholly or not at all")
             _leave(130 if isinstance(interrupt, KeyboardInterrupt) else 1)

@@ -63,7 +63,7 @@ class Leaf:
         read: gives the stored bytes, flat uint8, when it is time to write them; raises Refusal.
         fixed: nobody can write to those bytes.
         start: begins to bring them to this host, where that takes a while, and gives the `read`
-            that waits for it; raises Refusal.
+            that waits for it.
         memory: equal for arrays of one type that are the same view of the same memory: these are
             stored once and come back as one object. None where only identity counts.
     """

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import xxhash
@@ -35,6 +33,7 @@ class Staging:
 
     def __init__(self, walk: Walk) -> None:
         self._walk = walk
+        self._kept: dict[int, Array] = {}
         itemsize = [dtypes.item_nbytes(stored, where="save") for stored in walk.dtypes]
         self.nbytes = [
             math.prod(leaf.shape) * itemsize[number]
@@ -43,7 +42,7 @@ class Staging:
 
     def is_fixed(self, leaf: int) -> bool:
         """Tell whether nobody can write to the bytes of a leaf."""
-        return self._walk.leaves[leaf].fixed
+        return leaf in self._kept or self._walk.leaves[leaf].fixed
 
     def read(self, leaf: int) -> Array:
         """Return the bytes of a leaf: flat uint8.
@@ -52,15 +51,8 @@ class Staging:
             StructureError: reason ``cannot-carry`` where a value cannot be stored, or the array
                 was deleted or resized since the walk.
         """
-        with self._at(leaf):
-            host = self._walk.leaves[leaf].read()
-        if host.size != self.nbytes[leaf]:
-            raise StructureError(
-                f"{self._path(leaf)}: {host.size} bytes, {self.nbytes[leaf]} when the save "
-                "began; do not resize an array while it is saved",
-                reason="cannot-carry",
-            )
-        return host
+        kept = self._kept.get(leaf)
+        return self._checked(leaf, self._walk.leaves[leaf].read) if kept is None else kept
 
     def fix(self) -> None:
         """Keep the bytes that all leaves hold now, whatever is done to the tree afterwards.
@@ -72,34 +64,33 @@ class Staging:
         Raises:
             StructureError: as `read`.
         """
-        leaves = self._walk.leaves
-        for number, leaf in enumerate(leaves):
-            if leaf.start is not None:
-                with self._at(number):
-                    leaves[number] = dataclasses.replace(leaf, read=leaf.start(), start=None)
-        large = []
-        for number, nbytes in enumerate(self.nbytes):
-            if nbytes >= LARGE_NBYTES and not self.is_fixed(number):
-                large.append((number,))
+        leaves, large = self._walk.leaves, []
+        reads = [leaf.read if leaf.start is None else leaf.start() for leaf in leaves]
+        for leaf, nbytes in enumerate(self.nbytes):
+            if nbytes >= LARGE_NBYTES and not leaves[leaf].fixed:
+                large.append((leaf, reads[leaf]))
             else:
-                self._fix(number)
-        threads.run(self._fix, large, _COPIES, name="ckptstore-copy")
+                self._keep(leaf, reads[leaf])
+        threads.run(self._keep, large, _COPIES, name="ckptstore-copy")
         self._walk.objects.clear()
+        leaves.clear()
 
-    def _fix(self, leaf: int) -> None:
-        host = self.read(leaf)
-        if not self.is_fixed(leaf):
-            host = host.copy()
-        leaves = self._walk.leaves
-        leaves[leaf] = dataclasses.replace(leaves[leaf], read=lambda: host, fixed=True)
+    def _keep(self, leaf: int, read: Callable[[], Array]) -> None:
+        host = self._checked(leaf, read)
+        self._kept[leaf] = host if self._walk.leaves[leaf].fixed else host.copy()
 
-    @contextlib.contextmanager
-    def _at(self, leaf: int) -> Iterator[None]:
-        """Add the path of a leaf to why it cannot be carried."""
+    def _checked(self, leaf: int, read: Callable[[], Array]) -> Array:
         try:
-            yield
+            host = read()
         except (Refusal, dtypes.DtypeRefusal) as refusal:
             raise StructureError(f"{self._path(leaf)}: {refusal}", reason="cannot-carry") from None
+        if host.size != self.nbytes[leaf]:
+            raise StructureError(
+                f"{self._path(leaf)}: {host.size} bytes, {self.nbytes[leaf]} when the save "
+                "began; do not resize an array while it is saved",
+                reason="cannot-carry",
+            )
+        return host
 
     def _path(self, leaf: int) -> str:
         rows = zip(self._walk.kind, self._walk.arg, strict=True)

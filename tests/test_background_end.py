@@ -218,6 +218,8 @@ begin()
 
 
 FORK = """
+import warnings
+warnings.simplefilter("ignore")  # Python 3.12 warns of a fork while there are threads
 pending = begin()
 pid = os.fork()
 if pid == 0:

@@ -229,12 +229,14 @@ def _host(x: jax.Array) -> Array:
 
 def _start(x: jax.Array) -> Callable[[], Array]:
     """Begin to copy an array to this host; what is returned waits for that, and is `_host`."""
-    with _while_saved(x):
+    try:
         if _is_plain(x):
             return lambda: _host(x)
         pieces = _pieces(x)
         for _, piece in pieces:
             piece.copy_to_host_async()
+    except (RuntimeError, ValueError):  # it was deleted, which `_host` says
+        return lambda: _host(x)
 
     def read() -> Array:
         with _while_saved(x):
