@@ -1,4 +1,4 @@
-"""The step counters in an Optax state: `counts` lists them, `shift_counts` moves them.
+"""What an Optax state needs: `counts` and `shift_counts` for its step counters, `fit` for its form.
 
 The import of this module brings neither optax nor jax. Guide: docs/optax.md.
 """
@@ -18,7 +18,17 @@ from ckptstore.counters import Count, Found, Scan, integers
 from ckptstore.errors import StructureError
 from ckptstore.meanings import NEED_THE_FIRST_UPDATE, Meaning
 
-__all__ = ["Count", "Disagreement", "Meaning", "check_counts", "counts", "shift_counts"]
+__all__ = [
+    "Change",
+    "Count",
+    "Disagreement",
+    "Meaning",
+    "Report",
+    "check_counts",
+    "counts",
+    "fit",
+    "shift_counts",
+]
 
 _INT32_MAX = 2**31 - 1
 
@@ -32,6 +42,27 @@ class Disagreement:
 
     def __str__(self) -> str:
         return f"{self.count.path} is {self.count.value}, expected {self.expected}"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What `fit` did at one place of the state."""
+
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `fit` changed; it prints a line for each place."""
+
+    changes: tuple[Change, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.changes)) or "nothing was changed"
 
 
 def counts(opt_state: Any) -> list[Count]:
@@ -146,6 +177,34 @@ def check_counts(state: Any, step: int | None = None) -> list[Disagreement]:
             if np.any(d > expected) or np.any(d < expected - f.skipped):
                 out.append(Disagreement(f.count, expected + f.count.start))
     return out
+
+
+def fit(loaded: Any, tx: Any, params: Any) -> tuple[Any, Report]:
+    """Return a state of the structure that an optimizer expects today, with the loaded values.
+
+    `load` rebuilds what was saved; an older release of Optax, or a chain that has changed since,
+    made another structure of it. States that hold no value come and go, dicts are matched by key,
+    dtypes and PRNG keys become what they are today. What cannot be known is refused: no value of
+    ``tx.init`` ever stands for one that has a history. Call it outside of jit.
+
+    Args:
+        loaded: the state of the optimizer alone, as `load` gave it.
+        tx: the optimizer: anything with ``init(params)``.
+        params: its parameters, or a `jax.ShapeDtypeStruct` for each. No array is made of them,
+            but where jax cannot trace ``tx.init``.
+
+    Returns:
+        The state, and what was changed. What was not is the same objects; where nothing was, the
+        state is `loaded` itself.
+
+    Raises:
+        StructureError: ``does-not-fit``, with all the places and what is found and expected
+            there; ``bad-argument`` where ``tx.init(params)`` fails.
+    """
+    from ckptstore import fitting  # brings jax, which is there where a `tx` is
+
+    found = fitting.fit(loaded, tx, params)
+    return found.state, Report(tuple(Change(path, what) for path, what in found.changes))
 
 
 def _moving(scan: Scan, strict: bool) -> list[Found]:
