@@ -241,13 +241,11 @@ class Fitting:
             if type(state).__name__ == "WrappedScheduleState":
                 states[name] = state._replace(count=optimizer.copied(count))
             else:
-                self._refuse(replace(pair, path=path), f"{_named(state)} expected, not found")
-        self._changed(
-            pair,
-            None,
-            f"{_named(x)} -> {_named(like)}; its count drives "
-            + (", ".join(states) or "no schedule"),
+                self._refuse(replace(pair, path=path), f"{_named(state)} expected, nothing found")
+        driven = (
+            f"; its count drives {', '.join(states)}, which Optax before 0.1.4 had a step ahead"
         )
+        self._changed(pair, None, f"{_named(x)} -> {_named(like)}" + driven * bool(states))
         return like._replace(
             count=count,
             hyperparams=self._field(pair, "hyperparams", "hyperparams"),
@@ -262,13 +260,8 @@ class Fitting:
         if self.refused:
             return None
         first = not optimizer.has_values(x.trace)
-        why = "no number in the trace is" if first else "the trace is"
-        self._changed(
-            pair,
-            None,
-            f"{_named(x)} -> {_named(like)}; is_initial_step is {first}, since {why} not zero",
-        )
-        previous = self._field(pair, "trace", "previous_gradient")
+        why = f"is_initial_step is {first}, since the trace is {'all' if first else 'not all'} zero"
+        self._changed(pair, None, f"{_named(x)} -> {_named(like)}; {why}")
         return like._replace(is_initial_step=optimizer.flag(first), previous_gradient=previous)
 
     def _without_momentum(self, pair: _Pair) -> Any:
@@ -396,8 +389,8 @@ def _is_inner(above: str) -> bool:
 
 
 def _named(x: Any) -> str:
-    """Return the class of an object; those of Optax by their name alone."""
+    """Return the class of an object; those of Python and Optax by their name alone."""
     cls = type(x)
-    if x is None or cls.__module__ == "builtins" or registry.top_level(cls.__module__) == "optax":
+    if registry.top_level(cls.__module__) in ("builtins", "collections", "optax"):
         return "None" if x is None else cls.__qualname__
     return f"{cls.__module__}.{cls.__qualname__}"
