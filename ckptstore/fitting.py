@@ -108,7 +108,9 @@ class Fitting:
             return self._chain(pair)
         if type(x) is type(like):
             return self._parts(pair) if kind in _OF_PARTS else self._value(pair)
-        convert = _CONVERSIONS.get((type(x).__name__, type(like).__name__))
+        packages = {registry.top_level(type(a).__module__) for a in (x, like)}
+        names = (type(x).__name__, type(like).__name__)
+        convert = _CONVERSIONS.get(names) if packages == {"optax"} else None
         return self._differ(pair) if convert is None else convert(self, pair)
 
     def _leaf(self, pair: _Pair) -> Any:

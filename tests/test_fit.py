@@ -457,10 +457,17 @@ class Unlike(NamedTuple):
     nu: Any
 
 
+class TraceState(NamedTuple):
+    tracks: Any
+
+
 def test_a_class_of_the_same_fields_is_another_class() -> None:
     state = trained(ADAM)
     assert refused((Unlike(*state[0]), state[1]), ADAM) == [
         "$[0]: test_fit.Unlike found, ScaleByAdamState expected"
+    ]
+    assert refused((TraceState(params()), EMPTY), OPTIMISTIC) == [
+        "$[0]: test_fit.TraceState found, ScaleByOptimisticGradientState expected"
     ]
 
 
@@ -485,9 +492,11 @@ def test_a_state_without_values_is_refused_where_they_are_needed() -> None:
     gone = jnp.ones(3)
     gone.delete()
     lines += refused(optax.TraceState(params() | {"b": gone}), TRACE)
-    assert [line.partition(": ")[2].partition(" found")[0] for line in lines] == [
-        *["no values"] * 2,
-        "a jax array",
+    assert [line.partition(": ")[2].partition(" found")[0] for line in lines] == ["no values"] * 3
+    adam = optax.scale_by_adam().init(params())
+    assert refused(adam._replace(mu={"w": gone}), optax.scale_by_rms(bias_correction=True))
+    assert refused(old_inject(trained(INJECT))._replace(count=jnp.float32(1)), INJECT) == [
+        "$.count: float32[] found, int32[] expected"
     ]
 
 

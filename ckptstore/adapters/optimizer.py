@@ -55,13 +55,12 @@ def rearranged(tree: Any, like: Any) -> Any:
 
 def has_values(tree: Any) -> bool:
     """Tell whether any number in the tree may be another than zero."""
-    leaves = jax.tree.leaves(tree)
-    return any(isinstance(x, jax.core.Tracer) or bool(jnp.any(x != 0)) for x in leaves)
+    return any(_is_gone(x) or bool(jnp.any(x != 0)) for x in jax.tree.leaves(tree))
 
 
 def copied(x: Any) -> Any:
-    """Return a second array of the same values, so that a jitted update may be given both."""
-    return jnp.array(x, copy=True)
+    """Return a second array of the same values, so that both may be donated; None for None."""
+    return None if x is None else jnp.array(x, copy=True)
 
 
 def flag(value: bool) -> Any:
@@ -91,10 +90,8 @@ def conform(x: Any, like: Any, *, squeeze: bool = False) -> tuple[Any, str]:
     """
     if isinstance(x, _NUMBERS) and isinstance(like, _NUMBERS):
         return x, ""
-    if isinstance(x, (jax.core.Tracer, jax.ShapeDtypeStruct)):
-        raise Refusal("no values found; call fit outside of jit, with a state of arrays")
-    if isinstance(x, jax.Array) and x.is_deleted():
-        raise Refusal("a jax array found that was deleted or donated")
+    if _is_gone(x):
+        raise Refusal("no values found; call fit outside of jit, with arrays that were not donated")
     try:
         form = jax.typeof(x)
     except TypeError:  # numpy has dtypes that jax has not
@@ -110,6 +107,13 @@ def conform(x: Any, like: Any, *, squeeze: bool = False) -> tuple[Any, str]:
     if form.weak_type and not wanted.weak_type:
         return x.astype(form.dtype), "its type is weak no more"
     return x, ""
+
+
+def _is_gone(x: Any) -> bool:
+    """Tell whether there are no values: in jit, in a placeholder, after a donation."""
+    return isinstance(x, (jax.core.Tracer, jax.ShapeDtypeStruct)) or (
+        isinstance(x, jax.Array) and x.is_deleted()
+    )
 
 
 def _converted(x: Any, like: Any) -> Any:
