@@ -107,19 +107,24 @@ def _fields_differ(row: TypeRow, cls: type, have: Sequence[str]) -> str:
     if len(gone) == len(new) == 1:
         steps.insert(0, f"Migration(renamed={{{gone[0]!r}: {new[0]!r}}})")
     first = "as the first step of " if _migrations(cls) else "with "
-    moved = registry.top_level(cls.__module__) != row.package
+    package = registry.top_level(cls.__module__)
+    here = classes.package_version(package)
+    other = package == row.package and here != row.version
     return (
         f"{row}: only in the checkpoint: {', '.join(gone) or '(none)'}; only in the class: "
-        f"{', '.join(new) or '(none)'}{'' if moved else _versions(row)}; "
-        f"say what became of them {first}ckptstore.register({cls.__qualname__}, "
+        f"{', '.join(new) or '(none)'}"
+        + (f" ({package} {row.version} saved it, here is {here})" if other else "")
+        + f"; say what became of them {first}ckptstore.register({cls.__qualname__}, "
         f"migrate=[ckptstore.{' or '.join(steps)}]), or pass types={{'{row}': OldClass}} with a "
         "class of the stored fields"
     )
 
 
 def _versions(row: TypeRow) -> str:
-    """Say which release of its package saved a class, where it is not the one that is here."""
-    here = classes.package_version(row.package) if row.package else None
+    """Say which release of a known framework saved a class, where another one is here."""
+    if row.package not in registry.ADAPTERS:  # asking for its version could run its code
+        return ""
+    here = classes.package_version(row.package)
     if row.version is None or row.version == here:
         return ""
     return f" ({row.package} {row.version} saved it, here is {here or 'none'})"
