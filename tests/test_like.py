@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -410,6 +411,16 @@ if jax is not None:
 
 @needs_jax
 class TestJax:
+    def test_a_class_registered_with_jax_is_refused_where_jax_cannot_rebuild_it(
+        self, tmp_path: pathlib.Path, clean: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ckptstore.save(tmp_path / "c", Node(1, 2))
+        adapter = importlib.import_module("ckptstore.adapters.jax")
+        monkeypatch.setattr(adapter, "_make_treedef", None)  # as before jax 0.8
+        assert_refused(tmp_path, Node(1, 2), "$", "register(Node, flatten=..., unflatten=...)")
+        with pytest.raises(ckptstore.UnknownTypeError):
+            ckptstore.load(tmp_path / "c", types=[Node])
+
     def test_a_class_registered_with_jax_needs_types_or_register(
         self, tmp_path: pathlib.Path, clean: None
     ) -> None:
