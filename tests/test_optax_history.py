@@ -5,6 +5,7 @@ Every state here was made and saved by a real old release; `golden/README.md` sa
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import importlib
@@ -12,6 +13,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import types
 import warnings
 from typing import Any, NamedTuple
 
@@ -124,6 +126,44 @@ def test_the_fields_of_reduce_on_plateau_have_today_s_names(release: str) -> Non
     assert state.count == 0 and state.avg_value == 0.0
     fresh = optax.contrib.reduce_on_plateau().init({"w": jnp.zeros(2)})
     assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, fresh)
+
+
+@pytest.fixture
+def old_plateau(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Give the class that 0.2.1 has, where it has it; `load` is to run without it."""
+    module: Any = types.ModuleType("optax.contrib.reduce_on_plateau")
+    names = "lr best_loss plateau_count cooldown_counter"
+    cls = collections.namedtuple("ReduceLROnPlateauState", names, module=module.__name__)
+    module.ReduceLROnPlateauState = cls
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    yield cls
+    assert module.__name__ not in sys.modules
+
+
+@pytest.mark.parametrize("arrays", ["jax", "numpy"])
+def test_what_is_added_has_the_dtype_of_what_was_there(
+    arrays: Any, old_plateau: Any, tmp_path: pathlib.Path
+) -> None:
+    place = jax.devices()[0]
+    loss = jax.device_put(jnp.asarray(jnp.inf, jnp.bfloat16), place)
+    ckptstore.save(tmp_path / "c", old_plateau(1.0, loss, np.int16(3), 7))
+    del sys.modules[old_plateau.__module__]
+    state = ckptstore.load(tmp_path / "c", arrays=arrays if arrays == "numpy" else None)
+    assert type(state) is optax.contrib.ReduceLROnPlateauState
+    assert type(state.count) is int and state.count == 0
+    assert state.avg_value.dtype == jnp.bfloat16 and state.avg_value == 0.0
+    assert isinstance(state.avg_value, jax.Array) == (arrays == "jax")
+    assert arrays == "numpy" or state.avg_value.committed
+
+
+@pytest.mark.parametrize("bad", ["0", None, {}, [1.0], np.array("a"), True])
+def test_a_field_that_is_no_number_is_refused(
+    bad: Any, old_plateau: Any, tmp_path: pathlib.Path
+) -> None:
+    ckptstore.save(tmp_path / "c", {"state": old_plateau(1.0, bad, 0, 0)})
+    del sys.modules[old_plateau.__module__]
+    with pytest.raises(ckptstore.UnknownTypeError, match=r"best_loss is .*, expected a number"):
+        ckptstore.load(tmp_path / "c")
 
 
 def test_reduce_on_plateau_goes_on(tmp_path: pathlib.Path) -> None:

@@ -71,19 +71,26 @@ _RENAMED = {
 
 
 def _full_like(field: str, value: float) -> Callable[[Mapping[str, Any]], Any]:
-    """Return what makes an added scalar, of the dtype and the kind of array of another field."""
+    """Return what makes an added number, of the type and dtype that another field has."""
 
     def make(old: Mapping[str, Any]) -> Any:
-        numpy_or_jax: Any = jnp if isinstance(old[field], jax.Array) else np
-        return numpy_or_jax.full_like(old[field], value)
+        x = old[field]
+        if isinstance(x, jax.Array):
+            return jnp.full_like(x, value)
+        if isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "biufV":  # V: bfloat16
+            return np.full_like(x, value)
+        if type(x) in (int, float):
+            return type(x)(value)
+        raise TypeError(f"{field} is {type(x).__qualname__}, expected a number")
 
     return make
 
 
 def _no_search(old: Mapping[str, Any]) -> Any:
-    """Return what the state of a backtracking search says of the last one before the first."""
-    steps: Any = jnp.asarray(0) if isinstance(old["value"], jax.Array) else np.zeros((), np.int32)
-    return optax._src.linesearch.BacktrackingLinesearchInfo(steps, _full_like("value", np.inf)(old))
+    """Return what a fresh state of a backtracking search says of the last one."""
+    error = _full_like("value", float("inf"))(old)
+    steps: Any = jnp.asarray(0) if isinstance(error, jax.Array) else np.zeros((), np.int32)
+    return optax._src.linesearch.BacktrackingLinesearchInfo(steps, error)
 
 
 # By the class's name of today; beside it, the release that made the change.
