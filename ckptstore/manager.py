@@ -308,8 +308,7 @@ class Manager:
             self._run.evict(self._keep, saved.step)
 
     def _load(self, step: int, like: Any, options: Mapping[str, Any]) -> Any:
-        at, stored = self._run.at(step), self._run.options
-        loaded = reader.load(at, like, storage_options=stored, **options)
+        loaded = reader.load(self._run.at(step), like, storage_options=self._run.options, **options)
         self.loaded_step = step
         self._cadence.resumed(step)
         return loaded
