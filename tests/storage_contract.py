@@ -23,6 +23,9 @@ def put(place: Storage, name: str, content: bytes) -> None:
 class StorageContract:
     """The `storage` fixture gives an empty place that `prepare` was not yet called on."""
 
+    links = True
+    """Whether the store can give a new file the content of another."""
+
     @pytest.fixture
     def place(self, storage: Storage) -> Iterator[Storage]:
         with storage as ready:
@@ -32,6 +35,12 @@ class StorageContract:
     def again(self, storage: Storage) -> Storage:
         """Return another storage of the same place, as another process would."""
         return storage_package.open(storage.url, self.options())
+
+    def beside(self, place: Storage) -> Storage:
+        """Return the directory `other` beside the place, which is ready."""
+        other = storage_package.open(place.url.rpartition("/")[0] + "/other", self.options())
+        other.prepare()
+        return other
 
     def options(self) -> dict[str, Any] | None:
         """Return the `storage_options` of the place."""
@@ -191,6 +200,39 @@ class StorageContract:
         below.remove()
         place.child("a").remove()
         assert sorted(place.children()) == ["a", "c d%"]
+
+    def test_a_link_has_the_content_of_a_file_of_a_sibling_and_outlives_it(
+        self, place: Storage
+    ) -> None:
+        content = bytes(range(256)) * 100
+        with self.beside(place) as other:
+            put(other, "data", content)
+            assert place.link("mine", "other", "data", len(content)) is self.links
+            assert place.list() == ({"mine": len(content)} if self.links else {})
+            if self.links:
+                place.flush()
+                other.delete("data")
+                assert place.read("mine", len(content)) == content
+
+    def test_what_cannot_be_linked_leaves_nothing(self, place: Storage) -> None:
+        assert not place.link("mine", "other", "data", 10)
+        with self.beside(place) as other:
+            assert not place.link("mine", "other", "data", 10)
+            put(other, "data", b"0123456789")
+            for nbytes in (0, 9, 11):
+                assert not place.link("mine", "other", "data", nbytes)
+            assert place.list() == {}
+            assert other.read("data", 10) == b"0123456789"
+            assert place.link("mine", "other", "data", 10) is self.links
+
+    def test_a_link_is_as_young_as_it_is(self, place: Storage) -> None:
+        with self.beside(place) as other:
+            put(other, "data", b"0123456789")
+            put(place, "first", b"1")
+            time.sleep(1.1)  # some stores count whole seconds
+            if place.link("mine", "other", "data", 10):
+                times = place.changed()
+                assert 1 <= times["mine"] - times["first"] < 60
 
     def test_many_threads_may_get_at_once(self, place: Storage) -> None:
         content = bytes(range(256)) * 64

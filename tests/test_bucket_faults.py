@@ -157,6 +157,71 @@ def test_a_store_that_goes_away_at_any_request_leaves_the_old_or_the_new(
         assert report.count("StorageError") == report.points
 
 
+COPIES = (("PUT", f"{DIRECTORY}/copy"), ("POST", "rewriteTo"))
+
+
+def copies(request: Request) -> bool:
+    """Whether a request copies an object inside the store."""
+    target = urllib.parse.unquote(request.target)
+    return any(request.method == method and part in target for method, part in COPIES)
+
+
+@pytest.fixture
+def linking(server: Server) -> Iterator[Place]:
+    """A place beside which there is the object `other/data`."""
+    with Place(server) as place:
+        server.put(place.bucket, "run/other/data", b"0123456789")
+        yield place
+
+
+def linked(place: Place) -> bool:
+    """Link that object, as `copy`; what is there afterwards is that or nothing."""
+    with storage.open(place.url, place.options) as store:
+        done = store.link("copy", "other", "data", 10)
+    there = f"{DIRECTORY}/copy" in place.server.objects(place.bucket)
+    assert there == done
+    if done:
+        assert place.server.get(place.bucket, f"{DIRECTORY}/copy") == b"0123456789"
+        place.server.delete(place.bucket, f"{DIRECTORY}/copy")
+    return done
+
+
+def test_one_fault_at_any_request_of_a_link_is_survived(linking: Place) -> None:
+    assert linked(linking)
+    assert sum(map(copies, linking.proxy.log)) == 1, "no byte is read or sent"
+    for name, action in ONCE.items():
+        for number in range(len(linking.proxy.log)):
+            linking.proxy.reset()
+            linking.proxy.at(number, action)
+            assert linked(linking), f"{name} at {number}"
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        status(404, "NoSuchKey"),
+        status(412, "PreconditionFailed"),
+        status(403, "AccessDenied"),
+        status(403, "AccessDenied", after=True),
+        status(400, "InvalidRequest"),
+        status(501, "NotImplemented"),
+    ],
+    ids=str,
+)
+def test_what_a_store_does_not_copy_is_left_to_the_caller(action: Action, linking: Place) -> None:
+    linking.proxy.rule(copies, action, times=math.inf)
+    assert not linked(linking)
+
+
+def test_a_store_that_goes_away_during_a_link_is_an_error(server: Server) -> None:
+    with Place(server, timeout=1.0, deadline=1.5) as place:
+        server.put(place.bucket, "run/other/data", b"0123456789")
+        place.proxy.rule(everything, ERROR_BEFORE, times=math.inf)
+        with pytest.raises(ckptstore.StorageError) as raised:
+            linked(place)
+        assert raised.value.reason == "unavailable"
+
+
 @sizes(4)
 def test_random_faults_leave_a_whole_checkpoint(size: int | None, server: Server) -> None:
     outcomes, actions = Counter[str](), [*ONCE.values()]

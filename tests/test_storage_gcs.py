@@ -589,3 +589,21 @@ def test_many_saves_at_once_have_one_winner(gcs: Gcs, bucket: str) -> None:
     assert len(won) == 1
     assert ckptstore.load(url, storage_options=options)["n"][0] == won[0]
     assert ckptstore.verify(url, storage_options=options) == []
+
+
+def test_a_copy_that_takes_several_calls_goes_on_with_the_token_of_the_last(
+    client: GCSClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+    answers = [(False, 1 * MIB, "one"), (False, 2 * MIB, "two"), (True, 3 * MIB, None)]
+
+    def told(method: str, url: Any, *_: Any, **__: Any) -> Any:
+        asked.append(url.query.get("rewriteToken"))
+        return answers[len(asked) - 1]
+
+    monkeypatch.setattr(client, "_ask", told)
+    client.copy("run/other/data", "run/step/data", 3 * MIB)
+    assert asked == [None, "one", "two"]
+    asked.clear()
+    answers[1:] = [(False, 1 * MIB, "two")]  # it would go on for ever
+    fails(Kind.AGAIN, client.copy, "run/other/data", "run/step/data", 3 * MIB)

@@ -329,6 +329,8 @@ def looks() -> str:
 
 
 class TestVouched(StorageContract):
+    links = False
+
     @pytest.fixture
     def storage(self, looks: str) -> Storage:
         return storage_package.open(looks, ASSUME)
@@ -470,6 +472,8 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
 
 
 class TestAzure(StorageContract):
+    links = False
+
     @pytest.fixture
     def storage(self, azurite: Azurite) -> Storage:
         self.server = azurite

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,78 @@ class TestLocalStorage(StorageContract):
         buffer = bytearray(10)
         place.get("data", 0, buffer)
         assert buffer == b"0123456789"
+
+    def test_a_link_is_the_very_file_and_never_replaces(self, place: Storage) -> None:
+        with self.beside(place) as other:
+            put(other, "data", b"0123456789")
+            put(place, "mine", b"here first")
+            before = os.stat(f"{other.url}/data")
+            assert not place.link("mine", "other", "data", 10)
+            assert place.read("mine", 100) == b"here first"
+            assert place.link("linked", "other", "data", 10)
+            after = os.stat(f"{place.url}/linked")
+            assert os.path.samestat(before, after)
+            assert (after.st_mtime_ns, after.st_mode) == (before.st_mtime_ns, before.st_mode)
+
+    def test_a_link_to_what_is_no_plain_file_is_not_made(
+        self, place: Storage, tmp_path: Path
+    ) -> None:
+        with self.beside(place) as other:
+            (tmp_path / "theirs").write_bytes(b"0123456789")
+            os.symlink(tmp_path / "theirs", f"{other.url}/symlink")
+            os.mkfifo(f"{other.url}/fifo")
+            os.mkdir(f"{other.url}/directory")
+            for name in ("symlink", "fifo", "directory"):
+                assert not place.link("mine", "other", name, 10)
+                assert place.list() == {}
+                assert os.listdir(place.url) == []
+
+    def test_no_link_leads_to_another_disk(self, place: Storage) -> None:
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+            if os.stat(elsewhere).st_dev == os.stat(place.url).st_dev:
+                pytest.skip("/dev/shm is the disk of the tests")
+            Path(elsewhere, "data").write_bytes(b"0123456789")
+            os.symlink(elsewhere, os.path.join(os.path.dirname(place.url), "other"))
+            assert not place.link("mine", "other", "data", 10)
+            assert os.listdir(place.url) == []
+
+    @pytest.mark.parametrize("code", [errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSPC])
+    def test_where_the_disk_refuses_a_link_nothing_is_left(
+        self, code: int, place: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(*_: Any) -> None:
+            raise OSError(code, os.strerror(code))
+
+        with self.beside(place) as other:
+            put(other, "data", b"0123456789")
+            monkeypatch.setattr("os.link", refused)
+            assert not place.link("mine", "other", "data", 10)
+            assert os.listdir(place.url) == []
+
+    def test_what_cannot_be_made_durable_is_not_linked(
+        self, place: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def failing(_: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with self.beside(place) as other:
+            put(other, "data", b"0123456789")
+            monkeypatch.setattr("os.fdatasync", failing)
+            assert not place.link("mine", "other", "data", 10)
+            assert os.listdir(place.url) == []
+
+    def test_links_elsewhere_do_not_make_a_file_young(self, place: Storage) -> None:
+        with self.beside(place) as other:
+            put(other, "data", b"0123456789")
+            assert place.link("mine", "other", "data", 10)
+            before = place.changed()["mine"]
+            time.sleep(0.1)
+            with other.child("below") as below:
+                below.prepare()
+                assert below.link("third", ".", "data", 10)
+                assert below.changed()["third"] > before + 0.05
+            assert os.stat(f"{place.url}/mine").st_ctime > before + 0.05
+            assert place.changed()["mine"] < before + 0.05
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,10 @@ class AzureClient:
         blob = self._blob(key)
         self._run(blob.upload_blob(whole, length=len(whole), max_concurrency=1, **how, **_ONCE))
 
+    def copy(self, origin: str, key: str, nbytes: int) -> None:
+        """Refuse: it would need a signed URL of the source."""
+        raise Failure(Kind.REFUSED, "copies are not supported", "not-supported")
+
     def delete(self, key: str, version: Version | None = None) -> None:
         """Delete Blob, with If-Match."""
         self._run(self._blob(key).delete_blob(**_if_match(version), **_ONCE))

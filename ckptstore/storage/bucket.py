@@ -99,6 +99,32 @@ class BucketStorage:
         """Upload a new object."""
         self._requests.link.uploader.send(self._prefix + name, chunks, nbytes)
 
+    def link(self, name: str, sibling: str, source: str, nbytes: int) -> bool:
+        """Copy an object within the bucket, and look at the size of the copy."""
+        key, (parent, slash, _) = self._prefix + name, self._prefix[:-1].rpartition("/")
+        origin = f"{parent}{slash}{sibling}/{source}"
+        try:
+            with stopping.stopped_by(self._requests.link.uploader.stop):
+                self._requests.ask(
+                    "copy",
+                    key,
+                    lambda client, _: client.copy(origin, key, nbytes),
+                    Kind.MISSING,
+                    Kind.CONDITION,
+                )
+                if self._page(key, None, "/").sizes.get(key) == nbytes:
+                    return True
+        except (FileNotFoundError, FileExistsError):
+            pass
+        except StorageError as error:
+            if error.reason == "unavailable":
+                raise
+            if error.reason == "not-supported":
+                return False
+        with contextlib.suppress(CheckpointError):
+            self.delete(name)  # what a try that seemed to fail may have made
+        return False
+
     def stop(self) -> None:
         """Make uploads that are going on fail soon."""
         self._requests.link.uploader.stop.set()

@@ -119,6 +119,9 @@ class Client(Protocol):
     def put(self, key: str, data: Buffer, condition: Version | None = None) -> None:
         """Store an object, where it is ABSENT or has that version if a condition is given."""
 
+    def copy(self, origin: str, key: str, nbytes: int) -> None:
+        """Make `key` a copy of `origin`, of so many bytes. REFUSED where the store cannot."""
+
     def delete(self, key: str, version: Version | None = None) -> None:
         """Remove an object, where it has that version. None there: MISSING, or no failure."""
 
@@ -147,6 +150,9 @@ class Client(Protocol):
 Request = Callable[[Client, int], Any]
 """What to ask of a client, given how often it was asked before."""
 
+
+COPIED_NBYTES: Final = 64
+"""Bytes that a store copies in the time in which one byte of a body may be sent."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 

@@ -26,6 +26,7 @@ from yarl import URL
 from ckptstore.storage import loops
 from ckptstore.storage.client import (
     ABSENT,
+    COPIED_NBYTES,
     Failure,
     Kind,
     Page,
@@ -183,6 +184,21 @@ class GCSClient:
         if condition == ABSENT:
             self.delete(key, version)
         raise Failure(Kind.AGAIN, stored.damage)
+
+    def copy(self, origin: str, key: str, nbytes: int) -> None:
+        """objects.rewrite, with the token of the answer before until it is done."""
+        source, target = (f"/b/{self._bucket}/o/{quote(k, safe='')}" for k in (origin, key))
+        token, before = None, None
+        while True:
+            url = self._url(f"/storage/v1{source}/rewriteTo{target}", rewriteToken=token)
+            done, copied, token = self._ask(
+                "POST", url, _json(_rewritten), received=nbytes // COPIED_NBYTES
+            )
+            if done:
+                return
+            if copied == before or not token:
+                raise Failure(Kind.AGAIN, f"the store copied no more than {copied} bytes")
+            before = copied
 
     def delete(self, key: str, version: Version | None = None) -> None:
         """objects.delete, with ifGenerationMatch."""
@@ -370,6 +386,10 @@ def _page(got: Any) -> Page:
         got.get("prefixes", ()),
         got.get("nextPageToken"),
     )
+
+
+def _rewritten(got: Any) -> tuple[bool, int, str | None]:
+    return got["done"] is True, int(got["totalBytesRewritten"]), got.get("rewriteToken")
 
 
 _START = 0 if google_crc32c is not None and google_crc32c.implementation == "c" else None

@@ -109,6 +109,10 @@ class FilesystemClient:
             self._check(key, condition)
             self._write(self._path(key), bytes(data), create=condition == ABSENT)
 
+    def copy(self, origin: str, key: str, nbytes: int) -> None:
+        """Refuse: most file systems would read the file and write it again."""
+        raise Failure(Kind.REFUSED, "copies are not supported", "not-supported")
+
     def delete(self, key: str, version: Version | None = None) -> None:
         """Remove a file; look first, where there is a condition."""
         self._check_vouched()

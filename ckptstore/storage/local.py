@@ -90,6 +90,18 @@ class LocalStorage:
         with self._errors("write", self._at(name)):
             _write_new(self._at(name), chunks)
 
+    def link(self, name: str, sibling: str, source: str, nbytes: int) -> bool:
+        """Make a hard link, and sync what it names: a copy made by hand may not be durable."""
+        target = self._at(name)
+        try:
+            os.link(os.path.join(os.path.dirname(self.url), sibling, source), target)
+        except OSError:  # gone, on another disk, linked too often, not ours: `put` may do better
+            return False
+        if _is_durable(target, nbytes):
+            return True
+        self.delete(name)
+        return False
+
     def stop(self) -> None:
         """Do nothing: a disk is not waited for."""
 
@@ -201,8 +213,18 @@ class LocalStorage:
             self._sync_directory(self.url)
 
     def changed(self) -> Mapping[str, float]:
-        """Return the files' ctimes: a fresh hard link keeps its old mtime."""
-        return {name: stat.st_ctime for name, stat in self._files().items()}
+        """Return the files' ctimes: a fresh hard link keeps its old mtime.
+
+        Other links to a file that come and go renew its ctime too. But a file is linked only once
+        it is written, and no name here is younger than the last change of the directory.
+        """
+        files, latest = self._files(), float("inf")
+        with contextlib.suppress(OSError):  # it may be gone by now
+            latest = os.stat(self.url).st_ctime
+        return {
+            name: found.st_ctime if found.st_nlink == 1 else min(found.st_ctime, latest)
+            for name, found in files.items()
+        }
 
     def unfinished(self) -> Mapping[str, float]:
         """Return nothing: a file is there from the first byte on."""
@@ -381,6 +403,20 @@ def _write_new(path: str, chunks: Iterable[Buffer]) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _is_durable(path: str, nbytes: int) -> bool:
+    """Sync the bytes of a file; tell whether that succeeded and it is a plain one of that size."""
+    try:
+        fd = os.open(path, _READ | os.O_NOFOLLOW)
+        try:
+            found = os.fstat(fd)
+            getattr(os, "fdatasync", os.fsync)(fd)
+        finally:
+            _close(fd)
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == nbytes
 
 
 def _close(fd: int) -> None:

@@ -67,6 +67,11 @@ class MemoryClient:
             self._check(key, condition)
             self._store(key, bytes(data))
 
+    def copy(self, origin: str, key: str, nbytes: int) -> None:
+        """Copy under the lock."""
+        with _lock:
+            self._store(key, self._copy(origin, 0, None))
+
     def delete(self, key: str, version: Version | None = None) -> None:
         """Compare and remove under one lock."""
         with _lock:
@@ -125,7 +130,7 @@ class MemoryClient:
         with _lock:
             return [upload for upload, _ in _parts.values() if upload.key.startswith(prefix)]
 
-    def _copy(self, key: str, start: int, end: int) -> bytes:
+    def _copy(self, key: str, start: int, end: int | None) -> bytes:
         try:
             data: bytes = self._fs.cat_file(self._root + key, start, end)
         except FileNotFoundError:

@@ -54,6 +54,14 @@ class Storage(Protocol):
     def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Write a new file of `nbytes` from chunks, letting go of each before taking the next."""
 
+    def link(self, name: str, sibling: str, source: str, nbytes: int) -> bool:
+        """Give a new file the content of `source`, in the directory `sibling` beside this one.
+
+        No byte of it passes through this process; it is as durable as what `put` wrote. Returns
+        False, with nothing left, where that cannot be: the source is gone or has other than
+        `nbytes` bytes, or the store cannot do it. The caller then writes the bytes.
+        """
+
     def stop(self) -> None:
         """Make each `put` of another thread fail soon, for good."""
 

@@ -12,6 +12,7 @@ import s3fs  # type: ignore[import-untyped, unused-ignore]
 from ckptstore.storage import loops
 from ckptstore.storage.client import (
     ABSENT,
+    COPIED_NBYTES,
     Failure,
     Kind,
     Page,
@@ -24,6 +25,7 @@ from ckptstore.wire import Buffer
 
 _PIECE_NBYTES = 256 << 10
 _CONNECTIONS = 32
+_COPY_MAX_NBYTES = 5 << 30
 _USERINFO = re.compile(r"(?<=://)[^/]*@")
 
 T = TypeVar("T")
@@ -111,6 +113,13 @@ class S3Client:
         body = io.BytesIO(data)  # aiohttp sends bytes in one go, and blocks the loop meanwhile
         request = self._call("put_object", Key=key, Body=body, **(header if condition else {}))
         self._run(request, body.getbuffer().nbytes)
+
+    def copy(self, origin: str, key: str, nbytes: int) -> None:
+        """CopyObject, which takes no more than 5 GiB."""
+        if nbytes > _COPY_MAX_NBYTES:
+            raise Failure(Kind.REFUSED, f"{nbytes} bytes in one copy", "not-supported")
+        source = {"Bucket": self._bucket, "Key": origin}
+        self._run(self._call("copy_object", Key=key, CopySource=source), nbytes // COPIED_NBYTES)
 
     def delete(self, key: str, version: Version | None = None) -> None:
         """DeleteObject, with If-Match."""
