@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from ckptstore import wire
 from ckptstore.errors import CorruptError, StructureError, UnsupportedError
 
@@ -46,12 +48,15 @@ class File:
     Attributes:
         digest: of the whole file, for an index file; None for a data file, whose every byte is in a
             span with a digest of its own or is padding, which is zero.
+        age: of a data file that a save took over from the one before it: how many saves ago it was
+            written.
     """
 
     name: str
     nbytes: int
     role: Role
     digest: wire.Digest | None = None
+    age: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ def attempt_of(name: str) -> str | None:
 
 def encode(manifest: Manifest) -> bytes:
     """Return the bytes of `MANIFEST`."""
+    ages = [file.age for file in manifest.files]
     payload = wire.pack(
         {
             "attempt": manifest.attempt,
@@ -98,6 +104,7 @@ def encode(manifest: Manifest) -> bytes:
                 "size": wire.pack_integers([file.nbytes for file in manifest.files]),
                 "role": [file.role for file in manifest.files],
                 DIGEST: [file.digest for file in manifest.files],
+                **({"age": wire.pack_integers(ages)} if any(ages) else {}),
             },
             "index": manifest.index,
         }
@@ -204,8 +211,13 @@ def _decode_files(fields: Fields, attempt: str) -> list[File]:
     if not len(names) == len(roles) == len(digests):
         raise CorruptError(f"{fields.where}: columns of unequal length", reason="bad-column")
     sizes = wire.unpack_integers(fields.get("size", bytes), len(names), f"{fields.where}.size")
+    ages = np.zeros(len(names), np.int64)
+    if "age" in fields.value:
+        ages = wire.unpack_integers(fields.get("age", bytes), len(names), f"{fields.where}.age")
     files = []
-    for name, nbytes, role, digest in zip(names, sizes.tolist(), roles, digests, strict=True):
+    for name, nbytes, role, digest, age in zip(
+        names, sizes.tolist(), roles, digests, ages.tolist(), strict=True
+    ):
         match = _FILE.fullmatch(name)
         if match is None or match[1] != role or match[2] != attempt:
             raise CorruptError(
@@ -214,7 +226,7 @@ def _decode_files(fields: Fields, attempt: str) -> list[File]:
             )
         if (role == "data" and digest is not None) or (role == "index" and not _is_digest(digest)):
             raise CorruptError(f"{fields.where}: bad digest of {name}", reason="bad-field")
-        files.append(File(name, nbytes, match[1], digest))  # type: ignore[arg-type]
+        files.append(File(name, nbytes, match[1], digest, age))  # type: ignore[arg-type]
     if len(set(names)) != len(names):
         raise CorruptError(f"{fields.where}: a name stands twice", reason="bad-file-name")
     return files

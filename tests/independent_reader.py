@@ -455,6 +455,8 @@ def files_of(payload: dict[str, Any]) -> list[tuple[str, str, int, bytes | None]
     need(len(names) <= 16_384, "too-many", "files")
     sizes, hashes = integers(table, "size", len(names)), get(table, "xxh3-128", list)
     need(len(roles) == len(hashes) == len(names), "bad-column", "files")
+    if "age" in table:
+        integers(table, "age", len(names))
     need(texts(names) and texts(roles), "bad-field", "files")
     for name, role, hash_ in zip(names, roles, hashes, strict=True):
         parts = NAME.fullmatch(name)

@@ -567,6 +567,8 @@ def tables_of_files() -> None:
         ("size-column-short", "bad-column", {"size": b""}),
         ("size-column-of-3", "bad-column", {"size": bytes(3)}),
         ("size-no-column", "bad-field", {"size": [12]}),
+        ("age-column-short", "bad-column", {"age": b""}),
+        ("age-no-column", "bad-field", {"age": [1]}),
         ("name-no-text", "bad-field", {"name": [b"x"]}),
         ("name-missing", "missing-field", {"name": "ABSENT"}),
         ("digest-missing", "missing-field", {"xxh3-128": "ABSENT"}),
@@ -1339,6 +1341,8 @@ def valid() -> None:
     good("sample", sample(), "the example of the spec", value)
     good("index-file", sample(outside=True), "the index in a file of its own", value)
     features = {"required": [], "optional": ["thumbnails"]}
+    aged = file_table([[DATA, len(sample().data), "data", None]]) | {"age": column([3])}
+    good("age", sample(payload={"files": aged}), "a file that a save took over", value)
     good("optional-feature", sample(payload={"features": features}), "one to be ignored", value)
     minor = sample(head=b"\x94\xa9ckptstore\x92\x01\x05", payload={"later": [1, {"a": None}]})
     good("newer-minor", minor, "version 1.5 with a key that 1.0 does not know", value)
