@@ -15,6 +15,7 @@ from typing import Any
 from ckptstore import writer
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CheckpointError
+from ckptstore.reuse import Series
 from ckptstore.writer import Attempt
 
 Then = Callable[[Checkpoint], None]
@@ -152,6 +153,7 @@ def save_async(
     storage_options: Mapping[str, Any] | None = None,
     wait: bool = True,
     _then: Then | None = None,
+    _series: Series | None = None,
 ) -> PendingSave:
     """Save a whole tree as it is now, while the caller goes on; `result` tells of the end.
 
@@ -199,6 +201,7 @@ def save_async(
             supplied=supplied,
             overwrite=overwrite,
             storage_options=storage_options,
+            series=_series,
         )
         try:
             attempt.fix()

@@ -15,6 +15,7 @@ from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CorruptError, NotCommittedError, StructureError
 from ckptstore.preemption import Preemption
 from ckptstore.retention import Mode, Rule
+from ckptstore.reuse import Base, Series
 from ckptstore.run import Run
 
 _log = logging.getLogger("ckptstore")
@@ -42,6 +43,10 @@ class Manager:
         every: which calls of `save` and `save_async` save; None lets all. An int is a number of
             steps: each multiple of it is saved, and the first step after one that was jumped over.
             A `datetime.timedelta` is the time since this Manager saved last, or was made.
+        keep_full_every: how many steps may share a data file. Large arrays that did not change
+            since the save before are not written again: on a disk their files are linked, in a
+            bucket the store copies them. A bad sector under a file damages every step that has it,
+            so each file is written anew by one save of so many; 1: nothing is shared.
         storage_options: options of the store.
 
     Attributes:
@@ -60,12 +65,14 @@ class Manager:
         *,
         keep: Rule | None = None,
         every: Every = None,
+        keep_full_every: int = 10,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         retention.check_rule(keep)
         self._keep = keep
         self._cadence = Cadence(every)
         self._run = Run(url, storage_options)
+        self._series = Series(keep_full_every, self._base)
         self.url = self._run.url
         self.loaded_step: int | None = None
         self._checked = False
@@ -76,7 +83,12 @@ class Manager:
     def __reduce__(self) -> Any:
         if self._run.options:
             raise TypeError("storage_options may hold secrets; make the Manager again where it is")
-        made = functools.partial(Manager, keep=self._keep, every=self._cadence.every)
+        made = functools.partial(
+            Manager,
+            keep=self._keep,
+            every=self._cadence.every,
+            keep_full_every=self._series.keep_full_every,
+        )
         return made, (self._run.place,)
 
     def __repr__(self) -> str:
@@ -124,8 +136,15 @@ class Manager:
         self._wait()
         self._tell()
         options.setdefault("overwrite", step in self._damaged)
-        at, stored = self._run.at(step), self._run.options
-        saved = writer.save(at, tree, step=step, metrics=metrics, storage_options=stored, **options)
+        saved = writer.save(
+            self._run.at(step),
+            tree,
+            step=step,
+            metrics=metrics,
+            storage_options=self._run.options,
+            _series=self._series,
+            **options,
+        )
         self._cadence.saved(step)
         self._saved(saved)
         return saved
@@ -159,6 +178,7 @@ class Manager:
             metrics=metrics,
             storage_options=self._run.options,
             _then=self._saved,
+            _series=self._series,
             **options,
         )
         self._cadence.saved(step)
@@ -307,8 +327,17 @@ class Manager:
         if self._keep is not None:
             self._run.evict(self._keep, saved.step)
 
+    def _base(self) -> Base | None:
+        """Return what the first save of this process may take over: the step that it has read."""
+        return self._run.base(self.loaded_step)
+
     def _load(self, step: int, like: Any, options: Mapping[str, Any]) -> Any:
-        loaded = reader.load(self._run.at(step), like, storage_options=self._run.options, **options)
+        at, stored = self._run.at(step), self._run.options
+        try:
+            loaded = reader.load(at, like, storage_options=stored, **options)
+        except CorruptError:
+            self._series.distrust()
+            raise
         self.loaded_step = step
         self._cadence.resumed(step)
         return loaded

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ckptstore import commit, format, garbage, retention, steps, storage
+from ckptstore import commit, format, garbage, retention, reuse, steps, storage
 from ckptstore.errors import (
     AlreadyCommittedError,
     CheckpointError,
@@ -15,6 +15,7 @@ from ckptstore.errors import (
 )
 from ckptstore.metrics import Metrics
 from ckptstore.retention import Mode, Rule
+from ckptstore.reuse import Base
 from ckptstore.storage import Storage
 
 _log = logging.getLogger("ckptstore")
@@ -71,6 +72,18 @@ class Run:
                 before = found
             _refuse_checkpoint(store)
         return None
+
+    def base(self, step: int | None) -> Base | None:
+        """Return what a save may take over of a step, or of the newest; None where there is none.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        found = self.newest() if step is None else step
+        if found is None:
+            return None
+        with self._open() as store:
+            return reuse.read(store, steps.name(found))
 
     def best(self, metric: str, mode: Mode) -> int | None:
         """Return the step with the best value of a metric, or None where there are no steps."""

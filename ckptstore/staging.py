@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import xxhash
 
-from ckptstore import dtypes, paths, threads, wire
+from ckptstore import dtypes, paths, reuse, threads, wire
 from ckptstore.dtypes import Array
 from ckptstore.errors import CheckpointError, StructureError
 from ckptstore.index import LARGE_NBYTES, Kind
@@ -103,12 +103,18 @@ class _Stopped(CheckpointError):
 
 
 class Job:
-    """The data files of one save, being written by several threads."""
+    """The data files of one save, being written by several threads.
 
-    def __init__(self, placement: Plan, staging: Staging) -> None:
+    Attributes:
+        placement, staging, samples: as given; of each large leaf that has no sample, one is taken.
+        digests: of all spans.
+    """
+
+    def __init__(self, placement: Plan, staging: Staging, samples: dict[int, wire.Digest]) -> None:
         self.placement = placement
         self.staging = staging
-        self.digests: list[wire.Digest] = [bytes(16)] * len(placement.spans)
+        self.samples = samples
+        self.digests = [span.digest or bytes(16) for span in placement.spans]
         self.stop = threading.Event()
 
     def chunks(self, numbers: Sequence[int]) -> Iterator[wire.Buffer]:
@@ -128,6 +134,8 @@ class Job:
             if span.leaf != held:
                 del host
                 held, host = span.leaf, self.staging.read(span.leaf)
+                if host.size >= LARGE_NBYTES and held not in self.samples:
+                    self.samples[held] = reuse.sample(host)
             fixed = self.staging.is_fixed(span.leaf)
             if span.size < _PIECE_NBYTES:
                 data: wire.Buffer = host[span.start : span.start + span.size]

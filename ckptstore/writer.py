@@ -13,15 +13,30 @@ from typing import Any, Self
 
 import numpy as np
 
-from ckptstore import classes, commit, format, index, plan, storage, threads, validate, wire
+from ckptstore import (
+    classes,
+    commit,
+    format,
+    index,
+    plan,
+    reuse,
+    storage,
+    threads,
+    validate,
+    wire,
+)
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CorruptError, StructureError
 from ckptstore.format import File, Manifest
 from ckptstore.index import Index, Leaves, Spans
 from ckptstore.plan import Plan
+from ckptstore.reuse import Base, Series
 from ckptstore.staging import Job, Staging
 from ckptstore.storage import Storage
 from ckptstore.tree import Walk, flatten
+
+_LOOKED_AT_ONCE = 4
+"""Leaves compared with the save before."""
 
 
 def save(
@@ -34,6 +49,7 @@ def save(
     supplied: Sequence[str] = (),
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
+    _series: Series | None = None,
 ) -> Checkpoint:
     """Save a whole tree as one checkpoint; when this returns, it is committed and durable.
 
@@ -73,6 +89,7 @@ def save(
         supplied=supplied,
         overwrite=overwrite,
         storage_options=storage_options,
+        series=_series,
     ) as attempt:
         return attempt.finish()
 
@@ -87,8 +104,11 @@ def prepare(
     supplied: Sequence[str],
     overwrite: bool,
     storage_options: Mapping[str, Any] | None,
+    series: Series | None,
 ) -> Attempt:
     """Begin a save: refuse what cannot be saved, and write nothing yet. Arguments as of `save`.
+
+    With a `series`, it takes over what did not change since the save before, and is its last then.
 
     Raises:
         StructureError, AlreadyCommittedError, StorageError: as `save`.
@@ -101,7 +121,7 @@ def prepare(
         replaced = commit.current(store)
         if replaced is not None and not overwrite:
             raise commit.occupied(store, replaced)
-        attempt = Attempt(store, walk, replaced, step, metadata, metrics)
+        attempt = Attempt(store, walk, replaced, series, step, metadata, metrics)
         stack.pop_all()
         return attempt
 
@@ -119,6 +139,7 @@ class Attempt:
         store: Storage,
         walk: Walk,
         replaced: bytes | None,
+        series: Series | None,
         step: int | None,
         metadata: Mapping[str, Any] | None,
         metrics: Mapping[str, float] | None,
@@ -127,6 +148,10 @@ class Attempt:
         self.step = step
         self._store = store
         self._replaced = replaced
+        self._series = series
+        self._base = series.base() if series else None  # now: at its end a process cannot connect
+        self._samples: dict[int, wire.Digest] = {}
+        self._misses: dict[int, int] = {}
         self._staging = Staging(walk)
         self._placement = plan.plan(self._staging.nbytes)
         self._table = Index(
@@ -136,13 +161,16 @@ class Attempt:
             leaves=_leaf_table(walk),
             spans=_span_table(self._placement),
         )
-        self._manifest = _manifest(
-            self._placement,
+        attempt = secrets.token_hex(16)
+        self._manifest = Manifest(
+            attempt=attempt,
             time_ms=time.time_ns() // 1_000_000,
             step=step,
             metrics=dict(metrics or {}),
             writer=_versions(walk),
             metadata=copy.deepcopy(dict(metadata or {})),
+            files=_new_files(attempt, 0, self._placement),
+            index=None,
         )
         _check_readable(self._manifest, self._table)
 
@@ -170,19 +198,68 @@ class Attempt:
             commit.discard(store, attempt)  # no commit was sent, so this is nobody's data
             raise
         commit.publish(store, manifest, data, self._replaced)
+        if self._series is not None:
+            directory, spans = self.url.rpartition("/")[2], self._table.spans
+            self._series.saved(
+                reuse.base(directory, manifest.files, spans, self._samples, self._misses)
+            )
         return Checkpoint(self.url, manifest, [encoded])
 
     def _write(self) -> tuple[Manifest, bytes]:
         """Write the data files, and the index where it does not fit; return manifest and index."""
-        store, names = self._store, [file.name for file in self._manifest.files]
+        store = self._store
         store.prepare()
-        self._table.spans.digests[:] = _write_files(store, names, self._placement, self._staging)
+        if self._series is not None and self._base is not None:
+            self._take_over(self._base, self._series.keep_full_every)
+        names = [file.name for file in self._manifest.files[self._placement.taken :]]
+        job = Job(self._placement, self._staging, self._samples)
+        _write_files(store, names, job)
+        self._table.spans.digests[:] = job.digests
         encoded = index.encode(self._table)
         manifest, outside = _with_index(self._manifest, encoded)
         if outside is not None:
             store.put(outside.name, [encoded], len(encoded))
         store.flush()
         return manifest, encoded
+
+    def _take_over(self, base: Base, keep_full_every: int) -> None:
+        """Link the files of the save before of which no leaf changed, and plan the rest anew."""
+        unchanged = self._unchanged(base)
+        if not unchanged:
+            return
+        store, attempt = self._store, self._manifest.attempt
+        rows = reuse.takeable(base, unchanged, keep_full_every)
+        linked: dict[int, File] = {}
+
+        def link(number: int, row: int) -> None:
+            file, name = base.files[row], format.file_name("data", attempt, 0, number)
+            if store.link(name, base.directory, file.name, file.nbytes):
+                linked[row] = File(name, file.nbytes, "data", age=file.age + 1)
+
+        threads.run(
+            link, enumerate(rows), store.traffic.writes, name="ckptstore-link", stop=store.stop
+        )
+        rest = [row for row in rows if row in linked]
+        self._placement = plan.plan(self._staging.nbytes, unchanged, reuse.taken(base, rest))
+        files = [linked[row] for row in rest] + _new_files(attempt, len(rows), self._placement)
+        self._manifest = dataclasses.replace(self._manifest, files=files)
+        self._table = dataclasses.replace(self._table, spans=_span_table(self._placement))
+        _check_readable(self._manifest, self._table)
+
+    def _unchanged(self, base: Base) -> set[int]:
+        """Return the large leaves that hold what the save before holds of them."""
+        unchanged: set[int] = set()
+
+        def look(leaf: int) -> None:
+            host = self._staging.read(leaf)
+            seen = self._samples[leaf] = reuse.sample(host)
+            if base.samples.get(leaf, seen) == seen and reuse.is_unchanged(base, leaf, host):
+                unchanged.add(leaf)
+
+        rows = [(leaf,) for leaf in reuse.candidates(base, self._staging.nbytes)]
+        threads.run(look, rows, _LOOKED_AT_ONCE, name="ckptstore-look")
+        self._misses = {n: base.misses.get(n, 0) + 1 for n in base.leaves if n not in unchanged}
+        return unchanged
 
 
 def _check_arguments(step: Any, metadata: Any, metrics: Any, supplied: Any) -> None:
@@ -228,14 +305,12 @@ def _check_arguments(step: Any, metadata: Any, metrics: Any, supplied: Any) -> N
         )
 
 
-def _manifest(placement: Plan, **fields: Any) -> Manifest:
-    """Return the manifest of a new attempt, without its index."""
-    attempt = secrets.token_hex(16)
-    files = [
+def _new_files(attempt: str, first: int, placement: Plan) -> list[File]:
+    """Return the rows of the files that are to be written, numbered from `first` on."""
+    return [
         File(format.file_name("data", attempt, 0, n), size, "data")
-        for n, size in enumerate(placement.file_nbytes)
+        for n, size in enumerate(placement.file_nbytes[placement.taken :], first)
     ]
-    return Manifest(attempt=attempt, files=files, index=None, **fields)
 
 
 def _with_index(manifest: Manifest, encoded: bytes) -> tuple[Manifest, File | None]:
@@ -277,10 +352,11 @@ def _leaf_table(walk: Walk) -> Leaves:
 
 
 def _span_table(placement: Plan) -> Spans:
-    """Return the table of spans; their digests are not known yet."""
+    """Return the table of spans; the digests of those to be written are not known yet."""
     rows = [(span.leaf, 0, span.file, span.offset, span.size) for span in placement.spans]
     leaf, cell, file, offset, size = np.array(rows, np.int64).reshape(-1, 5).T
-    return Spans(leaf, cell, file, offset, size, [bytes(16)] * len(rows))
+    digests = [span.digest or bytes(16) for span in placement.spans]
+    return Spans(leaf, cell, file, offset, size, digests)
 
 
 def _versions(walk: Walk) -> dict[str, str]:
@@ -290,11 +366,8 @@ def _versions(walk: Walk) -> dict[str, str]:
     return {"python": platform.python_version()} | {k: v for k, v in found.items() if v is not None}
 
 
-def _write_files(
-    store: Storage, names: Sequence[str], placement: Plan, staging: Staging
-) -> list[wire.Digest]:
-    """Write all data files in parallel and return the digest of every span."""
-    job = Job(placement, staging)
+def _write_files(store: Storage, names: Sequence[str], job: Job) -> None:
+    """Write data files in parallel."""
 
     def write(name: str, numbers: Sequence[int], nbytes: int) -> None:
         store.put(name, job.chunks(numbers), nbytes)
@@ -303,6 +376,6 @@ def _write_files(
         job.stop.set()
         store.stop()
 
-    rows = zip(names, placement.by_file(), placement.file_nbytes, strict=True)
+    nbytes = job.placement.file_nbytes[job.placement.taken :]
+    rows = zip(names, job.placement.by_file(), nbytes, strict=True)
     threads.run(write, rows, store.traffic.writes, name="ckptstore-write", stop=stop)
-    return job.digests

@@ -54,7 +54,7 @@ class ModelDisk(Faults):
             self._durable[path] = {}
         elif name == "fsync" and path in self._names:
             self._durable[path] = dict(self._names[path])
-        elif name == "fsync":
+        elif name in ("fsync", "fdatasync"):
             key = self._names[directory][base]
             self._synced[key] = self._live[key]
         elif name in ("link", "replace", "renameat2"):

@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 
 import ckptstore
-from ckptstore import format, plan
+from ckptstore import format, plan, reuse, storage
+from ckptstore.reuse import Series
 from ckptstore.storage import local
 
 READS = ("read", "preadv", "fstat", "close", "scandir", "flock")
-CHANGES = ("open", "write", "fsync", "link", "replace", "unlink", "mkdir", "renameat2")
+CHANGES = ("open", "write", "fsync", "fdatasync", "link", "replace", "unlink", "mkdir", "renameat2")
 
 Act = Callable[[str, Callable[..., Any], tuple[Any, ...]], Any]
 
@@ -155,11 +156,15 @@ def _write_half(name: str, real: Callable[..., Any], args: tuple[Any, ...]) -> N
         real(args[0], memoryview(args[1])[: len(args[1]) // 2])
 
 
+frozen: list[Any] = []
+"""Leaves that all trees have in common."""
+
+
 def tree(who: str) -> dict[str, Any]:
-    """A state that tells its saves apart in every leaf."""
+    """A state that tells its saves apart in every leaf but those that are frozen."""
     seed = sum(who.encode())
     leaves = [np.full(800, seed + i, np.float32) for i in range(5)]
-    return {"who": who, "leaves": leaves, "count": np.int64(seed)}
+    return {"who": who, "leaves": leaves + frozen, "count": np.int64(seed)}
 
 
 OLD, NEW, NEXT = "old", "new", "next"
@@ -184,7 +189,7 @@ class Scenario:
     """One save, on a fresh copy of the same directory each time: "create" or "overwrite".
 
     "-spread" has three data files and an index file; "-nolinks" a disk without hard links;
-    "-deep" directories to be made.
+    "-deep" directories to be made; "-shared" takes over a file of the checkpoint that is there.
     """
 
     def __init__(self, name: str, directory: Path) -> None:
@@ -197,10 +202,15 @@ class Scenario:
         if "spread" in options:
             plan.FILE_NBYTES = 5000
             format.MANIFEST_MAX_NBYTES = 720
+        self.shared = "shared" in options
+        if self.shared:
+            plan.FILE_NBYTES = 1
+            globals()["frozen"] = [np.zeros(1 << 20, np.uint8)]
         self.base = directory / "base"
         self.base.mkdir()
-        if self.before:
-            ckptstore.save(self.base / self.inner, tree(OLD))
+        series = Series(10, lambda: None)
+        for again in (False, True) if self.before else ():  # what was shared once is shared again
+            ckptstore.save(self.base / self.inner, tree(OLD), overwrite=again, _series=series)
 
     def fresh(self) -> Path:
         """Return a new copy of the directory's checkpoint."""
@@ -212,8 +222,11 @@ class Scenario:
 
     def save(self, url: Path, faults: Faults) -> None:
         """Save NEW over what is there, on a disk with faults."""
+        series = Series(10, lambda: base) if self.shared else None
+        with storage.open(url.parent) as run:
+            base = reuse.read(run, url.name) if self.shared else None
         with faulty(faults, links=self.links):
-            ckptstore.save(url, tree(NEW), overwrite=self.kind == "overwrite")
+            ckptstore.save(url, tree(NEW), overwrite=self.kind == "overwrite", _series=series)
 
     def calls(self) -> list[tuple[str, str]]:
         """Return the log of one save without a fault."""
@@ -221,6 +234,7 @@ class Scenario:
         url = self.fresh()
         self.save(url, faults)
         assert which(url) == NEW
+        assert self.shared == any(name == "fdatasync" for name, _ in faults.log)
         return faults.log
 
     def check_next(self, url: Path) -> None:

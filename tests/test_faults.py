@@ -22,7 +22,14 @@ from faults import NEW, OLD, Faults, Scenario, tree, which
 import ckptstore
 from ckptstore import format, plan
 
-SCENARIOS = ["create-deep", "create-nolinks", "create-spread", "overwrite", "overwrite-spread"]
+SCENARIOS = [
+    "create-deep",
+    "create-nolinks",
+    "create-spread",
+    "overwrite",
+    "overwrite-spread",
+    "overwrite-shared",
+]
 FEWEST_POINTS = {"create": 20, "overwrite": 30}
 """A sweep over fewer calls than this would show that the faults no longer reach the disk."""
 
@@ -45,6 +52,7 @@ def memory() -> Iterator[Path]:
 
 @pytest.fixture
 def scenario(request: pytest.FixtureRequest, memory: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(faults, "frozen", faults.frozen)
     monkeypatch.setattr(plan, "FILE_NBYTES", plan.FILE_NBYTES)
     monkeypatch.setattr(format, "MANIFEST_MAX_NBYTES", format.MANIFEST_MAX_NBYTES)
     return Scenario(request.param, memory)
