@@ -77,8 +77,8 @@ def train(run: str, log: Path, naive: bool) -> None:
         return optax.apply_updates(params, updates), opt_state, rate, loss
 
     update = jax.jit(take_step)
-    manager = ckptstore.Manager(run)
-    state = fresh_state() if manager.latest() is None else manager.load()
+    manager = ckptstore.Manager(run, every=SAVE_EVERY)
+    state = manager.load_or_init(fresh_state)
     if naive:
         state["opt_state"] = optimizer.init(state["params"])
 
@@ -102,8 +102,7 @@ def train(run: str, log: Path, naive: bool) -> None:
                 content = b"".join(np.asarray(leaf).tobytes() for leaf in leaves)
                 line["digest"] = hashlib.sha256(content).hexdigest()
             print(json.dumps(line), file=lines, flush=True)
-            if state["step"] % SAVE_EVERY == 0:
-                manager.save(state["step"], state)
+            manager.save(state["step"], state)
 
 
 def traces(run: Storage, step: int) -> dict[str, str]:
