@@ -9,19 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import xxhash
 
-from ckptstore import dtypes, paths, reuse, threads, wire
+from ckptstore import dtypes, paths, reuse, wire
 from ckptstore.dtypes import Array
 from ckptstore.errors import CheckpointError, StructureError
-from ckptstore.index import LARGE_NBYTES, Kind
+from ckptstore.index import Kind
 from ckptstore.plan import Plan
 from ckptstore.registry import Refusal
 from ckptstore.tree import Walk
 
 _PIECE_NBYTES = 1 << 20
 """A piece is hashed and then written while it is still in the cache."""
-
-_COPIES = 4
-"""Leaves copied at once; two threads are twice as fast as one."""
 
 
 class Staging:
@@ -64,20 +61,13 @@ class Staging:
         Raises:
             StructureError: as `read`.
         """
-        leaves, large = self._walk.leaves, []
+        leaves = self._walk.leaves
         reads = [leaf.read if leaf.start is None else leaf.start() for leaf in leaves]
-        for leaf, nbytes in enumerate(self.nbytes):
-            if nbytes >= LARGE_NBYTES and not leaves[leaf].fixed:
-                large.append((leaf, reads[leaf]))
-            else:
-                self._keep(leaf, reads[leaf])
-        threads.run(self._keep, large, _COPIES, name="ckptstore-copy")
+        for number, leaf in enumerate(leaves):
+            host = self._checked(number, reads[number])
+            self._kept[number] = host if leaf.fixed else host.copy()
         self._walk.objects.clear()
         leaves.clear()
-
-    def _keep(self, leaf: int, read: Callable[[], Array]) -> None:
-        host = self._checked(leaf, read)
-        self._kept[leaf] = host if self._walk.leaves[leaf].fixed else host.copy()
 
     def _checked(self, leaf: int, read: Callable[[], Array]) -> Array:
         try:
