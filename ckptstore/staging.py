@@ -12,7 +12,7 @@ import xxhash
 from ckptstore import dtypes, paths, reuse, wire
 from ckptstore.dtypes import Array
 from ckptstore.errors import CheckpointError, StructureError
-from ckptstore.index import Kind
+from ckptstore.index import LARGE_NBYTES, Kind
 from ckptstore.plan import Plan
 from ckptstore.registry import Refusal
 from ckptstore.tree import Walk
