@@ -107,6 +107,12 @@ class Model:
     def remove(self) -> None:
         pass
 
+    def children(self) -> Sequence[str]:
+        return []
+
+    def stop(self) -> None:
+        pass
+
     def _list(self) -> dict[str, tuple[int, float]]:
         if self._listing == "at once":
             return dict(self._ask(("list",)))
