@@ -476,6 +476,32 @@ def test_torch_files_become_numpy_and_are_carried(tmp_path):
     assert differences(read, ckptstore.load(tmp_path / "ours")) == []
 
 
+def test_torch_attributes_and_counters_become_numpy_too(tmp_path):
+    tensors = collections.OrderedDict(w=torch.ones(2))
+    tensors._metadata, tensors.scale = {"": {"version": 1}}, torch.ones(1)
+    torch.save([tensors, collections.Counter(n=torch.ones(3))], tmp_path / "x.pt")
+    read, counter = convert.from_torch(tmp_path / "x.pt", arrays="numpy")
+    assert vars(read).keys() == {"scale"} and type(read.scale) is np.ndarray
+    assert type(counter) is collections.Counter and type(counter["n"]) is np.ndarray
+
+
+@pytest.mark.parametrize("place", ["key", "tuple in a key", "set", "storage"])
+def test_a_tensor_where_no_array_can_stand_is_refused(place, tmp_path):
+    x = torch.ones(2)
+    saved = {
+        "key": {x: 1},
+        "tuple in a key": {(1, x): 1},
+        "set": {x},
+        "storage": x.untyped_storage(),
+    }[place]
+    torch.save({"a": saved}, tmp_path / "x.pt")
+    convert.from_torch(tmp_path / "x.pt")
+    error = refused(
+        convert.from_torch, tmp_path / "x.pt", arrays="numpy", error=ckptstore.UnsupportedError
+    )
+    assert "$.a" in str(error) and error.reason == "dtype-not-here"
+
+
 def test_what_numpy_has_no_array_for_is_refused(tmp_path):
     torch.save({"a": [torch.eye(2).to_sparse()]}, tmp_path / "x.pt")
     error = refused(convert.from_torch, tmp_path / "x.pt", arrays="numpy", words=r"\$\.a\[0\]: ")

@@ -104,13 +104,32 @@ class _Arrays:
         out: Any = x
         if isinstance(x, self.torch.Tensor):
             out = self._array(x, path)
-        elif cls in (dict, collections.OrderedDict):
-            # The attribute `_metadata` of a state_dict is for torch's modules only.
-            out = cls((key, self.convert(value, path + step(key))) for key, value in x.items())
+        elif cls in (dict, collections.OrderedDict, collections.Counter):
+            out = cls()
+            for key, value in cls.items(x):
+                self._refuse_tensors(key, path)
+                out[key] = self.convert(value, path + step(key))
+            for name, value in getattr(x, "__dict__", {}).items():
+                if name != "_metadata":  # of a state_dict, for torch's modules only
+                    vars(out)[name] = self.convert(value, f"{path}.{name}")
         elif cls in (list, tuple):
             out = cls(self.convert(item, f"{path}[{i}]") for i, item in enumerate(x))
+        else:
+            self._refuse_tensors(x, path)
         self.made[id(x)] = out
         return out
+
+    def _refuse_tensors(self, x: Any, path: str) -> None:
+        """Refuse a tensor in a key or a set, and a storage: no array can stand there."""
+        torch = self.torch
+        if isinstance(x, (torch.Tensor, torch.TypedStorage, torch.UntypedStorage)):
+            raise UnsupportedError(
+                f"{self.where}: {path}: a {type(x).__qualname__}, where no numpy array can stand; "
+                'read it with arrays="torch"',
+                reason="dtype-not-here",
+            )
+        for part in x if isinstance(x, tuple | set | frozenset) else ():
+            self._refuse_tensors(part, path)
 
     def _array(self, x: Any, path: str) -> Any:
         torch = self.torch
