@@ -232,10 +232,9 @@ def _selected(scan: Scan, select: str | Sequence[str]) -> list[Found]:
     Raises:
         StructureError: reason ``no-match`` where a pattern names no counter.
     """
-    patterns = [select] if isinstance(select, str) else list(select)
     end = validate.layout(scan.walk.arity, where="shift_counts").end
     chosen: set[int] = set()
-    for pattern in patterns:
+    for pattern in selection.patterns_of(select):
         hits = set()
         for path, root in selection.selected(scan.walk, [pattern], "shift_counts").items():
             # What stands in two places has its path from the first, and its node from there too.

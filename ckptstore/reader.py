@@ -163,18 +163,6 @@ def _bad_types(found: str) -> StructureError:
     )
 
 
-def patterns_of(select: Any) -> list[str]:
-    """Return the patterns of ``select=``; raises StructureError, reason ``bad-pattern``."""
-    if isinstance(select, str):
-        return [select]
-    if isinstance(select, Iterable) and not isinstance(select, bytes | bytearray):
-        return list(select)
-    raise StructureError(
-        f"load: select={select!r:.80}, expected a pattern such as $.params, or a list of them",
-        reason="bad-pattern",
-    )
-
-
 class _Load:
     """One load of one snapshot."""
 
@@ -195,7 +183,7 @@ class _Load:
             return self._into(like, select)
         if select is None:
             return self._build([0], match.Fit())[0]
-        patterns = patterns_of(select)
+        patterns = selection.patterns_of(select)
         self._read_keys()
         found = selection.selected(self.tree, patterns, self.where)
         if isinstance(select, str) and not {"*", "**"} & set(paths.parse(select)):
@@ -208,7 +196,7 @@ class _Load:
         if select is None:
             fit = self._fit(walk, [(0, 0)])
             return self._build([0], fit)[0]
-        patterns = patterns_of(select)
+        patterns = selection.patterns_of(select)
         today = selection.as_today(self.tree, walk, self.given)
         stored = selection.selected(today, patterns, self.where)
         wanted = selection.selected(walk, patterns, "like")

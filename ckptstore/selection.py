@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
@@ -12,6 +12,18 @@ from ckptstore.errors import StructureError, UnknownTypeError
 from ckptstore.index import Kind, TypeRow
 from ckptstore.rebuild import Rebuild
 from ckptstore.tree import Walk
+
+
+def patterns_of(select: Any) -> list[str]:
+    """Return the patterns of ``select=``; raises StructureError, reason ``bad-pattern``."""
+    if isinstance(select, str):
+        return [select]
+    if isinstance(select, Iterable) and not isinstance(select, bytes | bytearray):
+        return list(select)
+    raise StructureError(
+        f"select={select!r:.80}, expected a pattern such as $.params, or a list of them",
+        reason="bad-pattern",
+    )
 
 
 def selected(table: Any, patterns: Sequence[str], where: str) -> dict[str, int]:

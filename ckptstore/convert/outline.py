@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import commit, dtypes, fetch, paths, reader, selection, storage, tree, validate
+from ckptstore import commit, dtypes, fetch, paths, selection, storage, tree, validate
 from ckptstore.commit import Snapshot
 from ckptstore.dtypes import Array, DtypeRefusal, Stored
 from ckptstore.errors import AlreadyCommittedError, StructureError
@@ -263,7 +263,7 @@ class _Plan:
     def _roots(self, select: str | Sequence[str] | None) -> list[_Place]:
         if select is None:
             return [_Place(0, (), "$")]
-        found = selection.selected(self.table, reader.patterns_of(select), self.where)
+        found = selection.selected(self.table, selection.patterns_of(select), self.where)
         if isinstance(select, str) and not {"*", "**"} & set(paths.parse(select)):
             return [_Place(node, (), path) for path, node in found.items()]
         return [
