@@ -529,3 +529,36 @@ def test_a_loaded_state_is_fitted_and_trained_on(tmp_path: Any) -> None:
     expected, _ = before.update(grads, loaded, params())
     updates, _ = after.update(grads, state, params())
     assert differences(expected, updates) == []
+
+
+def test_numpy_of_64_bits_is_not_what_jax_would_make_of_it() -> None:
+    tx = optax.adam(LR)
+    state = jax.tree.map(lambda x: np.asarray(x, f"{x.dtype.kind}8"), trained(tx))
+    fitted, report = fit(state, tx, params())
+    assert [x.dtype.itemsize for x in jax.tree.leaves(fitted)] == [4] * 5
+    assert "$[0].count: int64[] -> int32[]" in str(report)
+    third = state[0]._replace(mu=jax.tree.map(lambda x: x * 0 + 1 / 3, state[0].mu))
+    assert "$[0].mu['b']: float64[3] -> float32[3], rounded" in str(
+        fit((third, *state[1:]), tx, params())[1]
+    )
+    for wrong in (
+        {"count": np.int64(2**40)},
+        {"mu": {"w": np.full((2, 3), 1e300), "b": third.mu["b"]}},
+    ):
+        with pytest.raises(ckptstore.StructureError, match="has no room for its values"):
+            fit((state[0]._replace(**wrong), *state[1:]), tx, params())
+
+
+def test_a_scalar_of_numpy_is_called_what_it_is() -> None:
+    tx = optax.GradientTransformation(lambda p: jnp.float32(0), lambda u, s, p=None: (u, s))
+    assert str(fit(np.float64(0.5), tx, params())[1]) == "$: float64[] -> float32[]"
+
+
+def test_numpy_of_64_bits_stays_where_an_optimizer_keeps_numpy() -> None:
+    def init(p: Any) -> Any:
+        return np.full(2, float(p["b"][1]) / 3)  # which jax cannot trace
+
+    state = init(params())
+    tx = optax.GradientTransformation(init, lambda u, s, p=None: (u, s))
+    fitted, report = fit(state, tx, params())
+    assert fitted is state and not report.changes

@@ -70,7 +70,7 @@ def flag(value: bool) -> Any:
 
 def shown(x: Any) -> str:
     """Return dtype and shape as in ``float32[3]``."""
-    if isinstance(x, _NUMBERS):
+    if _is_number(x):
         return f"a Python {type(x).__name__}"
     if _is_key(x.dtype):
         return f"key<{x.dtype._impl.name}>{list(x.shape)}"
@@ -88,16 +88,16 @@ def conform(x: Any, like: Any, *, squeeze: bool = False) -> tuple[Any, str]:
     Raises:
         Refusal: what is found against what is expected.
     """
-    if isinstance(x, _NUMBERS) and isinstance(like, _NUMBERS):
+    if _is_number(x) and _is_number(like):
         return x, ""
     if _is_gone(x):
         raise Refusal("no values found; call fit outside of jit, with arrays that were not donated")
-    try:
-        form = jax.typeof(x)
-    except TypeError:  # numpy has dtypes that jax has not
-        raise Refusal(f"{shown(x)} found, {shown(like)} expected") from None
-    wanted = like if isinstance(like, jax.ShapeDtypeStruct) else jax.typeof(like)
-    if isinstance(x, _NUMBERS) or (form.dtype, form.shape) != (wanted.dtype, wanted.shape):
+    form = _form(x)
+    if isinstance(like, jax.ShapeDtypeStruct):
+        wanted = like
+    else:  # where tx.init cannot be traced; jax takes an array of numpy as it would make it
+        wanted = _form(like) if isinstance(x, np.ndarray | np.generic) else jax.typeof(like)
+    if _is_number(x) or (form.dtype, form.shape) != (wanted.dtype, wanted.shape):
         was = shown(x)
         if squeeze and (form.shape, wanted.shape) == ((1,), ()):
             x = x.reshape(())
@@ -107,6 +107,18 @@ def conform(x: Any, like: Any, *, squeeze: bool = False) -> tuple[Any, str]:
     if form.weak_type and not wanted.weak_type:
         return x.astype(form.dtype), "its type is weak no more"
     return x, ""
+
+
+def _is_number(x: Any) -> bool:
+    """Tell whether it is a number of Python; some scalars of numpy are instances, too."""
+    return isinstance(x, _NUMBERS) and not isinstance(x, np.generic)
+
+
+def _form(x: Any) -> Any:
+    """Return dtype, shape and weak type as they are; jax takes any numpy array for 32 bits."""
+    if isinstance(x, np.ndarray | np.generic):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return jax.typeof(x)
 
 
 def _is_gone(x: Any) -> bool:
@@ -122,7 +134,7 @@ def _converted(x: Any, like: Any) -> Any:
     Raises:
         Refusal: what is found against what is expected.
     """
-    form = jax.typeof(x)
+    form = _form(x)
     differ = Refusal(f"{shown(x)} found, {shown(like)} expected")
     if _is_key(like.dtype):
         data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(like.shape, like.dtype))
@@ -132,7 +144,11 @@ def _converted(x: Any, like: Any) -> Any:
     if form.shape != like.shape or _is_key(form.dtype) or not _is_castable(x, like.dtype):
         raise differ
     try:
-        value = jnp.asarray(x).astype(like.dtype)
+        if isinstance(x, np.ndarray | np.generic):
+            with np.errstate(over="ignore"):  # said below
+                value = jnp.asarray(np.asarray(x).astype(like.dtype))
+        else:
+            value = jnp.asarray(x).astype(like.dtype)
     except OverflowError:  # a Python int
         raise differ from None
     old, new = _wide(x), _wide(value)
@@ -147,7 +163,7 @@ def _is_castable(x: Any, dtype: Any) -> bool:
     kinds = [jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating]
     if type(x) is int:
         return _is_a(dtype, jnp.number)
-    return any(_is_a(jax.typeof(x).dtype, kind) and _is_a(dtype, kind) for kind in kinds)
+    return any(_is_a(_form(x).dtype, kind) and _is_a(dtype, kind) for kind in kinds)
 
 
 def _is_equal(x: Any, y: Any) -> bool:
