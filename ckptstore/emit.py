@@ -256,7 +256,14 @@ def _emit_leaf(known: registry.Adapter, walk: Walk, x: Any) -> None:
 
 
 def _emit_record(record: Record, walk: Walk, x: Any) -> Sequence[Any]:
-    children = record.take(x)
+    try:
+        children = record.take(x)
+    except (Refusal, dtypes.DtypeRefusal, CheckpointError, MemoryError):
+        raise
+    except Exception as error:  # of an adapter of another package, or a class that it asks
+        raise Refusal(
+            f"taking this {type(x).__qualname__} apart failed: {type(error).__name__}: {error}"
+        ) from error
     walk.add(Kind.RECORD, type=walk.type_number(record.row))
     return children
 

@@ -24,7 +24,7 @@ from ckptstore import (
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.commit import Snapshot
 from ckptstore.dtypes import Array
-from ckptstore.errors import CorruptError, StructureError, UnsupportedError
+from ckptstore.errors import CheckpointError, CorruptError, StructureError, UnsupportedError
 from ckptstore.rebuild import Rebuild
 
 
@@ -291,7 +291,9 @@ class _Maker:
             raise CorruptError(
                 f"{self.where}: {self.row} is no array that this ckptstore knows", reason="bad-type"
             ) from None
-        except (ValueError, TypeError, OverflowError) as error:
+        except (CheckpointError, MemoryError):
+            raise
+        except Exception as error:  # whatever a framework, or an adapter of another package, raises
             raise UnsupportedError(
                 f"{self.where}: {self.row} {self.dtype}{list(self.shape)} could not be made here: "
                 f"{type(error).__name__}: {error}",

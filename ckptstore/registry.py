@@ -183,7 +183,7 @@ def adapter(package: str) -> Adapter | None:
 
     Raises:
         UnknownTypeError: reason ``not-installed`` where the adapter's framework is missing,
-            ``bad-adapter`` where a distribution brings what is none.
+            ``bad-adapter`` where it cannot be imported, or a distribution brings what is none.
     """
     name = ADAPTERS.get(package)
     if name is None:
@@ -191,10 +191,11 @@ def adapter(package: str) -> Adapter | None:
         return _brought(package) if brought else None
     try:
         found: Adapter = importlib.import_module(name).ADAPTER
-    except ModuleNotFoundError as error:
-        if error.name is None or top_level(error.name) not in ADAPTERS:
-            raise
-        raise _not_installed(error.name) from None
+    except Exception as error:  # whatever the framework does when it is imported
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and top_level(missing) in ADAPTERS:
+            raise _not_installed(missing) from None
+        raise _bad_adapter(package, f"cannot be loaded: {type(error).__name__}: {error}") from error
     return found
 
 

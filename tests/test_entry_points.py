@@ -181,6 +181,57 @@ def test_arrays_and_functions_of_another_package_are_carried(tmp_path):
     assert site.says(code) == "[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]] float64"
 
 
+def test_what_an_adapter_raises_is_an_error_of_ours_with_the_place(tmp_path):
+    site = Site(tmp_path)
+    failing = """
+class Box: pass
+
+def take(box): return (box.inside,)
+
+BOX = Record(TypeRow(TypeKind.OBJECT, "signals", "Box", fields=("inside",)), take, None)
+
+class FailingAdapter(SignalAdapter):
+    def array(self, host, row, place): raise RuntimeError("no memory on the device")
+    def record(self, cls): return BOX if cls is Box else None
+
+ADAPTER = FailingAdapter()
+"""
+    site.write("signals.py", ARRAYS.replace("Leaf,", "Leaf, Record,") + failing)
+    site.install("signals", {"signals": "signals:ADAPTER"})
+    code = """
+    import ckptstore, numpy, signals
+    ckptstore.save("ckpt", [signals.Signal(numpy.ones(2))])
+    for call in (lambda: ckptstore.load("ckpt"), lambda: ckptstore.save("other", [signals.Box()])):
+        try:
+            call()
+        except ckptstore.CheckpointError as error:
+            print(error.reason, str(error).partition(": ")[2])
+    """
+    array, box = site.says(code).splitlines()
+    assert array.startswith("array-not-exact ") and "no memory on the device" in array
+    assert box.startswith("cannot-carry ") and "has no attribute 'inside'" in box
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_framework_that_cannot_be_imported_is_named(tmp_path):
+    site = Site(tmp_path)
+    site.write("jmp/__init__.py", "raise OSError('libjmp.so: cannot open shared object file')\n")
+    code = """
+    import ckptstore, sys, types, typing
+    jmp = types.ModuleType("jmp")
+
+    class State(typing.NamedTuple):
+        a: int
+
+    State.__module__ = "jmp"
+    try:
+        ckptstore.save("ckpt", State(1))
+    except ckptstore.UnknownTypeError as error:
+        print(error.reason, error)
+    """
+    assert site.says(code).startswith("bad-adapter the adapter of the package jmp cannot be loaded")
+
+
 BROKEN = {
     "a module that is not there": ("brokenlib.nothing:ADAPTER", "No module named"),
     "a module that fails": ("brokenlib.fails:ADAPTER", "RuntimeError: no such device"),
