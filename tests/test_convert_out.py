@@ -182,7 +182,7 @@ def test_safetensors_hold_bfloat16_and_float8_and_align_what_is_wide(tmp_path):
     header = json.loads(data[8 : 8 + size])
     for name, array in tree.items():
         assert (8 + size + header[name]["data_offsets"][0]) % array.itemsize == 0
-    for metadata in ({"a": 1}, 7):
+    for metadata in ({"a": 1}, 7, {"a": "\ud800"}, {"\udfff": "a"}):
         with pytest.raises(ckptstore.StructureError, match="from str to str"):
             convert.to_safetensors(tmp_path / "y", tree, metadata=metadata)
 

@@ -197,9 +197,16 @@ def to_safetensors(
 def _checked(metadata: Mapping[str, str] | None) -> dict[str, str]:
     found = {} if metadata is None else metadata
     sound = isinstance(found, Mapping)
-    if not sound or any(type(x) is not str for item in found.items() for x in item):
-        raise StructureError("metadata must be a map from str to str", reason="metadata")
+    if not sound or not all(_is_text(x) for item in found.items() for x in item):
+        raise StructureError(
+            "metadata must be a map from str to str, without lone surrogates", reason="metadata"
+        )
     return dict(found)
+
+
+def _is_text(x: Any) -> bool:
+    """Tell whether readers take a str: JSON can hold lone surrogates, they refuse them."""
+    return type(x) is str and not any("\ud800" <= c <= "\udfff" for c in x)
 
 
 def _code(entry: Entry) -> str | None:

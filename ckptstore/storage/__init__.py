@@ -88,11 +88,14 @@ def parse(url: Any) -> str:
         path = os.fsdecode(urllib.parse.unquote_to_bytes(os.fsencode(slash + rest)))
     elif _LIKE_URL.match(path):
         shown = _USER.sub("***@", path)
-        raise StorageError(
-            f"{shown}: a URL that lost a slash (pathlib does that); give it as a str, or, if it is "
-            f"a path, as ./{shown}",
-            reason="bad-url",
-        )
+        if separator:
+            text = "a URL, where only a path on this machine or a file:// URL will do"
+        else:
+            text = (
+                "a URL that lost a slash (pathlib does that); give it as a str, or, if it is a "
+                f"path, as ./{shown}"
+            )
+        raise StorageError(f"{shown}: {text}", reason="bad-url")
     home = os.path.expanduser(path)
     if not path or "\0" in path or (path.startswith("~") and home == path):
         raise StorageError(f"{url!r:.200} is no path: check the name", reason="bad-url")
