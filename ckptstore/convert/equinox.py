@@ -12,7 +12,7 @@ import numpy as np
 
 from ckptstore import dtypes, elements
 from ckptstore.convert import source as sources
-from ckptstore.convert.fitting import Fitting, expected, filled, text_of
+from ckptstore.convert.likeness import Likeness, expected, filled, text_of
 from ckptstore.dtypes import Array
 from ckptstore.errors import CorruptError
 from ckptstore.wire import Buffer
@@ -45,23 +45,23 @@ def from_equinox(source: Any, like: Any) -> Any:
     tree_util = sources.framework("jax").tree_util
     where, data = sources.read(_with_suffix(source))
     leaves = tree_util.tree_flatten_with_path(like)[0]
-    fitting, at, out = Fitting(where), 0, []
+    likeness, at, out = Likeness(where), 0, []
     for steps, x in leaves:
         path = f"${tree_util.keystr(steps)}"
         if not _is_stored(x):
             if hasattr(x, "__jax_array__"):
-                fitting.differ(path, f"{text_of(x)} is no array that is read here")
+                likeness.differ(path, f"{text_of(x)} is no array that is read here")
             out.append(x)
             continue
         if at == len(data):
-            fitting.differ(path, f"{text_of(x)} in `like`, not in the file, which ends here")
+            likeness.differ(path, f"{text_of(x)} in `like`, not in the file, which ends here")
             continue
         record = _read(data, at, f"{where}: {path}")
         at = record.end
-        out.append(_value(fitting, path, record, x))
+        out.append(_value(likeness, path, record, x))
     if at < len(data):
-        fitting.differ("$", f"{len(data) - at} bytes in the file after the last leaf of `like`")
-    fitting.done()
+        likeness.differ("$", f"{len(data) - at} bytes in the file after the last leaf of `like`")
+    likeness.done()
     return filled(like, out)
 
 
@@ -118,26 +118,26 @@ def _read(data: Buffer, at: int, where: str) -> _Record:
     return _Record(sources.owned(memoryview(data)[start:end]), dtype, shape, fortran, end)
 
 
-def _value(fitting: Fitting, path: str, record: _Record, like: Any) -> Any:
+def _value(likeness: Likeness, path: str, record: _Record, like: Any) -> Any:
     # numpy's own writer leaves of the dtypes of ml_dtypes only how many bytes an element takes.
     found, dtype = expected(like), record.dtype
     if isinstance(like, np.generic) or type(like) in _SCALARS:
-        return _scalar(fitting, path, record, like)
+        return _scalar(likeness, path, record, like)
     if found is not None and dtype.kind == "V" and dtype.names is None:
         wanted = dtypes.resolve(found[1], where="like")
         dtype = wanted if wanted.itemsize == dtype.itemsize and wanted.names is None else dtype
     with sources.damage(path, "no array"):
         stored = record.array(dtype, path)
-    return fitting.leaf(path, stored, like)
+    return likeness.leaf(path, stored, like)
 
 
-def _scalar(fitting: Fitting, path: str, record: _Record, like: Any) -> Any:
+def _scalar(likeness: Likeness, path: str, record: _Record, like: Any) -> Any:
     """Return a Python or numpy scalar, stored in any width."""
     dtype, wanted = record.dtype, np.asarray(like).dtype
     if dtype.kind == wanted.kind == "V" and dtype.itemsize == wanted.itemsize:
         dtype = wanted
     if record.shape or dtype.kind not in _SCALARS.get(type(like), wanted.kind):
         found = f"{dtype}{list(record.shape)}"
-        fitting.differ(path, f"{found} in the file, {text_of(like)} in `like`")
+        likeness.differ(path, f"{found} in the file, {text_of(like)} in `like`")
         return like
     return type(like)(record.array(dtype, path).item())

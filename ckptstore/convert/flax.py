@@ -15,7 +15,7 @@ import numpy as np
 
 from ckptstore import dtypes, elements, wire
 from ckptstore.convert import source as sources
-from ckptstore.convert.fitting import Fitting, step, text_of
+from ckptstore.convert.likeness import Likeness, step, text_of
 from ckptstore.dtypes import Array
 from ckptstore.errors import CorruptError, StructureError
 from ckptstore.wire import Buffer
@@ -148,9 +148,9 @@ def _is_shape(shape: Any) -> bool:
 def _fill(stored: Any, like: Any, where: str) -> Any:
     """Give `like` the stored values, by flax's own rules for each class."""
     serialization = sources.framework("flax.serialization")
-    fitting = Fitting(where)
-    fitted = _fit(fitting, "$", stored, serialization.to_state_dict(like))
-    fitting.done()
+    likeness = Likeness(where)
+    fitted = _fit(likeness, "$", stored, serialization.to_state_dict(like))
+    likeness.done()
     try:
         return serialization.from_state_dict(like, fitted)
     except Exception as error:  # functions that classes of the user registered
@@ -160,19 +160,19 @@ def _fill(stored: Any, like: Any, where: str) -> Any:
         ) from error
 
 
-def _fit(fitting: Fitting, path: str, stored: Any, like: Any) -> Any:
+def _fit(likeness: Likeness, path: str, stored: Any, like: Any) -> Any:
     if type(like) is not dict:
-        return fitting.leaf(path, stored, like)
+        return likeness.leaf(path, stored, like)
     if type(stored) is not dict:
-        fitting.differ(path, f"{text_of(stored)} in the file, a container in `like`")
+        likeness.differ(path, f"{text_of(stored)} in the file, a container in `like`")
         return like
     for key in stored:
         if key not in like:
-            fitting.differ(path + step(key), f"{text_of(stored[key])} in the file, not in `like`")
+            likeness.differ(path + step(key), f"{text_of(stored[key])} in the file, not in `like`")
     out = {}
     for key, value in like.items():
         if key in stored:
-            out[key] = _fit(fitting, path + step(key), stored[key], value)
+            out[key] = _fit(likeness, path + step(key), stored[key], value)
         else:
-            fitting.differ(path + step(key), f"{text_of(value)} in `like`, not in the file")
+            likeness.differ(path + step(key), f"{text_of(value)} in `like`, not in the file")
     return out

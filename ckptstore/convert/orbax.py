@@ -17,7 +17,7 @@ import numpy as np
 
 from ckptstore import emit, storage
 from ckptstore.convert import source as sources
-from ckptstore.convert.fitting import Fitting, expected, filled, step, text_of
+from ckptstore.convert.likeness import Likeness, expected, filled, step, text_of
 from ckptstore.dtypes import describe
 from ckptstore.errors import StorageError, StructureError
 
@@ -171,17 +171,17 @@ def _described(leaf: Any) -> str:
 
 def _compare(where: str, stored: Mapping[Path, Any], like: Any) -> dict[Path, Any]:
     """Hold what Orbax says of the leaves against `like`, before any of them is read."""
-    fitting, leaves = Fitting(where), _leaves(like)
+    likeness, leaves = Likeness(where), _leaves(like)
     for path, found in stored.items():
         if path not in leaves:
-            fitting.differ(_shown(path), f"{_described(found)} in the directory, not in `like`")
+            likeness.differ(_shown(path), f"{_described(found)} in the directory, not in `like`")
     for path, x in leaves.items():
         if path not in stored:
-            fitting.differ(_shown(path), f"{text_of(x)} in `like`, not in the directory")
+            likeness.differ(_shown(path), f"{text_of(x)} in `like`, not in the directory")
         elif not _agrees(stored[path], x):
             here = _described(stored[path])
-            fitting.differ(_shown(path), f"{here} in the directory, {text_of(x)} in `like`")
-    fitting.done()
+            likeness.differ(_shown(path), f"{here} in the directory, {text_of(x)} in `like`")
+    likeness.done()
     return leaves
 
 
@@ -243,7 +243,7 @@ def _fitted(
     keys: Mapping[str, str],
     like: Any,
 ) -> Any:
-    fitting, out = Fitting(where), []
+    likeness, out = Likeness(where), []
     for path, x in leaves.items():
         if _is_container(x):
             continue
@@ -251,8 +251,8 @@ def _fitted(
         if isinstance(x, np.generic) and type(value) in emit.SCALARS:
             value = type(x)(value)  # Orbax gives every scalar as one of Python
         key = keys.get(".".join(text for _, text in path))
-        out.append(fitting.leaf(_shown(path), value, x, key=key))
-    fitting.done()
+        out.append(likeness.leaf(_shown(path), value, x, key=key))
+    likeness.done()
     return filled(like, out)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ckptstore import dtypes, storage
 from ckptstore.convert import source as sources
-from ckptstore.convert.fitting import step
+from ckptstore.convert.likeness import step
 from ckptstore.errors import CorruptError, StructureError, UnsupportedError
 
 _GROWTH = 4

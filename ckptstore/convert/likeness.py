@@ -15,7 +15,7 @@ from ckptstore.index import TypeRow
 from ckptstore.registry import Refusal
 
 
-class Fitting:
+class Likeness:
     """One reading with `like`: fits leaf by leaf, and gathers the differences."""
 
     def __init__(self, where: str) -> None:
