@@ -72,6 +72,12 @@ class Likeness:
             return adapter.array(host, row, adapter.place(like))
         except (CorruptError, UnsupportedError) as error:
             raise type(error)(f"{self._where}: {path}: {error}", reason=error.reason) from error
+        except Exception as error:  # whatever a framework, or an adapter of another package, raises
+            raise UnsupportedError(
+                f"{self._where}: {path}: {row} could not be made here: {type(error).__name__}: "
+                f"{error}",
+                reason="array-not-exact",
+            ) from error
 
 
 def expected(like: Any) -> tuple[TypeRow, Stored, tuple[int, ...]] | None:
