@@ -21,6 +21,7 @@ import optax
 import optax_catalogue as catalogue
 from compare import differences
 from optax import contrib
+from optax_golden import RELEASES, ROOT
 
 import ckptstore
 from ckptstore.meanings import NEED_THE_FIRST_UPDATE, STATES
@@ -563,6 +564,18 @@ def test_no_state_of_the_catalogue_disagrees_with_itself(name: str) -> None:
     if case.tx is not None:
         assert check_counts(case.state) == []
         assert check_counts(case.state, catalogue.WARM_STEPS) == []
+
+
+@pytest.mark.parametrize("arrays", [None, "numpy"])
+@pytest.mark.parametrize(
+    "release",
+    [r if r in ("0.1.1", "0.2.3") else pytest.param(r, marks=pytest.mark.whole) for r in RELEASES],
+)
+def test_the_counters_of_old_releases_are_known_and_agree(release: str, arrays: Any) -> None:
+    states = ckptstore.load(ROOT / f"optax-{release}" / "states", arrays=arrays)
+    for name, state in states.items():
+        assert not [c for c in counts(state) if c.meaning == Meaning.UNKNOWN], name
+        assert check_counts(state, 2) == [], name
 
 
 def test_a_count_tells_what_it_is() -> None:
