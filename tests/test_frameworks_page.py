@@ -86,6 +86,7 @@ TESTS = {  # exact, from `like`, refused
 }
 
 
+@pytest.mark.whole  # collecting takes 16 s of CPU
 def test_the_numbers_of_the_page_are_those_of_the_tests():
     files = sorted({f"tests/{file}.py" for file, *_ in TESTS.values()})
     done = subprocess.run(
