@@ -104,9 +104,14 @@ class PendingSave:
     def _give_up(self) -> None:
         """Make that the save never was, unless it was begun already."""
         if self._take():
-            _saves.remove(self)
+            self._forget()
             assert self._attempt is not None
             self._attempt.__exit__(None, None, None)
+
+    def _forget(self) -> None:
+        """Wait for this save no more; a signal handler that saved may have done so already."""
+        with contextlib.suppress(ValueError):
+            _saves.remove(self)
 
     def _take(self) -> bool:
         """Tell whether this is the first call."""
@@ -219,7 +224,7 @@ def _settle(wait: bool) -> None:
         if not wait and not save.done():
             raise _pending(f"the save to {save.url} is under way")
         save.wait()
-        _saves.remove(save)
+        save._forget()
         error = save._untold()
         if error is not None:
             error.add_note(f"This was the save to {save.url}; the one begun now was not made.")

@@ -26,6 +26,7 @@ import pytest
 
 import ckptstore
 from ckptstore import background
+from ckptstore.background import PendingSave
 from ckptstore.staging import Staging
 from ckptstore.writer import Attempt
 
@@ -302,19 +303,22 @@ def test_threads_take_turns(tmp_path, gate):
     assert [ckptstore.load(tmp_path / name) for name in names] == [[name] for name in names]
 
 
-def test_a_signal_handler_may_save_while_a_save_begins(tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["wait", "fix"])
+def test_a_signal_handler_may_save_while_a_save_begins(tmp_path, monkeypatch, where):
+    ckptstore.save_async(tmp_path / "0", [0])
     seen = []
     before = signal.signal(
         signal.SIGALRM, lambda *_: seen.append(ckptstore.save_async(tmp_path / "2", [2]))
     )
-    real = Staging.fix
+    owner = PendingSave if where == "wait" else Staging
+    real = getattr(owner, where)
 
-    def fix(staging: Staging) -> None:
+    def interrupted(self: Any) -> None:
         monkeypatch.undo()
         signal.raise_signal(signal.SIGALRM)
-        real(staging)
+        real(self)
 
-    monkeypatch.setattr(Staging, "fix", fix)
+    monkeypatch.setattr(owner, where, interrupted)
     try:
         first = ckptstore.save_async(tmp_path / "1", [1])
     finally:
