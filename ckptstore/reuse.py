@@ -143,9 +143,15 @@ class Series:
         """Let the next save write everything: one before it is damaged, and may share its files."""
         self._base = self._newest = None
 
-    def saved(self, base: Base) -> None:
-        """Remember the save that was committed just now."""
-        self._base, self._newest = base, None
+    def saved(self, base: Base, before: Base | None) -> None:
+        """Remember the save that was committed just now.
+
+        Args:
+            base: that save.
+            before: what `base` gave when it began. If that is not trusted any more, nor is this.
+        """
+        if before is None or before is self._base:
+            self._base, self._newest = base, None
 
 
 def candidates(base: Base, leaf_nbytes: Sequence[int]) -> list[int]:

@@ -200,9 +200,8 @@ class Attempt:
         commit.publish(store, manifest, data, self._replaced)
         if self._series is not None:
             directory, spans = self.url.rpartition("/")[2], self._table.spans
-            self._series.saved(
-                reuse.base(directory, manifest.files, spans, self._samples, self._misses)
-            )
+            saved = reuse.base(directory, manifest.files, spans, self._samples, self._misses)
+            self._series.saved(saved, self._base)
         return Checkpoint(self.url, manifest, [encoded])
 
     def _write(self) -> tuple[Manifest, bytes]:

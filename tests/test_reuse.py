@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -594,6 +595,31 @@ def test_a_save_in_the_background_shares_the_values_of_its_call(
             assert (loaded["jax"] == step + 1).all()
             assert (loaded["frozen"][1] == (3 if step < 4 else 9)).all()
             assert ckptstore.verify(at(manager, step)) == []
+
+
+@pytest.mark.usefixtures("small")
+def test_damage_that_is_met_while_a_save_is_under_way_ends_the_sharing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager, met, flush = Manager(tmp_path / "run"), threading.Event(), LocalStorage.flush
+    for step in range(3):
+        manager.save(step, lora(step))
+
+    def flush_late(self: LocalStorage) -> None:
+        assert met.wait(30)
+        flush(self)
+
+    monkeypatch.setattr(LocalStorage, "flush", flush_late)
+    pending = manager.save_async(3, lora(3))
+    for path in Path(at(manager, 2)).glob("data-*"):
+        flip(path)
+    with pytest.raises(ckptstore.CorruptError):
+        manager.load(2)
+    met.set()
+    pending.result()
+    manager.save(4, lora(4))
+    assert ckptstore.verify(at(manager, 4)) == []
+    assert set(shared(manager, 4).values()) == {1}
 
 
 # In a bucket.
