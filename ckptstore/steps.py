@@ -29,7 +29,7 @@ def name(step: Any) -> str:
 
 def named(names: Iterable[str]) -> dict[str, int]:
     """Return the step of each name that is one of a step's directory."""
-    found = {name: int(name[5:]) for name in names if _NAME.fullmatch(name)}
+    found = {text: int(text[5:]) for text in names if _NAME.fullmatch(text)}
     return {
         text: step
         for text, step in found.items()
