@@ -48,7 +48,8 @@ class Look:
         self.infos = [StepInfo(step, self._metrics) for step in found]
         self._run = run
         self._known = known
-        self._here = {step: known[step] for step in found if step in known}
+        now = known.copy()  # another thread may let go of a step that was deleted
+        self._here = {step: now[step] for step in found if step in now}
         self._used = False
         self._unreadable: set[int] = set()
 

@@ -421,6 +421,19 @@ def proxied(moto: Moto, request: pytest.FixtureRequest) -> Iterator[tuple[places
         yield places.BucketPlace(moto), proxy
 
 
+def test_a_step_may_be_forgotten_in_another_thread_during_a_look(tmp_path: Path) -> None:
+    class Forgetful(dict[int, Any]):
+        def __contains__(self, step: object) -> bool:
+            return self.pop(step, None) is not None  # true, and then it is gone
+
+    manager = Manager(tmp_path)
+    for step, loss in [(1, 0.1), (2, 0.2)]:
+        manager.save(step, tree(step), metrics={"loss": loss})
+    metrics = manager._run.metrics
+    metrics._known = Forgetful(metrics._known)
+    assert manager.best("loss") == 1
+
+
 def test_a_manifest_is_read_once_a_process_and_only_for_a_rule_about_metrics(
     proxied: tuple[places.BucketPlace, FaultProxy],
 ) -> None:
