@@ -124,7 +124,7 @@ class Rebuild:
 
     def _unknown(self, found: Mapping[int, UnknownTypeError]) -> UnknownTypeError:
         """Return one error for all types that cannot be found."""
-        lines = list(map(str, found.values()))
+        lines = list(dict.fromkeys(map(str, found.values())))  # a package is named once
         reason = next(iter(found.values())).reason
         if len(lines) == 1:
             return UnknownTypeError(f"{self.where}: {lines[0]}", reason=reason)

@@ -704,7 +704,9 @@ BLOCKED = """
         try:
             ckptstore.load(url)
         except ckptstore.UnknownTypeError as error:
-            assert "not installed here: pip install" in str(error), error
+            lines = str(error).splitlines()
+            assert "not installed here: pip install" in lines[-1], error
+            assert len(set(lines)) == len(lines), error
             assert 'arrays="numpy"' in str(error), error
         else:
             raise AssertionError(f"{kind} is not here")
