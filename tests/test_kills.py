@@ -30,7 +30,8 @@ manager.gc(grace=0)  # nobody saves to this run now
 
 
 def init():
-    return {{"step": 0, "w": np.zeros(30_000), "m": np.zeros(3_000, np.float32)}}
+    moving = {{"step": 0, "w": np.zeros(30_000), "m": np.zeros(3_000, np.float32)}}
+    return moving | {{"frozen": np.arange(200_000.0)}}  # over 1 MiB: steps share its file
 
 
 state = manager.load_or_init(init)
@@ -84,7 +85,7 @@ def test_a_run_that_is_killed_two_hundred_times_goes_on_from_its_newest_save(
 def kill_and_resume(tmp_path: Path, times: int, seed: int) -> None:
     rng, run, journal = random.Random(seed), tmp_path / "run", tmp_path / "journal"
     manager, reference = Manager(run), Reference()
-    newest = garbage = 0
+    newest = garbage = shared = 0
     for turn in range(times):
         train(run, journal, rng.uniform(0.0, 0.25))
         resumed, *saved = [int(line.split()[1]) for line in journal.read_text().splitlines()]
@@ -99,9 +100,11 @@ def kill_and_resume(tmp_path: Path, times: int, seed: int) -> None:
         for step in steps:  # in the order of the reference
             state = manager.load(step)
             assert (state["w"].tobytes(), state["m"].tobytes()) == reference.at(step)
+            assert state["frozen"].tobytes() == np.arange(200_000.0).tobytes()
             assert state["step"] == step and ckptstore.verify(run / f"step-{step:012d}") == []
         garbage += bool(manager.gc(grace=0, dry_run=True))
-    assert newest > 0
+        shared += any(file.stat().st_nlink > 1 for file in run.glob("step-*/data-*"))
+    assert newest > 0 and shared > 0
     print(f"{times} kills, step {newest}, {garbage} of them in the middle of a save or a deletion")
 
 
