@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ckptstore import wire
-from ckptstore.errors import StructureError
+from ckptstore.arguments import check_step
 
 _NAME = re.compile(r"step-[0-9]{12,16}")
 
@@ -18,12 +18,7 @@ def name(step: Any) -> str:
     Raises:
         StructureError: reason ``bad-step``.
     """
-    if type(step) is not int or not 0 <= step <= wire.MAX_INTEGER:
-        raise StructureError(
-            f"step is {step!r:.80}, expected an int from 0 to 2^53 - 1; int(step) of an array "
-            "gives one",
-            reason="bad-step",
-        )
+    check_step(step)
     return f"step-{step:012d}"
 
 

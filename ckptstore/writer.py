@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from ckptstore import (
+    arguments,
     classes,
     commit,
     format,
@@ -113,7 +114,7 @@ def prepare(
     Raises:
         StructureError, AlreadyCommittedError, StorageError: as `save`.
     """
-    _check_arguments(step, metadata, metrics, supplied)
+    arguments.check(step, metadata, metrics, supplied)
     format.encode_metadata(dict(metadata or {}))
     walk = flatten(tree, supplied=list(supplied or ()))
     with contextlib.ExitStack() as stack:
@@ -259,49 +260,6 @@ class Attempt:
         threads.run(look, rows, _LOOKED_AT_ONCE, name="ckptstore-look")
         self._misses = {n: base.misses.get(n, 0) + 1 for n in base.leaves if n not in unchanged}
         return unchanged
-
-
-def _check_arguments(step: Any, metadata: Any, metrics: Any, supplied: Any) -> None:
-    if step is not None and (type(step) is not int or not 0 <= step <= wire.MAX_INTEGER):
-        found = "out of range" if type(step) is int else f"{step!r:.80} ({type(step).__name__})"
-        raise StructureError(
-            f"save: step is {found}, expected an int from 0 to 2^53 - 1; int(step) of an array "
-            "gives one",
-            reason="bad-step",
-        )
-    for what, given, reason in (
-        ("metadata", metadata, "metadata"),
-        ("metrics", metrics, "bad-metric"),
-    ):
-        if given is not None and not isinstance(given, Mapping):
-            raise StructureError(
-                f"save: {what} is {given!r:.80} ({type(given).__name__}), expected a dict; "
-                f'{what}={{"name": value}}',
-                reason=reason,
-            )
-    for name, value in dict(metrics or {}).items():
-        if type(name) is not str:
-            raise StructureError(
-                f"save: metrics has a name that is a {type(name).__name__}, expected a str; "
-                'metrics={"name": value}',
-                reason="bad-metric",
-            )
-        if type(value) not in (int, float):
-            raise StructureError(
-                f"save: metrics[{name!r:.80}] is {value!r:.80} ({type(value).__name__}), expected "
-                "a float; float(value) of an array gives one",
-                reason="bad-metric",
-            )
-        if type(value) is int and abs(value) > wire.MAX_INTEGER:
-            raise StructureError(
-                f"save: metrics[{name!r:.80}] is over 2^53 - 1; pass float(value)",
-                reason="bad-metric",
-            )
-    if supplied is not None and not isinstance(supplied, list | tuple | set | frozenset):
-        raise StructureError(
-            f'save: supplied={supplied!r:.80}, expected a list of patterns, such as ["$.apply_fn"]',
-            reason="bad-pattern",
-        )
 
 
 def _new_files(attempt: str, first: int, placement: Plan) -> list[File]:

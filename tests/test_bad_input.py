@@ -135,7 +135,7 @@ def test_storage_options_of_a_local_disk_are_refused(options: Any, saved: Path) 
     ids=lambda step: type(step).__name__,
 )
 def test_a_bad_step_is_refused_before_anything_is_written(step: Any, tmp_path: Path) -> None:
-    refused(tmp_path, "bad-step", "save: step", "expected an int", "int(step)", step=step)
+    refused(tmp_path, "bad-step", "step is", "expected an int", "int(step)", step=step)
 
 
 @pytest.mark.parametrize(

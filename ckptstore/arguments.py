@@ -1,0 +1,67 @@
+"""What the caller of a save says beside the tree, checked before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ckptstore import wire
+from ckptstore.errors import StructureError
+
+
+def check(step: Any, metadata: Any, metrics: Any, supplied: Any) -> None:
+    """Check the arguments of `save`.
+
+    Raises:
+        StructureError: reason ``bad-step``, ``metadata``, ``bad-metric`` or ``bad-pattern``.
+    """
+    if step is not None:
+        check_step(step)
+    for what, given, reason in (
+        ("metadata", metadata, "metadata"),
+        ("metrics", metrics, "bad-metric"),
+    ):
+        if given is not None and not isinstance(given, Mapping):
+            raise StructureError(
+                f"save: {what} is {given!r:.80} ({type(given).__name__}), expected a dict; "
+                f'{what}={{"name": value}}',
+                reason=reason,
+            )
+    for name, value in dict(metrics or {}).items():
+        if type(name) is not str:
+            raise StructureError(
+                f"save: metrics has a name that is a {type(name).__name__}, expected a str; "
+                'metrics={"name": value}',
+                reason="bad-metric",
+            )
+        if type(value) not in (int, float):
+            raise StructureError(
+                f"save: metrics[{name!r:.80}] is {value!r:.80} ({type(value).__name__}), expected "
+                "a float; float(value) of an array gives one",
+                reason="bad-metric",
+            )
+        if type(value) is int and abs(value) > wire.MAX_INTEGER:
+            raise StructureError(
+                f"save: metrics[{name!r:.80}] is over 2^53 - 1; pass float(value)",
+                reason="bad-metric",
+            )
+    if supplied is not None and not isinstance(supplied, list | tuple | set | frozenset):
+        raise StructureError(
+            f'save: supplied={supplied!r:.80}, expected a list of patterns, such as ["$.apply_fn"]',
+            reason="bad-pattern",
+        )
+
+
+def check_step(step: Any) -> None:
+    """Check the number of a step.
+
+    Raises:
+        StructureError: reason ``bad-step``.
+    """
+    if type(step) is not int or not 0 <= step <= wire.MAX_INTEGER:
+        huge = type(step) is int and abs(step) > wire.MAX_INTEGER  # repr may refuse it
+        found = "out of range" if huge else f"{step!r:.80} ({type(step).__name__})"
+        raise StructureError(
+            f"step is {found}, expected an int from 0 to 2^53 - 1; int(step) of an array gives one",
+            reason="bad-step",
+        )
