@@ -24,7 +24,7 @@ from ckptstore.storage import uploads
 
 PROCESSES, THREADS, READERS = 2, 16, 2
 WRITERS = PROCESSES * THREADS
-CREATES, OVERWRITES, WHOLE = 2, 2, 200
+CREATES, OVERWRITES, WHOLE = 2, 1, 200
 FAULTS = [
     faults.DROP_BEFORE,
     faults.DROP_AFTER,
@@ -187,8 +187,13 @@ def reading(url: str, options: dict[str, Any]) -> Iterator[list[Any]]:
         assert process.exitcode == 0, reports
 
 
-def sound(server: Server, bucket: str, prefix: str) -> tuple[tuple[int, int], str]:
-    """Check that there is one sound checkpoint and nothing of anybody else; return whose it is."""
+def sound(
+    server: Server, bucket: str, prefix: str, *, faults: bool = False
+) -> tuple[tuple[int, int], str]:
+    """Check that there is one sound checkpoint and nothing of anybody else; return whose it is.
+
+    Of an upload that GCS began and whose answer was lost nobody knows the name, nor can list it.
+    """
     url, options = f"{server.protocol}://{bucket}/{prefix}", server.storage_options()
     found = check_whole(ckptstore.load(url, storage_options=options))
     assert ckptstore.verify(url, storage_options=options) == []
@@ -197,7 +202,7 @@ def sound(server: Server, bucket: str, prefix: str) -> tuple[tuple[int, int], st
     names = [name for name in names if "/" not in name]  # not of the rounds before
     assert names.count("MANIFEST") == 1 and len(names) >= 2
     assert {format.attempt_of(name) for name in names if name != "MANIFEST"} == {kept}, names
-    assert server.uploads(bucket) == []
+    assert server.uploads(bucket) == [] or (faults and server.kind == "gcs")
     return found, kept
 
 
@@ -281,7 +286,7 @@ def test_of_8_creates_through_faults_none_is_told_wrongly(
     print(f"{server.kind}: {dict(results)}")
     assert set(results) <= {"won", "AlreadyCommittedError", "OutcomeUnknownError"}, outcomes
     assert results["won"] <= 1
-    (writer, _), attempt = sound(server, bucket, "run")
+    (writer, _), attempt = sound(server, bucket, "run", faults=True)
     assert outcomes[writer].attempt == attempt
     assert outcomes[writer].result in ("won", "OutcomeUnknownError"), outcomes
     assert results["won"] == (outcomes[writer].result == "won")

@@ -115,7 +115,7 @@ def reads_manifest(request: Request) -> bool:
 # One fault, or many.
 
 
-@sizes(6)
+@sizes(3)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_one_fault_at_any_request_is_survived(
     operation: str, size: int | None, server: Server
@@ -129,7 +129,7 @@ def test_one_fault_at_any_request_is_survived(
     assert report.count("returned") == report.points, "each of them can be tried again"
 
 
-@sizes(5)
+@sizes(3)
 def test_one_fault_at_any_request_of_the_first_save_to_a_store_is_survived(
     size: int | None, server: Server
 ) -> None:
@@ -139,7 +139,7 @@ def test_one_fault_at_any_request_of_the_first_save_to_a_store_is_survived(
     assert report.count("returned") == report.points
 
 
-@sizes(4)
+@sizes(2)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_store_that_goes_away_at_any_request_leaves_the_old_or_the_new(
     operation: str, size: int | None, server: Server
@@ -222,7 +222,7 @@ def test_a_store_that_goes_away_during_a_link_is_an_error(server: Server) -> Non
         assert raised.value.reason == "unavailable"
 
 
-@sizes(4)
+@sizes(2)
 def test_random_faults_leave_a_whole_checkpoint(size: int | None, server: Server) -> None:
     outcomes, actions = Counter[str](), [*ONCE.values()]
     with Place(server) as place:
@@ -392,7 +392,7 @@ def test_a_commit_whose_outcome_stays_unknown_deletes_nothing(server: Server) ->
 # A process that dies.
 
 
-@sizes(4)
+@sizes(2)
 @pytest.mark.parametrize("operation", ["create", "overwrite"])
 def test_a_kill_at_any_request_leaves_the_old_or_the_new(
     operation: str, size: int | None, server: Server

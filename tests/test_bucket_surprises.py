@@ -63,9 +63,12 @@ CALLS: dict[str, Callable[[str, dict[str, Any]], Any]] = {
     "latest": lambda url, options: ckptstore.Manager(url, storage_options=options).latest(),
     "gc": lambda url, options: ckptstore.Manager(url, storage_options=options).gc(),
 }
+SIMILAR = ("steps", "latest")
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    "call", [pytest.param(c, marks=pytest.mark.whole if c in SIMILAR else []) for c in CALLS]
+)
 @pytest.mark.parametrize(
     "answer",
     [(404, b""), (405, b""), (412, b""), (416, b""), (200, HTML), (400, HTML), (501, b"")],

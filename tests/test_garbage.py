@@ -829,7 +829,7 @@ def test_a_delete_in_a_bucket_that_fails_at_any_request_is_done_or_not(
         outcomes[f"{said}: {found}"] += 1
         if said == "returned" or "not-removed" in said:
             assert found is None, at
-        elif how == "refused":
+        elif how == "refused" and "outcome-unknown" not in said:
             assert found == OLD, at
         if times == 1 and how != "refused":
             assert said == "returned" and place.files() == set(), at

@@ -69,6 +69,8 @@ def answered(status: int, body: bytes, where: str) -> Failure:
         return Failure(Kind.REFUSED, f"the store gave up the upload: {message}")
     if status in (404, 410, 499):
         return Failure(Kind.MISSING, message)
+    if status == 501:  # not implemented: never will be
+        return Failure(Kind.REFUSED, message)
     if status in (408, 409, 429) or status >= 500 or detail in _BUSY:
         return Failure(Kind.AGAIN, message)
     if status == 400 and _DAMAGED.search(text):
