@@ -24,6 +24,7 @@ import optax
 from environment import describe
 from rich.console import Console
 from rich.table import Table
+from speed import touch_memory
 from states import STATES, Tree, nbytes
 
 import ckptstore
@@ -144,6 +145,7 @@ def _save(manager: ckptstore.Manager, step: int, state: Tree) -> Figures:
 
     gc.collect()
     os.sync()
+    touch_memory(2 * nbytes(state))
     local.LocalStorage.put = counted  # type: ignore[method-assign]
     try:
         begin, cpu = time.perf_counter(), time.process_time()
