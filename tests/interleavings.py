@@ -8,6 +8,7 @@ actor has seen) are explored once, however many orders lead there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 from collections import Counter
@@ -43,14 +44,17 @@ class Model:
         ask: answers a call, or raises.
         listing: "at once"; "stat", as a disk lists names and then looks at each in their order, or
             "stat backwards"; "pages" of one.
+        loses: the answer of the first commit that is asked for, so that the client library below
+            asks again.
     """
 
     traffic = Traffic(writes=1, reads=1, piece_nbytes=1 << 20, alone_nbytes=1 << 20, gap_nbytes=64)
     url = "model"
 
-    def __init__(self, ask: Callable[[Call], Any], listing: str) -> None:
+    def __init__(self, ask: Callable[[Call], Any], listing: str, loses: bool = False) -> None:
         self._ask = ask
         self._listing = listing
+        self._loses = loses
 
     def __enter__(self) -> Model:
         return self
@@ -68,10 +72,10 @@ class Model:
         pass
 
     def create(self, name: str, data: bytes) -> None:
-        self._ask(("create", name, bytes(data)))
+        self._commit(("create", name, bytes(data)))
 
     def swap(self, name: str, data: bytes, expected: bytes) -> None:
-        self._ask(("swap", name, bytes(data), expected))
+        self._commit(("swap", name, bytes(data), expected))
 
     def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
         found = self.list()
@@ -112,6 +116,13 @@ class Model:
 
     def stop(self) -> None:
         pass
+
+    def _commit(self, call: Call) -> None:
+        if self._loses and call[1] == commit.MANIFEST:
+            self._loses = False
+            with contextlib.suppress(OSError):
+                self._ask(call)
+        self._ask(call)
 
     def _list(self) -> dict[str, tuple[int, float]]:
         if self._listing == "at once":
@@ -176,6 +187,7 @@ class Actor:
 
     name: str
     run: Callable[[], Any]
+    loses: bool = False
 
 
 @dataclass
@@ -279,7 +291,7 @@ class World:
                 raise _Pause
             return _give(answer)
 
-        outcome = self._run(actor.run, ask, actor.name)
+        outcome = self._run(actor.run, ask, actor.name, actor.loses)
         if node.call is None:
             node.outcome = outcome
         return node
@@ -293,8 +305,10 @@ class World:
         outcome = self._run(run, ask, seed)
         return files, outcome
 
-    def _run(self, run: Callable[[], Any], ask: Callable[[Call], Any], seed: str) -> str:
-        self._storage, self._seed, self._drawn = Model(ask, self._listing), seed, 0
+    def _run(
+        self, run: Callable[[], Any], ask: Callable[[Call], Any], seed: str, loses: bool = False
+    ) -> str:
+        self._storage, self._seed, self._drawn = Model(ask, self._listing, loses), seed, 0
         try:
             return f"returned {run()}"
         except ckptstore.CheckpointError as error:

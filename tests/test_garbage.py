@@ -46,12 +46,14 @@ def tree(who: str) -> dict[str, Any]:
 # Every order of the calls of a few, on a model.
 
 
-def saves(who: str, **options: Any) -> Actor:
+def saves(who: str, *, loses: bool = False, **options: Any) -> Actor:
+    """A save; with `loses`, of whose commit the first answer is lost."""
+
     def run() -> str:
         ckptstore.save("model", tree(who), **options)
         return who
 
-    return Actor(who, run)
+    return Actor(who, run, loses)
 
 
 def collects(name: str = "collector", grace: float = GRACE) -> Actor:
@@ -177,6 +179,31 @@ def explore_many(world: World, at_most: int | None) -> Counter[str]:
     return total
 
 
+@pytest.mark.parametrize("loser", ["create", "overwrite"])
+@pytest.mark.parametrize(
+    "at_most", [150, pytest.param(20_000, marks=[pytest.mark.whole, pytest.mark.timeout(3600)])]
+)
+def test_no_order_breaks_a_create_an_overwrite_a_collector_or_a_reader_where_an_answer_is_lost(
+    at_most: int, loser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = saves(NEW, loses=loser == "create")
+    overwrite = saves("newer", overwrite=True, loses=loser == "overwrite")
+    actors = create, overwrite, collects(), READER
+    total = explore(world(monkeypatch, *actors, before=None), None, at_most)
+    shown(total)
+    assert total["orders"] > 1000
+
+
+@pytest.mark.parametrize("before", [None, OLD])
+def test_no_order_takes_a_lost_answer_for_a_conflict(
+    before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actors = saves(NEW, overwrite=before is not None, loses=True), READER
+    total = explore(world(monkeypatch, *actors, before=before), before)
+    assert total["orders"] > 20
+    assert not any("new=Already" in how or "new=Outcome" in how for how in total)
+
+
 @pytest.mark.parametrize("listing", ["at once", "pages"])
 def test_no_order_of_a_delete_and_an_overwrite_touches_the_new_one(
     listing: str, monkeypatch: pytest.MonkeyPatch
@@ -220,6 +247,7 @@ def test_no_order_of_a_delete_an_overwrite_and_a_collector_is_corrupt(
 
 
 WHOLE = {
+    "lost": (saves(NEW, overwrite=True, loses=True), collects(), READER),
     "reader": (saves(NEW, overwrite=True), collects(), READER),
     "two collectors": (saves(NEW, overwrite=True), collects("one"), collects("two")),
     "delete": (saves(NEW, overwrite=True), DELETER, collects()),
@@ -264,6 +292,21 @@ def test_the_model_finds_a_collector_that_does_not_look_again(
     made = world(monkeypatch, *actors, before=before)
     monkeypatch.setattr(garbage, "_remove", remove)
     assert breaks(made, before)
+
+
+def test_the_model_finds_a_save_that_takes_a_lost_answer_for_a_conflict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def send(storage: Any, attempt: str, data: bytes, replaced: bytes | None) -> None:
+        try:
+            storage.create(commit.MANIFEST, data)
+        except FileExistsError:
+            commit.discard(storage, attempt)
+            raise ckptstore.AlreadyCommittedError("somebody was first") from None
+
+    assert not breaks(world(monkeypatch, saves(NEW, loses=True), before=None), None)
+    monkeypatch.setattr(commit, "_send", send)
+    assert breaks(world(monkeypatch, saves(NEW, loses=True), before=None), None)
 
 
 def test_the_model_finds_a_collector_that_makes_no_mark(monkeypatch: pytest.MonkeyPatch) -> None:
