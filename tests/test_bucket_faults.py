@@ -140,7 +140,10 @@ def test_one_fault_at_any_request_of_the_first_save_to_a_store_is_survived(
 
 
 @sizes(2)
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(
+    "operation",
+    [pytest.param(o, marks=pytest.mark.whole if o == "verify" else []) for o in OPERATIONS],
+)
 def test_a_store_that_goes_away_at_any_request_leaves_the_old_or_the_new(
     operation: str, size: int | None, server: Server
 ) -> None:
