@@ -197,6 +197,26 @@ def describe(cls: type, kind: TypeKind, fields: Sequence[str] = ()) -> TypeRow:
     )
 
 
+def describe_object(cls: type, distribution: str, *fields: str, **extra: bool) -> TypeRow:
+    """Return the stored row of a class of a framework, whose adapter makes it of these fields.
+
+    Args:
+        cls: the class.
+        distribution: what pip calls the framework.
+        fields: the names of the children.
+        extra: what else the row says.
+    """
+    return TypeRow(
+        TypeKind.OBJECT,
+        cls.__module__,
+        cls.__qualname__,
+        fields=fields,
+        package=registry.top_level(cls.__module__),
+        version=package_version(distribution),
+        extra=extra,
+    )
+
+
 def main_name() -> str | None:
     """Return the name under which the running script can be imported, where it has one."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)

@@ -95,23 +95,17 @@ def _make_state(values: Sequence[Any]) -> Any:
     return made
 
 
-def _row(cls: type, *fields: str, wraps: bool = False) -> TypeRow:
-    return TypeRow(
-        TypeKind.OBJECT,
-        cls.__module__,
-        cls.__qualname__,
-        fields=fields,
-        package="equinox",
-        version=classes.package_version("equinox"),
-        extra={"wraps": True} if wraps else {},
-    )
-
-
 _RECORDS: dict[type, Record] = {
-    State: Record(_row(State, "state", wraps=True), _take_state, _make_state)
+    State: Record(
+        classes.describe_object(State, "equinox", "state", wraps=True), _take_state, _make_state
+    )
 }
 if _Shared is not None:
     _NODE = equinox.nn._shared.SharedNode
-    _RECORDS[_NODE] = Record(_row(_NODE), lambda x: (), lambda values: object.__new__(_NODE))
+    _RECORDS[_NODE] = Record(
+        classes.describe_object(_NODE, "equinox"),
+        lambda x: (),
+        lambda values: object.__new__(_NODE),
+    )
 
 ADAPTER = EquinoxAdapter()

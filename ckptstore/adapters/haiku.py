@@ -10,7 +10,7 @@ import haiku
 import jax
 
 from ckptstore import classes
-from ckptstore.index import TypeKind, TypeRow
+from ckptstore.index import TypeRow
 from ckptstore.registry import Adapter, Record, Refusal
 
 _FlatMap = type(haiku.data_structures.to_immutable_dict({}))
@@ -71,21 +71,15 @@ def _make_keys(values: Sequence[Any]) -> Any:
     return made
 
 
-def _row(cls: type, *fields: str, **extra: bool) -> TypeRow:
-    return TypeRow(
-        TypeKind.OBJECT,
-        cls.__module__,
-        cls.__qualname__,
-        fields=fields,
-        package="haiku",
-        version=classes.package_version("dm-haiku"),
-        extra=extra,
-    )
-
-
 _RECORDS: dict[type, Record] = {
-    _FlatMap: Record(_row(_FlatMap, "mapping", wraps=True), _take_map, _make_map),
-    haiku.PRNGSequence: Record(_row(haiku.PRNGSequence, "key", "subkeys"), _take_keys, _make_keys),
+    _FlatMap: Record(
+        classes.describe_object(_FlatMap, "dm-haiku", "mapping", wraps=True), _take_map, _make_map
+    ),
+    haiku.PRNGSequence: Record(
+        classes.describe_object(haiku.PRNGSequence, "dm-haiku", "key", "subkeys"),
+        _take_keys,
+        _make_keys,
+    ),
 }
 
 ADAPTER = HaikuAdapter()

@@ -10,7 +10,7 @@ from flax import nnx
 from flax.nnx.statelib import FlatState
 
 from ckptstore import classes
-from ckptstore.index import TypeKind, TypeRow
+from ckptstore.index import TypeRow
 from ckptstore.registry import Record, Refusal
 
 _Object = getattr(nnx, "Pytree", None) or nnx.Object
@@ -54,7 +54,11 @@ def _is_own_variable(cls: type) -> bool:
 
 @functools.cache
 def _variable(cls: Any) -> Record:
-    return Record(_row(cls, "value", "metadata"), _take_variable, functools.partial(_make, cls))
+    return Record(
+        classes.describe_object(cls, "flax", "value", "metadata"),
+        _take_variable,
+        functools.partial(_make, cls),
+    )
 
 
 def _take_variable(x: Any) -> Sequence[Any]:
@@ -94,17 +98,11 @@ def _make_flat(values: Sequence[Any]) -> Any:
     return FlatState.from_sorted_keys_values(keys, leaves)
 
 
-def _row(cls: type, *fields: str, **extra: bool) -> TypeRow:
-    return TypeRow(
-        TypeKind.OBJECT,
-        cls.__module__,
-        cls.__qualname__,
-        fields=fields,
-        package="flax",
-        version=classes.package_version("flax"),
-        extra=extra,
-    )
-
-
-_STATE = Record(_row(nnx.State, "mapping", wraps=True), _take_state, _make_state)
-_FLAT = Record(_row(FlatState, "keys", "values"), lambda x: (x._keys, x._values), _make_flat)
+_STATE = Record(
+    classes.describe_object(nnx.State, "flax", "mapping", wraps=True), _take_state, _make_state
+)
+_FLAT = Record(
+    classes.describe_object(FlatState, "flax", "keys", "values"),
+    lambda x: (x._keys, x._values),
+    _make_flat,
+)
