@@ -558,6 +558,11 @@ def refusals() -> Iterator[Any]:
             yield pytest.param(kind, code, error, reason, at, id=f"{kind}-{error}")
 
 
+def refused(place: Place) -> int:
+    """Return how many requests the proxy refused: one that is tried until the deadline is dozens."""
+    return len([request for request in place.proxy.log if request.action])
+
+
 @pytest.mark.parametrize(("kind", "code", "error", "reason", "at"), [*refusals()])
 def test_a_refusal_is_one_clear_error_at_once_and_tells_no_secret(
     kind: str,
@@ -580,18 +585,15 @@ def test_a_refusal_is_one_clear_error_at_once_and_tells_no_secret(
                 place.restore(tried.before)
                 place.is_old = False
                 place.proxy.rule(WHERE[where], status(code, error), times=math.inf)
-                began = time.monotonic()
                 with pytest.raises(ckptstore.StorageError) as caught:
                     tried.run(place)
                 said = str(caught.value)
-                assert time.monotonic() - began < 4, "a refusal is not tried again"
+                assert refused(place) <= 8, "a refusal is not tried again"
                 assert caught.value.reason == reason, said
                 assert f"{server.protocol}://{place.bucket}/{DIRECTORY}" in said
                 assert "could not" in said and REMEDY[reason] in said and str(code) in said
                 if reason == "wrong-region":
                     assert "eu-west-7" in said
-                if where in ("write", "commit"):
-                    assert len([r for r in place.proxy.log if WHERE[where](r) and r.action]) <= 8
                 shown = [said, repr(caught.value), *traceback.format_exception(caught.value)]
                 shown += [repr(storage.open(place.url, place.options)), caplog.text]
                 if server.protocol == "s3":
@@ -609,17 +611,17 @@ def test_a_refused_read_is_one_clear_error(operation: str, server: Server) -> No
         for where in ("read", "list") if operation != "delete" else ("read",):
             place.restore(OLD)
             place.proxy.rule(WHERE[where], status(code, error), times=math.inf)
-            began = time.monotonic()
             with pytest.raises(ckptstore.StorageError, match="ask for permission") as caught:
                 OPERATIONS[operation].run(place)
-            assert time.monotonic() - began < 4
+            assert refused(place) <= 8, "a refusal is not tried again"
             assert caught.value.reason == "permission"
             assert place.which() == OLD
 
 
 def test_a_bucket_that_denies_deletion_can_be_saved_to(server: Server) -> None:
     code, error = (403, "AccessDenied") if server.protocol == "s3" else (403, "forbidden")
-    with Place(server, probes=True) as place:
+    # A request that was slow and is made again may leave an upload, which nobody may give up here.
+    with Place(server, probes=True, timeout=60.0, deadline=60.0) as place:
         place.restore(None)
         place.proxy.rule(WHERE["delete"], status(code, error), times=math.inf)
         OPERATIONS["create"].run(place)
