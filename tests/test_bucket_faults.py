@@ -10,7 +10,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 import traceback
 import urllib.parse
 from collections import Counter
@@ -559,7 +558,7 @@ def refusals() -> Iterator[Any]:
 
 
 def refused(place: Place) -> int:
-    """Return how many requests the proxy refused: one that is tried until the deadline is dozens."""
+    """Return how many requests the proxy refused: one tried until the deadline is dozens."""
     return len([request for request in place.proxy.log if request.action])
 
 
