@@ -8,59 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping
 
-import xxhash
-
-from ckptstore import format, steps, wire
+from ckptstore import format, steps
 from ckptstore.errors import (
     AlreadyCommittedError,
     CheckpointError,
-    CorruptError,
     NotCommittedError,
     OutcomeUnknownError,
     StorageError,
 )
-from ckptstore.format import File, Manifest
-from ckptstore.index import INDEX_MAX_NBYTES
+from ckptstore.format import Manifest
 from ckptstore.storage import Storage
 
 _log = logging.getLogger("ckptstore")
 
 MANIFEST = "MANIFEST"
-_READS = 100
 _SENDS = 10
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One committed attempt, its files open and of the right sizes."""
-
-    storage: Storage
-    manifest: Manifest
-    index_parts: list[bytes]
-
-    def fill(self, name: str, offset: int, buffer: wire.Buffer) -> wire.Digest:
-        """Fill `buffer` from `offset` of a file, a piece at a time, and return its digest.
-
-        `read` starts again where the file was taken away.
-        """
-        state, view = xxhash.xxh3_128(), memoryview(buffer).cast("B")
-        size = self.storage.traffic.piece_nbytes
-        try:
-            for at in range(0, view.nbytes, size):
-                piece = view[at : at + size]
-                self.storage.get(name, offset + at, piece)
-                state.update(piece)
-        except FileNotFoundError:
-            raise _Changed(f"the file {name} is missing", "missing-file") from None
-        except EOFError as error:
-            raise _Changed(str(error), "file-size") from None
-        return state.digest()
 
 
 def current(storage: Storage) -> bytes | None:
@@ -79,7 +43,7 @@ def current(storage: Storage) -> bytes | None:
     return data
 
 
-def _held(storage: Storage) -> bytes | None:
+def held(storage: Storage) -> bytes | None:
     """Return the bytes of the committed manifest, or None where nothing is committed."""
     try:
         return storage.read(MANIFEST, format.MANIFEST_MAX_NBYTES)
@@ -88,13 +52,12 @@ def _held(storage: Storage) -> bytes | None:
 
 
 def surely_held(storage: Storage) -> bytes | None:
-    """Return what `_held` does; bytes that are no manifest were perhaps damaged on their way."""
-    data = _held(storage)
+    """Return what `held` does; bytes that are no manifest were perhaps damaged on their way."""
+    data = held(storage)
     for _ in range(_SENDS):
-        before = data
         if data is None or attempt_in(data) is not None:
             break
-        data = _held(storage)
+        before, data = data, held(storage)
         if data == before:
             break
     return data
@@ -212,8 +175,8 @@ def _send(storage: Storage, attempt: str, data: bytes, replaced: bytes | None) -
                 ) from error
             discard(storage, attempt)
             raise AlreadyCommittedError(
-                f"{storage.url}: another save (attempt {attempt_in(holder) or 'unreadable'}) was "
-                "committed there first; nothing of it was touched; load it, or save again"
+                f"{storage.url}: another save (attempt {attempt_in(holder)}) was committed "
+                "there first; nothing of it was touched; load it, or save again"
             )
         # Something was there and is not any more, or what is to be replaced still is: ask again.
     raise OutcomeUnknownError(
@@ -271,31 +234,30 @@ def delete(storage: Storage) -> None:
     except StorageError as error:
         failed = error
     try:
-        holder = _held(storage)
+        holder = held(storage)
     except StorageError as error:
         failed, holder = failed or error, None
-    if failed is not None:
-        if holder == data:
-            raise failed
-        if holder is None:
-            raise OutcomeUnknownError(
-                f"{storage.url}: whether the deletion of {MANIFEST} is done and durable cannot be "
-                f"known ({failed}); none of the data was removed; delete it again"
-            ) from failed
+    if holder == data:
+        raise failed or StorageError(
+            f"{storage.url}: {MANIFEST} could not be deleted; remove it by hand"
+        )
     if holder is not None:
-        if holder != data:
-            raise AlreadyCommittedError(
-                f"{storage.url}: another save (attempt {attempt_in(holder) or 'unreadable'}) was "
-                "committed there while it was deleted; nothing of it was touched; delete it again "
-                "if you mean it too"
-            )
-        raise StorageError(f"{storage.url}: {MANIFEST} could not be deleted; remove it by hand")
+        raise AlreadyCommittedError(
+            f"{storage.url}: another save (attempt {attempt_in(holder) or 'unreadable'}) was "
+            "committed there while it was deleted; nothing of it was touched; delete it again "
+            "if you mean it too"
+        )
+    if failed is not None:
+        raise OutcomeUnknownError(
+            f"{storage.url}: whether the deletion of {MANIFEST} is done and durable cannot be "
+            f"known ({failed}); none of the data was removed; delete it again"
+        ) from failed
     attempt = attempt_in(data)
     left = None if attempt is None else discard(storage, attempt)
     # Its writer may have lost the answer of its commit, and have sent it again in between. If it
     # does so after this look, it finds its files gone, and withdraws.
     try:
-        if _held(storage) == data:
+        if held(storage) == data:
             storage.delete(MANIFEST, expected=data)
     except CheckpointError as error:
         left = left or error
@@ -324,79 +286,6 @@ def discard(storage: Storage, attempt: str) -> CheckpointError | None:
     except CheckpointError as error:
         first = error
     return first
-
-
-def read(storage: Storage, use: Callable[[Snapshot], T]) -> T:
-    """Call `use` with the committed checkpoint.
-
-    Where an overwrite takes the files away meanwhile, `use` is called again with the new one.
-
-    Raises:
-        NotCommittedError: there is no manifest.
-        CorruptError: a file of the manifest is missing or has another size.
-    """
-    before = None
-    for _ in range(_READS):
-        data = surely_held(storage)
-        if data is None:
-            raise not_committed(storage)
-        try:
-            return use(_open(storage, data))
-        except _Changed as error:
-            if _held(storage) != data or before != data:
-                before = data  # a listing may have been damaged on its way, too: look twice
-                continue
-            raise CorruptError(
-                f"{storage.url}: {error}; the checkpoint is incomplete; restore the file from a "
-                "copy",
-                reason=error.reason,
-            ) from None
-    raise StorageError(
-        f"{storage.url}: overwritten {_READS} times while it was read; try again",
-        reason="overwritten",
-    )
-
-
-class _Changed(Exception):
-    """A file is not as the manifest says."""
-
-    def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-def _open(storage: Storage, data: bytes) -> Snapshot:
-    manifest = format.decode(data, where=f"{storage.url}/{MANIFEST}")
-    sizes = storage.sizes([file.name for file in manifest.files])
-    for file in manifest.files:
-        have = sizes.get(file.name)
-        if have is None:
-            raise _Changed(f"the {file.role} file {file.name} is missing", "missing-file")
-        if have != file.nbytes:
-            raise _Changed(
-                f"{file.name} has {have} bytes, the manifest says {file.nbytes}", "file-size"
-            )
-    snapshot = Snapshot(storage, manifest, [] if manifest.index is None else [manifest.index])
-    for file in manifest.files:
-        if file.role == "index":
-            snapshot.index_parts.append(_read_index(snapshot, file))
-    return snapshot
-
-
-def _read_index(snapshot: Snapshot, file: File) -> bytes:
-    where = f"{snapshot.storage.url}/{file.name}"
-    if file.nbytes > INDEX_MAX_NBYTES:
-        raise CorruptError(
-            f"{where}: {file.nbytes} bytes, at most {INDEX_MAX_NBYTES}",
-            reason="too-many",
-        )
-    buffer = bytearray(file.nbytes)
-    if not any(snapshot.fill(file.name, 0, buffer) == file.digest for _ in range(2)):
-        raise CorruptError(
-            f"{where}: the checksum does not match; restore the file from a copy",
-            reason="checksum",
-        )
-    return bytes(buffer)
 
 
 def not_committed(storage: Storage) -> NotCommittedError:

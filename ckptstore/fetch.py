@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ckptstore import ranges, wire
-from ckptstore.commit import Snapshot
 from ckptstore.dtypes import Array
 from ckptstore.errors import CorruptError
 from ckptstore.index import LARGE_NBYTES, Index
 from ckptstore.ranges import Range
+from ckptstore.snapshots import Snapshot
 from ckptstore.storage import stopping
 
 _IN_FLIGHT_NBYTES = 256 << 20

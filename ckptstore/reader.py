@@ -10,22 +10,22 @@ import numpy as np
 
 from ckptstore import (
     classes,
-    commit,
     elements,
     fetch,
     match,
     paths,
     registry,
     selection,
+    snapshots,
     storage,
     tree,
     validate,
 )
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.commit import Snapshot
 from ckptstore.dtypes import Array
 from ckptstore.errors import CheckpointError, CorruptError, StructureError, UnsupportedError
 from ckptstore.rebuild import Rebuild
+from ckptstore.snapshots import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def load(
         return _Load(snapshot, given, cast, arrays == "numpy").run(like, select)
 
     with storage.open(url, storage_options) as store:
-        return commit.read(store, use)
+        return snapshots.read(store, use)
 
 
 def inspect(url: Any, *, storage_options: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -118,7 +118,7 @@ def inspect(url: Any, *, storage_options: Mapping[str, Any] | None = None) -> Ch
         return found
 
     with storage.open(url, storage_options) as store:
-        return commit.read(store, use)
+        return snapshots.read(store, use)
 
 
 def verify(url: Any, *, storage_options: Mapping[str, Any] | None = None) -> list[Problem]:
@@ -133,7 +133,7 @@ def verify(url: Any, *, storage_options: Mapping[str, Any] | None = None) -> lis
     """
     with storage.open(url, storage_options) as store:
         try:
-            return commit.read(store, _verify)
+            return snapshots.read(store, _verify)
         except CorruptError as error:
             return [Problem(error.reason, store.url, str(error))]
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
-from ckptstore import commit, validate, wire
-from ckptstore.commit import Snapshot
+from ckptstore import snapshots, validate, wire
 from ckptstore.dtypes import Array
 from ckptstore.errors import CheckpointError, StructureError
 from ckptstore.format import File
 from ckptstore.index import LARGE_NBYTES, Spans
 from ckptstore.plan import MAX_FILES, Placed, Taken
+from ckptstore.snapshots import Snapshot
 from ckptstore.storage import Storage
 
 _SAMPLE_NBYTES = 4 << 10
@@ -92,7 +92,7 @@ def read(run: Storage, directory: str) -> Base:
         index, _ = validate.decode(snapshot.index_parts, files, where=snapshot.storage.url)
         return base(directory, files, index.spans)
 
-    return commit.read(run.child(directory), look)
+    return snapshots.read(run.child(directory), look)
 
 
 def sample(host: Array) -> wire.Digest:

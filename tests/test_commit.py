@@ -14,7 +14,8 @@ import pytest
 from faults import NEW, NEXT, OLD, Faults, Scenario, tree, which
 
 import ckptstore
-from ckptstore import commit, format, plan, storage
+from ckptstore import commit, format, plan, snapshots, storage
+from ckptstore.snapshots import Snapshot
 from ckptstore.storage.local import LocalStorage
 
 
@@ -321,7 +322,7 @@ def test_a_reader_that_is_overtaken_for_ever_gives_up(
         ckptstore.save(tmp_path, {"a": np.ones(1)}, overwrite=True)
         return real(self, names)
 
-    monkeypatch.setattr(commit, "_READS", 5)
+    monkeypatch.setattr(snapshots, "_READS", 5)
     monkeypatch.setattr(LocalStorage, "sizes", sizes)
     with pytest.raises(ckptstore.StorageError, match="overwritten 5 times") as caught:
         ckptstore.load(tmp_path)
@@ -359,11 +360,11 @@ def test_a_file_that_shrinks_while_it_is_read_is_corrupt(
 def test_an_error_of_the_callers_code_is_not_taken_for_a_missing_file(tmp_path: Path) -> None:
     ckptstore.save(tmp_path, tree(OLD))
 
-    def use(snapshot: commit.Snapshot) -> None:
+    def use(snapshot: Snapshot) -> None:
         raise FileNotFoundError("a user's own file")
 
     with storage.open(tmp_path) as store, pytest.raises(FileNotFoundError, match="user's own"):
-        commit.read(store, use)
+        snapshots.read(store, use)
 
 
 def test_what_is_no_checkpoint_is_told_from_an_unfinished_one(tmp_path: Path) -> None:

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import commit, dtypes, fetch, paths, selection, storage, tree, validate
-from ckptstore.commit import Snapshot
+from ckptstore import dtypes, fetch, paths, selection, snapshots, storage, tree, validate
 from ckptstore.dtypes import Array, DtypeRefusal, Stored
 from ckptstore.errors import AlreadyCommittedError, StructureError
 from ckptstore.index import DICT_KINDS, Kind, TypeRow
 from ckptstore.rebuild import Rebuild
 from ckptstore.registry import Refusal
+from ckptstore.snapshots import Snapshot
 from ckptstore.storage.local import LocalStorage
 from ckptstore.tree import Walk
 from ckptstore.wire import Buffer
@@ -161,7 +161,7 @@ def outline(
         return _of_checkpoint(snapshot, select)
 
     with storage.open(source, storage_options) as store:
-        return commit.read(store, use)
+        return snapshots.read(store, use)
 
 
 def publish(path: Any, chunks: Iterator[Buffer], *, overwrite: bool) -> None:
