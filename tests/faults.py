@@ -19,13 +19,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 import ckptstore
 from ckptstore import format, plan, reuse, storage
 from ckptstore.reuse import Series
-from ckptstore.storage import local
+from ckptstore.storage import disk, local
 
 READS = ("read", "preadv", "fstat", "close", "scandir", "flock")
 CHANGES = ("open", "write", "fsync", "fdatasync", "link", "replace", "unlink", "mkdir", "renameat2")
@@ -88,14 +89,12 @@ def faulty(faults: Faults, *, links: bool = True) -> Iterator[Faults]:
 
     if not links:
         faults.link = faults.wrap("link", link)
-    renameat2 = faults.wrap("renameat2", local._rename_no_replace)
-    patches = {"os": faults, "fcntl": Flock, "_rename_no_replace": renameat2}
-    real = {name: getattr(local, name) for name in patches}
-    try:
-        vars(local).update(patches)
+    renameat2 = faults.wrap("renameat2", disk._rename_no_replace)
+    with (
+        mock.patch.multiple(local, os=faults, fcntl=Flock),
+        mock.patch.multiple(disk, os=faults, _rename_no_replace=renameat2),
+    ):
         yield faults
-    finally:
-        vars(local).update(real)
 
 
 def fail(number: int) -> Act:

@@ -6,7 +6,6 @@ docs/commit.md says in which order they are used and why.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -16,21 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 from ckptstore.errors import OutcomeUnknownError, StorageError
+from ckptstore.storage import disk
 from ckptstore.storage.protocol import Traffic
 from ckptstore.wire import Buffer
 
 _HELD_FILES = 128
 """How many data files a reader keeps open: an overwrite can then not take them away."""
 
-_RENAME_NOREPLACE = 1
-_AT_FDCWD = -100
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.ENOTSUP}
-_NO_FLAG = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 _CANNOT_SYNC = {errno.EACCES, errno.EPERM, errno.EINVAL}  # not ours to read; autofs, squashfs
-
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in a file's place must not block
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class LocalStorage:
@@ -51,7 +43,7 @@ class LocalStorage:
         with self._lock:
             held, self._held = self._held, {}
         for fd in held.values():
-            _close(fd)
+            disk.close(fd)
 
     def __repr__(self) -> str:
         return f"LocalStorage({self.url!r})"
@@ -73,22 +65,22 @@ class LocalStorage:
             path = os.path.dirname(path)
         for directory in reversed(missing):
             with (
-                self._errors("make the directory", directory),
+                disk.errors("make the directory", directory),
                 contextlib.suppress(FileExistsError),
             ):
                 os.mkdir(directory)
-            self._sync_directory(os.path.dirname(directory))
+            disk.sync_directory(os.path.dirname(directory))
         if not missing:
             try:
-                self._sync_directory(os.path.dirname(self.url))
+                disk.sync_directory(os.path.dirname(self.url))
             except StorageError as error:
                 if getattr(error.__cause__, "errno", None) not in _CANNOT_SYNC:
                     raise
 
     def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Write and fsync a new file."""
-        with self._errors("write", self._at(name)):
-            _write_new(self._at(name), chunks)
+        with disk.errors("write", self._at(name)):
+            disk.write_new(self._at(name), chunks)
 
     def link(self, name: str, sibling: str, source: str, nbytes: int) -> bool:
         """Make a hard link, and sync what it names: a copy made by hand may not be durable."""
@@ -97,7 +89,7 @@ class LocalStorage:
             os.link(os.path.join(os.path.dirname(self.url), sibling, source), target)
         except OSError:  # gone, on another disk, linked too often, not ours: `put` may do better
             return False
-        if _is_durable(target, nbytes):
+        if disk.is_durable(target, nbytes):
             return True
         self.delete(name)
         return False
@@ -107,7 +99,7 @@ class LocalStorage:
 
     def flush(self) -> None:
         """Make the names of the files durable."""
-        self._sync_directory(self.url)
+        disk.sync_directory(self.url)
 
     def create(self, name: str, data: bytes) -> None:
         """Write a temporary file and link it to `name`, which fails where `name` exists."""
@@ -115,17 +107,9 @@ class LocalStorage:
 
     def publish(self, name: str, chunks: Iterable[Buffer], *, replace: bool) -> None:
         """Write a file that is there wholly or not at all, and is durable; see `create`."""
-        commit = self._errors("commit", self._at(name), (FileExistsError,))
+        commit = disk.errors("commit", self._at(name), (FileExistsError,))
         with self._temporary(name, chunks) as temporary, commit:
-            try:
-                if replace:
-                    os.replace(temporary, self._at(name))
-                else:
-                    os.link(temporary, self._at(name))
-            except OSError as error:
-                if replace or error.errno not in _NO_LINKS:
-                    raise
-                _rename_no_replace(temporary, self._at(name))
+            (os.replace if replace else disk.rename_new)(temporary, self._at(name))
         self._settle(name)
 
     def swap(self, name: str, data: bytes, expected: bytes) -> None:
@@ -135,7 +119,7 @@ class LocalStorage:
         """
         with self._temporary(name, [data]) as temporary:
             passing = (FileExistsError, FileNotFoundError)
-            with self.locked(), self._errors("overwrite", self._at(name), passing):
+            with self.locked(), disk.errors("overwrite", self._at(name), passing):
                 if self.read(name, len(expected)) != expected:
                     raise FileExistsError(errno.EEXIST, "another save came first", self._at(name))
                 os.replace(temporary, self._at(name))
@@ -144,10 +128,10 @@ class LocalStorage:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other swaps and guarded deletes of this directory out."""
-        with self._errors("lock", self.url):
-            fd = os.open(self.url, _DIRECTORY)
+        with disk.errors("lock", self.url):
+            fd = os.open(self.url, disk.DIRECTORY)
         try:
-            with self._errors("lock", self.url):
+            with disk.errors("lock", self.url):
                 fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
@@ -155,45 +139,33 @@ class LocalStorage:
                 with contextlib.suppress(OSError):
                     fcntl.flock(fd, fcntl.LOCK_UN)  # a process forked meanwhile has a copy of fd
             finally:
-                _close(fd)
+                disk.close(fd)
 
     def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
         """Open the files and return their sizes; open files outlive an overwrite."""
         out = {}
         for name in names:
-            with contextlib.suppress(FileNotFoundError), self._reading("open", name):
-                fd = self._open(name)
-                try:
-                    out[name] = os.fstat(fd).st_size
-                finally:
-                    self._release(name, fd)
+            with disk.unless_gone("open", self._at(name)), self._opened(name) as fd:
+                out[name] = os.fstat(fd).st_size
         return out
 
     def get(self, name: str, offset: int, buffer: Buffer) -> None:
         """Read exactly the buffer's length."""
-        with self._reading("read", name):
-            fd = self._open(name)
-            try:
-                view = memoryview(buffer).cast("B")
-                while view.nbytes:
-                    count = os.preadv(fd, [view], offset)
-                    if count == 0:
-                        raise EOFError(f"{self._at(name)} ends at byte {offset}")
-                    view, offset = view[count:], offset + count
-            finally:
-                self._release(name, fd)
+        with self._reading(name), self._opened(name) as fd:
+            view = memoryview(buffer).cast("B")
+            while view.nbytes:
+                count = os.preadv(fd, [view], offset)
+                if count == 0:
+                    raise EOFError(f"{self._at(name)} ends at byte {offset}")
+                view, offset = view[count:], offset + count
 
     def read(self, name: str, limit: int) -> bytes:
         """Read a small file."""
-        parts, left = [], limit + 1
-        with self._missing_link(name), self._reading("read", name):
-            fd = os.open(self._at(name), _READ)
-            try:
-                while left and (part := os.read(fd, left)):
-                    parts.append(part)
-                    left -= len(part)
-            finally:
-                _close(fd)
+        parts, left, path = [], limit + 1, self._at(name)
+        with self._missing_link(name), self._reading(name), disk.opened(path, disk.READ) as fd:
+            while left and (part := os.read(fd, left)):
+                parts.append(part)
+                left -= len(part)
         return b"".join(parts)
 
     def list(self) -> Mapping[str, int]:
@@ -202,15 +174,14 @@ class LocalStorage:
 
     def delete(self, name: str, expected: bytes | None = None) -> None:
         """Unlink a file; with `expected`, under the lock and only if it holds just that."""
-        passing = (FileNotFoundError,)
-        with contextlib.suppress(*passing), self._errors("delete", self._at(name), passing):
+        with disk.unless_gone("delete", self._at(name)):
             if expected is None:
                 os.unlink(self._at(name))
                 return
             with self.locked():
                 if self.read(name, len(expected)) == expected:
                     os.unlink(self._at(name))
-            self._sync_directory(self.url)
+            disk.sync_directory(self.url)
 
     def changed(self) -> Mapping[str, float]:
         """Return the files' ctimes: a fresh hard link keeps its old mtime.
@@ -239,11 +210,10 @@ class LocalStorage:
 
     def children(self) -> Sequence[str]:
         """List the directories below, also behind symbolic links."""
-        gone = (FileNotFoundError,)
-        listing = self._errors("list", self.url, gone)
-        with contextlib.suppress(*gone), listing, os.scandir(self.url) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir())
-        return []
+        found: list[str] = []
+        with disk.unless_gone("list", self.url), os.scandir(self.url) as entries:
+            found = sorted(entry.name for entry in entries if entry.is_dir())
+        return found
 
     def holders(self, name: str) -> Sequence[str]:
         """Look into each directory below."""
@@ -251,10 +221,10 @@ class LocalStorage:
 
     def holds(self, name: str) -> bool:
         """Tell whether a file is there."""
-        gone = (FileNotFoundError,)
-        with contextlib.suppress(*gone), self._errors("look for", self._at(name), gone):
-            return stat.S_ISREG(os.stat(self._at(name)).st_mode)
-        return False
+        found = False
+        with disk.unless_gone("look for", self._at(name)):
+            found = stat.S_ISREG(os.stat(self._at(name)).st_mode)
+        return found
 
     def remove(self) -> None:
         """Remove the directory, if it is empty."""
@@ -262,12 +232,11 @@ class LocalStorage:
             os.rmdir(self.url)
 
     def _files(self) -> Mapping[str, os.stat_result]:
-        out, gone = {}, (FileNotFoundError,)
-        listing = self._errors("list", self.url, gone)
-        with contextlib.suppress(*gone), listing, os.scandir(self.url) as entries:
+        out = {}
+        with disk.unless_gone("list", self.url), os.scandir(self.url) as entries:
             # A collector removes its mark after the data: VOID-* is looked at before data-*.
             for entry in sorted(entries, key=lambda entry: entry.name):
-                with contextlib.suppress(*gone):
+                with contextlib.suppress(FileNotFoundError):
                     if entry.is_file(follow_symlinks=False):
                         out[entry.name] = entry.stat(follow_symlinks=False)
         return out
@@ -284,8 +253,8 @@ class LocalStorage:
         """
         temporary = f"{self._at(name)}.{os.urandom(8).hex()}.tmp"
         try:
-            with self._errors("write", temporary):
-                _write_new(temporary, chunks)
+            with disk.errors("write", temporary):
+                disk.write_new(temporary, chunks)
             try:
                 yield temporary
             except StorageError as error:
@@ -304,55 +273,31 @@ class LocalStorage:
     def _settle(self, name: str) -> None:
         """Make a commit durable. A failed fsync may have dropped the name, and is never retried."""
         try:
-            self._sync_directory(self.url)
+            disk.sync_directory(self.url)
         except StorageError as error:
             raise OutcomeUnknownError(
                 f"{self._at(name)} was written, but making it durable failed ({error}); nothing "
                 "was deleted; check the disk, then load it to see what is there"
             ) from error
 
-    def _sync_directory(self, path: str) -> None:
-        with self._errors("fsync the directory", path):
-            fd = os.open(path, _DIRECTORY)
-            try:
-                os.fsync(fd)
-            finally:
-                _close(fd)
-
-    def _open(self, name: str) -> int:
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[int]:
+        """Open a file for the block; it stays open after it, as far as there is room."""
         with self._lock:
             fd = self._held.get(name)
             if fd is None:
-                fd = os.open(self._at(name), _READ)
+                fd = os.open(self._at(name), disk.READ)
                 if len(self._held) < _HELD_FILES:
                     self._held[name] = fd
-            return fd
-
-    def _release(self, name: str, fd: int) -> None:
-        with self._lock:
-            if self._held.get(name) != fd:
-                _close(fd)
-
-    @contextlib.contextmanager
-    def _errors(
-        self, operation: str, path: str, passing: tuple[type[OSError], ...] = ()
-    ) -> Iterator[None]:
-        """Turn an OSError into a StorageError; `passing` ones go to the caller as they are."""
         try:
-            yield
-        except OSError as error:
-            if isinstance(error, passing):
-                raise
-            if FileNotFoundError in passing and isinstance(error, NotADirectoryError):
-                raise FileNotFoundError(error.errno, error.strerror, path) from None
-            remedy = _REMEDIES.get(error.errno or 0, "")
-            raise StorageError(
-                f"{path}: could not {operation}: {error.strerror or error}{remedy}",
-                reason=_REASONS.get(error.errno or 0, "storage"),
-            ) from error
+            yield fd
+        finally:
+            with self._lock:
+                if self._held.get(name) != fd:
+                    disk.close(fd)
 
-    def _reading(self, operation: str, name: str) -> contextlib.AbstractContextManager[None]:
-        return self._errors(operation, self._at(name), (FileNotFoundError,))
+    def _reading(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return disk.errors("read", self._at(name), (FileNotFoundError,))
 
     @contextlib.contextmanager
     def _missing_link(self, name: str) -> Iterator[None]:
@@ -367,77 +312,3 @@ class LocalStorage:
                     reason="dangling-link",
                 ) from None
             raise
-
-
-_NO_LOCKS = "; without locks here, an overwrite is not safe: save to a new place"
-_REMEDIES = {
-    errno.ENOSPC: "; free some space, then save again",
-    errno.EDQUOT: "; free some of your quota, then save again",
-    errno.EROFS: "; mount the file system writable, or choose another place",
-    errno.EACCES: "; check the owner and the mode of the directory",
-    errno.EPERM: "; check the owner and the mode of the directory",
-    errno.EIO: "; the disk is failing: check it before you trust it again",
-    errno.EFBIG: "; raise the limit on file size (ulimit -f)",
-    errno.ENOLCK: _NO_LOCKS,
-    errno.ENOSYS: _NO_LOCKS,
-    errno.EBADF: _NO_LOCKS,  # flock of a directory on NFS
-}
-_REASONS = {
-    errno.ENOSPC: "disk-full",
-    errno.EDQUOT: "disk-full",
-    errno.EROFS: "read-only",
-    errno.EACCES: "permission",
-    errno.EPERM: "permission",
-}
-
-
-def _write_new(path: str, chunks: Iterable[Buffer]) -> None:
-    """Write and fsync a file that was not there. A failed fsync is not retried."""
-    fd = os.open(path, _WRITE, 0o666)
-    try:
-        for chunk in chunks:
-            view = memoryview(chunk).cast("B")
-            while view.nbytes:
-                view = view[os.write(fd, view) :]
-            del view, chunk  # the next may need its memory
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _is_durable(path: str, nbytes: int) -> bool:
-    """Sync the bytes of a file; tell whether that succeeded and it is a plain one of that size."""
-    try:
-        fd = os.open(path, _READ | os.O_NOFOLLOW)
-        try:
-            found = os.fstat(fd)
-            getattr(os, "fdatasync", os.fsync)(fd)
-        finally:
-            _close(fd)
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_size == nbytes
-
-
-def _close(fd: int) -> None:
-    """Close what was only read or already synced: nothing is owed any more."""
-    with contextlib.suppress(OSError):
-        os.close(fd)
-
-
-def _rename_no_replace(source: str, target: str) -> None:
-    """Linux's renameat2(RENAME_NOREPLACE), for file systems without hard links."""
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    number = errno.ENOSYS
-    if call is not None:
-        names = os.fsencode(source), os.fsencode(target)
-        if call(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE) == 0:
-            return
-        number = ctypes.get_errno()
-    if number not in _NO_FLAG:
-        raise OSError(number, os.strerror(number), target)
-    raise StorageError(
-        f"{target}: this file system has neither hard links nor an atomic rename that replaces "
-        f"nothing ({os.strerror(number)}), so a commit here would not be atomic; save elsewhere",
-        reason="not-atomic",
-    )
