@@ -37,7 +37,7 @@ from storage_contract import StorageContract
 import ckptstore
 from ckptstore import storage as storage_package
 from ckptstore.errors import CheckpointError, StorageError
-from ckptstore.storage import Storage, gcs_failures
+from ckptstore.storage import Storage, gcs_api, gcs_failures
 from ckptstore.storage import gcs as module
 from ckptstore.storage.client import ABSENT, Failure, Kind, Settings, Upload
 from ckptstore.storage.gcs import GCSClient
@@ -154,7 +154,7 @@ def test_the_bytes_read_are_of_the_version_where_no_header_says_it(
     assert data == b"one"
     client.put("key", b"two", version)
 
-    ask, asked = client._ask, []
+    ask, asked = client._api.ask, []
 
     def replaced(method: str, *arguments: Any) -> Any:
         asked.append(method)
@@ -162,7 +162,7 @@ def test_the_bytes_read_are_of_the_version_where_no_header_says_it(
             gcs.put(bucket, "key", b"other")
         return ask(method, *arguments)
 
-    monkeypatch.setattr(client, "_ask", replaced)
+    monkeypatch.setattr(client._api, "ask", replaced)
     fails(Kind.AGAIN, client.read, "key", 10)
     assert client.read("key", 10)[0] == b"other"
 
@@ -294,7 +294,7 @@ def test_a_truncated_request_is_continued(
     gcs: Gcs, bucket: str, proxy: FaultProxy, large: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = connect(bucket, proxy, timeout=1.0)
-    pieces, cut = module._pieces, []
+    pieces, cut = gcs_api._pieces, []
 
     async def ends_early(view: memoryview) -> Any:
         async for piece in pieces(view):
@@ -303,7 +303,7 @@ def test_a_truncated_request_is_continued(
                 cut.append(piece.nbytes)
                 raise ConnectionResetError("in the middle")
 
-    monkeypatch.setattr(module, "_pieces", ends_early)
+    monkeypatch.setattr(gcs_api, "_pieces", ends_early)
     assert upload(client, large) == 1
     assert cut
     assert gcs.get(bucket, "key") == large
@@ -601,7 +601,7 @@ def test_a_copy_that_takes_several_calls_goes_on_with_the_token_of_the_last(
         asked.append(url.query.get("rewriteToken"))
         return answers[len(asked) - 1]
 
-    monkeypatch.setattr(client, "_ask", told)
+    monkeypatch.setattr(client._api, "ask", told)
     client.copy("run/other/data", "run/step/data", 3 * MIB)
     assert asked == [None, "one", "two"]
     asked.clear()

@@ -1,29 +1,19 @@
-"""Google Cloud Storage through gcsfs: its credentials and connections, our requests, each once.
-
-gcsfs's own requests are tried again for half a minute, and its small uploads lose bytes.
-"""
+"""Google Cloud Storage: what its requests do and answer, and whether the bytes arrived."""
 
 from __future__ import annotations
 
 import base64
-import inspect
-import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from typing import Any
 
 import aiohttp
-from gcsfs.core import (  # type: ignore[import-untyped, unused-ignore]
-    GCSFileSystem,  # not gcsfs.GCSFileSystem, which asks for the kind of a bucket by gRPC
-)
 from yarl import URL
 
-from ckptstore.storage import loops
 from ckptstore.storage.client import (
     ABSENT,
     COPIED_NBYTES,
@@ -35,7 +25,7 @@ from ckptstore.storage.client import (
     Version,
     check_range,
 )
-from ckptstore.storage.gcs_failures import answered, failure_of, no_credentials
+from ckptstore.storage.gcs_api import Api, json_of, nothing
 from ckptstore.wire import Buffer
 
 try:
@@ -44,14 +34,10 @@ except ImportError:
     google_crc32c = None  # type: ignore[assignment, unused-ignore]
 
 _PIECE_NBYTES = 256 << 10
-_CONNECT_TIMEOUT = 10.0  # seconds
 _PAGE_LENGTH = 1000  # the most that one answer lists
 _REPAIRS = 2
 _DATA = {"Content-Type": "application/octet-stream"}
 _AS_IT_IS = {"Accept-Encoding": "identity"}
-
-T = TypeVar("T")
-Receive = Callable[[aiohttp.ClientResponse], Awaitable[T]]
 
 
 @dataclass(slots=True, repr=False)
@@ -93,22 +79,9 @@ class GCSClient:
     foreign = "1"
 
     def __init__(self, bucket: str, options: Mapping[str, Any], settings: Settings) -> None:
-        unknown = sorted(set(options) - _known_options())
-        if unknown:
-            raise Failure(Kind.REFUSED, f"gcsfs has no option {', '.join(unknown)}", "bad-options")
-        own = {"skip_instance_cache": True, "use_listings_cache": False, "asynchronous": False}
-        try:
-            self._fs = GCSFileSystem(**dict(options) | own)
-        except Exception as error:
-            failure = no_credentials(error)
-            if failure is None:
-                raise
-            raise failure from None
-        self._base = str(self._fs._location).rstrip("/")
-        self._bucket = quote(bucket, safe="")
-        self._timeout = settings.timeout
+        self._api = Api(bucket, options, settings)
         self._sessions: dict[str, _Session] = {}
-        self.endpoint = re.sub(r"(?<=://)[^/@]*@", "", self._base)
+        self.endpoint = self._api.endpoint
 
     def read(self, key: str, limit: int) -> tuple[bytes, Version]:
         """objects.get of a range from 0; once more where the answer does not name a generation."""
@@ -122,8 +95,8 @@ class GCSClient:
             return bytes(data[: limit + 1]), answer.headers.get("x-goog-generation")
 
         def media(generation: Version | None) -> tuple[bytes, Version | None]:
-            url = self._object(key, alt="media", ifGenerationMatch=generation)
-            return self._ask("GET", url, receive, {"Range": f"bytes=0-{limit}", **_AS_IT_IS})
+            url = self._api.object(key, alt="media", ifGenerationMatch=generation)
+            return self._api.ask("GET", url, receive, {"Range": f"bytes=0-{limit}", **_AS_IT_IS})
 
         try:
             data, version = media(None)
@@ -132,9 +105,9 @@ class GCSClient:
         except Failure as failure:
             if failure.kind is not Kind.SHORT:  # which says that it has no byte 0
                 raise
-        url = self._object(key, fields="generation,size")
-        version, nbytes = self._ask(
-            "GET", url, _json(lambda it: (it["generation"], int(it["size"])))
+        url = self._api.object(key, fields="generation,size")
+        version, nbytes = self._api.ask(
+            "GET", url, json_of(lambda it: (it["generation"], int(it["size"])))
         )
         if nbytes == 0:
             return b"", version
@@ -160,8 +133,8 @@ class GCSClient:
             if at < view.nbytes:
                 raise Failure(Kind.AGAIN, f"the answer to {asked} ended after {at} bytes")
 
-        url, headers = self._object(key, alt="media"), {"Range": asked, **_AS_IT_IS}
-        self._ask("GET", url, receive, headers, received=view.nbytes)
+        url, headers = self._api.object(key, alt="media"), {"Range": asked, **_AS_IT_IS}
+        self._api.ask("GET", url, receive, headers, received=view.nbytes)
 
     def put(self, key: str, data: Buffer, condition: Version | None = None) -> None:
         """objects.insert, with ifGenerationMatch and the checksum.
@@ -173,9 +146,9 @@ class GCSClient:
         crc = _extend(_START, view)
         version = "0" if condition == ABSENT else condition
         for _ in range(_REPAIRS + 1):
-            url = self._upload(key, uploadType="media", ifGenerationMatch=version)
-            receive = _json(partial(_Stored.of, nbytes=view.nbytes, crc=crc))
-            stored = self._ask("POST", url, receive, _DATA | _hash(crc), view, where="bucket")
+            url = self._api.upload(key, uploadType="media", ifGenerationMatch=version)
+            receive = json_of(partial(_Stored.of, nbytes=view.nbytes, crc=crc))
+            stored = self._api.ask("POST", url, receive, _DATA | _hash(crc), view, where="bucket")
             if not stored.damage:
                 return
             if condition is None:
@@ -187,12 +160,11 @@ class GCSClient:
 
     def copy(self, origin: str, key: str, nbytes: int) -> None:
         """objects.rewrite, with the token of the answer before until it is done."""
-        source, target = (f"/b/{self._bucket}/o/{quote(k, safe='')}" for k in (origin, key))
         token, before = None, None
         while True:
-            url = self._url(f"/storage/v1{source}/rewriteTo{target}", rewriteToken=token)
-            done, copied, token = self._ask(
-                "POST", url, _json(_rewritten), received=nbytes // COPIED_NBYTES
+            url = self._api.rewrite(origin, key, rewriteToken=token)
+            done, copied, token = self._api.ask(
+                "POST", url, json_of(_rewritten), received=nbytes // COPIED_NBYTES
             )
             if done:
                 return
@@ -202,19 +174,18 @@ class GCSClient:
 
     def delete(self, key: str, version: Version | None = None) -> None:
         """objects.delete, with ifGenerationMatch."""
-        self._ask("DELETE", self._object(key, ifGenerationMatch=version), _nothing)
+        self._api.ask("DELETE", self._api.object(key, ifGenerationMatch=version), nothing)
 
     def page(self, prefix: str, token: str | None, *, delimiter: str = "") -> Page:
         """objects.list."""
-        url = self._url(
-            f"/storage/v1/b/{self._bucket}/o",
+        url = self._api.objects(
             prefix=prefix,
             delimiter=delimiter,
             pageToken=token,
             maxResults=str(_PAGE_LENGTH),
             fields="items(name,size,timeCreated),prefixes,nextPageToken",
         )
-        return self._ask("GET", url, _json(_page), where="bucket")
+        return self._api.ask("GET", url, json_of(_page), where="bucket")
 
     def begin(self, key: str, nbytes: int) -> Upload:
         """Begin a resumable upload."""
@@ -226,8 +197,8 @@ class GCSClient:
             "X-Upload-Content-Type": _DATA["Content-Type"],
             "X-Upload-Content-Length": str(nbytes),
         }
-        url = self._upload(key, uploadType="resumable")
-        session = self._ask("POST", url, receive, headers, where="bucket")
+        url = self._api.upload(key, uploadType="resumable")
+        session = self._api.ask("POST", url, receive, headers, where="bucket")
         upload = Upload(key, secrets.token_hex(8), nbytes)
         self._sessions[upload.id] = session
         return upload
@@ -267,7 +238,7 @@ class GCSClient:
     def abort(self, upload: Upload) -> None:
         """Delete the session. One that is left expires after a week."""
         try:
-            self._ask("DELETE", self._session(upload).uri, _nothing)
+            self._api.ask("DELETE", self._session(upload).uri, nothing)
         except Failure as failure:
             if failure.kind is not Kind.MISSING:
                 raise
@@ -290,91 +261,13 @@ class GCSClient:
 
         async def receive(answer: aiohttp.ClientResponse) -> int | _Stored:
             if answer.status != 308:
-                return await _json(partial(_Stored.of, nbytes=session.nbytes, crc=crc))(answer)
+                return await json_of(partial(_Stored.of, nbytes=session.nbytes, crc=crc))(answer)
             taken = re.fullmatch(r"bytes=0-(\d+)", answer.headers.get("Range", ""))
             return int(taken[1]) + 1 if taken else 0
 
         # By POST, which the store takes as well: aiohttp may send a PUT twice.
         headers = {"Content-Range": content_range, **_hash(crc if data else None)}
-        return self._ask("POST", session.uri, receive, headers, data, where="upload")
-
-    def _object(self, key: str, **params: str | None) -> URL:
-        return self._url(f"/storage/v1/b/{self._bucket}/o/{quote(key, safe='')}", **params)
-
-    def _upload(self, key: str, **params: str | None) -> URL:
-        return self._url(f"/upload/storage/v1/b/{self._bucket}/o", name=key, **params)
-
-    def _url(self, path: str, **params: str | None) -> URL:
-        given = {name: value for name, value in self._fs._get_params(params).items() if value}
-        return URL(f"{self._base}{path}?{urlencode(given, quote_via=quote)}", encoded=True)
-
-    def _ask(
-        self,
-        method: str,
-        url: URL,
-        receive: Receive[T],
-        headers: Mapping[str, str] | None = None,
-        data: Buffer | None = None,
-        where: str = "object",
-        received: int = 0,
-    ) -> T:
-        """Send a request; 404 means that there is no such object, bucket or upload."""
-        sent, view = dict(headers or {}), memoryview(data or b"").cast("B")
-        if method == "POST":
-            sent["Content-Length"] = str(view.nbytes)
-
-        async def request() -> T:
-            session = await self._fs._set_session()
-            async with session.request(
-                method,
-                url,
-                headers=sent,
-                data=_pieces(view) if view.nbytes else None,
-                timeout=limits,
-                allow_redirects=False,
-            ) as answer:
-                if answer.status < 300 or (answer.status == 308 and where == "upload"):
-                    return await receive(answer)
-                raise answered(answer.status, await answer.read(), where)
-
-        limits = aiohttp.ClientTimeout(
-            total=None, sock_connect=min(_CONNECT_TIMEOUT, self._timeout)
-        )
-        try:
-            sent = self._fs._get_headers(sent)  # not on the loop: it may wait for a new token
-            return loops.run(self._fs.loop, request(), self._timeout, view.nbytes + received)
-        except Failure:
-            raise
-        except Exception as error:
-            raise failure_of(error) from None
-
-
-def _known_options() -> set[str]:
-    """Return the options of gcsfs, which itself takes no notice of others.
-
-    A typing error in ``endpoint_url`` would send data to Google.
-    """
-    classes = GCSFileSystem.__mro__
-    return {name for cls in classes for name in inspect.signature(cls.__init__).parameters}
-
-
-async def _pieces(data: memoryview) -> AsyncIterator[memoryview]:
-    """Give the other requests a turn between pieces; aiohttp cannot send this a second time."""
-    for at in range(0, data.nbytes, _PIECE_NBYTES):
-        yield data[at : at + _PIECE_NBYTES]
-
-
-def _json(parse: Callable[[Any], T]) -> Receive[T]:
-    """Return what receives JSON; where it is not as it should be, the request failed."""
-
-    async def receive(answer: aiohttp.ClientResponse) -> T:
-        return parse(json.loads(await answer.read()))
-
-    return receive
-
-
-async def _nothing(answer: aiohttp.ClientResponse) -> None:
-    await answer.read()
+        return self._api.ask("POST", session.uri, receive, headers, data, where="upload")
 
 
 def _page(got: Any) -> Page:
