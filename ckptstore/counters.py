@@ -145,7 +145,7 @@ class Scan:
         if kind in _NO_COUNTERS or (kind in DICT_KINDS and position % 2 == 0):
             place = _Place(search=False)
         elif kind == Kind.RECORD:
-            fields = walk.types[walk.type[parent] - 1].fields
+            fields = walk.row(parent).fields
             name = fields[position] if position < len(fields) else ""
             state = _known(walk.objects[parent])
             if state is not None and above.search and above.meaning is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import match, registry, selection, validate
+from ckptstore import match, registry, selection
 from ckptstore.counters import Count, Found, Scan, integers
 from ckptstore.errors import StructureError
 from ckptstore.meanings import NEED_THE_FIRST_UPDATE, Meaning
@@ -232,7 +232,7 @@ def _selected(scan: Scan, select: str | Sequence[str]) -> list[Found]:
     Raises:
         StructureError: reason ``no-match`` where a pattern names no counter.
     """
-    end = validate.layout(scan.walk.arity, where="shift_counts").end
+    end = scan.walk.layout.end
     chosen: set[int] = set()
     for pattern in selection.patterns_of(select):
         hits = set()

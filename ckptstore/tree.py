@@ -7,6 +7,7 @@ refusals before it raises. Spec: sections 5.2 and 5.3.
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from ckptstore.dtypes import Stored
 from ckptstore.errors import StructureError
 from ckptstore.index import Kind, Nodes, TypeKind, TypeRow
 from ckptstore.registry import Child, Leaf, Refusal
+from ckptstore.validate import Layout
 
 SCALAR_MAX_NBYTES = 4 << 10
 """Scalars above this go to spans."""
@@ -91,6 +93,15 @@ class Walk:
     def key(self, node: int) -> str:
         """Return a printable form of the dict key at `node`."""
         return emit.printable(self.objects[node])
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Where each node stands, once the whole tree was walked."""
+        return validate.layout(self.arity, where="the tree")
+
+    def row(self, node: int) -> TypeRow:
+        """Return the type of a node that has one."""
+        return self.types[self.type[node] - 1]
 
     def nodes(self) -> Nodes:
         """Return the finished columns."""
@@ -278,7 +289,7 @@ def _supplied_ids(tree: Any, patterns: Sequence[str]) -> set[int]:
     """
     outline = Walk(lenient=True)
     outline.run(tree)
-    end = validate.layout(outline.arity, where="supplied").end
+    end = outline.layout.end
     inside = bytearray(len(outline.kind))
     chosen: dict[int, int] = {}
     for pattern, found in zip(patterns, paths.select(outline, patterns), strict=True):

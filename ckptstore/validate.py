@@ -53,6 +53,14 @@ class Layout:
     end: list[int]
     depth: list[int]
 
+    def children(self, node: int) -> list[int]:
+        """Return the children of a node, in order."""
+        out, child = [], node + 1
+        while child < self.end[node]:
+            out.append(child)
+            child = self.end[child]
+        return out
+
 
 def layout(arity: Sequence[int], *, where: str) -> Layout:
     """Compute parents and subtree ends from child counts in preorder.
