@@ -13,7 +13,7 @@ import numpy as np
 from ckptstore import dtypes, paths, validate
 from ckptstore.format import Manifest
 from ckptstore.index import Kind
-from ckptstore.rebuild import Rebuild
+from ckptstore.stored import StoredTree
 
 _LINES_SHOWN = 100
 
@@ -64,8 +64,8 @@ class Checkpoint:
         self._parts = index_parts
 
     @functools.cached_property
-    def _tree(self) -> Rebuild:
-        return Rebuild(*validate.decode(self._parts, self._files, where=self.url), self.url)
+    def _tree(self) -> StoredTree:
+        return StoredTree(*validate.decode(self._parts, self._files, where=self.url), self.url)
 
     @functools.cached_property
     def types(self) -> Sequence[str]:

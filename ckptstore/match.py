@@ -177,7 +177,7 @@ class _Comparison:
 
     def _compare_children(self, i: int, j: int) -> list[tuple[int, int]]:
         stored, like = self.stored, self.like
-        ours, theirs = stored.children(i), self._like_children(j)
+        ours, theirs = stored.layout.children(i), self._like_children(j)
         for extra in ours[len(theirs) :]:
             self._differ(extra, f"{self._name(stored, extra)} in the checkpoint, not in `like`")
         for missing in theirs[len(ours) :]:
@@ -209,7 +209,7 @@ class _Comparison:
                 return []
             self.origins[self.stored.type[i], cls] = origins
             self.fit.given[str(row)] = cls
-        ours = self.stored.children(i)
+        ours = self.stored.layout.children(i)
         places = zip(origins, self._like_children(j), strict=True)
         return [(ours[place], theirs) for place, theirs in places if place is not None]
 
@@ -222,7 +222,7 @@ class _Comparison:
 
     def _compare_dicts(self, i: int, j: int) -> list[tuple[int, int]]:
         stored, like = self.stored, self.like
-        ours, theirs = stored.children(i), self._like_children(j)
+        ours, theirs = stored.layout.children(i), self._like_children(j)
         mine, other = _by_key(stored, ours), _by_key(like, theirs)
         for key, node in mine.items():
             if key not in other:
@@ -370,7 +370,7 @@ def fill(like: Walk, values: Mapping[int, Any]) -> Any:
         if like.kind[node] == Kind.RECORD:
             row = like.types[like.type[node] - 1]
             given[str(row)] = type(like.objects[node])
-    tree.resolve({like.type[n] for n in ancestors if like.type[n]}, given, stand_in=False)
+    tree.resolve({like.type[n] for n in ancestors if like.type[n]}, given)
     for node, parent in enumerate(layout.parent):
         if node in values:
             tree.overrides[node] = values[node]

@@ -26,6 +26,7 @@ from ckptstore.dtypes import Array
 from ckptstore.errors import CheckpointError, CorruptError, StructureError, UnsupportedError
 from ckptstore.rebuild import Rebuild
 from ckptstore.snapshots import Snapshot
+from ckptstore.stored import StoredTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ class _Load:
         self.where = snapshot.storage.url
         parts, files = snapshot.index_parts, snapshot.manifest.files
         self.index, layout = validate.decode(parts, files, where=self.where)
-        self.tree = Rebuild(self.index, layout, self.where)
+        self.tree = Rebuild(self.index, layout, self.where, stand_in=numpy)
 
     def run(self, like: Any, select: str | Sequence[str] | None) -> Any:
         if like is not None:
@@ -215,11 +216,11 @@ class _Load:
         tree_.overrides = fit.overrides
         closure = tree_.closure(roots)
         given = {**fit.given, **self.given}
-        tree_.resolve(tree_.types_in(closure), given, stand_in=self.numpy)
+        tree_.resolve(tree_.types_in(closure), given)
         makers = self._makers(tree_.leaves(closure), fit)
         for leaf, value in fetch.fetch(self.snapshot, self.index, makers, self._name):
             tree_.leaf_values[leaf] = value
-        return tree_.build(roots, stand_in=self.numpy)
+        return tree_.build(roots)
 
     def _read_keys(self) -> None:
         """Long dict keys are in data files: paths need them before anything is selected."""
@@ -316,7 +317,7 @@ def _verify(snapshot: Snapshot) -> list[Problem]:
     """Read all data files from end to end: spans against digests, padding against zero."""
     manifest, where = snapshot.manifest, snapshot.storage.url
     index, layout = validate.decode(snapshot.index_parts, manifest.files, where=where)
-    tree_ = Rebuild(index, layout, where)
+    tree_ = StoredTree(index, layout, where)
     found = list(fetch.damage(snapshot, index))
     nodes = {leaf: tree_.leaf_nodes[leaf] for *_, leaf in found if leaf is not None}
     names = dict(zip(nodes, paths.format_paths(tree_, [*nodes.values()]), strict=True))

@@ -10,7 +10,7 @@ from typing import Any, overload
 from ckptstore import classes, paths, resolution
 from ckptstore.errors import StructureError, UnknownTypeError
 from ckptstore.index import Kind, TypeRow
-from ckptstore.rebuild import Rebuild
+from ckptstore.stored import StoredTree
 from ckptstore.tree import Walk
 
 
@@ -50,7 +50,7 @@ def selected(table: Any, patterns: Sequence[str], where: str) -> dict[str, int]:
     return dict(sorted(out.items(), key=lambda place: place[1]))  # in the tree's order
 
 
-def as_today(stored: Rebuild, like: Walk, given: Mapping[str, type]) -> Rebuild:
+def as_today(stored: StoredTree, like: Walk, given: Mapping[str, type]) -> StoredTree:
     """Return the table of a checkpoint with its fields named as in the classes of `like`.
 
     Args:

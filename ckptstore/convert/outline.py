@@ -21,10 +21,10 @@ from ckptstore import dtypes, fetch, paths, selection, snapshots, storage, tree,
 from ckptstore.dtypes import Array, DtypeRefusal, Stored
 from ckptstore.errors import AlreadyCommittedError, StructureError
 from ckptstore.index import DICT_KINDS, Kind, TypeRow
-from ckptstore.rebuild import Rebuild
 from ckptstore.registry import Refusal
 from ckptstore.snapshots import Snapshot
 from ckptstore.storage.local import LocalStorage
+from ckptstore.stored import StoredTree
 from ckptstore.tree import Walk
 from ckptstore.wire import Buffer
 
@@ -202,19 +202,14 @@ def _read(walk: Walk, leaf: int, path: str) -> Array:
 def _of_checkpoint(snapshot: Snapshot, select: str | Sequence[str] | None) -> Outline:
     where = snapshot.storage.url
     index, layout = validate.decode(snapshot.index_parts, snapshot.manifest.files, where=where)
-    table = Rebuild(index, layout, where)
+    table = StoredTree(index, layout, where)
 
     def name(leaf: int) -> str:
         return table.path(table.leaf_nodes[leaf])
 
-    def info(leaf: int) -> tuple[TypeRow, Stored, tuple[int, ...]]:
-        leaves = index.leaves
-        row = index.types[int(leaves.type[leaf]) - 1]
-        return row, index.dtypes[int(leaves.dtype[leaf])], index.shape(leaf)
-
     keys = dict.fromkeys(table.key_leaves(), bytes)
     table.leaf_values.update(fetch.fetch(snapshot, index, keys, name))
-    plan = _Plan(table, info, where, select)
+    plan = _Plan(table, table.leaf, where, select)
     found = dict(fetch.fetch(snapshot, index, dict.fromkeys(plan.leaves, lambda data: data), name))
     return plan.outline(lambda leaf, path: functools.partial(found.get, leaf))
 
