@@ -415,8 +415,8 @@ class TestJax:
         self, tmp_path: pathlib.Path, clean: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ckptstore.save(tmp_path / "c", Node(1, 2))
-        adapter = importlib.import_module("ckptstore.adapters.jax")
-        monkeypatch.setattr(adapter, "_make_treedef", None)  # as before jax 0.8
+        records = importlib.import_module("ckptstore.adapters.jax_records")
+        monkeypatch.setattr(records, "_make_treedef", None)  # as before jax 0.8
         assert_refused(tmp_path, Node(1, 2), "$", "register(Node, flatten=..., unflatten=...)")
         with pytest.raises(ckptstore.UnknownTypeError):
             ckptstore.load(tmp_path / "c", types=[Node])
