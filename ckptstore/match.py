@@ -1,4 +1,4 @@
-"""Holding a checkpoint against `like`, and filling `like` with values."""
+"""Holding a checkpoint against `like`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import classes, dtypes, paths, registry, resolution, validate
+from ckptstore import classes, dtypes, paths, registry, resolution
 from ckptstore.errors import StructureError, UnknownTypeError
-from ckptstore.index import DICT_KINDS, Index, Kind, Leaves, Spans, TypeKind, TypeRow
-from ckptstore.rebuild import Rebuild
+from ckptstore.index import DICT_KINDS, Kind, TypeKind, TypeRow
+from ckptstore.stored import StoredTree
 from ckptstore.tree import Walk
 
 _SHOWN = 50
-_CASTABLE = "?biufcV"
+_CASTABLE = "biufcV"
 _VALUE_KINDS = {Kind.SURROGATE_STR: Kind.STR}
+_KIND_NAMES = {Kind.NONE: "None", Kind.SURROGATE_STR: "str", Kind.DEFAULT_DICT: "defaultdict"}
+
+_Table = StoredTree | Walk
 
 
 @dataclass
@@ -34,19 +37,6 @@ class Fit:
     places: dict[int, Any] = field(default_factory=dict)
     casts: dict[int, np.dtype[Any]] = field(default_factory=dict)
     overrides: dict[int, Any] = field(default_factory=dict)
-
-
-def _by_key(table: Any, entries: Sequence[int]) -> dict[tuple[str, tuple[str, ...], int], int]:
-    """Return the values of a dict by printed key and the enums in it; equal ones are numbered."""
-    out: dict[tuple[str, tuple[str, ...], int], int] = {}
-    for key, value in zip(entries[::2], entries[1::2], strict=True):
-        enums = [n for n in range(key, value) if table.kind[n] == Kind.ENUM]
-        text = (table.key(key), tuple(str(table.types[table.type[n] - 1]) for n in enums))
-        number = 0
-        while (*text, number) in out:
-            number += 1
-        out[*text, number] = value
-    return out
 
 
 def key_text(impl: str | None) -> str:
@@ -74,7 +64,7 @@ def differences(where: str, lines: list[str]) -> StructureError:
 
 
 def fit(
-    stored: Rebuild,
+    stored: StoredTree,
     like: Walk,
     pairs: Sequence[tuple[int, int]],
     given: Mapping[str, type],
@@ -99,9 +89,11 @@ def fit(
 
 
 class _Comparison:
+    """One comparison; what differs is noted by the node of either table."""
+
     def __init__(
         self,
-        stored: Rebuild,
+        stored: StoredTree,
         like: Walk,
         given: Mapping[str, type],
         *,
@@ -110,12 +102,11 @@ class _Comparison:
     ) -> None:
         self.stored = stored
         self.like = like
-        self.like_end = validate.layout(like.arity, where="like").end
         self.given = given
         self.cast = cast
         self.numpy = numpy
         self.fit = Fit()
-        self.lines: list[tuple[Any, int, str]] = []
+        self.noted: list[tuple[_Table, int, str]] = []
         self.origins: dict[tuple[int, type], list[int | None]] = {}
         self.wishes: dict[int, tuple[str, Any]] = {}  # dtype and place of a leaf in `like`
 
@@ -123,8 +114,7 @@ class _Comparison:
         like = self.like
         for number, kind in enumerate(like.kind):
             if kind in (Kind.RECORD, Kind.ENUM):
-                row = like.types[like.type[number] - 1]
-                self.fit.given[str(row)] = type(like.objects[number])
+                self.fit.given[str(like.row(number))] = type(like.objects[number])
         todo, done = list(reversed(pairs)), set()
         while todo:
             i, j = todo.pop()
@@ -133,22 +123,15 @@ class _Comparison:
             if (i, j) not in done:
                 done.add((i, j))
                 todo.extend(reversed(self._compare(i, j)))
-        if self.lines:
-            stored_paths = self._paths(
-                self.stored, [n for t, n, _ in self.lines if t is self.stored]
-            )
-            like_paths = self._paths(like, [n for t, n, _ in self.lines if t is like])
-            raise differences(
-                self.stored.where,
-                [
-                    f"{(stored_paths if t is self.stored else like_paths)[n]}: {text}"
-                    for t, n, text in self.lines
-                ],
-            )
+        if self.noted:
+            places = {id(table): self._places(table) for table in (self.stored, like)}
+            lines = [f"{places[id(table)][node]}: {text}" for table, node, text in self.noted]
+            raise differences(self.stored.where, lines)
         return self.fit
 
-    @staticmethod
-    def _paths(table: Any, nodes: list[int]) -> dict[int, str]:
+    def _places(self, table: _Table) -> dict[int, str]:
+        """Return the paths of the nodes of a table of which something was noted."""
+        nodes = [node for other, node, _ in self.noted if other is table]
         return dict(zip(nodes, paths.format_paths(table, nodes), strict=True))
 
     def _compare(self, i: int, j: int) -> list[tuple[int, int]]:
@@ -162,11 +145,11 @@ class _Comparison:
             self._compare_leaf(i, j)
             return []
         if _VALUE_KINDS.get(kind, kind) != _VALUE_KINDS.get(kind_like, kind_like):
-            self._differ(i, f"{self._name(stored, i)} in the checkpoint, {self._like(j)} in `like`")
+            self._differ(i, self._name(i), self._like(j))
             return []
         if kind == Kind.DEFAULT_DICT and stored.data(i) != like.data[j]:
-            factories = (d.decode() or "None" for d in (stored.data(i), like.data[j]))
-            self._differ(i, "factory {} in the checkpoint, {} in `like`".format(*factories))
+            mine, theirs = (d.decode() or "None" for d in (stored.data(i), like.data[j]))
+            self._differ(i, f"factory {mine}", theirs)
         if kind in DICT_KINDS:
             return self._compare_dicts(i, j)
         if kind in (Kind.RECORD, Kind.ENUM):
@@ -176,27 +159,20 @@ class _Comparison:
         return self._compare_children(i, j)
 
     def _compare_children(self, i: int, j: int) -> list[tuple[int, int]]:
-        stored, like = self.stored, self.like
-        ours, theirs = stored.layout.children(i), self._like_children(j)
-        for extra in ours[len(theirs) :]:
-            self._differ(extra, f"{self._name(stored, extra)} in the checkpoint, not in `like`")
-        for missing in theirs[len(ours) :]:
-            self.lines.append(
-                (like, missing, f"{self._like(missing)} in `like`, not in the checkpoint")
-            )
+        ours, theirs = self.stored.layout.children(i), self.like.layout.children(j)
+        self._unmatched(ours[len(theirs) :], theirs[len(ours) :])
         return list(zip(ours, theirs, strict=False))
 
     def _compare_records(self, i: int, j: int) -> list[tuple[int, int]]:
-        row = self.stored.types[self.stored.type[i] - 1]
-        other = self.like.types[self.like.type[j] - 1]
+        row, other = self.stored.row(i), self.like.row(j)
         cls = type(self.like.objects[j])
         if str(row) != str(other) and not self._leads_to(row, cls):
-            self._differ(i, f"{row} in the checkpoint, {other} in `like`{_hint(row, cls)}")
+            self._differ(i, str(row), str(other), _hint(row, cls))
             return []
         if row.kind not in classes.RECORDS or other.kind not in classes.RECORDS:
             if row.kind != other.kind or row.fields != other.fields:
                 mine, theirs = (f"{r.kind} ({', '.join(r.fields)})" for r in (row, other))
-                self._differ(i, f"{row}: {mine} in the checkpoint, {theirs} in `like`")
+                self._differ(i, f"{row}: {mine}", theirs)
                 return []
             self.fit.given[str(row)] = cls
             return self._compare_children(i, j) if row.kind != TypeKind.ENUM else []
@@ -205,13 +181,13 @@ class _Comparison:
             try:
                 origins = resolution.find(row, {str(row): cls})[1].origins()
             except UnknownTypeError as error:
-                self._differ(i, str(error))
+                self._note(self.stored, i, str(error))
                 return []
             self.origins[self.stored.type[i], cls] = origins
             self.fit.given[str(row)] = cls
         ours = self.stored.layout.children(i)
-        places = zip(origins, self._like_children(j), strict=True)
-        return [(ours[place], theirs) for place, theirs in places if place is not None]
+        places = zip(origins, self.like.layout.children(j), strict=True)
+        return [(ours[place], node) for place, node in places if place is not None]
 
     def _leads_to(self, row: TypeRow, cls: type) -> bool:
         """Tell whether a stored name that is not that of `cls` means it all the same."""
@@ -222,57 +198,44 @@ class _Comparison:
 
     def _compare_dicts(self, i: int, j: int) -> list[tuple[int, int]]:
         stored, like = self.stored, self.like
-        ours, theirs = stored.layout.children(i), self._like_children(j)
-        mine, other = _by_key(stored, ours), _by_key(like, theirs)
-        for key, node in mine.items():
-            if key not in other:
-                self._differ(node, f"{self._name(stored, node)} in the checkpoint, not in `like`")
-        for key, node in other.items():
-            if key not in mine:
-                self.lines.append(
-                    (like, node, f"{self._like(node)} in `like`, not in the checkpoint")
-                )
+        mine = _by_key(stored, stored.layout.children(i))
+        other = _by_key(like, like.layout.children(j))
+        self._unmatched(
+            [node for key, node in mine.items() if key not in other],
+            [node for key, node in other.items() if key not in mine],
+        )
         ordered = stored.kind[i] == Kind.ORDERED_DICT and mine.keys() == other.keys()
         if ordered and list(mine) != list(other):
-            self._differ(
-                i,
-                f"order {', '.join(key for key, *_ in mine)} in the checkpoint, "
-                f"{', '.join(key for key, *_ in other)} in `like`",
-            )
+            here, there = (", ".join(key for key, *_ in keys) for keys in (mine, other))
+            self._differ(i, f"order {here}", there)
         return [(node, other[key]) for key, node in mine.items() if key in other]
 
     def _compare_leaf(self, i: int, j: int) -> None:
-        stored, like, leaf = self.stored, self.like, self.stored.arg[i]
-        index = stored.index
-        row = index.types[int(index.leaves.type[leaf]) - 1]
-        mine = (index.dtypes[int(index.leaves.dtype[leaf])], index.shape(leaf))
-        x = like.objects[j]
+        leaf, x = self.stored.arg[i], self.like.objects[j]
         known = registry.adapter(registry.top_level(type(x).__module__))
         expected = known.expected(x) if known is not None else None
-        if like.kind[j] == Kind.LEAF:
-            held = like.leaves[like.arg[j]]
-            expected = (held.row, held.dtype, held.shape)
+        if self.like.kind[j] == Kind.LEAF:
+            expected = self.like.leaf(self.like.arg[j])
         if expected is None:
-            self._differ(i, f"{self._name(stored, i)} in the checkpoint, {self._like(j)} in `like`")
+            self._differ(i, self._name(i), self._like(j))
             return
-        other, theirs = expected[0], expected[1:]
+        row, dtype, shape = self.stored.leaf(leaf)
+        other, dtype_like, shape_like = expected
         impl, impl_like = row.extra.get("impl"), other.extra.get("impl")
         if str(row) == str(other) and impl != impl_like:
-            self._differ(i, f"{key_text(impl)} in the checkpoint, {key_text(impl_like)} in `like`")
+            self._differ(i, key_text(impl), key_text(impl_like))
         elif str(row) != str(other) and not self.numpy:
             as_numpy = other.module == "numpy" != row.module
-            self._differ(
-                i,
-                f"{self._name(stored, i)} in the checkpoint, {self._like(j)} in `like`"
-                + ('; arrays="numpy" gives numpy arrays' if as_numpy else ""),
-            )
-        elif mine[1] != theirs[1]:
-            self._differ(i, f"shape {list(mine[1])} in the checkpoint, {list(theirs[1])} in `like`")
-        elif mine[0] != theirs[0]:
-            self._compare_dtype(i, mine[0], theirs[0])
-        wish = (str(theirs[0]), known.place(x) if known is not None else None)
+            remedy = '; arrays="numpy" gives numpy arrays' if as_numpy else ""
+            self._differ(i, self._name(i), self._like(j), remedy)
+        elif shape != shape_like:
+            self._differ(i, f"shape {list(shape)}", str(list(shape_like)))
+        elif dtype != dtype_like:
+            self._compare_dtype(i, dtype, dtype_like)
+        wish = (str(dtype_like), known.place(x) if known is not None else None)
         if self.wishes.setdefault(leaf, wish) != wish:
-            self._differ(
+            self._note(
+                self.stored,
                 i,
                 "stands in two places in the checkpoint, for which `like` has different dtypes or "
                 "shardings; make them equal in `like`",
@@ -280,53 +243,59 @@ class _Comparison:
         self.fit.places[leaf] = wish[1]
 
     def _compare_dtype(self, i: int, mine: dtypes.Stored, theirs: dtypes.Stored) -> None:
-        where = self.stored.where
-        source, target = dtypes.resolve(mine, where=where), dtypes.resolve(theirs, where="like")
-        numeric = all(
-            t.kind in _CASTABLE
-            and t.names is None
-            and t.kind + str(t)[:4] != "Vvoid"
-            and not str(t).startswith("|V")
-            for t in (source, target)
-        )
+        source = dtypes.resolve(mine, where=self.stored.where)
+        target = dtypes.resolve(theirs, where="like")
+        numeric = _is_numeric(source) and _is_numeric(target)
         if not numeric or _rank(theirs, target) < _rank(mine, source):
-            self._differ(i, f"{mine} in the checkpoint, {theirs} in `like`; no cast leads there")
+            self._differ(i, str(mine), str(theirs), "; no cast leads there")
         elif self.cast:
             self.fit.casts[self.stored.arg[i]] = target
         else:
-            self._differ(
-                i,
-                f"{mine} in the checkpoint, {theirs} in `like`; change `like`, or pass cast=True",
-            )
+            self._differ(i, str(mine), str(theirs), "; change `like`, or pass cast=True")
 
-    def _differ(self, node: int, text: str) -> None:
-        self.lines.append((self.stored, node, text))
+    def _unmatched(self, ours: Sequence[int], theirs: Sequence[int]) -> None:
+        """Note what stands on one side only."""
+        for node in ours:
+            self._note(self.stored, node, f"{self._name(node)} in the checkpoint, not in `like`")
+        for node in theirs:
+            self._note(self.like, node, f"{self._like(node)} in `like`, not in the checkpoint")
 
-    def _like_children(self, j: int) -> list[int]:
-        out, child = [], j + 1
-        for _ in range(self.like.arity[j]):
-            out.append(child)
-            child = self.like_end[child]
-        return out
+    def _differ(self, i: int, mine: str, theirs: str, remedy: str = "") -> None:
+        """Note what is found at a stored node, and in its place in `like`."""
+        self._note(self.stored, i, f"{mine} in the checkpoint, {theirs} in `like`{remedy}")
+
+    def _note(self, table: _Table, node: int, text: str) -> None:
+        self.noted.append((table, node, text))
+
+    def _name(self, i: int) -> str:
+        """Say what a stored node is."""
+        kind = Kind(self.stored.kind[i])
+        if kind == Kind.LEAF:
+            row, dtype, shape = self.stored.leaf(self.stored.arg[i])
+            return f"{row} {dtype}{list(shape)}"
+        if kind in (Kind.RECORD, Kind.ENUM):
+            return str(self.stored.row(i))
+        return _KIND_NAMES.get(kind, kind.name.lower())
 
     def _like(self, j: int) -> str:
-        kind = self.like.kind[j]
-        if kind == Kind.SUPPLIED:
+        """Say what a node of `like` is."""
+        if self.like.kind[j] == Kind.SUPPLIED:
             return f"something that cannot be stored ({self.like.data[j].decode()})"
-        x = self.like.objects[j]
-        return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+        cls = type(self.like.objects[j])
+        return f"{cls.__module__}.{cls.__qualname__}".removeprefix("builtins.")
 
-    @staticmethod
-    def _name(table: Rebuild, node: int) -> str:
-        kind = Kind(table.kind[node])
-        if kind == Kind.LEAF:
-            leaf = table.arg[node]
-            index = table.index
-            row = index.types[int(index.leaves.type[leaf]) - 1]
-            return f"{row} {index.dtypes[int(index.leaves.dtype[leaf])]}{list(index.shape(leaf))}"
-        if kind in (Kind.RECORD, Kind.ENUM):
-            return str(table.types[table.type[node] - 1])
-        return _KIND_NAMES.get(kind, kind.name.lower())
+
+def _by_key(table: _Table, entries: Sequence[int]) -> dict[tuple[str, tuple[str, ...], int], int]:
+    """Return the values of a dict by printed key and the enums in it; equal ones are numbered."""
+    out: dict[tuple[str, tuple[str, ...], int], int] = {}
+    for key, value in zip(entries[::2], entries[1::2], strict=True):
+        enums = [n for n in range(key, value) if table.kind[n] == Kind.ENUM]
+        text = (table.key(key), tuple(str(table.row(n)) for n in enums))
+        number = 0
+        while (*text, number) in out:
+            number += 1
+        out[*text, number] = value
+    return out
 
 
 def _hint(row: TypeRow, cls: type) -> str:
@@ -339,43 +308,12 @@ def _hint(row: TypeRow, cls: type) -> str:
     )
 
 
+def _is_numeric(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in _CASTABLE and not issubclass(dtype.type, np.void)
+
+
 def _rank(stored: dtypes.Stored, dtype: np.dtype[Any]) -> int:
     """Order dtypes so that a cast never goes down: bool, integers, floats, complex numbers."""
     if "int" in str(stored):
         return 1
     return {"b": 0, "f": 2, "V": 2, "c": 3}[dtype.kind]  # V: the floats of ml_dtypes
-
-
-_KIND_NAMES = {Kind.NONE: "None", Kind.SURROGATE_STR: "str", Kind.DEFAULT_DICT: "defaultdict"}
-
-
-def fill(like: Walk, values: Mapping[int, Any]) -> Any:
-    """Return the tree of `like` with some of its nodes replaced; the rest are the same objects."""
-    none = np.zeros(0, np.int64)
-    index = Index(
-        like.types,
-        like.dtypes,
-        like.nodes(),
-        Leaves(none, none, none, none, none, none),
-        Spans(none, none, none, none, none, []),
-    )
-    layout = validate.layout(like.arity, where="like")
-    ancestors: set[int] = set()
-    for node in values:
-        while (node := layout.parent[node]) >= 0:
-            ancestors.add(node)
-    tree = Rebuild(index, layout, "like")
-    given = {}
-    for node in ancestors:
-        if like.kind[node] == Kind.RECORD:
-            row = like.types[like.type[node] - 1]
-            given[str(row)] = type(like.objects[node])
-    tree.resolve({like.type[n] for n in ancestors if like.type[n]}, given)
-    for node, parent in enumerate(layout.parent):
-        if node in values:
-            tree.overrides[node] = values[node]
-        elif like.kind[node] == Kind.SAME and like.arg[node] in ancestors:
-            continue  # the filled object stands here too
-        elif node not in ancestors and (parent in ancestors or parent < 0):
-            tree.overrides[node] = like.objects[node]
-    return tree.build([0])[0]

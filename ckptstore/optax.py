@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import match, registry, selection
+from ckptstore import filling, registry, selection
 from ckptstore.counters import Count, Found, Scan, integers
 from ckptstore.errors import StructureError
 from ckptstore.meanings import NEED_THE_FIRST_UPDATE, Meaning
@@ -148,7 +148,7 @@ def shift_counts(
             UserWarning,
             stacklevel=2,
         )
-    return match.fill(scan.walk, values) if values else opt_state
+    return filling.fill(scan.walk, values) if values else opt_state
 
 
 def check_counts(state: Any, step: int | None = None) -> list[Disagreement]:

@@ -12,6 +12,7 @@ from ckptstore import (
     classes,
     elements,
     fetch,
+    filling,
     match,
     paths,
     registry,
@@ -206,7 +207,7 @@ class _Load:
         fit = self._fit(walk, pairs)
         values = self._build([node for node, _ in pairs], fit)
         filled = {like_node: value for (_, like_node), value in zip(pairs, values, strict=True)}
-        return match.fill(walk, filled)
+        return filling.fill(walk, filled)
 
     def _fit(self, walk: tree.Walk, pairs: Sequence[tuple[int, int]]) -> match.Fit:
         return match.fit(self.tree, walk, pairs, self.given, cast=self.cast, numpy=self.numpy)

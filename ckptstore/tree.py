@@ -103,6 +103,11 @@ class Walk:
         """Return the type of a node that has one."""
         return self.types[self.type[node] - 1]
 
+    def leaf(self, number: int) -> tuple[TypeRow, Stored, tuple[int, ...]]:
+        """Return the type, dtype and shape of a leaf."""
+        held = self.leaves[number]
+        return held.row, held.dtype, held.shape
+
     def nodes(self) -> Nodes:
         """Return the finished columns."""
         columns = (self.kind, self.arity, self.type, self.arg, list(map(len, self.data)))
