@@ -20,7 +20,7 @@ import numpy as np
 from ckptstore import dtypes, fetch, paths, selection, snapshots, storage, tree, validate
 from ckptstore.dtypes import Array, DtypeRefusal, Stored
 from ckptstore.errors import AlreadyCommittedError, StructureError
-from ckptstore.index import DICT_KINDS, Kind, TypeRow
+from ckptstore.index import DICT_KINDS, Kind
 from ckptstore.registry import Refusal
 from ckptstore.snapshots import Snapshot
 from ckptstore.storage.local import LocalStorage
@@ -32,9 +32,6 @@ _SHOWN = 5
 _LONE = "array"
 _SEQUENCES = (Kind.LIST, Kind.TUPLE)
 _LEFT_OUT = (Kind.SET, Kind.FROZENSET, Kind.ENUM, Kind.SLICE, Kind.RANGE)
-
-Info = Callable[[int], tuple[TypeRow, Stored, tuple[int, ...]]]
-"""The type, dtype and shape of a leaf, by its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +180,7 @@ def publish(path: Any, chunks: Iterator[Buffer], *, overwrite: bool) -> None:
 
 def _of_tree(x: Any, select: str | Sequence[str] | None) -> Outline:
     walk = tree.flatten(x)
-
-    def info(leaf: int) -> tuple[TypeRow, Stored, tuple[int, ...]]:
-        held = walk.leaves[leaf]
-        return held.row, held.dtype, held.shape
-
-    plan = _Plan(walk, info, "the tree", select)
+    plan = _Plan(walk, "the tree", select)
     return plan.outline(lambda leaf, path: functools.partial(_read, walk, leaf, path))
 
 
@@ -209,7 +201,7 @@ def _of_checkpoint(snapshot: Snapshot, select: str | Sequence[str] | None) -> Ou
 
     keys = dict.fromkeys(table.key_leaves(), bytes)
     table.leaf_values.update(fetch.fetch(snapshot, index, keys, name))
-    plan = _Plan(table, table.leaf, where, select)
+    plan = _Plan(table, where, select)
     found = dict(fetch.fetch(snapshot, index, dict.fromkeys(plan.leaves, lambda data: data), name))
     return plan.outline(lambda leaf, path: functools.partial(found.get, leaf))
 
@@ -227,18 +219,16 @@ class _Plan:
     """Walks the nodes, each once, and decides what becomes of them."""
 
     def __init__(
-        self, table: Any, info: Info, where: str, select: str | Sequence[str] | None
+        self, table: StoredTree | Walk, where: str, select: str | Sequence[str] | None
     ) -> None:
         self.table = table
-        self.info = info
         self.where = where
-        self.end = validate.layout(table.arity, where=where).end
         self.found: dict[str, tuple[str, int]] = {}  # path and leaf, by name
         self.losses: list[Loss] = []
         self.placed: dict[int, str] = {}
         for root in self._roots(select):
             self._walk(root)
-        kinds = sorted({str(info(leaf)[0]) for leaf in self.leaves} - {"numpy.ndarray"})
+        kinds = sorted({str(table.leaf(leaf)[0]) for leaf in self.leaves} - {"numpy.ndarray"})
         if kinds:
             text = f"{', '.join(kinds)}: readers make their own kind of array of each"
             self.losses.append(Loss("$", "array-type", text))
@@ -250,7 +240,7 @@ class _Plan:
     def outline(self, read: Callable[[int, str], Callable[[], Any]]) -> Outline:
         entries = []
         for name, (path, leaf) in self.found.items():
-            _, stored, shape = self.info(leaf)
+            _, stored, shape = self.table.leaf(leaf)
             dtype = dtypes.resolve(stored, where=path)
             entries.append(Entry(name, path, stored, dtype, shape, read(leaf, path)))
         return Outline(entries, self.losses)
@@ -298,7 +288,7 @@ class _Plan:
                 reason="bad-name",
             ) from None
         self.found[name] = place.path, leaf
-        row = self.info(leaf)[0]
+        row = self.table.leaf(leaf)[0]
         if (impl := row.extra.get("impl")) is not None:
             self._lose(place, "key", f"a PRNG key of {impl}; its data are written, of uint32")
         if row.extra.get("weak"):
@@ -313,7 +303,7 @@ class _Plan:
         if kind == Kind.SUPPLIED:
             self._lose(place, "supplied", "what `like` supplies; left out")
             return []
-        children = self._children(node)
+        children = table.layout.children(node)
         if kind in _LEFT_OUT or not children:
             self._lose(place, "value", f"{self._name(node)}; left out")
             return []
@@ -334,17 +324,10 @@ class _Plan:
                 below.append(_Place(child, name, place.path + step))
         return below
 
-    def _children(self, node: int) -> list[int]:
-        out, child = [], node + 1
-        for _ in range(self.table.arity[node]):
-            out.append(child)
-            child = self.end[child]
-        return out
-
     def _name(self, node: int) -> str:
         kind = Kind(self.table.kind[node])
         if kind in (Kind.RECORD, Kind.ENUM):
-            return str(self.table.types[self.table.type[node] - 1])
+            return str(self.table.row(node))
         return "None" if kind == Kind.NONE else kind.name.lower().replace("_", " ")
 
 
