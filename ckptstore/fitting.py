@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ckptstore import instances, paths, registry, tree, validate
+from ckptstore import registry
 from ckptstore.adapters import optimizer
 from ckptstore.errors import StructureError
 from ckptstore.index import DICT_KINDS, Kind
 from ckptstore.meanings import STATES
 from ckptstore.registry import Refusal
+from ckptstore.state import State, named
 
 _SHOWN = 50
+
+_Children = Sequence[tuple[str, int]]
+"""Steps and nodes, as `State.children` gives them."""
 
 
 def fit(loaded: Any, tx: Any, params: Any) -> Fitting:
@@ -86,7 +90,7 @@ class Fitting:
     def __init__(self, loaded: Any, expected: Any) -> None:
         self.changes: list[tuple[str, str]] = []
         self.refused: list[str] = []
-        self._loaded, self._expected = _Table(loaded), _Table(expected)
+        self._loaded, self._expected = State(loaded), State(expected)
         self.state = self._fit(_Pair(0, 0, "$"))
 
     def _fit(self, pair: _Pair) -> Any:
@@ -96,7 +100,7 @@ class Fitting:
         if optimizer.is_leaf(x) or optimizer.is_leaf(like):
             return self._leaf(pair)
         if type(x) is not type(like) and not self._holds_values(pair):
-            what = f"{_named(x)} -> {_named(like)}; neither holds a value"
+            what = f"{named(x)} -> {named(like)}; neither holds a value"
             return self._changed(pair, like, what)
         if type(x) is list and self._was_masked(pair):
             return self._regroup(pair)
@@ -133,10 +137,7 @@ class Fitting:
         """Fit lists, records of one class, and tuples of arrays, part by part."""
         x, like = self._objects(pair)
         ours, theirs = self._loaded.children(pair.i), self._expected.children(pair.j)
-        for step, node in ours[len(theirs) :]:
-            self._extra(pair, step, node)
-        for step, node in theirs[len(ours) :]:
-            self._missing(pair, step, node)
+        self._refuse_alone(pair, ours[len(theirs) :], theirs[len(ours) :])
         is_record = self._loaded.kind(pair.i) == Kind.RECORD
         made, same = [], True
         for (_, i), (step, j) in zip(ours, theirs, strict=False):
@@ -152,16 +153,17 @@ class Fitting:
         """Fit dicts by key."""
         x, like = self._objects(pair)
         ours, theirs = self._loaded.entries(pair.i), self._expected.entries(pair.j)
-        for key in ours.keys() - theirs.keys():
-            self._extra(pair, *ours[key])
-        for key in theirs.keys() - ours.keys():
-            self._missing(pair, *theirs[key])
+        self._refuse_alone(
+            pair,
+            [child for key, child in ours.items() if key not in theirs],
+            [child for key, child in theirs.items() if key not in ours],
+        )
         made = {}
         for key, (step, j) in theirs.items():
             if key in ours:
                 made[key] = self._fit(_Pair(ours[key][1], j, pair.path + step, pair.above))
         if type(x) is not type(like):
-            self._changed(pair, None, f"{_named(x)} -> {_named(like)}, by key")
+            self._changed(pair, None, f"{named(x)} -> {named(like)}, by key")
         elif type(x) is OrderedDict and list(x) != list(like):
             order = ", ".join(map(repr, like))
             self._changed(pair, None, f"put in the order {order}, by key")
@@ -199,8 +201,8 @@ class Fitting:
         """Refuse tuples of states of which one has more than the other."""
         ours = [e for e in self._loaded.elements(pair.i) if self._loaded.holds_values(e[1])]
         theirs = [e for e in self._expected.elements(pair.j) if self._expected.holds_values(e[1])]
-        have = Counter(_named(self._loaded.object(n)) for _, n in ours)
-        want = Counter(_named(self._expected.object(n)) for _, n in theirs)
+        have = Counter(named(self._loaded.object(n)) for _, n in ours)
+        want = Counter(named(self._expected.object(n)) for _, n in theirs)
         for name in have | want:
             if have[name] and want[name] and have[name] != want[name]:
                 self._refuse(
@@ -208,12 +210,11 @@ class Fitting:
                     f"{have[name]} of {name} found, {want[name]} expected; which of them belong "
                     "together cannot be known",
                 )
-        for step, node in ours:
-            if not want[_named(self._loaded.object(node))]:
-                self._extra(pair, step, node)
-        for step, node in theirs:
-            if not have[_named(self._expected.object(node))]:
-                self._missing(pair, step, node)
+        self._refuse_alone(
+            pair,
+            [(step, n) for step, n in ours if not want[named(self._loaded.object(n))]],
+            [(step, n) for step, n in theirs if not have[named(self._expected.object(n))]],
+        )
 
     def _was_masked(self, pair: _Pair) -> bool:
         """Tell whether this list may stand for what a mask leaves, as in Optax before 0.1.2."""
@@ -229,7 +230,7 @@ class Fitting:
             return self._differ(pair)
         inner = Fitting(values, like)
         self.refused += [pair.path + line[1:] for line in inner.refused]
-        self._changed(pair, None, f"list -> {_named(like)}, the leaves in their order")
+        self._changed(pair, None, f"list -> {named(like)}, the leaves in their order")
         self.changes += [(pair.path + path[1:], what) for path, what in inner.changes]
         return inner.state
 
@@ -243,11 +244,11 @@ class Fitting:
             if type(state).__name__ == "WrappedScheduleState":
                 states[name] = state._replace(count=optimizer.copied(count))
             else:
-                self._refuse(replace(pair, path=path), f"{_named(state)} expected, nothing found")
+                self._refuse(replace(pair, path=path), f"{named(state)} expected, nothing found")
         driven = (
             f"; its count drives {', '.join(states)}, which Optax before 0.1.4 had a step ahead"
         )
-        self._changed(pair, None, f"{_named(x)} -> {_named(like)}" + driven * bool(states))
+        self._changed(pair, None, f"{named(x)} -> {named(like)}" + driven * bool(states))
         return like._replace(
             count=count,
             hyperparams=self._field(pair, "hyperparams", "hyperparams"),
@@ -263,7 +264,7 @@ class Fitting:
             return None
         first = not optimizer.has_values(x.trace)
         why = f"is_initial_step is {first}, since the trace is {'all' if first else 'not all'} zero"
-        self._changed(pair, None, f"{_named(x)} -> {_named(like)}; {why}")
+        self._changed(pair, None, f"{named(x)} -> {named(like)}; {why}")
         return like._replace(is_initial_step=optimizer.flag(first), previous_gradient=previous)
 
     def _without_momentum(self, pair: _Pair) -> Any:
@@ -275,7 +276,7 @@ class Fitting:
             return self._differ(pair)
         else:
             why = "it is zero"
-        self._changed(pair, None, f"{_named(x)} -> {_named(like)}; mu is dropped: {why}")
+        self._changed(pair, None, f"{named(x)} -> {named(like)}; mu is dropped: {why}")
         return like._replace(
             count=self._field(pair, "count", "count"), nu=self._field(pair, "nu", "nu")
         )
@@ -302,19 +303,17 @@ class Fitting:
         self.refused.append(f"{pair.path}: {line}")
 
     def _differ(self, pair: _Pair) -> None:
-        x, like = map(self._shown, self._objects(pair))
-        self._refuse(pair, f"{x} found, {like} expected")
+        found, expected = self._loaded.shown(pair.i), self._expected.shown(pair.j)
+        self._refuse(pair, f"{found} found, {expected} expected")
 
-    def _extra(self, pair: _Pair, step: str, node: int) -> None:
-        found = self._shown(self._loaded.object(node))
-        self.refused.append(f"{pair.path}{step}: {found} found, nothing expected")
-
-    def _missing(self, pair: _Pair, step: str, node: int) -> None:
-        expected = self._shown(self._expected.object(node))
-        self.refused.append(f"{pair.path}{step}: {expected} expected, nothing found")
-
-    def _shown(self, x: Any) -> str:
-        return optimizer.shown(x) if optimizer.is_leaf(x) else _named(x)
+    def _refuse_alone(self, pair: _Pair, ours: _Children, theirs: _Children) -> None:
+        """Refuse children that have no partner on the other side."""
+        for step, node in ours:
+            found = self._loaded.shown(node)
+            self.refused.append(f"{pair.path}{step}: {found} found, nothing expected")
+        for step, node in theirs:
+            expected = self._expected.shown(node)
+            self.refused.append(f"{pair.path}{step}: {expected} expected, nothing found")
 
 
 _CONVERSIONS: Mapping[tuple[str, str], Callable[[Fitting, _Pair], Any]] = {
@@ -328,71 +327,7 @@ _IN_CHAINS = {Kind.TUPLE, Kind.RECORD}
 _OF_PARTS = {Kind.TUPLE, Kind.LIST, Kind.RECORD}
 
 
-class _Table:
-    """The nodes of one tree, with their objects."""
-
-    def __init__(self, x: Any) -> None:
-        self._walk = tree.flatten(x, lenient=True)
-        self._end = validate.layout(self._walk.arity, where="fit").end
-
-    def at(self, node: int) -> int:
-        """Return the node itself, or the one that it says it is the same as."""
-        return self._walk.arg[node] if self._walk.kind[node] == Kind.SAME else node
-
-    def kind(self, node: int) -> int:
-        return self._walk.kind[node]
-
-    def object(self, node: int) -> Any:
-        return self._walk.objects[node]
-
-    def is_leaf(self, node: int) -> bool:
-        return optimizer.is_leaf(self.object(node))
-
-    def children(self, node: int) -> list[tuple[str, int]]:
-        """Return the step and the node of each child; of the entry of a dict, its value's."""
-        out, child, previous = [], node + 1, -1
-        for position in range(self._walk.arity[node]):
-            step = paths.step(self._walk, node, position, previous)
-            if not step.startswith("{key "):
-                out.append((step, child))
-            child, previous = self._end[child], child
-        return out
-
-    def entries(self, node: int) -> dict[Any, tuple[str, int]]:
-        """Return the children of a dict by key."""
-        return dict(zip(self.object(node), self.children(node), strict=True))
-
-    def elements(self, node: int) -> list[tuple[str, int]]:
-        """Return the children of a tuple, and of a record itself alone."""
-        return self.children(node) if self.kind(node) == Kind.TUPLE else [("", node)]
-
-    def holds_values(self, node: int) -> bool:
-        """Tell whether there is an array or a number at a node or below it."""
-        node = self.at(node)
-        return self.is_leaf(node) or any(
-            self.holds_values(child) for step, child in self.children(node) if step != "{static}"
-        )
-
-    def outline(self, node: int) -> str:
-        """Return the classes of the elements of a tuple."""
-        names = [_named(self.object(n)) for _, n in self.elements(node)]
-        return f"({', '.join(names)})" if self.kind(node) == Kind.TUPLE else names[0]
-
-    def record(self, node: int, values: list[Any]) -> Any:
-        """Return an instance of the class at a node, made of other children."""
-        row = self._walk.types[self._walk.type[node] - 1]
-        return instances.find(row, {str(row): type(self.object(node))}).make(values)
-
-
 def _is_inner(above: str) -> bool:
     """Tell whether a field holds states, and not a tree like that of the parameters."""
     name, _, field = above.partition(".")
     return field.endswith(("state", "states")) or (name in STATES and field in STATES[name].inner)
-
-
-def _named(x: Any) -> str:
-    """Return the class of an object; those of Python and Optax by their name alone."""
-    cls = type(x)
-    if registry.top_level(cls.__module__) in ("builtins", "collections", "optax"):
-        return "None" if x is None else cls.__qualname__
-    return f"{cls.__module__}.{cls.__qualname__}"
