@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ckptstore import background, reader, retention, steps, writer
 from ckptstore.background import PendingSave
@@ -15,13 +14,10 @@ from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CorruptError, NotCommittedError, StructureError
 from ckptstore.preemption import Preemption
 from ckptstore.retention import Mode, Rule
-from ckptstore.reuse import Base, Series
+from ckptstore.reuse import Series
 from ckptstore.run import Run
 
-_log = logging.getLogger("ckptstore")
-
-_TRIES = 10
-_GRACE = 24 * 3600.0
+_Result = TypeVar("_Result")
 
 
 class Manager:
@@ -72,7 +68,8 @@ class Manager:
         self._keep = keep
         self._cadence = Cadence(every)
         self._run = Run(url, storage_options)
-        self._series = Series(keep_full_every, self._base)
+        # The first save may take over what is in the step that this process has read.
+        self._series = Series(keep_full_every, lambda: self._run.base(self.loaded_step))
         self.url = self._run.url
         self.loaded_step: int | None = None
         self._checked = False
@@ -135,17 +132,7 @@ class Manager:
             return None
         self._wait()
         self._tell()
-        options.setdefault("overwrite", step in self._damaged)
-        saved = writer.save(
-            self._run.at(step),
-            tree,
-            step=step,
-            metrics=metrics,
-            storage_options=self._run.options,
-            _series=self._series,
-            **options,
-        )
-        self._cadence.saved(step)
+        saved = self._save(writer.save, step, tree, metrics, options)
         self._saved(saved)
         return saved
 
@@ -170,18 +157,8 @@ class Manager:
         """
         if not self._is_due(step, metrics, force):
             return None
-        options.setdefault("overwrite", step in self._damaged)
-        self._pending = background.save_async(
-            self._run.at(step),
-            tree,
-            step=step,
-            metrics=metrics,
-            storage_options=self._run.options,
-            _then=self._saved,
-            _series=self._series,
-            **options,
-        )
-        self._cadence.saved(step)
+        save_async = functools.partial(background.save_async, _then=self._saved)
+        self._pending = self._save(save_async, step, tree, metrics, options)
         return self._pending
 
     def load(
@@ -206,7 +183,10 @@ class Manager:
         """
         self._tell()
         if step is None:
-            return self._load_newest(like, fallback, options)
+            load = functools.partial(self._load, like=like, options=options)
+            loaded, damaged = self._run.load_newest(load, fallback=fallback)
+            self._damaged.update(damaged)
+            return loaded
         if fallback:
             raise StructureError(
                 "load: fallback=True is for the newest; leave out the step, or try those of "
@@ -275,7 +255,7 @@ class Manager:
         self._tell()
         self._run.delete(step)
 
-    def gc(self, *, grace: float = _GRACE, dry_run: bool = False) -> dict[int, list[str]]:
+    def gc(self, *, grace: float = 24 * 3600.0, dry_run: bool = False) -> dict[int, list[str]]:
         """Remove what saves left behind that were killed more than `grace` seconds ago.
 
         Args:
@@ -319,6 +299,27 @@ class Manager:
             self._checked = True
         return True
 
+    def _save(
+        self,
+        save: Callable[..., _Result],
+        step: int,
+        tree: Any,
+        metrics: Mapping[str, float] | None,
+        options: Mapping[str, Any],
+    ) -> _Result:
+        """Save a step by `save` or `save_async`, with what this run has to say to it."""
+        saved = save(
+            self._run.at(step),
+            tree,
+            step=step,
+            metrics=metrics,
+            storage_options=self._run.options,
+            _series=self._series,
+            **{"overwrite": step in self._damaged, **options},
+        )
+        self._cadence.saved(step)
+        return saved
+
     def _saved(self, saved: Checkpoint) -> None:
         """Evict, after the commit and in the thread of the save."""
         assert saved.step is not None
@@ -326,10 +327,6 @@ class Manager:
         self._damaged.discard(saved.step)
         if self._keep is not None:
             self._run.evict(self._keep, saved.step)
-
-    def _base(self) -> Base | None:
-        """Return what the first save of this process may take over: the step that it has read."""
-        return self._run.base(self.loaded_step)
 
     def _load(self, step: int, like: Any, options: Mapping[str, Any]) -> Any:
         at, stored = self._run.at(step), self._run.options
@@ -341,34 +338,6 @@ class Manager:
         self.loaded_step = step
         self._cadence.resumed(step)
         return loaded
-
-    def _load_newest(self, like: Any, fallback: bool, options: Mapping[str, Any]) -> Any:
-        damaged: dict[int, CorruptError] = {}
-        tries = 0
-        while (found := self._run.newest(damaged)) is not None:
-            try:
-                loaded = self._load(found, like, options)
-            except NotCommittedError:  # it was deleted after it was found
-                tries += 1
-                if tries == _TRIES:
-                    raise
-            except CorruptError as error:
-                if not fallback:
-                    raise
-                _log.warning("step %d is damaged and passed over: %s", found, error)
-                damaged[found] = error
-            else:
-                self._damaged.update(damaged)
-                return loaded
-        for newest in damaged.values():
-            raise CorruptError(
-                f"{self.url}: of {len(damaged)} step(s) none is sound; the newest: {newest}",
-                reason=newest.reason,
-            )
-        raise NotCommittedError(
-            f"{self.url}: no checkpoint of any step there; check the path, or save one first",
-            reason="no-step",
-        )
 
     def _wait(self) -> None:
         """Wait for the save in the background to end, well or badly."""

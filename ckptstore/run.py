@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 from ckptstore import commit, format, garbage, retention, reuse, steps, storage
 from ckptstore.errors import (
     AlreadyCommittedError,
     CheckpointError,
+    CorruptError,
     NotCommittedError,
     StructureError,
 )
@@ -19,6 +20,9 @@ from ckptstore.reuse import Base
 from ckptstore.storage import Storage
 
 _log = logging.getLogger("ckptstore")
+
+_TRIES = 10
+_Loaded = TypeVar("_Loaded")
 
 
 class Run:
@@ -72,6 +76,47 @@ class Run:
                 before = found
             _refuse_checkpoint(store)
         return None
+
+    def load_newest(
+        self, load: Callable[[int], _Loaded], *, fallback: bool
+    ) -> tuple[_Loaded, Collection[int]]:
+        """Load the newest step, or with `fallback` the newest that is sound.
+
+        Args:
+            load: loads a step.
+            fallback: pass over damaged steps, each with a line in the log.
+
+        Returns:
+            What was loaded, and the steps passed over.
+
+        Raises:
+            NotCommittedError: there is no step (reason ``no-step``).
+            CorruptError: it is damaged; with `fallback`, all of them are.
+            CheckpointError: as `load`.
+        """
+        damaged: dict[int, CorruptError] = {}
+        tries = 0
+        while (found := self.newest(damaged)) is not None:
+            try:
+                return load(found), damaged
+            except NotCommittedError:  # it was deleted after it was found
+                tries += 1
+                if tries == _TRIES:
+                    raise
+            except CorruptError as error:
+                if not fallback:
+                    raise
+                _log.warning("step %d is damaged and passed over: %s", found, error)
+                damaged[found] = error
+        for newest in damaged.values():
+            raise CorruptError(
+                f"{self.url}: of {len(damaged)} step(s) none is sound; the newest: {newest}",
+                reason=newest.reason,
+            )
+        raise NotCommittedError(
+            f"{self.url}: no checkpoint of any step there; check the path, or save one first",
+            reason="no-step",
+        )
 
     def base(self, step: int | None) -> Base | None:
         """Return what a save may take over of a step, or of the newest; None where there is none.
