@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
-import concurrent.futures.thread  # noqa: F401  its end of a process is to come after ours
 import contextlib
 import os
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ckptstore import writer
+from ckptstore import ending, writer
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CheckpointError
 from ckptstore.reuse import Series
@@ -260,15 +257,10 @@ def _start(pending: PendingSave) -> bool:
 
 
 def _watch() -> None:
-    """See to it, once a process, that its end waits for the saves.
-
-    Before the executors take no more work: a store may need them. So `atexit` would be too late.
-    """
+    """See to it, once a process, that its end waits for the saves."""
     global _watched, _ending
     if not _watched:
-        try:
-            getattr(threading, "_register_atexit", atexit.register)(_drain)
-        except RuntimeError:  # the process is ending
+        if not ending.before(_drain):
             _ending = True
         _watched = True
 
@@ -278,23 +270,19 @@ def _drain() -> None:
     failed = None
     for save in _left():
         try:
-            if not save.done() and getattr(sys, "last_type", None) is KeyboardInterrupt:
-                _tell(f"finishing the save to {save.url}; interrupt again to give it up")
+            if not save.done() and ending.is_by_interrupt():
+                ending.tell(f"finishing the save to {save.url}; interrupt again to give it up")
             while not save._ended.wait(_LOOK_SECONDS):  # a signal right before a wait ends none
                 pass
         except BaseException as interrupt:
-            _tell(f"interrupted; {save.url} is saved wholly or not at all")
-            _leave(130 if isinstance(interrupt, KeyboardInterrupt) else 1)
+            ending.tell(f"interrupted; {save.url} is saved wholly or not at all")
+            ending.leave(130 if isinstance(interrupt, KeyboardInterrupt) else 1)
         error = save._untold()
         if error is not None:
             failed, save._told = error, True
-            _tell(f"the save to {save.url} failed:\n{_text(error)}")
-    if failed is None:
-        return
-    code = failed.exit_code if isinstance(failed, CheckpointError) else 1
-    if _is_child():
-        _leave(code)
-    atexit.register(_leave, code)  # the other threads are to end first
+            ending.tell(f"the save to {save.url} failed:\n{ending.text(error)}")
+    if failed is not None:
+        ending.fail(failed)
 
 
 def _left() -> list[PendingSave]:
@@ -303,35 +291,6 @@ def _left() -> list[PendingSave]:
     with _lock:  # a thread may be beginning one
         _ending = True
         return list(_saves)
-
-
-def _text(error: BaseException) -> str:
-    if isinstance(error, CheckpointError):
-        return "".join(traceback.format_exception_only(error)).rstrip()
-    return "".join(traceback.format_exception(error)).rstrip()
-
-
-def _leave(code: int) -> None:
-    """End the process with this exit status, which after an `atexit` handler is 0 otherwise."""
-    if _is_child():
-        raise SystemExit(code)  # multiprocessing leaves by itself
-    atexit.unregister(_leave)
-    atexit._run_exitfuncs()  # those of others
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(code)
-
-
-def _is_child() -> bool:
-    """Tell whether multiprocessing runs this process: its children end in their own way."""
-    process = sys.modules.get("multiprocessing.process")
-    return process is not None and process.parent_process() is not None
-
-
-def _tell(text: str) -> None:
-    with contextlib.suppress(Exception):  # there may be no stderr any more
-        print(f"ckptstore: {text}", file=sys.stderr, flush=True)
 
 
 def _clear_frames(error: BaseException) -> None:

@@ -1,0 +1,70 @@
+"""The end of a process: what runs before it, what it says, and the status that it leaves with."""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures.thread  # noqa: F401  its end of a process is to come after ours
+import contextlib
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+
+from ckptstore.errors import CheckpointError
+
+
+def before(last: Callable[[], None]) -> bool:
+    """Have a function called when the process ends; tell whether it will be.
+
+    Before the executors take no more work: a store may need them. So `atexit` would be too late.
+    """
+    try:
+        getattr(threading, "_register_atexit", atexit.register)(last)
+    except RuntimeError:  # the process is ending
+        return False
+    return True
+
+
+def is_by_interrupt() -> bool:
+    """Tell whether a Ctrl-C that nobody caught ends the process."""
+    return getattr(sys, "last_type", None) is KeyboardInterrupt
+
+
+def tell(line: str) -> None:
+    """Write a line to stderr, if there is one still."""
+    with contextlib.suppress(Exception):
+        print(f"ckptstore: {line}", file=sys.stderr, flush=True)
+
+
+def text(error: BaseException) -> str:
+    """Return what to tell of an error: of one of ours its message, of others the traceback too."""
+    if isinstance(error, CheckpointError):
+        return "".join(traceback.format_exception_only(error)).rstrip()
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+def fail(error: BaseException) -> None:
+    """Let the process end with the exit status of an error, once its other threads have ended."""
+    code = error.exit_code if isinstance(error, CheckpointError) else 1
+    if _is_child():
+        leave(code)
+    atexit.register(leave, code)
+
+
+def leave(code: int) -> None:
+    """End the process with this exit status, which after an `atexit` handler is 0 otherwise."""
+    if _is_child():
+        raise SystemExit(code)  # multiprocessing leaves by itself
+    atexit.unregister(leave)
+    atexit._run_exitfuncs()  # those of others
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
+def _is_child() -> bool:
+    """Tell whether multiprocessing runs this process: its children end in their own way."""
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
