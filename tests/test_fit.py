@@ -451,6 +451,12 @@ def test_all_places_are_counted_and_fifty_are_shown() -> None:
     assert "… and 10 more" in str(caught.value)
 
 
+def test_places_are_refused_in_the_order_of_the_state() -> None:
+    more = {f"x{i:02}": jnp.ones(2) for i in range(20)}
+    lines = refused(TRACE.init({**params(), **more}), TRACE)
+    assert [line.partition("'")[2][:3] for line in lines] == list(more)
+
+
 class Unlike(NamedTuple):
     count: Any
     mu: Any
