@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from ckptstore import (
+    arrays,
     classes,
-    elements,
     fetch,
     filling,
     match,
@@ -24,7 +22,7 @@ from ckptstore import (
 )
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.dtypes import Array
-from ckptstore.errors import CheckpointError, CorruptError, StructureError, UnsupportedError
+from ckptstore.errors import CorruptError, StructureError
 from ckptstore.rebuild import Rebuild
 from ckptstore.snapshots import Snapshot
 from ckptstore.stored import StoredTree
@@ -248,11 +246,8 @@ class _Load:
             if package not in adapters and (package == "numpy" or not self.numpy):
                 adapters[package] = registry.adapter(package)
                 if adapters[package] is None:
-                    raise CorruptError(
-                        f"{self.where}: {row} is no array that this ckptstore knows",
-                        reason="bad-type",
-                    )
-            makers[leaf] = _Maker(
+                    raise arrays.unknown(row, where=self.where)
+            makers[leaf] = arrays.Maker(
                 self.where,
                 self.tree.dtype(dtype[leaf]),
                 self.index.shape(leaf),
@@ -265,53 +260,6 @@ class _Load:
 
     def _name(self, leaf: int) -> str:
         return self.tree.path(self.tree.leaf_nodes[leaf])
-
-
-@dataclass(frozen=True, slots=True)
-class _Maker:
-    """Turns the verified bytes of one leaf into its array."""
-
-    where: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    adapter: registry.Adapter | None
-    row: Any
-    cast: np.dtype[Any] | None
-    place: Any
-
-    def __call__(self, data: Array) -> Any:
-        array = elements.from_bytes(data, self.dtype, self.shape, where=self.where)
-        try:
-            if self.cast is not None:
-                array = self._cast(array, self.cast)
-            if self.adapter is None:
-                return array
-            return self.adapter.array(array, self.row, self.place)
-        except (CorruptError, UnsupportedError) as error:
-            raise type(error)(f"{self.where}: {error}", reason=error.reason) from error
-        except KeyError:
-            raise CorruptError(
-                f"{self.where}: {self.row} is no array that this ckptstore knows", reason="bad-type"
-            ) from None
-        except (CheckpointError, MemoryError):
-            raise
-        except Exception as error:  # whatever a framework, or an adapter of another package, raises
-            raise UnsupportedError(
-                f"{self.where}: {self.row} {self.dtype}{list(self.shape)} could not be made here: "
-                f"{type(error).__name__}: {error}",
-                reason="array-not-exact",
-            ) from error
-
-    def _cast(self, array: Array, dtype: np.dtype[Any]) -> Array:
-        with np.errstate(all="ignore"):
-            out = array.astype(dtype)
-        if "int" in dtype.name and not np.array_equal(out.astype(array.dtype), array):
-            raise StructureError(
-                f"{self.where}: a value of an array of {array.dtype} and shape {list(self.shape)} "
-                f"does not fit into {dtype}; change `like`",
-                reason="cast-range",
-            )
-        return out
 
 
 def _verify(snapshot: Snapshot) -> list[Problem]:

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import dtypes, emit, match, registry
+from ckptstore import arrays, dtypes, emit, match, registry
 from ckptstore.convert.source import framework
 from ckptstore.dtypes import Array, DtypeRefusal, Stored
-from ckptstore.errors import CorruptError, UnsupportedError
 from ckptstore.index import TypeRow
 from ckptstore.registry import Refusal
 
@@ -68,16 +67,8 @@ class Likeness:
     def _make(self, path: str, host: Array, row: TypeRow, like: Any) -> Any:
         adapter = registry.adapter(registry.top_level(type(like).__module__))
         assert adapter is not None  # `expected` found it
-        try:
+        with arrays.making(row, host.dtype, host.shape, where=f"{self._where}: {path}"):
             return adapter.array(host, row, adapter.place(like))
-        except (CorruptError, UnsupportedError) as error:
-            raise type(error)(f"{self._where}: {path}: {error}", reason=error.reason) from error
-        except Exception as error:  # whatever a framework, or an adapter of another package, raises
-            raise UnsupportedError(
-                f"{self._where}: {path}: {row} could not be made here: {type(error).__name__}: "
-                f"{error}",
-                reason="array-not-exact",
-            ) from error
 
 
 def expected(like: Any) -> tuple[TypeRow, Stored, tuple[int, ...]] | None:
