@@ -468,6 +468,13 @@ class TestJax:
         as_numpy = ckptstore.load(tmp_path / "c", {"x": np.zeros(3, "f4")}, arrays="numpy")
         assert type(as_numpy["x"]) is np.ndarray
 
+    def test_what_like_commits_to_no_device_may_go_to_any(self, tmp_path: pathlib.Path) -> None:
+        # As the count that optimizer.init makes: a jitted step over a mesh commits it there.
+        ckptstore.save(tmp_path / "c", jax.device_put(jnp.int32(3), jax.devices()[0]))
+        assert ckptstore.load(tmp_path / "c").committed
+        loaded = ckptstore.load(tmp_path / "c", like=jnp.int32(0))
+        assert (int(loaded), loaded.committed) == (3, False)
+
     def test_a_key_is_not_taken_for_another_or_for_its_data(self, tmp_path: pathlib.Path) -> None:
         key = jax.random.key(0)
         ckptstore.save(tmp_path / "c", {"k": key})

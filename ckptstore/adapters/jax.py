@@ -69,7 +69,9 @@ class JaxAdapter(Adapter):
         impl = row.extra.get("impl", "")
         if str(row) != "jax.Array" or [*map(type, (weak, committed, impl))] != [bool, bool, str]:
             raise KeyError(row.name)
-        if place is None and committed:
+        if place is _ANYWHERE:
+            place = None
+        elif place is None and committed:
             place = _default_device()
         try:
             if host.dtype.itemsize >= 8:
@@ -130,10 +132,14 @@ class JaxAdapter(Adapter):
         return _row(()), dtypes.describe(np.dtype(x.dtype)), tuple(x.shape)
 
     def place(self, x: Any) -> Any:
-        """Return the sharding of a committed array, or the one a placeholder names."""
+        """Return where an array is committed to, if it is, or the sharding a placeholder names."""
         if isinstance(x, jax.Array):
-            return x.sharding if _is_committed(x) else None
+            return x.sharding if _is_committed(x) else _ANYWHERE
         return getattr(x, "sharding", None)
+
+
+_ANYWHERE = object()
+"""The place of an array of `like` that is committed to no device: jit may take it to any mesh."""
 
 
 def _default_device() -> Any:
