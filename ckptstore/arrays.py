@@ -26,6 +26,7 @@ class Maker:
         adapter: what makes the array; None for an array of numpy.
         cast: the dtype that is asked for instead, if any.
         place: where the array is to live, in the adapter's terms.
+        is_number: whether the Python number in it is asked for.
     """
 
     where: str
@@ -35,9 +36,10 @@ class Maker:
     row: TypeRow
     cast: np.dtype[Any] | None
     place: Any
+    is_number: bool
 
     def __call__(self, data: Array) -> Any:
-        """Return the array.
+        """Return the array, or the number.
 
         Raises:
             CheckpointError: as `making`; StructureError, reason ``cast-range``: a value does not
@@ -47,6 +49,8 @@ class Maker:
         with making(self.row, self.dtype, self.shape, where=self.where):
             if self.cast is not None:
                 array = self._cast(array, self.cast)
+            if self.is_number:
+                return array.item()
             if self.adapter is None:
                 return array
             return self.adapter.array(array, self.row, self.place)

@@ -16,6 +16,7 @@ from ckptstore.tree import Walk
 
 _SHOWN = 50
 _CASTABLE = "biufcV"
+_NUMBERS = (int, float, complex)
 _VALUE_KINDS = {Kind.SURROGATE_STR: Kind.STR}
 _KIND_NAMES = {Kind.NONE: "None", Kind.SURROGATE_STR: "str", Kind.DEFAULT_DICT: "defaultdict"}
 
@@ -30,13 +31,20 @@ class Fit:
         given: classes by stored name.
         places: where a leaf is to live, in its framework's terms.
         casts: the dtype that a leaf is cast to.
+        numbers: leaves that come back as the Python number that they were before jit.
         overrides: stored nodes that are taken from `like` as they are.
     """
 
     given: dict[str, type] = field(default_factory=dict)
     places: dict[int, Any] = field(default_factory=dict)
     casts: dict[int, np.dtype[Any]] = field(default_factory=dict)
+    numbers: set[int] = field(default_factory=set)
     overrides: dict[int, Any] = field(default_factory=dict)
+
+
+def number_hint(x: Any, shape: Sequence[int] | None) -> str:
+    """Say what to put into `like` for a number `x`, where an array of this shape is stored."""
+    return "; pass an array there" if type(x) in _NUMBERS and shape == () else ""
 
 
 def key_text(impl: str | None) -> str:
@@ -216,10 +224,14 @@ class _Comparison:
         expected = known.expected(x) if known is not None else None
         if self.like.kind[j] == Kind.LEAF:
             expected = self.like.leaf(self.like.arg[j])
-        if expected is None:
-            self._differ(i, self._name(i), self._like(j))
-            return
         row, dtype, shape = self.stored.leaf(leaf)
+        if expected is None and row.extra.get("weak") is True and self._is_number(x, dtype, shape):
+            self._wish(i, (type(x).__name__, None))
+            self.fit.numbers.add(leaf)
+            return
+        if expected is None:
+            self._differ(i, self._name(i), self._like(j), number_hint(x, shape))
+            return
         other, dtype_like, shape_like = expected
         impl, impl_like = row.extra.get("impl"), other.extra.get("impl")
         if str(row) == str(other) and impl != impl_like:
@@ -233,14 +245,23 @@ class _Comparison:
         elif dtype != dtype_like:
             self._compare_dtype(i, dtype, dtype_like)
         wish = (str(dtype_like), known.place(x) if known is not None else None)
-        if self.wishes.setdefault(leaf, wish) != wish:
+        self._wish(i, wish)
+        self.fit.places[leaf] = wish[1]
+
+    def _is_number(self, x: Any, stored: dtypes.Stored, shape: Sequence[int]) -> bool:
+        """Tell whether jit makes of such a Python number an array of this dtype and shape."""
+        kind = dtypes.resolve(stored, where=self.stored.where).kind
+        return type(x) in _NUMBERS and not shape and np.dtype(type(x)).kind == kind
+
+    def _wish(self, i: int, wish: tuple[str, Any]) -> None:
+        """Note what `like` has for a leaf, which may stand in several places."""
+        if self.wishes.setdefault(self.stored.arg[i], wish) != wish:
             self._note(
                 self.stored,
                 i,
                 "stands in two places in the checkpoint, for which `like` has different dtypes or "
                 "shardings; make them equal in `like`",
             )
-        self.fit.places[leaf] = wish[1]
 
     def _compare_dtype(self, i: int, mine: dtypes.Stored, theirs: dtypes.Stored) -> None:
         source = dtypes.resolve(mine, where=self.stored.where)

@@ -255,6 +255,7 @@ class _Load:
                 row,
                 fit.casts.get(leaf),
                 fit.places.get(leaf),
+                leaf in fit.numbers,
             )
         return makers
 

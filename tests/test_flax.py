@@ -364,6 +364,19 @@ def test_what_the_framework_means_to_be_supplied_comes_from_like(
         assert loaded.apply_fn is like.apply_fn
 
 
+def test_a_trained_state_loads_into_a_fresh_one(tmp_path: pathlib.Path) -> None:
+    @jax.jit
+    def update(state: Any) -> Any:
+        return state.apply_gradients(grads=state.params)  # the step 0 becomes an array
+
+    trained = update(train_state())
+    ckptstore.save(tmp_path / "c", trained)
+    loaded = ckptstore.load(tmp_path / "c", like=train_state())
+    assert loaded.step == 1
+    assert differences(update(trained).params, update(loaded).params) == []
+    assert differences(update(trained).opt_state, update(loaded).opt_state) == []
+
+
 def test_paths_of_a_train_state_go_by_field_and_through_frozen_dicts(
     tmp_path: pathlib.Path,
 ) -> None:

@@ -475,6 +475,27 @@ class TestJax:
         loaded = ckptstore.load(tmp_path / "c", like=jnp.int32(0))
         assert (int(loaded), loaded.committed) == (3, False)
 
+    def test_a_number_in_like_takes_what_jit_made_of_one(self, tmp_path: pathlib.Path) -> None:
+        numbers = {"c": 1 + 2j, "f": 0.5, "i": 7}
+        ckptstore.save(tmp_path / "c", jax.jit(lambda tree: tree)(numbers))
+        loaded = ckptstore.load(tmp_path / "c", like={"i": 0, "f": 0.0, "c": 0j})
+        assert differences(numbers, loaded) == []
+        with pytest.raises(ckptstore.StructureError, match=r"3 difference") as caught:
+            ckptstore.load(tmp_path / "c", like={"i": 0.0, "f": 0, "c": True})
+        assert "jax.Array float32[] in the checkpoint, int in `like`" in str(caught.value)
+        x = jnp.ones((), jnp.int32)
+        ckptstore.save(tmp_path / "strict", {"a": x, "b": jnp.ones(2)})
+        with pytest.raises(ckptstore.StructureError, match=r"2 difference") as caught:
+            ckptstore.load(tmp_path / "strict", like={"a": 0, "b": 0.0})
+        assert str(caught.value).count("in `like`; pass an array there") == 1
+
+    def test_a_number_and_an_array_of_like_are_not_one(self, tmp_path: pathlib.Path) -> None:
+        count = jax.jit(lambda n: n)(3)
+        ckptstore.save(tmp_path / "c", [count, count])
+        assert ckptstore.load(tmp_path / "c", like=[0, 0]) == [3, 3]
+        with pytest.raises(ckptstore.StructureError, match="stands in two places"):
+            ckptstore.load(tmp_path / "c", like=[0, count])
+
     def test_a_key_is_not_taken_for_another_or_for_its_data(self, tmp_path: pathlib.Path) -> None:
         key = jax.random.key(0)
         ckptstore.save(tmp_path / "c", {"k": key})
