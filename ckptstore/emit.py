@@ -287,6 +287,11 @@ _CONTAINERS: dict[type, Emit] = {
 }
 
 
+def is_own(cls: type) -> bool:
+    """Tell whether the format itself has such objects, whatever is registered."""
+    return cls in SCALARS or cls in _CONTAINERS
+
+
 def emitter(cls: type, x: Any) -> Emit:
     """Decide, once for each exact type, how its objects become nodes."""
     if cls in _CONTAINERS:

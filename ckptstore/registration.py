@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ckptstore import classes, migrations, registry
+from ckptstore import classes, emit, migrations, registry
 from ckptstore.errors import StructureError
 from ckptstore.index import TypeKind
 from ckptstore.migrations import Migration
@@ -38,7 +38,7 @@ def register(
         cls.
 
     Raises:
-        StructureError: reason ``register`` where `cls` is no class or built in, only one of the
+        StructureError: reason ``register`` where `cls` is no class or needs none, only one of the
             two functions is given, or the name has no dot or belongs to another class; reason
             ``bad-migration`` where `migrate` does not lead to the fields of `cls`.
     """
@@ -49,7 +49,7 @@ def register(
             f"register({cls.__qualname__}): give flatten and unflatten both, or neither",
             reason="register",
         )
-    if not cls.__flags__ & classes.HEAP_TYPE:
+    if emit.is_own(cls):
         raise StructureError(
             f"register: {cls.__qualname__} is built in and needs no registration", reason="register"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import datetime
 import threading
 
 import numpy as np
@@ -73,6 +74,33 @@ class TestRegister:
     def test_a_built_in_type_is_refused(self, registered):
         with pytest.raises(ckptstore.StructureError, match="built in"):
             registered(list, flatten=list, unflatten=list)
+
+    @pytest.mark.parametrize(
+        ("x", "flatten", "unflatten"),
+        [
+            (
+                collections.deque([1, [2]], maxlen=3),
+                lambda x: (x, x.maxlen),
+                lambda maxlen, items: collections.deque(items, maxlen),
+            ),
+            (
+                datetime.datetime(2026, 1, 2, 3, 4, 5, 6),
+                lambda x: ((), x.isoformat()),
+                lambda text, _: datetime.datetime.fromisoformat(text),
+            ),
+        ],
+    )
+    def test_a_class_in_c_is_carried_by_the_users_functions(
+        self, registered, place, x, flatten, unflatten
+    ):
+        with pytest.raises(ckptstore.StructureError, match=r"ckptstore\.register\("):
+            ckptstore.save(place, {"a": x})
+        registered(type(x), flatten=flatten, unflatten=unflatten)
+        ckptstore.save(place, {"a": x, "b": x})
+        loaded = ckptstore.load(place)
+        assert loaded == {"a": x, "b": x}
+        assert type(loaded["a"]) is type(x)
+        assert loaded["a"] is loaded["b"]
 
     def test_the_name_stays_when_the_class_moves(self, registered, place):
         registered(twins.A, name="stable.State")
