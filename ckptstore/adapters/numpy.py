@@ -61,9 +61,19 @@ class NumpyAdapter(Adapter):
         return host.view(np.recarray) if row.name == "recarray" else host
 
     def record(self, cls: type) -> Record | None:
-        """Take masked arrays apart."""
+        """Take masked arrays apart; refuse generators of random numbers."""
         if cls is np.ma.MaskedArray:
             return Record(_MASKED, _take_masked, _make_masked)
+        if cls.__module__ == "numpy.random._generator":  # of numpy.random, which may not be there
+            raise Refusal(
+                "a numpy.random.Generator cannot be carried; save x.bit_generator.state, and put "
+                "what is loaded back by x.bit_generator.state = loaded"
+            )
+        if cls.__module__ == "numpy.random.mtrand":
+            raise Refusal(
+                "a numpy.random.RandomState cannot be carried; save x.get_state(), and put what is "
+                "loaded back by x.set_state(loaded)"
+            )
         return None
 
     def record_named(self, row: TypeRow) -> Record | None:
