@@ -23,6 +23,7 @@ import pytest
 import safetensors.numpy
 import torch
 from compare import differences
+from flax.training.train_state import TrainState
 
 import ckptstore
 from ckptstore import convert
@@ -131,6 +132,20 @@ def test_flax_differences_are_told_at_once():
         "$.step: int in the file, float in `like`",
     ):
         assert words in str(error)
+
+
+def test_a_trained_train_state_moves_into_the_shapes_of_a_fresh_one():
+    def fresh():
+        return TrainState.create(apply_fn=len, params={"w": jnp.ones(2)}, tx=optax.adam(1e-2))
+
+    trained = jax.jit(lambda state: state.apply_gradients(grads=state.params))(fresh())
+    data = flax.serialization.to_bytes(trained)
+    words = r"step: int32\[\] in the file, int in `like`; pass an array there"
+    refused(convert.from_flax, data, like=fresh(), error=ckptstore.StructureError, words=words)
+    loaded = convert.from_flax(data, like=jax.eval_shape(fresh))
+    assert differences(trained.opt_state, loaded.opt_state) == []
+    assert differences(trained.params, loaded.params) == []
+    assert int(loaded.step) == 1
 
 
 def test_flax_holds_no_keys_and_no_byte_order():

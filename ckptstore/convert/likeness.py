@@ -44,7 +44,8 @@ class Likeness:
         """
         if type(like) in emit.SCALARS:
             if type(stored) is not type(like):
-                self.differ(path, f"{text_of(stored)} in the file, {text_of(like)} in `like`")
+                text = f"{text_of(stored)} in the file, {text_of(like)} in `like`"
+                self.differ(path, text + match.number_hint(like, getattr(stored, "shape", None)))
                 return like
             return stored
         found = expected(like)

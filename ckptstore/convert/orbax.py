@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import emit, storage
+from ckptstore import emit, match, storage
 from ckptstore.convert import source as sources
 from ckptstore.convert.likeness import Likeness, expected, filled, step, text_of
 from ckptstore.dtypes import describe
@@ -178,9 +178,10 @@ def _compare(where: str, stored: Mapping[Path, Any], like: Any) -> dict[Path, An
     for path, x in leaves.items():
         if path not in stored:
             likeness.differ(_shown(path), f"{text_of(x)} in `like`, not in the directory")
-        elif not _agrees(stored[path], x):
-            here = _described(stored[path])
-            likeness.differ(_shown(path), f"{here} in the directory, {text_of(x)} in `like`")
+        elif not _agrees(found := stored[path], x):
+            text = f"{_described(found)} in the directory, {text_of(x)} in `like`"
+            shape = found.shape if type(found).__name__ == "ArrayMetadata" else None
+            likeness.differ(_shown(path), text + match.number_hint(x, shape))
     likeness.done()
     return leaves
 
