@@ -94,8 +94,7 @@ def evicted(keep: Rule, steps: Sequence[StepInfo], saved: int) -> list[int]:
     """
     given = {info.step: info for info in steps}
     kept = {saved, *list(given)[-1:]}
-    answer = keep(list(steps))
-    for info in answer if isinstance(answer, Iterable) else [answer]:
+    for info in _answer(keep, steps):
         if not isinstance(info, StepInfo) or given.get(info.step) is not info:
             raise StructureError(
                 f"keep gave {info!r:.80} ({type(info).__name__}), expected some of the steps that "
@@ -162,6 +161,12 @@ def check_metric(where: str, metric: Any, mode: Any) -> None:
         )
 
 
+def _answer(rule: Rule, steps: Sequence[StepInfo]) -> Iterable[Any]:
+    """Ask a rule, with a list of its own: it may sort it, or take from it."""
+    answer = rule(list(steps))
+    return answer if isinstance(answer, Iterable) else [answer]
+
+
 def _few(found: Sequence[Any]) -> str:
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     return ", ".join(f"step {x}" if isinstance(x, int) else repr(x) for x in found[:5]) + more
@@ -214,10 +219,11 @@ class _Best(Keep):
 class _Either(Keep):
     def __init__(self, *rules: Rule) -> None:
         self.rules = rules
-        self.metrics = frozenset[str]().union(*(getattr(rule, "metrics", ()) for rule in rules))
+        own = [rule.metrics for rule in rules if isinstance(rule, Keep)]
+        self.metrics = frozenset[str]().union(*own)
 
     def __call__(self, steps: Sequence[StepInfo]) -> Iterable[StepInfo]:
-        return [info for rule in self.rules for info in rule(steps)]
+        return [info for rule in self.rules for info in _answer(rule, steps)]
 
     def __repr__(self) -> str:
         return " | ".join(map(repr, self.rules))

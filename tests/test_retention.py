@@ -115,6 +115,34 @@ def test_a_rule_is_combined_with_a_callable_on_either_side() -> None:
         keep_last(1) | 3  # type: ignore[operator]
 
 
+def test_a_callable_may_change_the_list_that_it_is_given() -> None:
+    def two_best(steps: Any) -> Any:
+        steps.sort(key=lambda info: info.metrics["loss"])
+        del steps[2:]
+        return steps
+
+    given = losses(*(abs(step - 3.0) for step in range(9)))
+    assert kept(two_best | keep_last(2), given) == [2, 3, 7, 8]
+    assert kept(keep_last(2) | two_best, given) == [2, 3, 7, 8]
+
+
+@pytest.mark.parametrize("answer", [[3], None, 7, "all"], ids=repr)
+def test_a_combined_rule_that_gives_no_steps_is_the_same_error(answer: Any) -> None:
+    with pytest.raises(ckptstore.StructureError, match="lambda steps:") as caught:
+        retention.evicted(keep_last(1) | (lambda steps: answer), infos(range(5)), 4)
+    assert caught.value.reason == "bad-argument"
+
+
+def test_only_rules_of_ours_say_which_metrics_they_look_at() -> None:
+    class Mine:
+        def metrics(self) -> None: ...
+
+        def __call__(self, steps: Sequence[StepInfo]) -> Sequence[StepInfo]:
+            return steps
+
+    assert (Mine() | keep_best(1, "loss")).metrics == {"loss"}
+
+
 def test_a_rule_says_what_it_is_and_survives_a_process_boundary() -> None:
     rule = keep_last(2) | keep_every(10) | keep_best(1, "loss", "max")
     assert repr(rule) == "keep_last(2) | keep_every(10) | keep_best(1, 'loss', 'max')"
