@@ -82,7 +82,12 @@ class PendingSave:
         return self._checkpoint
 
     def wait(self) -> None:
-        """Wait for the end of the save, however it ends."""
+        """Wait for the end of the save, however it ends.
+
+        A signal handler may do so before there is a thread: then it is made here.
+        """
+        if not self.done():
+            self._run()
         self._ended.wait()
 
     def check(self) -> None:

@@ -303,14 +303,14 @@ def test_threads_take_turns(tmp_path, gate):
     assert [ckptstore.load(tmp_path / name) for name in names] == [[name] for name in names]
 
 
-@pytest.mark.parametrize("where", ["wait", "fix"])
+@pytest.mark.parametrize("where", ["wait", "fix", "start"])
 def test_a_signal_handler_may_save_while_a_save_begins(tmp_path, monkeypatch, where):
     ckptstore.save_async(tmp_path / "0", [0])
     seen = []
     before = signal.signal(
         signal.SIGALRM, lambda *_: seen.append(ckptstore.save_async(tmp_path / "2", [2]))
     )
-    owner = PendingSave if where == "wait" else Staging
+    owner = {"wait": PendingSave, "fix": Staging, "start": threading.Thread}[where]
     real = getattr(owner, where)
 
     def interrupted(self: Any) -> None:
