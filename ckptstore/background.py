@@ -15,6 +15,9 @@ from ckptstore.errors import CheckpointError
 from ckptstore.reuse import Series
 from ckptstore.writer import Attempt
 
+Begun = Callable[["PendingSave"], None]
+"""Given a save before its thread is started: an interrupt may keep it from the caller."""
+
 Then = Callable[[Checkpoint], None]
 """What a thread does after it has saved, before the save has ended; it raises nothing."""
 
@@ -109,6 +112,7 @@ class PendingSave:
             self._forget()
             assert self._attempt is not None
             self._attempt.__exit__(None, None, None)
+            self._ended.set()
 
     def _forget(self) -> None:
         """Wait for this save no more; a signal handler that saved may have done so already."""
@@ -159,6 +163,7 @@ def save_async(
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     wait: bool = True,
+    _begun: Begun | None = None,
     _then: Then | None = None,
     _series: Series | None = None,
 ) -> PendingSave:
@@ -215,7 +220,7 @@ def save_async(
         except BaseException:
             attempt.__exit__(None, None, None)
             raise
-        return _begin(PendingSave(attempt, _then))
+        return _begin(PendingSave(attempt, _then), _begun)
     finally:
         _lock.release()
 
@@ -239,10 +244,12 @@ def _pending(why: str) -> CheckpointError:
     )
 
 
-def _begin(pending: PendingSave) -> PendingSave:
+def _begin(pending: PendingSave, begun: Begun | None) -> PendingSave:
     """Start the thread of a save. Where none can be started or waited for, make the save here."""
     try:
         _saves.append(pending)
+        if begun is not None:
+            begun(pending)
         if not _ending and _start(pending):
             return pending
     except BaseException:

@@ -157,9 +157,8 @@ class Manager:
         """
         if not self._is_due(step, metrics, force):
             return None
-        save_async = functools.partial(background.save_async, _then=self._saved)
-        self._pending = self._save(save_async, step, tree, metrics, options)
-        return self._pending
+        save_async = functools.partial(background.save_async, _begun=self._begun, _then=self._saved)
+        return self._save(save_async, step, tree, metrics, options)
 
     def load(
         self, step: int | None = None, like: Any = None, *, fallback: bool = False, **options: Any
@@ -319,6 +318,10 @@ class Manager:
         )
         self._cadence.saved(step)
         return saved
+
+    def _begun(self, pending: PendingSave) -> None:
+        """Know the save in the background, of several threads the one that was begun last."""
+        self._pending = pending
 
     def _saved(self, saved: Checkpoint) -> None:
         """Evict, after the commit and in the thread of the save."""

@@ -22,7 +22,7 @@ from servers import Moto
 from servers.proxy import FaultProxy
 
 import ckptstore
-from ckptstore import Manager, cadence, keep_last
+from ckptstore import Manager, background, cadence, keep_last
 from ckptstore.storage.local import LocalStorage
 
 
@@ -488,6 +488,58 @@ def test_the_end_of_a_block_waits(place: Place) -> None:
     with manager:
         manager.save_async(2, tree(2))
     assert is_of(manage(place).load(), 2), "a block can be entered again"
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_the_end_of_a_block_waits_for_a_save_whose_call_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: bool
+) -> None:
+    real, put = threading.Thread.start, LocalStorage.put
+
+    def interrupted(thread: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", real)
+        if started:
+            real(thread)
+        raise KeyboardInterrupt
+
+    def slow(self: LocalStorage, *args: Any) -> None:
+        time.sleep(0.2)
+        put(self, *args)
+
+    monkeypatch.setattr(LocalStorage, "put", slow)
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), Manager(tmp_path) as manager:
+        manager.save_async(1, tree(1))
+    assert Manager(tmp_path).steps() == [1] * started
+    assert manager.save(2, tree(2)) is not None, "one that never was is not waited for"
+
+
+def test_the_end_of_a_block_waits_for_the_save_that_any_thread_began_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, real, put = threading.Event(), background.save_async, LocalStorage.put
+
+    def save_async(*args: Any, **options: Any) -> Any:
+        pending = real(*args, **options)
+        assert options["step"] == 2 or late.wait(30)
+        return pending
+
+    def slow(self: LocalStorage, *args: Any) -> None:
+        if name_of(2) in self.url:
+            time.sleep(0.2)
+        put(self, *args)
+
+    monkeypatch.setattr(background, "save_async", save_async)
+    monkeypatch.setattr(LocalStorage, "put", slow)
+    with Manager(tmp_path) as manager:
+        first = threading.Thread(target=manager.save_async, args=(1, tree(1)))
+        first.start()
+        while not Manager(tmp_path).steps():
+            time.sleep(0.001)
+        manager.save_async(2, tree(2))
+        late.set()
+        first.join()
+    assert Manager(tmp_path).steps() == [1, 2]
 
 
 def test_the_end_of_a_block_raises_the_error_of_its_save(
