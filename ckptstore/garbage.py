@@ -48,7 +48,12 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
     short_lived = [name for name in changed if _SHORT_LIVED.fullmatch(name)]
     if not attempts and not short_lived:
         return []
-    old = _clock(storage) - grace
+    try:
+        old = _clock(storage) - grace
+    except StorageError:
+        if storage.changed():
+            raise
+        return []  # deleted meanwhile, with its directory
     if changed.get(MANIFEST, old) > old:
         return []  # what it replaced may be put back by its writer
     removed = []

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import math
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -436,6 +437,21 @@ def test_what_killed_saves_left_goes_and_all_else_stays(
 def test_a_place_that_is_not_there_has_no_garbage(place: Place, store: Any) -> None:
     assert garbage.collect(store, ALL) == []
     assert place.files() == set()
+
+
+def test_a_step_that_is_deleted_while_it_is_looked_at_has_no_garbage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager, real = ckptstore.Manager(tmp_path), local.LocalStorage.unfinished
+    manager.save(1, tree("old"))
+    (tmp_path / "step-000000000001" / data_of(DEAD)).write_bytes(b"x")
+
+    def unfinished(self: local.LocalStorage) -> Any:
+        shutil.rmtree(self.url)
+        return real(self)
+
+    monkeypatch.setattr(local.LocalStorage, "unfinished", unfinished)
+    assert manager.gc(grace=0) == {}
 
 
 def test_a_damaged_manifest_keeps_everything(place: Place, store: Any) -> None:
