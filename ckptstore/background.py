@@ -18,8 +18,8 @@ from ckptstore.writer import Attempt
 Begun = Callable[["PendingSave"], None]
 """Given a save before its thread is started: an interrupt may keep it from the caller."""
 
-Then = Callable[[Checkpoint], None]
-"""What a thread does after it has saved, before the save has ended; it raises nothing."""
+Then = Callable[[Checkpoint | None], None]
+"""What a thread does before the save has ended, with None where it failed; it raises nothing."""
 
 _LOOK_SECONDS = 0.5
 
@@ -112,7 +112,7 @@ class PendingSave:
             self._forget()
             assert self._attempt is not None
             self._attempt.__exit__(None, None, None)
-            self._ended.set()
+            self._end()
 
     def _forget(self) -> None:
         """Wait for this save no more; a signal handler that saved may have done so already."""
@@ -133,8 +133,11 @@ class PendingSave:
             _clear_frames(error)
             self._error = error
         del attempt  # with it go the values, before anybody is told
+        self._end()
+
+    def _end(self) -> None:
         try:
-            if self._then is not None and self._checkpoint is not None:
+            if self._then is not None:
                 self._then(self._checkpoint)
         finally:
             self._ended.set()

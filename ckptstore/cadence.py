@@ -26,6 +26,7 @@ class Cadence:
         self.every = every
         self._seen: int | None = None
         self._saved_at = time.monotonic()
+        self._owed = False
 
     def resumed(self, step: int) -> None:
         """Count from a step that was loaded, where there was no call yet."""
@@ -39,7 +40,7 @@ class Cadence:
         over; so it does not matter how many calls there were, or where the run was resumed. Until
         `saved` is called, a save that failed, the next call is to save as well.
         """
-        if self.every is None:
+        if self.every is None or self._owed:
             return True
         if isinstance(self.every, datetime.timedelta):
             return time.monotonic() - self._saved_at >= self.every.total_seconds()
@@ -49,9 +50,14 @@ class Cadence:
         return due
 
     def saved(self, step: int) -> None:
-        """Count from a step that was saved, and from now."""
+        """Count from a step that was saved, or is being saved, and from now."""
         self._seen = step
         self._saved_at = time.monotonic()
+        self._owed = False
+
+    def failed(self) -> None:
+        """Let the next call save: the save that `saved` told of came to nothing."""
+        self._owed = True
 
 
 def _check(every: Any) -> None:

@@ -133,6 +133,7 @@ class Manager:
         self._wait()
         self._tell()
         saved = self._save(writer.save, step, tree, metrics, options)
+        self._cadence.saved(step)
         self._saved(saved)
         return saved
 
@@ -157,7 +158,7 @@ class Manager:
         """
         if not self._is_due(step, metrics, force):
             return None
-        save_async = functools.partial(background.save_async, _begun=self._begun, _then=self._saved)
+        save_async = functools.partial(background.save_async, _begun=self._begun, _then=self._ended)
         return self._save(save_async, step, tree, metrics, options)
 
     def load(
@@ -307,7 +308,7 @@ class Manager:
         options: Mapping[str, Any],
     ) -> _Result:
         """Save a step by `save` or `save_async`, with what this run has to say to it."""
-        saved = save(
+        return save(
             self._run.at(step),
             tree,
             step=step,
@@ -316,12 +317,19 @@ class Manager:
             _series=self._series,
             **{"overwrite": step in self._damaged, **options},
         )
-        self._cadence.saved(step)
-        return saved
 
     def _begun(self, pending: PendingSave) -> None:
         """Know the save in the background, of several threads the one that was begun last."""
+        assert pending.step is not None
         self._pending = pending
+        self._cadence.saved(pending.step)
+
+    def _ended(self, saved: Checkpoint | None) -> None:
+        """Do what comes after a save in the background, in its thread."""
+        if saved is None:
+            self._cadence.failed()
+        else:
+            self._saved(saved)
 
     def _saved(self, saved: Checkpoint) -> None:
         """Evict, after the commit and in the thread of the save."""

@@ -109,6 +109,20 @@ def test_after_a_save_that_failed_the_next_call_saves(
         assert saved_of(manager, range(first + 1, first + 5)) == [first + 1]
 
 
+@pytest.mark.parametrize("every", [10, datetime.timedelta(hours=1)])
+def test_after_a_save_that_failed_in_the_background_the_next_call_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: Any
+) -> None:
+    manager = Manager(tmp_path, every=every)
+    for first in (10, 20):
+        fail_once(monkeypatch)
+        pending = manager.save_async(first, tree(first), force=True)
+        assert pending is not None
+        with pytest.raises(ckptstore.StorageError):
+            pending.result()
+        assert saved_of(manager, range(first + 1, first + 5)) == [first + 1]
+
+
 def test_a_step_that_was_refused_because_a_save_is_under_way_is_made_up_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
