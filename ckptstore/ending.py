@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import concurrent.futures.thread  # noqa: F401  its end of a process is to come after ours
 import contextlib
+import gc
+import io
 import os
 import sys
 import threading
@@ -58,10 +60,15 @@ def leave(code: int) -> None:
         raise SystemExit(code)  # multiprocessing leaves by itself
     atexit.unregister(leave)
     atexit._run_exitfuncs()  # those of others
-    for stream in (sys.stdout, sys.stderr):
+    for file in (sys.stdout, sys.stderr, *_files()):
         with contextlib.suppress(Exception):
-            stream.flush()
+            file.flush()
     os._exit(code)
+
+
+def _files() -> list[io.IOBase]:
+    """Return the files of this process: what was written to one is lost at `os._exit`."""
+    return [x for x in gc.get_objects() if issubclass(type(x), io.IOBase)]
 
 
 def _is_child() -> bool:

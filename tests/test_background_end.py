@@ -172,6 +172,17 @@ fail()
     assert out.split("\n") == ["a thread", "a handler from after", "a handler from before", ""]
 
 
+def test_what_was_written_to_a_file_before_a_failed_save_is_not_lost(disk, tmp_path):
+    lines = f"""
+log = open({str(tmp_path / "log")!r}, "w")
+log.write("losses")
+fail()
+"""
+    code, _, _ = Script(disk, lines, late=0.1).end()
+    assert code == 8
+    assert (tmp_path / "log").read_text() == "losses"
+
+
 def test_a_second_interrupt_gives_the_save_up(place):
     script = Script(place, "begin()\nprint('begun', flush=True)\ntime.sleep(60)", late=60)
     assert script.process.stdout is not None and script.process.stderr is not None
