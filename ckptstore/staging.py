@@ -69,6 +69,10 @@ class Staging:
         self._walk.objects.clear()
         leaves.clear()
 
+    def let_go(self) -> None:
+        """Keep nothing any more; what the frames of an error hold may be this."""
+        self._kept.clear()
+
     def _checked(self, leaf: int, read: Callable[[], Array]) -> Array:
         try:
             host = read()

@@ -179,6 +179,7 @@ class Attempt:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._staging.let_go()
         self._store.__exit__(*exc)
 
     def fix(self) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -409,6 +410,26 @@ def test_a_save_that_fails_leaves_no_files(tmp_path, monkeypatch):
     with pytest.raises(ckptstore.StorageError, match="no disk"):
         ckptstore.save_async(tmp_path / "c", np.ones(10)).result()
     assert os.listdir(tmp_path / "c") == []
+
+
+def test_a_save_that_failed_holds_no_copy_of_the_state(tmp_path, monkeypatch):
+    x = np.ones(LARGE, np.float32)
+
+    def put(self: Any, name: str, chunks: Iterator[Any], nbytes: int) -> None:
+        next(iter(chunks))
+        raise ckptstore.StorageError("no disk")
+
+    monkeypatch.setattr("ckptstore.storage.local.LocalStorage.put", put)
+    tracemalloc.start()
+    try:
+        pending = ckptstore.save_async(tmp_path / "c", x)
+        assert tracemalloc.get_traced_memory()[1] >= x.nbytes
+        with pytest.raises(ckptstore.StorageError, match="no disk") as caught:
+            pending.result()
+        assert caught.value.__traceback__ is not None
+        assert tracemalloc.get_traced_memory()[0] < x.nbytes / 2
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("where", ["fix", "start", "started"])
