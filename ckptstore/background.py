@@ -48,6 +48,7 @@ class PendingSave:
         self.step = attempt.step
         self._attempt: Attempt | None = attempt
         self._then = then
+        self._thread: threading.Thread | None = None
         self._taken = threading.Lock()
         self._ended = threading.Event()
         self._checkpoint: Checkpoint | None = None
@@ -89,7 +90,7 @@ class PendingSave:
 
         A signal handler may do so before there is a thread: then it is made here.
         """
-        if not self.done():
+        if not self.done() and (self._thread is None or self._thread.ident is None):
             self._run()
         self._ended.wait()
 
@@ -264,8 +265,10 @@ def _begin(pending: PendingSave, begun: Begun | None) -> PendingSave:
 
 
 def _start(pending: PendingSave) -> bool:
+    thread = threading.Thread(target=pending._run, name="ckptstore-save", daemon=True)
+    pending._thread = thread
     try:
-        threading.Thread(target=pending._run, name="ckptstore-save", daemon=True).start()
+        thread.start()
     except RuntimeError:
         return False
     return True

@@ -328,6 +328,19 @@ def test_a_signal_handler_may_save_while_a_save_begins(tmp_path, monkeypatch, wh
     assert seen[0].result().url == str(tmp_path / "2")
 
 
+def test_who_waits_does_not_make_the_save_of_a_thread_that_runs(tmp_path, monkeypatch):
+    made, real = [], PendingSave._run
+
+    def late(self: PendingSave) -> None:
+        time.sleep(0.2)  # it runs, and has not begun yet
+        made.append(threading.current_thread().name)
+        real(self)
+
+    monkeypatch.setattr(PendingSave, "_run", late)
+    ckptstore.save_async(tmp_path / "c", [1]).wait()
+    assert made == ["ckptstore-save"], "an interrupt of who waits would end the save"
+
+
 # What it tells
 
 
