@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -182,6 +183,25 @@ def test_a_current_directory_that_is_gone_is_an_error_that_says_so(
 def test_options_of_a_store_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ckptstore.StorageError, match="takes no storage_options, found anon"):
         ckptstore.load(tmp_path, storage_options={"anon": True})
+
+
+def test_a_directory_that_is_gone_during_a_save_is_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = LocalStorage.put
+
+    def put(self: LocalStorage, *args: Any) -> None:
+        shutil.rmtree(tmp_path / "run")
+        real(self, *args)
+
+    manager = ckptstore.Manager(tmp_path / "run")
+    manager.save(1, {"x": 1})
+    monkeypatch.setattr(LocalStorage, "put", put)
+    with pytest.raises(ckptstore.StorageError, match="moved or deleted meanwhile"):
+        manager.save(2, {"x": np.ones(3)})
+    monkeypatch.undo()
+    manager.save(3, {"x": 3})
+    assert manager.steps() == [3]
 
 
 def test_a_file_where_the_directory_should_be(tmp_path: Path) -> None:

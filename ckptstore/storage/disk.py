@@ -31,6 +31,7 @@ _REMEDIES = {
     errno.EROFS: "; mount the file system writable, or choose another place",
     errno.EACCES: "; check the owner and the mode of the directory",
     errno.EPERM: "; check the owner and the mode of the directory",
+    errno.ENOENT: "; the directory is gone: was it moved or deleted meanwhile?",
     errno.EIO: "; the disk is failing: check it before you trust it again",
     errno.EFBIG: "; raise the limit on file size (ulimit -f)",
     errno.ENOLCK: _NO_LOCKS,
