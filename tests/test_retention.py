@@ -400,6 +400,17 @@ def test_a_forced_save_needs_no_metric_and_is_never_the_best(
     assert warnings_of(caplog) == []
 
 
+def test_where_no_step_has_a_finite_value_nothing_is_deleted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = Manager(tmp_path, keep=keep_last(1) | keep_best(1, "loss"))
+    fill(manager, dict.fromkeys(range(3), float("nan")))
+    assert manager.steps() == [0, 1, 2]
+    assert "no finite value of the metric 'loss'" in warnings_of(caplog)[-1]
+    fill(manager, {3: 1.0})
+    assert manager.steps() == [3]
+
+
 def test_best_of_nothing_of_some_and_of_damaged_ones(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
