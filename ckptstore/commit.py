@@ -216,8 +216,12 @@ def _withdraw(storage: Storage, data: bytes, swapped: bytes | None) -> None:
             storage.swap(MANIFEST, swapped, data)
 
 
-def delete(storage: Storage) -> None:
+def delete(storage: Storage, attempt: str | None = None) -> None:
     """Remove a checkpoint: its manifest first, then its files.
+
+    Args:
+        storage: the place.
+        attempt: the only one to remove; None is whichever is there.
 
     Raises:
         NotCommittedError: there is none.
@@ -228,6 +232,11 @@ def delete(storage: Storage) -> None:
     data = surely_held(storage)
     if data is None:
         raise not_committed(storage)
+    if attempt not in (None, attempt_in(data)):
+        raise AlreadyCommittedError(
+            f"{storage.url}: another save (attempt {attempt_in(data) or 'unreadable'}) was "
+            "committed there meanwhile; nothing of it was touched"
+        )
     failed: CheckpointError | None = None
     try:
         storage.delete(MANIFEST, expected=data)
@@ -252,8 +261,8 @@ def delete(storage: Storage) -> None:
             f"{storage.url}: whether the deletion of {MANIFEST} is done and durable cannot be "
             f"known ({failed}); none of the data was removed; delete it again"
         ) from failed
-    attempt = attempt_in(data)
-    left = None if attempt is None else discard(storage, attempt)
+    removed = attempt_in(data)
+    left = None if removed is None else discard(storage, removed)
     # Its writer may have lost the answer of its commit, and have sent it again in between. If it
     # does so after this look, it finds its files gone, and withdraws.
     try:

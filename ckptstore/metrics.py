@@ -65,6 +65,10 @@ class Look:
         self._known.pop(step, None)
         return True
 
+    def attempt(self, step: int) -> str | None:
+        """Return the attempt of a step whose metrics were asked for; None where none were."""
+        return self._here[step][0] if self._used else None
+
     def _metrics(self, step: int) -> Mapping[str, float]:
         self._used = True
         missing = [info.step for info in self.infos if info.step not in self._here]

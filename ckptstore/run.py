@@ -171,7 +171,7 @@ class Run:
                 look = self.metrics.look(store, _committed(store))
                 for step in retention.evicted(keep, look.infos, saved):
                     if not look.stale(step):
-                        _evict(store, step)
+                        _evict(store, step, look.attempt(step))
         except Exception as error:
             own = isinstance(error, CheckpointError)
             what = error if own else f"{type(error).__name__}: {error}"
@@ -199,9 +199,9 @@ def _refuse_checkpoint(store: Storage) -> None:
     )
 
 
-def _evict(store: Storage, step: int) -> None:
+def _evict(store: Storage, step: int, attempt: str | None) -> None:
     try:
-        commit.delete(store.child(steps.name(step)))
+        commit.delete(store.child(steps.name(step)), attempt)
     except (NotCommittedError, AlreadyCommittedError):
         pass  # another process was faster, or has just saved it again
     except CheckpointError as error:

@@ -334,10 +334,10 @@ def test_a_deletion_that_fails_is_logged_and_tried_again_after_the_next_save(
 ) -> None:
     manager, real = Manager(tmp_path, keep=keep_last(1)), commit.delete
 
-    def fail(store: Any) -> None:
+    def fail(store: Any, attempt: Any) -> None:
         if store.url.endswith(name_of(1)):
             raise ckptstore.StorageError("the disk says no")
-        real(store)
+        real(store, attempt)
 
     manager.save(1, tree(1))
     manager.save(2, tree(2), force=True)
@@ -452,6 +452,22 @@ def test_a_step_that_another_process_replaced_is_not_evicted_by_its_old_metrics(
     assert manager.steps() == [1, 2, 3], "what it knew of step 2 is not what is there"
     fill(manager, {4: 6.0})
     assert manager.steps() == [2, 4]
+
+
+def test_a_step_that_another_process_replaces_right_before_its_eviction_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager, real = Manager(tmp_path, keep=keep_best(1, "loss")), commit.delete
+    fill(Manager(tmp_path), {1: 2.0, 2: 1.0})
+
+    def delete(*args: Any) -> None:
+        monkeypatch.undo()
+        Manager(tmp_path).save(1, tree(11), metrics={"loss": 0.5}, overwrite=True)
+        real(*args)
+
+    monkeypatch.setattr(commit, "delete", delete)
+    fill(manager, {3: 5.0})
+    assert manager.steps() == [1, 2, 3] and is_of(manager.load(1), 11)
 
 
 @pytest.fixture
