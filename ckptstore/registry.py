@@ -32,9 +32,10 @@ ADAPTERS: Mapping[str, str] = {
     "chex": "ckptstore.adapters.chex",
     "jmp": "ckptstore.adapters.jmp",
     "torch": "ckptstore.adapters.torch",
-    "builtins": "ckptstore.adapters.python",
-    "collections": "ckptstore.adapters.python",
-    "functools": "ckptstore.adapters.python",
+    **dict.fromkeys(
+        ("argparse", "builtins", "collections", "datetime", "functools", "pathlib", "types"),
+        "ckptstore.adapters.python",
+    ),
 }
 """Top-level package to the module that holds its adapter, as ``ADAPTER``."""
 

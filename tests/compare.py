@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import datetime
 import enum
 import functools
+import pathlib
 import struct
 import sys
 import types
@@ -24,6 +26,7 @@ import pytest
 import ckptstore
 
 _PLAIN = (type(None), bool, int, str, bytes, type(...))
+_BY_REPR = pathlib.PurePath, datetime.date, datetime.timedelta, datetime.timezone
 _SUB_BYTE = {"int1": 1, "uint1": 1, "int2": 2, "uint2": 2, "int4": 4, "uint4": 4}
 _SUB_BYTE |= {"float4_e2m1fn": 4, "float6_e2m3fn": 6, "float6_e3m2fn": 6}
 
@@ -119,6 +122,10 @@ class _Walk:
             if x is not y:
                 self.note(path, f"{x!r:.60} became {y!r:.60}")
             return []
+        if isinstance(x, _BY_REPR):
+            return self.equal(path, repr(x), repr(y))
+        if isinstance(x, collections.deque) and x.maxlen != y.maxlen:
+            self.note(path, f"the maxlen {x.maxlen} became {y.maxlen}")
         if isinstance(x, collections.defaultdict) and x.default_factory is not y.default_factory:
             self.note(path, f"the factory {x.default_factory} became {y.default_factory}")
         pairs = self.attributes(path, x, y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import datetime
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -79,14 +80,14 @@ class TestRegister:
         ("x", "flatten", "unflatten"),
         [
             (
-                collections.deque([1, [2]], maxlen=3),
-                lambda x: (x, x.maxlen),
-                lambda maxlen, items: collections.deque(items, maxlen),
+                types.MappingProxyType({"a": [1]}),
+                lambda x: (x.values(), tuple(x)),
+                lambda names, values: types.MappingProxyType(dict(zip(names, values, strict=True))),
             ),
             (
-                datetime.datetime(2026, 1, 2, 3, 4, 5, 6),
+                datetime.time(3, 4, 5, 6),
                 lambda x: ((), x.isoformat()),
-                lambda text, _: datetime.datetime.fromisoformat(text),
+                lambda text, _: datetime.time.fromisoformat(text),
             ),
         ],
     )

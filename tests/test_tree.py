@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import abc
+import argparse
 import array
 import collections
 import dataclasses
+import datetime
 import enum
 import functools
 import math
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import textwrap
 import types
+import zoneinfo
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,6 +26,7 @@ from compare import assert_exact, assert_refused, differences, roundtrip
 
 import ckptstore
 from ckptstore import registry
+from ckptstore.adapters import python as python_adapter
 
 T = TypeVar("T")
 
@@ -180,6 +184,12 @@ class Unhashable(enum.Enum):
     POINT = Point(1, 2)
 
 
+ZONES = [
+    datetime.UTC,
+    datetime.timezone(datetime.timedelta(0), "GMT"),
+    datetime.timezone(datetime.timedelta(hours=-9, minutes=-30)),
+]
+
 SCALARS = {
     "none": None,
     "bools": [True, False],
@@ -202,6 +212,16 @@ SCALARS = {
     "frozensets": [frozenset(), frozenset({b"x", 7**9000, 3j}), frozenset({frozenset()})],
     "types": [bool, int, float, complex, str, bytes, np.float32, np.bool_],
     "numpy functions": [np.tanh, np.add],
+    "paths": [*map(pathlib.Path, ("", "a//b", "/", "\ud800")), pathlib.PurePosixPath("//a/../b")],
+    "dates and times": [
+        datetime.date.max,
+        datetime.datetime.min,
+        datetime.datetime(2026, 10, 25, 2, 30, fold=1),
+        *(datetime.datetime(2026, 1, 2, 3, 4, 5, 6, zone) for zone in ZONES),
+        *ZONES,
+        datetime.timedelta.min,
+        datetime.timedelta(microseconds=-1),
+    ],
 }
 
 
@@ -233,6 +253,11 @@ CONTAINERS: dict[str, Any] = {
         with_attribute(with_attribute(collections.OrderedDict(z=[1], a=2)), "_metadata")),
     "an empty ordered dict with an attribute": with_attribute(collections.OrderedDict()),
     "counters": [collections.Counter("abca"), collections.Counter(), collections.Counter(x=-1.5)],
+    "deques": [collections.deque(), collections.deque([1, [2]], 2), collections.deque([0] * 9, 10)],
+    "namespaces": [
+        argparse.Namespace(), argparse.Namespace(lr=0.1, run=pathlib.Path("run")),
+        types.SimpleNamespace(a=[1], b=types.SimpleNamespace()),
+    ],
     "default dicts": [
         collections.defaultdict(None, a=1),
         *(collections.defaultdict(f, k=[1]) for f in (int, list, dict, float, str, set, tuple)),
@@ -251,6 +276,41 @@ CONTAINERS: dict[str, Any] = {
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_a_container_comes_back_as_itself(name: str, tmp_path: pathlib.Path) -> None:
     assert_exact(tmp_path, CONTAINERS[name])
+
+
+WRONG_FIELDS: list[tuple[Any, list[Any]]] = [
+    (collections.deque(), [(1,), None]),
+    (collections.deque(), [[1, 2], 1]),
+    (collections.deque(), [[], True]),
+    (collections.Counter(), [[1]]),
+    (pathlib.PurePosixPath(), ["a//b"]),
+    (pathlib.PurePosixPath(), [b"a"]),
+    (argparse.Namespace(), [{1: 2}]),
+    (types.SimpleNamespace(), [[]]),
+    (datetime.date.max, [2026, 1, 1.0]),
+    (datetime.date.max, [2026, 13, 1]),
+    (datetime.timedelta(), [10**12, 0, 0]),
+    (datetime.datetime.max, [2026, 1, 1, 0, 0, 0, 0, 2, None]),
+    (datetime.datetime.max, [2026, 1, 1, 0, 0, 0, 0, 0, datetime.timedelta()]),
+    (datetime.UTC, [datetime.timedelta(days=1), None]),
+    (datetime.UTC, [0, None]),
+]
+
+
+@pytest.mark.parametrize(("x", "fields"), WRONG_FIELDS)
+def test_an_object_of_other_fields_is_an_error(
+    x: Any, fields: list[Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = python_adapter._RECORDS[type(x)]
+    wrong = dataclasses.replace(record, take=lambda _: fields)
+    monkeypatch.setitem(python_adapter._RECORDS, type(x), wrong)
+    ckptstore.save(tmp_path / "c", [x])
+    monkeypatch.undo()
+    with pytest.raises(
+        ckptstore.UnknownTypeError, match=r"\$\[0\]: .* could not be made"
+    ) as caught:
+        ckptstore.load(tmp_path / "c")
+    assert caught.value.reason == "cannot-make"
 
 
 def test_load_runs_no_code_of_a_class(tmp_path: pathlib.Path) -> None:
@@ -398,6 +458,10 @@ class ListSub(list):  # type: ignore[type-arg]
     pass
 
 
+class DequeSub(collections.deque):  # type: ignore[type-arg]
+    pass
+
+
 class CounterSub(collections.Counter[str]):
     pass
 
@@ -532,9 +596,11 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "an attribute of a counter": (
         lambda: with_attribute(collections.Counter("ab")), ("'extra'", "delete it")),
     "a subclass of a counter": (lambda: CounterSub("ab"), ("test_tree.CounterSub",)),
-    "a deque": (lambda: collections.deque([1]), ("collections.deque",)),
+    "a subclass of a deque": (lambda: DequeSub([1]), ("test_tree.DequeSub",)),
     "a mapping proxy": (lambda: types.MappingProxyType({}), ("mappingproxy",)),
-    "a path": (lambda: pathlib.PurePosixPath("a"), ("PurePosixPath",)),
+    "a path of another system": (lambda: pathlib.PureWindowsPath("a"), ("PureWindowsPath",)),
+    "the time zone of a place": (
+        lambda: datetime.datetime.now(zoneinfo.ZoneInfo("UTC")), ("ZoneInfo", "astimezone")),
     "a local namedtuple": (local_class, ("local to a function", "top of its module")),
     "a local dataclass": (local_data, ("local to a function", "top of its module")),
     "a class that lost its name": (lambda: _HELD["hidden"](1), ("test_tree.Reassigned", "bind it")),
