@@ -13,6 +13,7 @@ import pytest
 from ckptstore import storage as storage_package
 from ckptstore.errors import OutcomeUnknownError, StorageError
 from ckptstore.storage import Storage
+from ckptstore.storage.local import LocalStorage
 
 
 def put(place: Storage, name: str, content: bytes) -> None:
@@ -25,6 +26,9 @@ class StorageContract:
 
     links = True
     """Whether the store can give a new file the content of another."""
+
+    publishes = True
+    """Whether a file of any size can appear at once under a name that others use."""
 
     @pytest.fixture
     def place(self, storage: Storage) -> Iterator[Storage]:
@@ -88,6 +92,34 @@ class StorageContract:
         put(place, "data", b"0123456789")
         assert place.read("data", 4) == b"01234"
         assert place.read("data", 10) == b"0123456789"
+
+    def test_publish_makes_a_whole_file_where_none_is(self, storage: Storage) -> None:
+        with storage.child("below") as place:
+            if isinstance(place, LocalStorage):
+                place.prepare()
+            for name, chunks in (
+                ("small", [b"one", b"two"]),
+                ("large", [b"1" * (4 << 20), b"2" * (5 << 20)]),  # in parts
+            ):
+                nbytes = sum(map(len, chunks))
+                if name == "large" and not self.publishes:
+                    for replace in (False, True):
+                        with pytest.raises(StorageError) as caught:
+                            place.publish(name, chunks, nbytes, replace=replace)
+                        assert caught.value.reason == "not-atomic"
+                    assert place.list() == {"small": 6}
+                    return
+                place.publish(name, chunks, nbytes, replace=False)
+                with pytest.raises(FileExistsError):
+                    place.publish(name, [bytes(nbytes)], nbytes, replace=False)
+                assert place.read(name, nbytes) == b"".join(chunks)
+                place.publish(name, [bytes(nbytes)], nbytes, replace=True)
+                assert place.read(name, nbytes) == bytes(nbytes)
+                with pytest.raises(ZeroDivisionError):
+                    place.publish(name, (b"x" * (1 // n) for n in (1, 0)), nbytes, replace=True)
+                assert place.read(name, nbytes) == bytes(nbytes)
+            assert place.list() == {"small": 6, "large": 9 << 20}
+            assert place.unfinished() == {}
 
     def test_create_is_refused_where_a_file_is(self, place: Storage) -> None:
         place.create("MANIFEST", b"first")

@@ -330,6 +330,7 @@ def looks() -> str:
 
 class TestVouched(StorageContract):
     links = False
+    publishes = False
 
     @pytest.fixture
     def storage(self, looks: str) -> Storage:

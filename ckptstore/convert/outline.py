@@ -171,7 +171,7 @@ def publish(path: Any, chunks: Iterator[Buffer], *, overwrite: bool) -> None:
     at = storage.parse(path)
     with LocalStorage(os.path.dirname(at)) as directory:
         try:
-            directory.publish(os.path.basename(at), chunks, replace=overwrite)
+            directory.publish(os.path.basename(at), chunks, 0, replace=overwrite)
         except FileExistsError:
             raise AlreadyCommittedError(
                 f"{at}: something is there; choose another name, or pass overwrite=True"

@@ -126,9 +126,9 @@ class AzureClient:
             token,
         )
 
-    def begin(self, key: str, nbytes: int) -> Upload:
+    def begin(self, key: str, nbytes: int, create: bool | None = None) -> Upload:
         """Name the blocks; the store hears of them with the first."""
-        return Upload(key, secrets.token_hex(16), nbytes)
+        return Upload(key, secrets.token_hex(16), nbytes, create=create)
 
     def part(self, upload: Upload, number: int, start: int, data: Buffer, tries: int) -> str:
         """Put Block; the same name again replaces the block."""
@@ -138,12 +138,18 @@ class AzureClient:
         return name
 
     def finish(self, upload: Upload, tags: Sequence[str]) -> None:
-        """Put Block List. The same again is no error."""
+        """Put Block List, with If-None-Match. Without it, the same again is no error."""
         blocks = [BlobBlock(block_id=name) for name in tags]
-        self._run(self._blob(upload.key).commit_block_list(blocks, **_ONCE))
+        how = {"match_condition": MatchConditions.IfMissing} if upload.create else {}
+        self._run(self._blob(upload.key).commit_block_list(blocks, **how, **_ONCE))
 
     def abort(self, upload: Upload) -> None:
-        """Put an empty blob and delete it: that is how Azure gives blocks up."""
+        """Put an empty blob and delete it: that is how Azure gives blocks up.
+
+        Not under a name that others may look at; there it drops the blocks after a week.
+        """
+        if upload.create is not None:
+            return
 
         async def request() -> bool:
             blob = self._blob(upload.key)

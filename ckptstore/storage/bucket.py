@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
 from ckptstore.errors import CheckpointError, StorageError
-from ckptstore.storage import stopping
+from ckptstore.storage import publication, stopping
 from ckptstore.storage.client import ABSENT, Client, Failure, Kind, Page, Upload, Version
 from ckptstore.storage.protocol import Traffic
 from ckptstore.storage.requests import PARALLEL, Requests
@@ -132,6 +132,12 @@ class BucketStorage:
     def flush(self) -> None:
         """Do nothing: an object's name is as durable as its bytes."""
 
+    def publish(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
+        """Store an object of any size; see there."""
+        publication.publish(
+            self, self._requests, self._prefix, name, chunks, nbytes, replace=replace
+        )
+
     def create(self, name: str, data: bytes) -> None:
         """Store an object where none is, in one request."""
         self._commit("commit", name, data, None, ABSENT)
@@ -147,7 +153,7 @@ class BucketStorage:
         """
         found: Mapping[str, int] = {}
         with contextlib.suppress(StorageError):
-            found = self.list()
+            found = self.list() if len(names) > 1 else {}
         out = {name: found[name] for name in names if name in found}
         for name in names:
             key = self._prefix + name
@@ -160,6 +166,10 @@ class BucketStorage:
         key, view = self._prefix + name, memoryview(buffer).cast("B")
         if view.nbytes:  # some stores answer an empty range with the whole object
             self._requests.ask("read", key, lambda client, _: client.get(key, offset, view), *_GET)
+
+    def version(self, name: str) -> Version:
+        """Return the version of an object."""
+        return self._read(name, 0)[1]
 
     def read(self, name: str, limit: int) -> bytes:
         """Read a small object."""

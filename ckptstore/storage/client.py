@@ -72,12 +72,14 @@ class Upload:
         id: the store's name for the upload.
         nbytes: of the whole object; 0 where it is not known.
         begun: when, in seconds of the store's own clock, where `uploads` found it.
+        create: make the object only where none is; None for a key that nobody else uploads to.
     """
 
     key: str
     id: str
     nbytes: int
     begun: float = 0.0
+    create: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +130,8 @@ class Client(Protocol):
     def page(self, prefix: str, token: str | None, *, delimiter: str = "") -> Page:
         """List keys that begin with `prefix`, as far as the first delimiter after it."""
 
-    def begin(self, key: str, nbytes: int) -> Upload:
-        """Begin an upload in parts."""
+    def begin(self, key: str, nbytes: int, create: bool | None = None) -> Upload:
+        """Begin an upload in parts; CONDITION, here or at its end, where `create` cannot be."""
 
     def part(self, upload: Upload, number: int, start: int, data: Buffer, tries: int) -> str:
         """Send part `number` (from 1), the bytes from `start`, after `tries` tries to.

@@ -187,8 +187,8 @@ class GCSClient:
         )
         return self._api.ask("GET", url, json_of(_page), where="bucket")
 
-    def begin(self, key: str, nbytes: int) -> Upload:
-        """Begin a resumable upload."""
+    def begin(self, key: str, nbytes: int, create: bool | None = None) -> Upload:
+        """Begin a resumable upload, with ifGenerationMatch, which counts at its end too."""
 
         async def receive(answer: aiohttp.ClientResponse) -> _Session:
             return _Session(URL(answer.headers["Location"], encoded=True), nbytes, _START)
@@ -197,9 +197,10 @@ class GCSClient:
             "X-Upload-Content-Type": _DATA["Content-Type"],
             "X-Upload-Content-Length": str(nbytes),
         }
-        url = self._api.upload(key, uploadType="resumable")
+        generation = "0" if create else None
+        url = self._api.upload(key, uploadType="resumable", ifGenerationMatch=generation)
         session = self._api.ask("POST", url, receive, headers, where="bucket")
-        upload = Upload(key, secrets.token_hex(8), nbytes)
+        upload = Upload(key, secrets.token_hex(8), nbytes, create=create)
         self._sessions[upload.id] = session
         return upload
 

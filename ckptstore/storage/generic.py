@@ -130,9 +130,16 @@ class FilesystemClient:
             raise refusal
         return Page(sizes, changed, prefixes)
 
-    def begin(self, key: str, nbytes: int) -> Upload:
+    def begin(self, key: str, nbytes: int, create: bool | None = None) -> Upload:
         """Open the file. Where the store shows it before its end, it is seen to grow."""
         self._check_vouched()
+        if create is not None:
+            raise Failure(
+                Kind.REFUSED,
+                f"{self._protocol}:// may show a file of {nbytes} bytes while it grows; write it "
+                "to a local disk, and copy it there",
+                "not-atomic",
+            )
         upload = Upload(key, secrets.token_hex(16), nbytes)
         self._begun[upload.id] = self._files.open(key)
         return upload

@@ -103,9 +103,9 @@ class LocalStorage:
 
     def create(self, name: str, data: bytes) -> None:
         """Write a temporary file and link it to `name`, which fails where `name` exists."""
-        self.publish(name, [data], replace=False)
+        self.publish(name, [data], len(data), replace=False)
 
-    def publish(self, name: str, chunks: Iterable[Buffer], *, replace: bool) -> None:
+    def publish(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
         """Write a file that is there wholly or not at all, and is durable; see `create`."""
         commit = disk.errors("commit", self._at(name), (FileExistsError,))
         with self._temporary(name, chunks) as temporary, commit:
@@ -158,6 +158,14 @@ class LocalStorage:
                 if count == 0:
                     raise EOFError(f"{self._at(name)} ends at byte {offset}")
                 view, offset = view[count:], offset + count
+
+    def version(self, name: str) -> str:
+        """Return what a write to the file that is read changes."""
+        with self._reading(name), self._opened(name) as fd:
+            found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise StorageError(f"{self._at(name)}: no regular file; expected a file")
+        return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
 
     def read(self, name: str, limit: int) -> bytes:
         """Read a small file."""

@@ -97,9 +97,9 @@ class MemoryClient:
                 sizes[key], changed[key] = file.size, file.modified.timestamp()
         return Page(sizes, changed, list(prefixes))
 
-    def begin(self, key: str, nbytes: int) -> Upload:
+    def begin(self, key: str, nbytes: int, create: bool | None = None) -> Upload:
         """Make room for parts."""
-        upload = Upload(key, secrets.token_hex(16), nbytes, time.time())
+        upload = Upload(key, secrets.token_hex(16), nbytes, time.time(), create)
         with _lock:
             _parts[upload.id] = upload, {}
         return upload
@@ -117,6 +117,7 @@ class MemoryClient:
         with _lock:
             if upload.id not in _parts:
                 raise _missing(upload.key)
+            self._check(upload.key, ABSENT if upload.create else None)
             _, parts = _parts.pop(upload.id)
             self._store(upload.key, b"".join(parts[int(tag)] for tag in tags))
 

@@ -71,6 +71,14 @@ class Storage(Protocol):
     def create(self, name: str, data: bytes) -> None:
         """Create a file wholly or not at all; raises FileExistsError where there is one."""
 
+    def publish(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
+        """Write a file of any size, under a name that others may use, wholly or not at all.
+
+        It is durable then. Where there is one and `replace` is false, raises FileExistsError. Needs
+        no `prepare`. After a StorageError it is not there (with `replace` it may be, wholly), and
+        after an OutcomeUnknownError it may be.
+        """
+
     def swap(self, name: str, data: bytes, expected: bytes) -> None:
         """Replace a file that holds `expected`.
 
@@ -82,6 +90,12 @@ class Storage(Protocol):
 
     def get(self, name: str, offset: int, buffer: Buffer) -> None:
         """Fill `buffer` from `offset`; raises FileNotFoundError or EOFError."""
+
+    def version(self, name: str) -> str:
+        """Return what changes with the content, where the store can tell.
+
+        Raises FileNotFoundError.
+        """
 
     def read(self, name: str, limit: int) -> bytes:
         """Return a whole small file, at most `limit` + 1 bytes; raises FileNotFoundError."""

@@ -144,12 +144,12 @@ class S3Client:
 
         return self._run(request())
 
-    def begin(self, key: str, nbytes: int) -> Upload:
+    def begin(self, key: str, nbytes: int, create: bool | None = None) -> Upload:
         """CreateMultipartUpload."""
 
         async def request() -> Upload:
             got = await self._call("create_multipart_upload", Key=key)
-            return Upload(key, got["UploadId"], nbytes)
+            return Upload(key, got["UploadId"], nbytes, create=create)
 
         return self._run(request())
 
@@ -167,13 +167,15 @@ class S3Client:
         return self._run(request(), body.getbuffer().nbytes)
 
     def finish(self, upload: Upload, tags: Sequence[str]) -> None:
-        """CompleteMultipartUpload."""
+        """CompleteMultipartUpload, with If-None-Match."""
         parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]
+        header = {"IfNoneMatch": "*"} if upload.create else {}
         request = self._call(
             "complete_multipart_upload",
             Key=upload.key,
             UploadId=upload.id,
             MultipartUpload={"Parts": parts},
+            **header,
         )
         self._run(request)
 

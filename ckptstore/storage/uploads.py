@@ -61,19 +61,12 @@ class Uploader:
                 self._ask("write", key, lambda client, _: client.put(key, whole))
             return
         upload: Upload | None = None
-        sent: list[Future[str]] = []
-        failed = threading.Event()
         try:
             with stopping.stopped_by(self.stop):
                 upload = self._ask(
                     "write", key, lambda client, tries: _begin(client, key, nbytes, tries)
                 )
-            for data in _parts(chunks, part_nbytes(nbytes)):
-                if failed.is_set():
-                    break
-                sent.append(self._submit(upload, len(sent), data, failed))
-                del data  # the next part may be filled while this one is in flight
-            tags = [future.result() for future in sent]
+            tags = self.parts(upload, chunks)
             with stopping.stopped_by(self.stop):
                 self._ask(
                     "write",
@@ -82,10 +75,6 @@ class Uploader:
                     Kind.MISSING,
                 )
         except BaseException as error:
-            failed.set()
-            for future in sent:
-                future.cancel()
-            wait(sent)
             with contextlib.suppress(CheckpointError, OSError):
                 self._ask("abort the upload of", key, lambda client, _: _abort(client, key, upload))
             if isinstance(error, FileNotFoundError):
@@ -94,6 +83,27 @@ class Uploader:
                     "lost this one; nothing was committed; save again",
                     reason="lost-file",
                 ) from None
+            raise
+
+    def parts(self, upload: Upload, chunks: Iterable[Buffer]) -> Sequence[str]:
+        """Send the parts of an upload; none is in flight when this returns, or raises.
+
+        Returns what `finish` needs to know of them.
+        """
+        sent: list[Future[str]] = []
+        failed = threading.Event()
+        try:
+            for data in _parts(chunks, part_nbytes(upload.nbytes)):
+                if failed.is_set():
+                    break
+                sent.append(self._submit(upload, len(sent), data, failed))
+                del data  # the next part may be filled while this one is in flight
+            return [future.result() for future in sent]
+        except BaseException:
+            failed.set()
+            for future in sent:
+                future.cancel()
+            wait(sent)
             raise
 
     def _submit(
@@ -110,6 +120,7 @@ class Uploader:
                         upload.key,
                         lambda client, tries: client.part(upload, before + 1, start, data, tries),
                         Kind.MISSING,
+                        Kind.CONDITION,
                     )
                     return tag
             except BaseException:

@@ -1,0 +1,209 @@
+"""An object under a name that others may use: there wholly and at once, or not at all.
+
+A small one is one request. A large one is sent in parts, which the store makes the object at the
+end, on the condition that no object is there. Only an upload of this call is ever given up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+
+import xxhash
+
+from ckptstore.errors import CheckpointError, OutcomeUnknownError, StorageError
+from ckptstore.storage import uploads
+from ckptstore.storage.client import Kind, Upload
+from ckptstore.storage.protocol import Storage
+from ckptstore.storage.requests import Requests
+from ckptstore.wire import Buffer
+
+_PROBE = b"ckptstore"
+
+_proven: set[tuple[str, str]] = set()
+"""(endpoint, root) of the stores that were seen to honour the condition of an upload in parts."""
+
+
+def publish(
+    place: Storage,
+    requests: Requests,
+    prefix: str,
+    name: str,
+    chunks: Iterable[Buffer],
+    nbytes: int,
+    *,
+    replace: bool,
+) -> None:
+    """Store an object; see `Storage.publish`.
+
+    Args:
+        place: the directory.
+        requests: its bucket.
+        prefix: of its keys.
+        name: of the object.
+        chunks: its bytes.
+        nbytes: how many.
+        replace: also where an object is.
+    """
+    if nbytes <= uploads.PART_NBYTES:
+        if replace:
+            place.put(name, chunks, nbytes)
+        else:
+            place.prepare()
+            place.create(name, b"".join(chunks))
+        return
+    if not replace:
+        if place.holds(name):  # before all of it is sent in vain
+            raise FileExistsError(f"{requests.root}{prefix}{name} is there")
+        place.prepare()
+        _prove(place, requests, prefix)
+    _in_parts(place, requests, prefix, name, chunks, nbytes, replace=replace)
+
+
+def _in_parts(
+    place: Storage,
+    requests: Requests,
+    prefix: str,
+    name: str,
+    chunks: Iterable[Buffer],
+    nbytes: int,
+    *,
+    replace: bool,
+) -> None:
+    """Upload the parts and make them the object. What an answer leaves open, the object tells."""
+    key, sent = prefix + name, _Sent(chunks)
+    upload: Upload = requests.ask(
+        "write", key, lambda client, _: client.begin(key, nbytes, not replace), Kind.CONDITION
+    )
+    try:
+        _finish(requests, upload, sent)
+        return
+    except BaseException as error:
+        given_up = _give_up(requests, upload)
+        if not sent.whole or not isinstance(error, StorageError | OSError):
+            raise
+        failure = error
+    try:
+        if _holds(place, name, nbytes, sent.state.digest()):
+            return
+    except CheckpointError as second:
+        raise _unknown(f"{failure}; and then: {second}") from failure
+    if isinstance(failure, FileNotFoundError):
+        raise StorageError(
+            f"{failure}; somebody gives up uploads there that are not finished, or the store lost "
+            "this one; nothing was written; try again",
+            reason="lost-file",
+        ) from None
+    if not isinstance(failure, FileExistsError) and not given_up:
+        raise _unknown(str(failure)) from failure
+    raise failure
+
+
+class _Sent:
+    """Chunks that are on their way.
+
+    Attributes:
+        state: their digest.
+        whole: all were taken; before, no part can have become the object.
+    """
+
+    def __init__(self, chunks: Iterable[Buffer]) -> None:
+        self.state = xxhash.xxh3_128()
+        self.whole = False
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[Buffer]:
+        for chunk in self._chunks:
+            self.state.update(memoryview(chunk).cast("B"))
+            yield chunk
+            del chunk  # its giver may need its memory
+        self.whole = True
+
+
+def _finish(requests: Requests, upload: Upload, chunks: Iterable[Buffer]) -> None:
+    """Send all parts and end the upload; FileExistsError where its condition does not hold."""
+    tags = requests.link.uploader.parts(upload, chunks)
+    requests.ask(
+        "write",
+        upload.key,
+        lambda client, _: client.finish(upload, tags),
+        Kind.CONDITION,
+        Kind.MISSING,
+    )
+
+
+def _give_up(requests: Requests, upload: Upload) -> bool:
+    """Tell whether it is sure that the upload becomes no object any more."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            requests.ask(
+                "abort the upload of",
+                upload.key,
+                lambda client, _: client.abort(upload),
+                Kind.MISSING,
+            )
+        return True
+    except CheckpointError:
+        return False
+
+
+def _holds(place: Storage, name: str, nbytes: int, digest: bytes) -> bool:
+    """Tell whether an object holds just these bytes."""
+    if place.sizes([name]).get(name) != nbytes:
+        return False
+    state, buffer = xxhash.xxh3_128(), memoryview(bytearray(place.traffic.piece_nbytes))
+    try:
+        for at in range(0, nbytes, buffer.nbytes):
+            piece = buffer[: nbytes - at]
+            place.get(name, at, piece)
+            state.update(piece)
+    except (FileNotFoundError, EOFError):
+        return False
+    return state.digest() == digest
+
+
+def _unknown(text: str) -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        f"{text}; so whether the object was written cannot be known; it is there wholly or not at "
+        "all: look once the store answers"
+    )
+
+
+def _prove(place: Storage, requests: Requests, prefix: str) -> None:
+    """See, once a process, that the end of an upload replaces nothing, with an object made for it.
+
+    Raises:
+        StorageError: reason ``not-atomic``.
+    """
+    client = requests.link.client
+    store = client.endpoint, requests.root
+    if store in _proven or requests.settings.assume_atomic:
+        return
+    name = f"PROBE-{os.urandom(16).hex()}"
+    key = prefix + name
+    upload: Upload = requests.ask(
+        "write", key, lambda client, _: client.begin(key, len(_PROBE), True)
+    )
+    try:
+        place.put(name, [_PROBE], len(_PROBE))
+        try:
+            _finish(requests, upload, [_PROBE])
+        except FileNotFoundError:  # an answer before was lost, a success
+            pass
+        except StorageError as error:
+            if error.reason != "not-supported":
+                raise
+        raise StorageError(
+            f"{place.url}: this store ({client.endpoint}) does not honour the condition of an "
+            f"upload in parts that no object is there, which more than {uploads.PART_NBYTES} bytes "
+            "need: another writer's object could be replaced; pass overwrite=True if it may be, or "
+            "write to a disk",
+            reason="not-atomic",
+        )
+    except FileExistsError:
+        _proven.add(store)
+    finally:
+        _give_up(requests, upload)
+        with contextlib.suppress(CheckpointError):
+            place.delete(name)
