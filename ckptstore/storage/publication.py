@@ -72,7 +72,7 @@ def _in_parts(
     replace: bool,
 ) -> None:
     """Upload the parts and make them the object. What an answer leaves open, the object tells."""
-    key, sent = prefix + name, _Sent(chunks)
+    key, sent = prefix + name, _Sent(chunks, nbytes)
     upload: Upload = requests.ask(
         "write", key, lambda client, _: client.begin(key, nbytes, not replace), Kind.CONDITION
     )
@@ -81,7 +81,7 @@ def _in_parts(
         return
     except BaseException as error:
         given_up = _give_up(requests, upload)
-        if not sent.whole or not isinstance(error, StorageError | OSError):
+        if sent.left or not isinstance(error, StorageError | OSError):
             raise
         failure = error
     try:
@@ -105,20 +105,20 @@ class _Sent:
 
     Attributes:
         state: their digest.
-        whole: all were taken; before, no part can have become the object.
+        left: bytes that were not taken yet; before the last are, no part can become the object.
     """
 
-    def __init__(self, chunks: Iterable[Buffer]) -> None:
+    def __init__(self, chunks: Iterable[Buffer], nbytes: int) -> None:
         self.state = xxhash.xxh3_128()
-        self.whole = False
+        self.left = nbytes
         self._chunks = chunks
 
     def __iter__(self) -> Iterator[Buffer]:
         for chunk in self._chunks:
             self.state.update(memoryview(chunk).cast("B"))
+            self.left -= memoryview(chunk).nbytes
             yield chunk
             del chunk  # its giver may need its memory
-        self.whole = True
 
 
 def _finish(requests: Requests, upload: Upload, chunks: Iterable[Buffer]) -> None:
