@@ -491,21 +491,6 @@ def test_torch_files_become_numpy_and_are_carried(tmp_path):
     assert differences(read, ckptstore.load(tmp_path / "ours")) == []
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        convert.from_flax,
-        convert.from_orbax,
-        convert.from_safetensors,
-        convert.from_torch,
-        lambda url: convert.to_npz(url, {"a": np.ones(1)}),
-    ],
-)
-def test_a_url_is_refused_for_what_it_is(call):
-    with pytest.raises(ckptstore.StorageError, match="s3://bucket/x: a URL, where only a path"):
-        call("s3://bucket/x")
-
-
 def test_torch_attributes_and_counters_become_numpy_too(tmp_path):
     tensors = collections.OrderedDict(w=torch.ones(2))
     tensors._metadata, tensors.scale = {"": {"version": 1}}, torch.ones(1)

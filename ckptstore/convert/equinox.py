@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from ckptstore import dtypes, elements
+from ckptstore.convert import files
 from ckptstore.convert import source as sources
+from ckptstore.convert.files import Options
 from ckptstore.convert.likeness import Likeness, expected, filled, text_of
 from ckptstore.dtypes import Array
 from ckptstore.errors import CorruptError
@@ -20,7 +22,7 @@ from ckptstore.wire import Buffer
 _SCALARS = {bool: "b", int: "iu", float: "f", complex: "c"}
 
 
-def from_equinox(source: Any, like: Any) -> Any:
+def from_equinox(source: Any, like: Any, *, storage_options: Options = None) -> Any:
     """Read equinox leaves into the tree that wrote them.
 
     The file says neither names nor structure: arrays are matched by their order, and everything
@@ -28,9 +30,10 @@ def from_equinox(source: Any, like: Any) -> Any:
     read.
 
     Args:
-        source: a path on this machine (equinox adds ``.eqx`` where there is no suffix); bytes; or
-            an open binary file, read from where it stands to its end.
+        source: a path or URL (equinox adds ``.eqx`` where there is no suffix); bytes; or an open
+            binary file, read from where it stands to its end.
         like: a tree of the same structure, of live values or `jax.ShapeDtypeStruct`.
+        storage_options: options of the store of a URL, as fsspec takes them.
 
     Returns:
         A tree of the types of `like`.
@@ -38,12 +41,13 @@ def from_equinox(source: Any, like: Any) -> Any:
     Raises:
         CorruptError: a record is damaged or cut short. There is no checksum: a damaged number is
             not noticed.
+        StorageError: the file cannot be read.
         StructureError: reason ``differs-from-like``, with all differences; also where the file
             holds fewer or more leaves.
         UnknownTypeError: reason ``not-installed``.
     """
     tree_util = sources.framework("jax").tree_util
-    where, data = sources.read(_with_suffix(source))
+    where, data = sources.read(_with_suffix(source, storage_options), storage_options)
     leaves = tree_util.tree_flatten_with_path(like)[0]
     likeness, at, out = Likeness(where), 0, []
     for steps, x in leaves:
@@ -82,11 +86,12 @@ class _Record:
         return array.transpose() if self.fortran else array
 
 
-def _with_suffix(source: Any) -> Any:
-    if isinstance(source, str | os.PathLike) and not os.path.exists(source):
-        root, suffix = os.path.splitext(source)
-        return source if suffix else f"{os.fspath(root)}.eqx"
-    return source
+def _with_suffix(source: Any, storage_options: Options) -> Any:
+    if not isinstance(source, str | os.PathLike) or os.path.splitext(source)[1]:
+        return source
+    place, name = files.locate(source, storage_options)
+    with place:
+        return source if place.holds(name) else f"{os.fspath(source)}.eqx"
 
 
 def _is_stored(x: Any) -> bool:

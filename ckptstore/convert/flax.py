@@ -15,6 +15,7 @@ import numpy as np
 
 from ckptstore import dtypes, elements, wire
 from ckptstore.convert import source as sources
+from ckptstore.convert.files import Options
 from ckptstore.convert.likeness import Likeness, step, text_of
 from ckptstore.dtypes import Array
 from ckptstore.errors import CorruptError, StructureError
@@ -26,17 +27,24 @@ _NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 _CHUNKED = "__msgpack_chunked_array__"
 
 
-def from_flax(source: Any, like: Any = None, *, arrays: Literal["numpy", "jax"] = "numpy") -> Any:
+def from_flax(
+    source: Any,
+    like: Any = None,
+    *,
+    arrays: Literal["numpy", "jax"] = "numpy",
+    storage_options: Options = None,
+) -> Any:
     """Read flax msgpack bytes.
 
     flax stores every container as a dict with str keys, but for lists and tuples that stand where
     no state dict was made, which are lists.
 
     Args:
-        source: the bytes, a path on this machine, or an open binary file.
+        source: the bytes, a path or URL, or an open binary file.
         like: a tree of the same structure, of live values or `jax.ShapeDtypeStruct`. Types, static
             fields and shardings come from it, values from the file; needs flax.
         arrays: what arrays become where there is no `like`.
+        storage_options: options of the store of a URL, as fsspec takes them.
 
     Returns:
         Without `like` the dicts that flax stored, else a tree of the types of `like`.
@@ -44,11 +52,12 @@ def from_flax(source: Any, like: Any = None, *, arrays: Literal["numpy", "jax"] 
     Raises:
         CorruptError: the bytes are not what flax writes. Nothing in them is a checksum: a damaged
             number is not noticed.
+        StorageError: the file cannot be read.
         StructureError: reason ``differs-from-like``, with all differences.
         UnknownTypeError: reason ``not-installed``.
     """
     make = sources.maker(arrays if like is None else "numpy")
-    where, data = sources.read(source)
+    where, data = sources.read(source, storage_options)
     stored = _Decoder(where).decode(data)
     return _each(stored, make) if like is None else _fill(stored, like, where)
 

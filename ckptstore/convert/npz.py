@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ckptstore import elements
-from ckptstore.convert import outline
-from ckptstore.convert.outline import Entry, Loss, Report
+from ckptstore.convert import files, outline
+from ckptstore.convert.files import Options
+from ckptstore.convert.names import Loss
+from ckptstore.convert.outline import Entry, Report
+from ckptstore.dtypes import Array
 from ckptstore.wire import Buffer
 
 
@@ -20,18 +23,19 @@ def to_npz(
     *,
     select: str | Sequence[str] | None = None,
     overwrite: bool = False,
-    storage_options: Mapping[str, Any] | None = None,
+    storage_options: Options = None,
 ) -> Report:
     """Write the arrays of a checkpoint, or of a tree, as one uncompressed ``.npz`` file.
 
     The file is there wholly or not at all, and durable when the call returns.
 
     Args:
-        path: the file to write, on this machine; nothing is added to its name.
+        path: the path or URL of the file to write; nothing is added to its name.
         source: the path or URL of a checkpoint, each byte of which is checked; or a tree.
         select: as for `load`; names then begin below what is selected.
         overwrite: replace a file that is there.
-        storage_options: options of the store of a checkpoint.
+        storage_options: options of the store of `path` and of that of `source`, as far as they are
+            URLs.
 
     Returns:
         What was written under which name, and all that the format could not hold.
@@ -40,18 +44,22 @@ def to_npz(
         StructureError: reason ``name-clash`` for two arrays of one name; ``cannot-carry`` for a
             dtype of ml_dtypes, of which ``.npy`` keeps only the size. Nothing is written then.
         AlreadyCommittedError: the file exists.
+        OutcomeUnknownError: in a bucket: the file is there wholly, or not at all.
         CorruptError, NotCommittedError, StorageError: as `load`.
     """
-    found = outline.outline(source, select, storage_options)
+    to, of = files.shared(storage_options, path, source)
+    found = outline.outline(source, select, of)
     # `numpy.load` takes ".npy" off a name, and a zip ends a name at a NUL.
     found.refuse("npz", lambda e: not _is_held(e) or e.name.endswith(".npy") or "\0" in e.name)
-    outline.publish(path, _chunks(found.entries), overwrite=overwrite)
+    # On a disk nobody asks how long the file will be.
+    nbytes = sum(map(len, _chunks(found.entries, _zeros))) if files.protocol(path) else 0
+    where = files.publish(path, to, _chunks(found.entries, _array), nbytes, overwrite=overwrite)
     lost = [
         Loss(e.path, "dtype-flags", "that its dtype is aligned, or of records; the fields are held")
         for e in found.entries
         if e.dtype.isalignedstruct or e.dtype.type is np.record
     ]
-    return found.report(path, lost)
+    return found.report(where, lost)
 
 
 def _is_held(entry: Entry) -> bool:
@@ -80,15 +88,22 @@ class _Sink:
         yield from pieces
 
 
-def _chunks(entries: Sequence[Entry]) -> Iterator[Buffer]:
+def _array(entry: Entry) -> Array:
+    return elements.from_bytes(entry.read(), entry.dtype, entry.shape, where=entry.path)
+
+
+def _zeros(entry: Entry) -> Array:
+    """Return an array of the same size that takes no memory."""
+    return np.broadcast_to(np.zeros((), entry.dtype), entry.shape)
+
+
+def _chunks(entries: Sequence[Entry], array: Callable[[Entry], Array]) -> Iterator[bytes]:
     sink = _Sink()
     stream: Any = sink  # of a file it has what a zip needs that is written from end to end
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for entry in entries:
-            data = entry.read()
-            array = elements.from_bytes(data, entry.dtype, entry.shape, where=entry.path)
             info = zipfile.ZipInfo(f"{entry.name}.npy")  # no time: the same tree, the same bytes
             with archive.open(info, "w", force_zip64=True) as part:
-                np.lib.format.write_array(part, array, allow_pickle=False)
+                np.lib.format.write_array(part, array(entry), allow_pickle=False)
             yield from sink.take()
     yield from sink.take()

@@ -16,31 +16,40 @@ from typing import Any
 import numpy as np
 
 from ckptstore import emit, match, storage
+from ckptstore.convert import download
 from ckptstore.convert import source as sources
+from ckptstore.convert.files import Options
 from ckptstore.convert.likeness import Likeness, expected, filled, step, text_of
 from ckptstore.dtypes import describe
-from ckptstore.errors import StorageError, StructureError
+from ckptstore.errors import NotCommittedError, StorageError, StructureError
+from ckptstore.storage import Storage
 
 _TREE = "_METADATA"
 _KEYS = "array_metadatas"
+_GCS = "gs://", "gcs://"
+_FINISHED = "commit_success.txt"
+"""Orbax writes it last there, where it cannot rename a directory."""
+
 _SHOWN = 20
 
 Path = tuple[tuple[bool, str], ...]
 """The steps to a leaf as Orbax stores them: whether it is an index, and its text."""
 
 
-def from_orbax(path: Any, like: Any = None) -> Any:
+def from_orbax(path: Any, like: Any = None, *, storage_options: Options = None) -> Any:
     """Read an Orbax directory into the tree that was saved.
 
     Orbax reads the arrays, and checks no checksum of them. All that is stored is compared with
-    `like` before any array is read.
+    `like` before any array is read. A directory in a bucket is first copied to a temporary one,
+    which takes as much room as it does.
 
     Args:
-        path: the directory of the item, on this machine: what a Checkpointer saved, or
+        path: the path or URL of the directory of the item: what a Checkpointer saved, or
             ``<step>/default`` or ``<step>/<item>`` of a CheckpointManager.
         like: the tree as the program has it, of live values or `jax.ShapeDtypeStruct`, such as
             ``{"params": params, "opt_state": optimizer.init(params)}``. Types and shardings come
             from it.
+        storage_options: options of the store of a URL, as fsspec takes them.
 
     Returns:
         A tree of the types of `like`, each array with the bits that are stored.
@@ -50,11 +59,18 @@ def from_orbax(path: Any, like: Any = None) -> Any:
             ``differs-from-like`` with all differences; ``ambiguous`` where the directory holds
             several items, or two leaves of one name.
         CorruptError: Orbax cannot read it.
-        StorageError: there is no such directory.
+        NotCommittedError: reason ``unfinished``: on GCS, Orbax did not finish the directory.
+        StorageError: there is no such directory, or it cannot be read, or not be copied.
         UnknownTypeError: reason ``not-installed``.
     """
-    where = _item(storage.parse(path))
     orbax = sources.framework("orbax.checkpoint", "orbax-checkpoint")
+    with storage.open(path, storage_options) as place:
+        item = _item(place)
+        with download.tree(item) as directory:
+            return _read(orbax, item.url, directory, like)
+
+
+def _read(orbax: Any, where: str, directory: str, like: Any) -> Any:
     with (
         _quiet(),
         sources.damage(where, "Orbax cannot read it"),
@@ -62,41 +78,46 @@ def from_orbax(path: Any, like: Any = None) -> Any:
     ):
         # Not by the checkpointer, which gives None for metadata that it cannot read.
         handler, epath = orbax.PyTreeCheckpointHandler(), sources.framework("etils.epath")
-        tree = handler.metadata(epath.Path(where)).tree
+        tree = handler.metadata(epath.Path(directory)).tree
         stored = _leaves(tree)
         _check_names(where, stored)
         if like is None:
             raise _needs_like(where, stored)
         leaves = _compare(where, stored, like)
         arguments = orbax.args.PyTreeRestore(restore_args=_arguments(orbax, tree))
-        read = checkpointer.restore(where, args=arguments)
+        read = checkpointer.restore(directory, args=arguments)
     values = _leaves(read)
-    keys = _key_implementations(where)
+    keys = _key_implementations(where, directory)
     return _fitted(where, leaves, values, keys, like)
 
 
-def _item(path: str) -> str:
+def _item(place: Storage) -> Storage:
     """Return the directory of the one item that is there.
 
     Raises:
+        NotCommittedError: reason ``unfinished``.
         StorageError: no such directory.
         StructureError: reason ``ambiguous``, naming what there is.
     """
-    if not os.path.isdir(path):
-        raise StorageError(f"{path}: no such directory")
-    if os.path.isfile(os.path.join(path, _TREE)):
-        return path
-    with os.scandir(path) as entries:
-        below = sorted(entry.name for entry in entries if entry.is_dir())
-    items = [name for name in below if os.path.isfile(os.path.join(path, name, _TREE))]
-    if len(items) == 1:
-        return os.path.join(path, items[0])
-    steps = [name for name in below if name not in items]
-    raise StructureError(
-        f"{path}: no item of Orbax, which has a file {_TREE}; name one of its directories: "
-        f"{', '.join((items or steps)[:_SHOWN]) or 'there are none'}",
-        reason="ambiguous",
-    )
+    if not place.holds(_TREE):
+        items = sorted(place.holders(_TREE))
+        if len(items) == 1:
+            return _item(place.child(items[0]))
+        names = items or sorted(place.children())
+        if not names and not place.list():
+            raise StorageError(f"{place.url}: no such directory, or an empty one")
+        raise StructureError(
+            f"{place.url}: no item of Orbax, which has a file {_TREE}; name one of its "
+            f"directories: {', '.join(names[:_SHOWN]) or 'there are none'}",
+            reason="ambiguous",
+        )
+    if place.url.startswith(_GCS) and not place.holds(_FINISHED):
+        raise NotCommittedError(
+            f"{place.url}: no file {_FINISHED}, so Orbax did not finish it; take another step; or, "
+            "where it was copied there from a disk, copy it back and give that path",
+            reason="unfinished",
+        )
+    return place
 
 
 @contextmanager
@@ -221,15 +242,15 @@ def _arguments(orbax: Any, tree: Any) -> Any:
     return tree_util.tree_map(argument, tree)
 
 
-def _key_implementations(where: str) -> dict[str, str]:
+def _key_implementations(where: str, directory: str) -> dict[str, str]:
     """Return the implementation of each PRNG key, by its name; arrays of keys look like others."""
     out: dict[str, str] = {}
-    directory = os.path.join(where, _KEYS)
-    if not os.path.isdir(directory):
+    below = os.path.join(directory, _KEYS)
+    if not os.path.isdir(below):
         return out
-    for file in sorted(os.listdir(directory)):
-        name, data = sources.read(os.path.join(directory, file))
-        with sources.damage(name, "no metadata of arrays"):
+    for file in sorted(os.listdir(below)):
+        with sources.damage(f"{where}/{_KEYS}/{file}", "no metadata of arrays"):
+            _, data = sources.read(os.path.join(below, file), None)
             for row in json.loads(bytes(data))["array_metadatas"]:
                 found = row["array_metadata"]
                 if found["ext_metadata"] is not None:

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ckptstore import dtypes, elements, storage
-from ckptstore.convert import outline
+from ckptstore.convert import files, outline
 from ckptstore.convert import source as sources
-from ckptstore.convert.outline import Entry, Loss, Report
+from ckptstore.convert.files import Options
+from ckptstore.convert.names import Loss
+from ckptstore.convert.outline import Entry, Report
 from ckptstore.dtypes import Array
 from ckptstore.errors import CorruptError, StructureError, UnsupportedError
 from ckptstore.wire import Buffer
@@ -42,12 +44,19 @@ _NAMES = {name: code for code, name in _DTYPES.items()}
 _METADATA = "__metadata__"
 
 
-def from_safetensors(path: Any, *, arrays: Literal["numpy", "jax"] = "numpy") -> dict[str, Any]:
+def from_safetensors(
+    path: Any,
+    *,
+    arrays: Literal["numpy", "jax"] = "numpy",
+    storage_options: Options = None,
+) -> dict[str, Any]:
     """Read a safetensors file, or all files of a sharded one.
 
     Args:
-        path: the file, or the index of a sharded one (``….json``), whose files stand beside it.
+        path: the path or URL of the file, or of the index of a sharded one (``….json``), whose
+            files stand beside it.
         arrays: what the tensors become.
+        storage_options: options of the store of a URL, as fsspec takes them.
 
     Returns:
         A dict from name to array. Their dtypes are the file's, bfloat16 and float8 too.
@@ -55,17 +64,17 @@ def from_safetensors(path: Any, *, arrays: Literal["numpy", "jax"] = "numpy") ->
     Raises:
         CorruptError: the file, or the index, is not sound. There is no checksum: a damaged number
             is not noticed.
+        StorageError: a file cannot be read.
         UnsupportedError: reason ``dtype-not-here`` for a dtype of less than a byte.
         UnknownTypeError: reason ``not-installed``.
     """
     make = sources.maker(arrays)
-    where = storage.parse(path)
-    if not where.endswith(".json"):
-        return {name: make(array) for name, array in _read(where).items()}
-    places = _weight_map(where)
+    if not storage.absolute(path).endswith(".json"):
+        return {name: make(array) for name, array in _read(path, storage_options).items()}
+    where, places = _weight_map(path, storage_options)
+    beside = storage.absolute(path).rpartition("/")[0]
     shards = {
-        file: _read(os.path.join(os.path.dirname(where), file))
-        for file in dict.fromkeys(places.values())
+        file: _read(f"{beside}/{file}", storage_options) for file in dict.fromkeys(places.values())
     }
     held = {(name, file) for file, tensors in shards.items() for name in tensors}
     if held != set(places.items()):
@@ -77,26 +86,32 @@ def from_safetensors(path: Any, *, arrays: Literal["numpy", "jax"] = "numpy") ->
     return {name: make(shards[file].pop(name)) for name, file in places.items()}
 
 
-def safetensors_metadata(path: Any) -> dict[str, str]:
+def safetensors_metadata(path: Any, *, storage_options: Options = None) -> dict[str, str]:
     """Read the metadata of one safetensors file, and none of its tensors.
+
+    Args:
+        path: the path or URL of the file.
+        storage_options: options of the store of a URL, as fsspec takes them.
 
     Raises:
         CorruptError: there is no sound header.
+        StorageError: the file cannot be read.
     """
-    where = storage.parse(path)
-    nbytes = sources.size(where)
-    length = int.from_bytes(sources.read_range(where, 0, min(8, nbytes)), "little")
-    if nbytes < 8 or length > min(nbytes - 8, _HEADER_MAX_NBYTES):
-        raise CorruptError(f"{where}: no safetensors file: its header has no {length} bytes")
-    found = _json(where, sources.read_range(where, 8, length)).get(_METADATA, {})
+    with files.opened(path, storage_options) as file:
+        where, nbytes = file.where, file.nbytes
+        length = int.from_bytes(file.read(0, min(8, nbytes)), "little")
+        if nbytes < 8 or length > min(nbytes - 8, _HEADER_MAX_NBYTES):
+            raise CorruptError(f"{where}: no safetensors file: its header has no {length} bytes")
+        header = file.read(8, length)
+    found = _json(where, header).get(_METADATA, {})
     if type(found) is not dict or any(type(value) is not str for value in found.values()):
         raise CorruptError(f"{where}: metadata that is no map from str to str")
     return found
 
 
-def _read(where: str) -> dict[str, Array]:
+def _read(path: Any, storage_options: Options) -> dict[str, Array]:
     library = sources.framework("safetensors")
-    data = sources.read_range(where, 0, sources.size(where))
+    where, data = sources.read(path, storage_options)
     with sources.damage(where, "no sound safetensors file"):
         tensors = library.deserialize(bytes(data))
     # The library lets the last of two tensors of one name win.
@@ -117,14 +132,15 @@ def _read(where: str) -> dict[str, Array]:
     return out
 
 
-def _weight_map(where: str) -> dict[str, str]:
-    found = _json(where, sources.read_range(where, 0, sources.size(where))).get("weight_map")
+def _weight_map(path: Any, storage_options: Options) -> tuple[str, dict[str, str]]:
+    where, data = sources.read(path, storage_options)
+    found = _json(where, data).get("weight_map")
     if type(found) is not dict or not all(_is_plain(file) for file in found.values()):
         raise CorruptError(
             f"{where}: no index of safetensors: its weight_map must give, for each name, a file "
             "beside it"
         )
-    return found
+    return where, found
 
 
 def _is_plain(file: Any) -> bool:
@@ -154,19 +170,20 @@ def to_safetensors(
     select: str | Sequence[str] | None = None,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
-    storage_options: Mapping[str, Any] | None = None,
+    storage_options: Options = None,
 ) -> Report:
     """Write the arrays of a checkpoint, or of a tree, as one safetensors file.
 
     The file is there wholly or not at all, and durable when the call returns.
 
     Args:
-        path: the file to write, on this machine.
+        path: the path or URL of the file to write.
         source: the path or URL of a checkpoint, each byte of which is checked; or a tree.
         select: as for `load`; names then begin below what is selected.
         metadata: str by str, for the header.
         overwrite: replace a file that is there.
-        storage_options: options of the store of a checkpoint.
+        storage_options: options of the store of `path` and of that of `source`, as far as they are
+            URLs.
 
     Returns:
         What was written under which name, and all that the format could not hold.
@@ -175,10 +192,12 @@ def to_safetensors(
         StructureError: reason ``name-clash`` for two arrays of one name; ``cannot-carry`` for a
             dtype that the format lacks. Nothing is written then.
         AlreadyCommittedError: the file exists.
+        OutcomeUnknownError: in a bucket: the file is there wholly, or not at all.
         CorruptError, NotCommittedError, StorageError: as `load`.
     """
     metadata = _checked(metadata)
-    found = outline.outline(source, select, storage_options)
+    to, of = files.shared(storage_options, path, source)
+    found = outline.outline(source, select, of)
     found.refuse("safetensors", lambda e: _code(e) is None or e.name == _METADATA)
     # Widest first: every tensor then starts where its dtype may start.
     entries = sorted(found.entries, key=lambda entry: -entry.itemsize)
@@ -190,8 +209,9 @@ def to_safetensors(
     if len(entries) > 1:
         lost.append(Loss("$", "order", "readers give the names in an order of their own"))
     header = _header(entries, metadata)
-    outline.publish(path, _chunks(header, entries), overwrite=overwrite)
-    return found.report(path, lost)
+    nbytes = len(header) + found.nbytes
+    where = files.publish(path, to, _chunks(header, entries), nbytes, overwrite=overwrite)
+    return found.report(where, lost)
 
 
 def _checked(metadata: Mapping[str, str] | None) -> dict[str, str]:

@@ -1,16 +1,17 @@
-"""What a reader of a foreign format reads: bytes, an open file, or a file by its path."""
+"""What a reader of a foreign format reads: bytes, an open file, or a file by its path or URL."""
 
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from ckptstore import registry, storage
+from ckptstore import registry
+from ckptstore.convert import files
+from ckptstore.convert.files import Options
 from ckptstore.dtypes import Array
 from ckptstore.errors import (
     CheckpointError,
@@ -20,23 +21,30 @@ from ckptstore.errors import (
     UnknownTypeError,
 )
 from ckptstore.index import TypeKind, TypeRow
-from ckptstore.storage.local import LocalStorage
 from ckptstore.wire import Buffer
 
 _JAX_ARRAY = TypeRow(TypeKind.ARRAY, "jax", "Array")
 
 
-def read(source: Any) -> tuple[str, Buffer]:
+def read(source: Any, storage_options: Options) -> tuple[str, Buffer]:
     """Return a name for messages, and all bytes of a source.
 
     Args:
-        source: a path on this machine; or bytes; or an open binary file, read from where it stands.
+        source: a path or URL; or bytes; or an open binary file, read from where it stands.
+        storage_options: options of the store of a URL.
 
     Raises:
-        StorageError: the file cannot be read; reason ``bad-url`` for what is no source.
-        CorruptError: reason ``truncated`` where the file became shorter meanwhile.
+        StorageError: the file cannot be read; reason ``bad-url`` for what is no source,
+            ``bad-options`` where no store takes them, ``overwritten`` where the file changed
+            meanwhile.
     """
-    if isinstance(source, bytes | bytearray | memoryview):
+    held = isinstance(source, bytes | bytearray | memoryview)
+    if storage_options and (held or hasattr(source, "read")):
+        raise StorageError(
+            "bytes and open files take no storage_options; leave them out, or give the URL",
+            reason="bad-options",
+        )
+    if held:
         return "the bytes", memoryview(source).cast("B")
     if callable(getattr(source, "read", None)):
         data = source.read()
@@ -45,32 +53,8 @@ def read(source: Any) -> tuple[str, Buffer]:
                 f"{source!r:.200} is open as text; open it as 'rb'", reason="bad-url"
             )
         return str(getattr(source, "name", "the open file")), data
-    path = storage.parse(source)
-    return path, read_range(path, 0, size(path))
-
-
-def size(path: str) -> int:
-    """Return the bytes of a file; raises StorageError where there is none."""
-    with LocalStorage(os.path.dirname(path)) as directory:
-        name = os.path.basename(path)
-        found = directory.sizes([name])
-        if not directory.holds(name):
-            what = "no regular file" if found else "not there"
-            raise StorageError(f"{path}: {what}; expected a file")
-    return found[name]
-
-
-def read_range(path: str, offset: int, nbytes: int) -> bytearray:
-    """Read a part of a file; raises StorageError or CorruptError."""
-    buffer = bytearray(nbytes)
-    with LocalStorage(os.path.dirname(path)) as directory:
-        try:
-            directory.get(os.path.basename(path), offset, buffer)
-        except (EOFError, FileNotFoundError) as error:
-            raise CorruptError(
-                f"{path}: changed while it was read: {error}; read it again", reason="truncated"
-            ) from None
-    return buffer
+    with files.opened(source, storage_options) as file:
+        return file.where, file.read()
 
 
 def framework(name: str, distribution: str | None = None) -> Any:

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ckptstore import dtypes, storage
+from ckptstore import dtypes
+from ckptstore.convert import download, files
 from ckptstore.convert import source as sources
+from ckptstore.convert.files import Options
 from ckptstore.convert.likeness import step
 from ckptstore.errors import CorruptError, StructureError, UnsupportedError
 
@@ -20,21 +22,28 @@ _GROWTH = 4
 _ZIP = b"PK\x03\x04"
 
 
-def from_torch(path: Any, *, arrays: Literal["torch", "numpy"] = "torch") -> Any:
+def from_torch(
+    path: Any,
+    *,
+    arrays: Literal["torch", "numpy"] = "torch",
+    storage_options: Options = None,
+) -> Any:
     """Read a file of `torch.save`, in torch's own restricted reader.
 
     The CRC-32 of every part is checked first, which torch leaves out. Files of torch before 1.6
-    have none.
+    have none. A file in a bucket is copied to a temporary directory first.
 
     Args:
-        path: the file, on this machine.
+        path: the path or URL of the file.
         arrays: ``"torch"`` gives what torch gives, on the CPU. ``"numpy"`` gives numpy arrays of
             the same dtypes, in the dicts, lists and tuples that hold the tensors.
+        storage_options: options of the store of a URL, as fsspec takes them.
 
     Raises:
         UnsupportedError: reason ``weights-only`` where the file needs more than tensors and plain
             containers; ``dtype-not-here`` for a tensor that numpy has no array for.
         CorruptError: the file is damaged, or none of torch.
+        StorageError: the file cannot be read, or not be copied.
         UnknownTypeError: reason ``not-installed``.
     """
     if arrays not in ("torch", "numpy"):
@@ -42,24 +51,26 @@ def from_torch(path: Any, *, arrays: Literal["torch", "numpy"] = "torch") -> Any
             f"arrays={arrays!r:.80}, expected 'torch' or 'numpy'", reason="bad-argument"
         )
     torch = sources.framework("torch")
-    where = storage.parse(path)
-    nbytes = sources.size(where)
-    if sources.read_range(where, 0, min(4, nbytes)) == _ZIP:
-        _check_zip(where, nbytes)
-    with sources.damage(where, "torch cannot read it"):
-        try:
-            loaded = torch.load(where, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise _refused(where, error) from error
+    with files.opened(path, storage_options) as file, download.file(file) as here:
+        where, nbytes = file.where, file.nbytes
+        with sources.damage(where, "torch cannot read it"):
+            with open(here, "rb") as start:
+                is_zip = start.read(len(_ZIP)) == _ZIP
+            if is_zip:
+                _check_zip(where, here, nbytes)
+            try:
+                loaded = torch.load(here, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                raise _refused(where, error) from error
     if arrays == "torch":
         return loaded
     with sources.damage(where, "nested too deep, or a container that holds itself"):
         return _Arrays(torch, where, _GROWTH * nbytes).convert(loaded, "$")
 
 
-def _check_zip(where: str, nbytes: int) -> None:
+def _check_zip(where: str, here: str, nbytes: int) -> None:
     """Refuse a zip that claims more than the file holds, and bytes that are not its CRC-32."""
-    with sources.damage(where, "no zip file"), zipfile.ZipFile(where) as parts:
+    with sources.damage(where, "no zip file"), zipfile.ZipFile(here) as parts:
         entries = parts.infolist()
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
         if not stored or sum(entry.file_size for entry in entries) > nbytes:
