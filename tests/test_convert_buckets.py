@@ -530,28 +530,30 @@ def test_a_lost_answer_at_the_end_of_an_upload_is_no_failure(
     assert bucket_place.server.uploads(bucket_place.bucket) == []
 
 
-def test_a_store_that_goes_away_at_the_end_leaves_the_outcome_open(any_bucket, impatient):
+@pytest.mark.parametrize("at", ["a part", "the end"])
+def test_only_a_store_that_goes_away_at_the_end_leaves_the_outcome_open(any_bucket, impatient, at):
+    is_part = faults.matching("", r"partNumber=1|upload_id=")
+    is_last = is_part if at == "a part" else end_of_upload(any_bucket.server)
+    error = ckptstore.StorageError if at == "a part" else ckptstore.OutcomeUnknownError
     with faults.FaultProxy(any_bucket.server) as proxy:
         options = {"storage_options": settings(proxy.storage_options(), deadline=1)}
         convert.to_safetensors(f"{any_bucket.url}/first.safetensors", LARGE, **options)
-        is_end, gone = end_of_upload(any_bucket.server), []
+        gone = []
 
         def down(request):
-            if is_end(request):
+            if is_last(request):
                 gone.append(request)
             return bool(gone)
 
-        proxy.rule(down, faults.DROP_AFTER, times=1)
+        if at == "the end":
+            proxy.rule(down, faults.DROP_AFTER)
         proxy.rule(down, faults.DROP_BEFORE, times=math.inf)
-        text = refused(
-            convert.to_safetensors,
-            f"{any_bucket.url}/x.safetensors",
-            LARGE,
-            error=ckptstore.OutcomeUnknownError,
-            **options,
-        )
-        assert "wholly or not at all" in text
-    assert any_bucket.get("x.safetensors") == any_bucket.get("first.safetensors")
+        url = f"{any_bucket.url}/x.safetensors"
+        text = refused(convert.to_safetensors, url, LARGE, error=error, **options)
+    assert ("wholly or not at all" in text) == (at == "the end")
+    held = {"first.safetensors"} | ({"x.safetensors"} if at == "the end" else set())
+    assert any_bucket.files() == held
+    assert len({any_bucket.get(name) for name in held}) == 1
 
 
 @pytest.mark.parametrize("replace", [pytest.param(False, marks=WHOLE), True])

@@ -20,6 +20,7 @@ from ckptstore.storage.requests import Requests
 from ckptstore.wire import Buffer
 
 _PROBE = b"ckptstore"
+_PIECE_NBYTES = 1 << 20
 
 _proven: set[tuple[str, str]] = set()
 """(endpoint, root) of the stores that were seen to honour the condition of an upload in parts."""
@@ -72,7 +73,8 @@ def _in_parts(
     replace: bool,
 ) -> None:
     """Upload the parts and make them the object. What an answer leaves open, the object tells."""
-    key, sent = prefix + name, _Sent(chunks, nbytes)
+    key = prefix + name
+    sent = _Sent(chunks, nbytes, in_turn=not requests.link.client.any_order)
     upload: Upload = requests.ask(
         "write", key, lambda client, _: client.begin(key, nbytes, not replace), Kind.CONDITION
     )
@@ -81,7 +83,7 @@ def _in_parts(
         return
     except BaseException as error:
         given_up = _give_up(requests, upload)
-        if sent.left or not isinstance(error, StorageError | OSError):
+        if not sent.ended or not isinstance(error, StorageError | OSError):
             raise
         failure = error
     try:
@@ -103,27 +105,39 @@ def _in_parts(
 class _Sent:
     """Chunks that are on their way.
 
+    Args:
+        chunks: to take them from.
+        nbytes: of all.
+        in_turn: the parts are sent one after the other, and the last may make the object.
+
     Attributes:
-        state: their digest.
-        left: bytes that were not taken yet; before the last are, no part can become the object.
+        state: the digest of those that were taken.
+        ended: what was asked for may have made the object.
     """
 
-    def __init__(self, chunks: Iterable[Buffer], nbytes: int) -> None:
+    def __init__(self, chunks: Iterable[Buffer], nbytes: int, *, in_turn: bool) -> None:
         self.state = xxhash.xxh3_128()
-        self.left = nbytes
+        self.ended = False
         self._chunks = chunks
+        self._left = nbytes
+        self._in_turn = in_turn
 
     def __iter__(self) -> Iterator[Buffer]:
         for chunk in self._chunks:
-            self.state.update(memoryview(chunk).cast("B"))
-            self.left -= memoryview(chunk).nbytes
-            yield chunk
-            del chunk  # its giver may need its memory
+            view = memoryview(chunk).cast("B")
+            for at in range(0, view.nbytes, _PIECE_NBYTES):
+                end = min(at + _PIECE_NBYTES, view.nbytes)
+                self.state.update(view[at:end])
+                self._left -= end - at
+                self.ended = self._in_turn and not self._left
+                yield view[at:end]
+            del view, chunk  # its giver may need its memory
 
 
-def _finish(requests: Requests, upload: Upload, chunks: Iterable[Buffer]) -> None:
+def _finish(requests: Requests, upload: Upload, sent: _Sent) -> None:
     """Send all parts and end the upload; FileExistsError where its condition does not hold."""
-    tags = requests.link.uploader.parts(upload, chunks)
+    tags = requests.link.uploader.parts(upload, sent)
+    sent.ended = True
     requests.ask(
         "write",
         upload.key,
@@ -188,7 +202,7 @@ def _prove(place: Storage, requests: Requests, prefix: str) -> None:
     try:
         place.put(name, [_PROBE], len(_PROBE))
         try:
-            _finish(requests, upload, [_PROBE])
+            _finish(requests, upload, _Sent([_PROBE], len(_PROBE), in_turn=True))
         except FileNotFoundError:  # an answer before was lost, a success
             pass
         except StorageError as error:

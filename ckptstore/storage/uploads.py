@@ -93,9 +93,8 @@ class Uploader:
         sent: list[Future[str]] = []
         failed = threading.Event()
         try:
-            for data in _parts(chunks, part_nbytes(upload.nbytes)):
-                if failed.is_set():
-                    break
+            whole = _parts(chunks, part_nbytes(upload.nbytes))
+            while not failed.is_set() and (data := next(whole, None)) is not None:
                 sent.append(self._submit(upload, len(sent), data, failed))
                 del data  # the next part may be filled while this one is in flight
             return [future.result() for future in sent]
