@@ -182,8 +182,9 @@ def test_what_is_not_there_is_said(place):
             bucketless = f"{place.server.protocol}://no-such-bucket-at-all/x.eqx"
             refused(read, bucketless, reason="no-bucket", **options)
         if "://" in place.url and name != "orbax":
-            for url in (place.url.removesuffix("/run"), place.url.removesuffix("run")):
-                assert "a bucket" in refused(read, url, reason="bad-url", **options)
+            bucket = place.url.removesuffix("run")
+            for url in (bucket, bucket.rstrip("/"), f"{place.url}/deep/"):
+                assert "a bucket or a directory" in refused(read, url, reason="bad-url", **options)
 
 
 def test_a_store_that_denies_says_so(any_bucket):
@@ -639,8 +640,9 @@ def test_a_url_with_a_secret_is_refused_without_it(url):
 
 @pytest.mark.parametrize("url", ["s3://b/a/../x", "s3://b/..", "s3:/b/x", "s4://b/x", "s3://"])
 def test_a_url_that_names_no_file_is_refused(url):
-    for read in (*READERS.values(), lambda url: convert.to_npz(url, TREE)):
-        refused(read, url)
+    for call in (*READERS.values(), lambda url: convert.to_npz(url, TREE)):
+        refused(call, url)
+    refused(convert.to_npz, "memory://b/directory/", TREE, reason="bad-url")
 
 
 class Kept(fsspec.implementations.memory.MemoryFileSystem):

@@ -122,13 +122,15 @@ def locate(url: Any, storage_options: Options) -> tuple[Storage, str]:
     """Return the directory that holds a file, and the file's name in it.
 
     Raises:
-        StorageError: as `storage.open`; reason ``bad-url`` for the URL of a bucket.
+        StorageError: as `storage.open`; reason ``bad-url`` for the URL of a bucket, or of a
+            directory by its slash.
     """
     whole = storage.open(url, storage_options)  # which may have a query, or a part ..
     directory, _, name = storage.absolute(url).rpartition("/")
-    if directory.endswith(":/"):
+    if directory.endswith(":/") or (protocol(url) and os.fspath(url).endswith("/")):
         raise StorageError(
-            f"{whole.url}: a bucket, where a file in one was expected", reason="bad-url"
+            f"{whole.url}/: a bucket or a directory, where a file in one was expected",
+            reason="bad-url",
         )
     return storage.open(directory or "/", storage_options), name
 

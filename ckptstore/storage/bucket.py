@@ -147,9 +147,9 @@ class BucketStorage:
         self._commit("overwrite", name, data, expected, self._version(name, expected))
 
     def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
-        """List the directory, and ask by name for what is not listed: some servers cannot list.
+        """List the directory, but for one file, and ask by name for what is not listed.
 
-        Nothing can be held open in a bucket.
+        Some servers cannot list. Nothing can be held open in a bucket.
         """
         found: Mapping[str, int] = {}
         with contextlib.suppress(StorageError):
