@@ -177,8 +177,8 @@ def test_padding_is_not_saved(tmp_path: pathlib.Path) -> None:
 SCALARS = [
     np.float32(0.1), np.float64(-0.0), np.int8(-3), np.bool_(True), np.complex64(1j),
     np.longdouble("0.1"), np.clongdouble(1j), np.str_("é\ud800"), np.str_(""), np.str_("a\0"),
-    np.bytes_(b"ab\0\0"), np.bytes_(b""), np.void(b"\0a\0"), np.datetime64("NaT"),
-    np.datetime64("2020-01-01T00:00", "m"), np.datetime64(5, "25s"), np.timedelta64(3),
+    np.bytes_(b"ab\0\0"), np.bytes_(b""), np.void(b"\0a\0"), np.int64(-2**63).view("M8"),
+    np.datetime64("2020-01-01T00:00", "m"), np.datetime64(5, "25s"), np.int64(3).view("m8"),
     np.timedelta64(-3, "us"), np.array((1, 2.5), "i4,>f8")[()], np.float16(np.nan),
     np.rec.array([(1, 2.0)], dtype="i4,f8")[0], np.array([("ab", b"c")], "U3,S2")[0],
 ]  # fmt: skip
