@@ -265,6 +265,8 @@ def _attributes(x: Any) -> dict[str, Any]:
                     found[name] = member.__get__(x)
                 except AttributeError:
                     continue
+    if _on_device(found.get("_memory_space")):  # the default of a ShapeDtypeStruct, as is None
+        found.pop("_memory_space", None)
     try:
         own = object.__getattribute__(x, "__dict__")
     except AttributeError:
@@ -276,6 +278,10 @@ def _attributes(x: Any) -> dict[str, Any]:
         if not cached:
             found[name] = value
     return found
+
+
+def _on_device(space: Any) -> bool:
+    return getattr(space, "name", "Device") == "Device"
 
 
 def dtype_parts(dtype: np.dtype[Any]) -> Any:

@@ -476,6 +476,15 @@ class TestJax:
         )
         assert float(loaded["partials"][2](axis=0)) == 1.0
 
+    def test_a_struct_in_the_memory_of_the_host_is_refused(self, tmp_path: pathlib.Path) -> None:
+        def make() -> Any:
+            return jax.device_put(jnp.ones(3), jax.memory.Space.Host)
+
+        struct = jax.eval_shape(make)
+        if not hasattr(struct, "_memory_space"):
+            pytest.skip("this jax has no structs of a memory space")
+        assert_refused(tmp_path, {"x": struct}, "$['x']", "memory space Host", "shape and dtype")
+
     def test_every_function_of_the_table_is_there(self) -> None:
         from ckptstore.adapters import jax_symbols
 
