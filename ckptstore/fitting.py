@@ -126,6 +126,9 @@ class Fitting:
             value, what = optimizer.conform(x, like, squeeze=squeeze)
         except Refusal as refusal:
             return self._refuse(pair, str(refusal))
+        is_step_size = pair.above[-1:] == ("ScaleByZoomLinesearchState.learning_rate",)
+        if what and is_step_size and getattr(x, "weak_type", False):  # to Optax 0.2.4
+            what += "; lbfgs before Optax 0.2.4 began each search at it, today's begins at 1"
         return self._changed(pair, value, what) if what else value
 
     def _value(self, pair: _Pair) -> Any:

@@ -62,3 +62,12 @@ def test_masked_lists_get_their_leaves_in_order() -> None:
     fitted, _ = fit(state, tx, params)
     old, new = jax.tree.leaves(state), jax.tree.leaves(fitted)
     assert all(a is b for a, b in zip(old, new, strict=True))
+
+
+def test_lbfgs_from_before_its_search_changed_is_reported() -> None:
+    for release, word in {"0.2.3": "before Optax 0.2.4", "0.2.5": ""}.items():
+        state = ckptstore.load(ROOT / f"optax-{release}" / "states", select="$['lbfgs']")
+        tx, params, _ = make_optax.start("lbfgs")
+        report = fit(state, tx, params)[1]
+        assert word in str(report)
+        assert [c.path for c in report.changes] == ["$[2].learning_rate"] * bool(word)
