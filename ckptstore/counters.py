@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import paths, registry, tree
+from ckptstore import dtypes, paths, registry, tree
 from ckptstore.errors import StructureError
 from ckptstore.index import DICT_KINDS, Kind
 from ckptstore.meanings import (
@@ -207,7 +207,8 @@ class Scan:
         known = state is not None and meaning is None and name in state.counters
         if known and state is not None:
             meaning, start = state.counters[name], state.starts.get(name, 0)
-        value = integers(x) if known or not getattr(x, "shape", ()) else None
+        is_scalar = not getattr(x, "shape", ())
+        value = integers(x, floats=self._is_step(node, parent)) if known or is_scalar else None
         if value is None:
             if known and x is not None:
                 raise StructureError(
@@ -223,6 +224,13 @@ class Scan:
         self._raw.append(
             _Raw(node, plain, holder, name, meaning or Meaning.UNKNOWN, start, place, parent)
         )
+
+    def _is_step(self, node: int, parent: int) -> bool:
+        """Tell whether a node is the entry of a dict by which torch's optimizers keep the step."""
+        walk = self.walk
+        if parent < 0 or walk.kind[parent] not in DICT_KINDS:
+            return False
+        return type(walk.objects[node - 1]) is str and walk.objects[node - 1] == "step"
 
     def _settle(self, sync: _Sync) -> None:
         """Find out whether an inner state starts again at each sync."""
@@ -299,20 +307,32 @@ def _below(x: Any) -> Iterator[Any]:
             stack.extend(x)
 
 
-def integers(x: Any) -> Any:
-    """Return the integers of a scalar or an array on the host, or None where it has none."""
+def integers(x: Any, *, floats: bool = False) -> Any:
+    """Return the integers of a scalar or an array on the host, or None where it has none.
+
+    With `floats`, also those that a float tensor of torch holds.
+    """
     if type(x) is int:
         return np.asarray(x, dtype=object)
-    package = registry.top_level(type(x).__module__)
-    if package not in ("numpy", "jax", "jaxlib"):
-        return None
-    dtype = getattr(x, "dtype", None)
-    if not isinstance(dtype, np.dtype) or dtype.kind not in "iu":
+    package, dtype = registry.top_level(type(x).__module__), getattr(x, "dtype", None)
+    if package in ("numpy", "jax", "jaxlib"):
+        if not isinstance(dtype, np.dtype) or dtype.kind not in "iu":
+            return None
+    elif package != "torch":
         return None
     known = registry.adapter(package)
     try:
-        if known is None or known.leaf(x) is None:
+        leaf = None if known is None else known.leaf(x)
+        if leaf is None:
             return None  # a jax.ShapeDtypeStruct
+        return _of_tensor(leaf, floats) if package == "torch" else np.asarray(x)
     except registry.Refusal:
-        return None  # a traced value
-    return np.asarray(x)
+        return None  # a traced value, a meta tensor
+
+
+def _of_tensor(leaf: registry.Leaf, floats: bool) -> Any:
+    dtype = dtypes.resolve(leaf.dtype, where="a tensor of torch")
+    if dtype.kind not in ("iuf" if floats else "iu"):
+        return None
+    values = np.frombuffer(leaf.read(), dtype).reshape(leaf.shape)
+    return values if dtype.kind != "f" or all(v.is_integer() for v in values.flat) else None

@@ -70,7 +70,8 @@ def counts(opt_state: Any) -> list[Count]:
 
     Args:
         opt_state: a state of Optax with concrete values, alone or in any tree. An integer scalar
-            that stands in no known class of Optax is listed as unknown.
+            that stands in no known class of Optax is listed as unknown, and so is the `step` of
+            an optimizer of torch, which is a float.
 
     Raises:
         StructureError: reason ``bad-count`` where a counter has no concrete integers.
@@ -307,8 +308,8 @@ def _whole(amount: Any) -> int:
 def _moved(scan: Scan, found: Found, amount: int, *, relative: bool) -> Any:
     """Return a new counter of the same kind."""
     x, count = scan.walk.objects[found.node], found.count
-    old = integers(x)
-    most = _INT32_MAX if type(x) is int else int(np.iinfo(old.dtype).max)
+    old = integers(x, floats=True)
+    most = _INT32_MAX if type(x) is int else _most(old.dtype)
     wide = old.astype(object)
     new = wide + amount if relative else wide * 0 + amount + count.start
     if np.any(new < 0):
@@ -326,3 +327,8 @@ def _moved(scan: Scan, found: Found, amount: int, *, relative: bool) -> Any:
     leaf = known.leaf(x) if known is not None else None
     assert known is not None and leaf is not None  # `integers` saw to it
     return known.array(np.array(new, dtype=old.dtype), leaf.row, known.place(x))
+
+
+def _most(dtype: np.dtype[Any]) -> int:
+    """Return the largest of the integers that a dtype counts to in steps of 1."""
+    return int(np.iinfo(dtype).max) if dtype.kind in "iu" else 2 ** (np.finfo(dtype).nmant + 1)

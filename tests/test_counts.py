@@ -180,6 +180,63 @@ def test_an_object_that_cannot_be_looked_into_is_told_of() -> None:
     assert moved[1] is tree[1]
 
 
+def beside_torch() -> tuple[dict[str, Any], Any]:
+    """Return a tree with a state of Optax and one of torch, of 3 updates each, and the latter."""
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Linear(2, 1)
+    adam = torch.optim.Adam(model.parameters())
+    for _ in range(3):
+        model(torch.ones(2)).sum().backward()
+        adam.step()
+    return {"opt_state": scheduled(jnp.int32(3)), "torch": adam.state_dict()["state"]}, torch
+
+
+def test_the_steps_of_torch_are_no_silent_half() -> None:
+    tree, torch = beside_torch()
+    steps = ["$['torch'][0]['step']", "$['torch'][1]['step']"]
+    found = [(c.path, c.value, c.meaning) for c in counts(tree)]
+    assert found[1:] == [(path, 3, Meaning.UNKNOWN) for path in steps]
+    assert f"{steps[0]} = 3" in refused("unknown-counts", tree, 4)
+    with pytest.warns(UserWarning, match="of unknown meaning"):
+        left = shift_counts(tree, 4, strict=False)
+    assert (left["opt_state"].count, left["torch"][0]["step"]) == (7, 3)
+
+    moved = shift_counts(tree, 4, select=["$.opt_state", "$.torch.*.step"])
+    assert moved["opt_state"].count == 7
+    for i in (0, 1):
+        old, new = tree["torch"][i], moved["torch"][i]
+        assert (new["step"].item(), new["step"].dtype) == (7, torch.float32)
+        assert new["exp_avg"] is old["exp_avg"]
+        assert old["step"] == 3
+    stuck = shift_counts(tree, to=10**9, select="$.torch.*.step")["torch"][0]["step"]
+    assert stuck == stuck + 1 == 2**24
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8"])
+def test_an_integer_scalar_of_torch_is_unknown(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    tree = {
+        "opt_state": scheduled(jnp.int32(3)),
+        "count": torch.tensor(3, dtype=getattr(torch, dtype)),
+    }
+    assert "$['count'] = 3" in refused("unknown-counts", tree, 4)
+    moved = shift_counts(tree, 4, select="$.count")["count"]
+    assert (type(moved), moved.item(), moved.dtype) == (torch.Tensor, 7, tree["count"].dtype)
+
+
+def test_other_tensors_of_torch_are_no_counters() -> None:
+    torch = pytest.importorskip("torch")
+    others = [
+        torch.tensor(3.0),
+        torch.tensor(True),
+        torch.arange(3),
+        torch.tensor(2, device="meta"),
+    ]
+    steps = [torch.tensor(x) for x in (0.5, float("nan"), float("inf"), 1j)]
+    tree = {"others": others, "steps": [{"step": x} for x in steps], "step": torch.zeros(2)}
+    assert counts(tree) == []
+
+
 # The learning rate at the next step
 
 
