@@ -292,6 +292,7 @@ def test_without_optax_and_jax_the_stored_fields_are_there() -> None:
 RETIRED = {
     "0.1.0": "optax._src.transform.ScaleByFromageState",
     "0.1.1": "optax._src.transform.ScaleByFromageState",
+    "0.1.2": "optax._src.transform.ScaleByFromageState",
     "0.1.3": "optax._src.transform.ScaleByFromageState",
     "0.2.1": "optax._src.linesearch.BacktrackingSearchState",
     "0.2.3": "optax._src.linesearch.BacktrackingSearchState",
