@@ -34,7 +34,7 @@ def check(step: Any, metadata: Any, metrics: Any, supplied: Any) -> None:
                 'metrics={"name": value}',
                 reason="bad-metric",
             )
-        if type(value) not in (int, float):
+        if type(value) is not int and not isinstance(value, float):  # numpy's float64 is a float
             raise StructureError(
                 f"save: metrics[{name!r:.80}] is {value!r:.80} ({type(value).__name__}), expected "
                 "a float; float(value) of an array gives one",
@@ -50,6 +50,11 @@ def check(step: Any, metadata: Any, metrics: Any, supplied: Any) -> None:
             f'save: supplied={supplied!r:.80}, expected a list of patterns, such as ["$.apply_fn"]',
             reason="bad-pattern",
         )
+
+
+def plain(metrics: Mapping[str, float]) -> Mapping[str, float]:
+    """Return checked metrics as Python's own numbers."""
+    return {k: value if type(value) is int else float(value) for k, value in metrics.items()}
 
 
 def check_step(step: Any) -> None:

@@ -92,6 +92,12 @@ class PendingSave:
         """
         if not self.done() and (self._thread is None or self._thread.ident is None):
             self._run()
+        if not self.done() and self._thread is threading.current_thread():
+            raise CheckpointError(
+                f"{self.url}: a rule of `keep` waits for the save that asks it, which would be for "
+                "ever; a rule only says what to keep: save in the loop",
+                reason="save-pending",
+            )
         self._ended.wait()
 
     def check(self) -> None:

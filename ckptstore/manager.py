@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from ckptstore import background, reader, retention, steps, writer
+from ckptstore import arguments, background, reader, retention, writer
 from ckptstore.background import PendingSave
 from ckptstore.cadence import Cadence, Every
 from ckptstore.checkpoint import Checkpoint
@@ -16,8 +16,6 @@ from ckptstore.preemption import Preemption
 from ckptstore.retention import Mode, Rule
 from ckptstore.reuse import Series
 from ckptstore.run import Run
-
-_Result = TypeVar("_Result")
 
 
 class Manager:
@@ -132,7 +130,7 @@ class Manager:
             return None
         self._wait()
         self._tell()
-        saved = self._save(writer.save, step, tree, metrics, options)
+        saved = writer.save(self._run.at(step), tree, **self._told(step, metrics, options))
         self._cadence.saved(step)
         self._saved(saved)
         return saved
@@ -158,8 +156,9 @@ class Manager:
         """
         if not self._is_due(step, metrics, force):
             return None
-        save_async = functools.partial(background.save_async, _begun=self._begun, _then=self._ended)
-        return self._save(save_async, step, tree, metrics, options)
+        told = self._told(step, metrics, options)
+        place = self._run.at(step)
+        return background.save_async(place, tree, _begun=self._begun, _then=self._ended, **told)
 
     def load(
         self, step: int | None = None, like: Any = None, *, fallback: bool = False, **options: Any
@@ -289,7 +288,8 @@ class Manager:
     def _is_due(self, step: int, metrics: Any, force: bool) -> bool:
         """Tell whether a call of `save` saves, after a look at its arguments."""
         self._tell()
-        steps.name(step)
+        arguments.check_step(step)
+        arguments.check(step, None, metrics, None)
         if not self._cadence.called(step) and not force:
             return False
         if not force:
@@ -299,18 +299,9 @@ class Manager:
             self._checked = True
         return True
 
-    def _save(
-        self,
-        save: Callable[..., _Result],
-        step: int,
-        tree: Any,
-        metrics: Mapping[str, float] | None,
-        options: Mapping[str, Any],
-    ) -> _Result:
-        """Save a step by `save` or `save_async`, with what this run has to say to it."""
-        return save(
-            self._run.at(step),
-            tree,
+    def _told(self, step: int, metrics: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a save is told beside the place and the tree."""
+        return dict(
             step=step,
             metrics=metrics,
             storage_options=self._run.options,

@@ -237,8 +237,11 @@ class _Comparison:
         if str(row) == str(other) and impl != impl_like:
             self._differ(i, key_text(impl), key_text(impl_like))
         elif str(row) != str(other) and not self.numpy:
-            as_numpy = other.module == "numpy" != row.module
-            remedy = '; arrays="numpy" gives numpy arrays' if as_numpy else ""
+            remedy = ""
+            if other.module == "numpy":
+                remedy = '; arrays="numpy" gives numpy arrays'
+            elif row.module == "numpy":
+                remedy = "; have numpy arrays in `like`, and convert what is loaded"
             self._differ(i, self._name(i), self._like(j), remedy)
         elif shape != shape_like:
             self._differ(i, f"shape {list(shape)}", str(list(shape_like)))
@@ -292,8 +295,7 @@ class _Comparison:
         """Say what a stored node is."""
         kind = Kind(self.stored.kind[i])
         if kind == Kind.LEAF:
-            row, dtype, shape = self.stored.leaf(self.stored.arg[i])
-            return f"{row} {dtype}{list(shape)}"
+            return _array(*self.stored.leaf(self.stored.arg[i]))
         if kind in (Kind.RECORD, Kind.ENUM):
             return str(self.stored.row(i))
         return _KIND_NAMES.get(kind, kind.name.lower())
@@ -302,8 +304,14 @@ class _Comparison:
         """Say what a node of `like` is."""
         if self.like.kind[j] == Kind.SUPPLIED:
             return f"something that cannot be stored ({self.like.data[j].decode()})"
+        if self.like.kind[j] == Kind.LEAF:
+            return _array(*self.like.leaf(self.like.arg[j]))
         cls = type(self.like.objects[j])
         return f"{cls.__module__}.{cls.__qualname__}".removeprefix("builtins.")
+
+
+def _array(row: TypeRow, dtype: dtypes.Stored, shape: Sequence[int]) -> str:
+    return f"{row} {dtype}{list(shape)}"
 
 
 def _by_key(table: _Table, entries: Sequence[int]) -> dict[tuple[str, tuple[str, ...], int], int]:

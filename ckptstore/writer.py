@@ -167,7 +167,7 @@ class Attempt:
             attempt=attempt,
             time_ms=time.time_ns() // 1_000_000,
             step=step,
-            metrics=dict(metrics or {}),
+            metrics=arguments.plain(metrics or {}),
             writer=_versions(walk),
             metadata=copy.deepcopy(dict(metadata or {})),
             files=_new_files(attempt, 0, self._placement),

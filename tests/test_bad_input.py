@@ -160,6 +160,23 @@ def test_bad_metrics_are_refused_before_anything_is_written(metrics: Any, tmp_pa
     refused(tmp_path, "bad-metric", "save: metrics", metrics=metrics)
 
 
+def test_metrics_are_refused_by_the_first_call_of_a_run(tmp_path: Path) -> None:
+    manager = ckptstore.Manager(tmp_path / "run", every=100)
+    for save in (manager.save, manager.save_async):
+        with pytest.raises(ckptstore.StructureError) as caught:
+            save(1, {}, metrics={"loss": np.float32(1)})
+        assert caught.value.reason == "bad-metric"
+
+
+def test_a_mean_of_numpy_is_a_metric(tmp_path: Path) -> None:
+    manager = ckptstore.Manager(tmp_path / "run", keep=ckptstore.keep_best(1, "loss"))
+    for step, loss in enumerate(([1.0, 3.0], [0.5, 0.25])):
+        manager.save(step, {}, metrics={"loss": np.mean(loss)})
+    assert manager.best("loss") == 1
+    metrics = ckptstore.inspect(tmp_path / "run" / "step-000000000001").metrics
+    assert metrics == {"loss": 0.375} and type(metrics["loss"]) is float
+
+
 def test_metrics_that_do_not_fit_in_the_manifest_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, "cannot-carry", "1048576", metrics={"x" * (1 << 20): 0.5})
 

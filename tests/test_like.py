@@ -90,7 +90,7 @@ def test_every_difference_is_reported_at_once_by_path(url: pathlib.Path) -> None
     lines = [line.strip() for line in str(caught.value).split("\n")[1:]]
     assert caught.value.reason == "differs-from-like"
     assert lines == [
-        "$['more']: numpy.ndarray in `like`, not in the checkpoint",
+        "$['more']: numpy.ndarray float64[3] in `like`, not in the checkpoint",
         "$['state']: test_like.State in the checkpoint, test_like.OtherState in `like`",
         "$['items'][0]: int in the checkpoint, float in `like`",
         "$['items'][1][2]: int in `like`, not in the checkpoint",

@@ -329,6 +329,22 @@ def test_a_rule_that_fails_is_logged_and_the_save_has_succeeded(
     assert is_of(manager.load(), 1)
 
 
+@pytest.mark.parametrize("call", ["save", "save_async"])
+def test_a_rule_that_saves_does_not_wait_for_itself(
+    call: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def rule(steps: Sequence[StepInfo]) -> Sequence[StepInfo]:
+        getattr(manager, call)(9, tree(9))
+        return steps
+
+    manager = Manager(tmp_path, keep=rule)
+    pending = manager.save_async(1, tree(1))
+    assert pending is not None and pending.result(timeout=30).step == 1
+    [text] = warnings_of(caplog)
+    assert "a rule of `keep` waits for the save that asks it" in text
+    assert manager.steps() == [1]
+
+
 def test_a_deletion_that_fails_is_logged_and_tried_again_after_the_next_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
