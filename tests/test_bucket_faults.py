@@ -650,6 +650,20 @@ def test_an_upload_in_parts_that_somebody_gives_up_is_an_error(s3: S3Server) -> 
             assert place.which() == tried.before and not place.left()
 
 
+@pytest.mark.parametrize("lost", [DROP_AFTER, ERROR_AFTER], ids=["drop", "error"])
+def test_an_upload_whose_beginning_was_not_answered_is_given_up_however_often_it_takes(
+    lost: Action, s3: S3Server
+) -> None:
+    with Place(s3) as place:
+        place.restore(None)
+        place.proxy.rule(matching("POST", r"\?uploads"), lost)
+        place.proxy.rule(matching("GET", r"\?(.*&)?uploads"), ERROR_BEFORE)
+        place.proxy.rule(matching("DELETE", "uploadId="), ERROR_BEFORE)
+        OPERATIONS["create"].run(place)
+        assert len([request for request in place.proxy.log if request.action]) == 3
+        assert place.which() == NEW and not place.left()
+
+
 def test_an_upload_whose_id_was_damaged_on_its_way_leaves_nothing(s3: S3Server) -> None:
     with Place(s3) as place:
         place.restore(None)

@@ -563,7 +563,7 @@ def test_a_model_on_meta_is_a_template(tmp_path: pathlib.Path) -> None:
     assert "3 difference(s)" in text
     assert "$['model']['first.bias']: shape [8] in the checkpoint, [9] in `like`" in text
     assert "$['model']['last.weight']: float32 in the checkpoint, bfloat16 in `like`" in text
-    assert "$['n']: int in the checkpoint, torch.Tensor in `like`" in text
+    assert "$['n']: int in the checkpoint, torch.Tensor float32[1] in `like`" in text
 
 
 def test_a_cast_is_made_where_it_is_asked_for(tmp_path: pathlib.Path) -> None:
@@ -589,7 +589,7 @@ def test_class_and_requires_grad_are_the_checkpoint_s(tmp_path: pathlib.Path) ->
     ckptstore.save(tmp_path / "c", [torch.ones(2, requires_grad=True)])
     assert ckptstore.load(tmp_path / "c", like=[torch.ones(2)])[0].requires_grad
     with pytest.raises(
-        ckptstore.StructureError, match=r"torch\.nn\.parameter\.Parameter in `like`"
+        ckptstore.StructureError, match=r"torch\.nn\.parameter\.Parameter float32\[2\] in `like`"
     ):
         ckptstore.load(tmp_path / "c", like=[nn.Parameter(torch.ones(2))])
     for other in (np.ones(2, "f4"), jnp.ones(2)):

@@ -61,11 +61,16 @@ class Uploader:
                 self._ask("write", key, lambda client, _: client.put(key, whole))
             return
         upload: Upload | None = None
+        begun = 0
+
+        def begin(client: Client, tries: int) -> Upload:
+            nonlocal begun
+            begun = tries + 1
+            return client.begin(key, nbytes)
+
         try:
             with stopping.stopped_by(self.stop):
-                upload = self._ask(
-                    "write", key, lambda client, tries: _begin(client, key, nbytes, tries)
-                )
+                upload = self._ask("write", key, begin)
             tags = self.parts(upload, chunks)
             with stopping.stopped_by(self.stop):
                 self._ask(
@@ -75,8 +80,7 @@ class Uploader:
                     Kind.MISSING,
                 )
         except BaseException as error:
-            with contextlib.suppress(CheckpointError, OSError):
-                self._ask("abort the upload of", key, lambda client, _: _abort(client, key, upload))
+            self._give_up(key, upload)
             if isinstance(error, FileNotFoundError):
                 raise StorageError(
                     f"{error}; somebody gives up uploads there that are not finished, or the store "
@@ -84,6 +88,13 @@ class Uploader:
                     reason="lost-file",
                 ) from None
             raise
+        if begun > 1:  # a try whose answer was lost may have begun one too
+            self._give_up(key, None)
+
+    def _give_up(self, key: str, upload: Upload | None) -> None:
+        """Give up an upload, and all others of its key, as far as it goes."""
+        with contextlib.suppress(CheckpointError, OSError):
+            self._ask("abort the upload of", key, lambda client, _: _abort(client, key, upload))
 
     def parts(self, upload: Upload, chunks: Iterable[Buffer]) -> Sequence[str]:
         """Send the parts of an upload; none is in flight when this returns, or raises.
@@ -153,14 +164,6 @@ def _parts(chunks: Iterable[Buffer], size: int) -> Iterator[bytearray]:
         del view, chunk  # its giver may need its memory
     if part or not given:
         yield part
-
-
-def _begin(client: Client, key: str, nbytes: int, tries: int) -> Upload:
-    """Begin an upload. What a try began whose answer was lost is given up."""
-    if tries:
-        with contextlib.suppress(Failure):
-            _abort(client, key, None)
-    return client.begin(key, nbytes)
 
 
 def _abort(client: Client, key: str, upload: Upload | None) -> None:
