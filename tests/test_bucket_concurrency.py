@@ -37,6 +37,11 @@ FAULTS = [
 
 spawn = multiprocessing.get_context("spawn")
 
+LESS = pytest.mark.parametrize(
+    "server", ["moto", pytest.param("ministack", marks=pytest.mark.whole), "gcs"], indirect=True
+)
+"""Each server in turn, but of the two for S3 one in `make test`."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -245,6 +250,7 @@ def overwrite_rounds(
     return total, reports
 
 
+@LESS
 def test_one_of_32_creates_wins_and_the_others_leave_nothing(
     crowd: Crowd, server: Server, bucket: str
 ) -> None:
@@ -253,6 +259,7 @@ def test_one_of_32_creates_wins_and_the_others_leave_nothing(
     assert total["wrote"] > CREATES, "nobody came second: this was no race"
 
 
+@LESS
 def test_overwrites_by_32_keep_a_sound_checkpoint_before_two_readers(
     crowd: Crowd, server: Server, bucket: str
 ) -> None:

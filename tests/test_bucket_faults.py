@@ -85,6 +85,12 @@ def sizes(sample: int | None) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("size", [pytest.param(sample, id="sample"), whole])
 
 
+LESS = pytest.mark.parametrize(
+    "server", ["moto", pytest.param("ministack", marks=pytest.mark.whole), "gcs"], indirect=True
+)
+"""Each server in turn, but of the two for S3 one in `make test`."""
+
+
 @pytest.fixture(scope="module")
 def moto() -> Iterator[Moto]:
     """A moto that takes parts of `bucket_faults.PART_NBYTES`."""
@@ -143,6 +149,7 @@ def test_one_fault_at_any_request_of_the_first_save_to_a_store_is_survived(
     "operation",
     [pytest.param(o, marks=pytest.mark.whole if o == "verify" else []) for o in OPERATIONS],
 )
+@LESS
 def test_a_store_that_goes_away_at_any_request_leaves_the_old_or_the_new(
     operation: str, size: int | None, server: Server
 ) -> None:
@@ -260,6 +267,7 @@ def is_saved_by(place: Place, who: str | None) -> None:
 
 @sizes(4)
 @pytest.mark.parametrize("operation", ["create", "overwrite"])
+@LESS
 def test_bytes_that_change_on_the_way_to_the_store_never_load(
     operation: str, size: int | None, server: Server
 ) -> None:
@@ -373,6 +381,7 @@ def test_a_lost_answer_and_then_another_save_is_a_conflict(
         check_next(place, "after the conflict")
 
 
+@LESS
 def test_a_commit_whose_outcome_stays_unknown_deletes_nothing(server: Server) -> None:
     with Place(server, timeout=1.0, deadline=1.5) as place:
         for name, action, found in (
@@ -665,7 +674,7 @@ def test_an_upload_whose_beginning_was_not_answered_is_given_up_however_often_it
 
 
 def test_an_upload_whose_id_was_damaged_on_its_way_leaves_nothing(s3: S3Server) -> None:
-    with Place(s3) as place:
+    with Place(s3, deadline=2.0) as place:
         place.restore(None)
         place.proxy.rule(
             matching("POST", r"\?uploads"), Action("corrupt-answer", True, position=-55)

@@ -617,15 +617,15 @@ def test_thousands_of_steps_are_listed_without_reading_a_manifest(
     assert others == {str(tmp_path)} | expected, "of the one evicted, and the one before"
 
 
-def test_thousands_of_steps_of_a_bucket_are_listed_in_a_few_requests(moto: Moto) -> None:
+def test_a_thousand_steps_of_a_bucket_are_listed_in_a_few_requests(moto: Moto) -> None:
     with FaultProxy(moto) as proxy:
         place = BucketPlace(moto)
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(place.put, [f"{name_of(step)}/MANIFEST" for step in range(1500)]))
+            list(pool.map(place.put, [f"{name_of(step)}/MANIFEST" for step in range(1001)]))
         manager = Manager(place.url, storage_options=proxy.storage_options())
         proxy.reset()
-        assert manager.steps() == list(range(1500))
+        assert manager.steps() == list(range(1001))
         assert proxy.count() == 2, "a page of 1,000 objects each"
         proxy.reset()
-        assert manager.latest() == 1499
+        assert manager.latest() == 1000
         assert proxy.count() == 3, "two pages of names, and a look"
