@@ -122,6 +122,7 @@ def reads_manifest(request: Request) -> bool:
 
 @sizes(3)
 @pytest.mark.parametrize("operation", OPERATIONS)
+@LESS
 def test_one_fault_at_any_request_is_survived(
     operation: str, size: int | None, server: Server
 ) -> None:
@@ -302,6 +303,7 @@ def test_bytes_that_change_on_the_way_to_the_store_never_load(
 
 @sizes(3)
 @pytest.mark.parametrize("operation", ["create", "overwrite"])
+@LESS
 def test_an_answer_lost_at_the_commit_is_no_error(
     operation: str, size: int | None, server: Server
 ) -> None:
@@ -320,6 +322,7 @@ def test_an_answer_lost_at_the_commit_is_no_error(
 
 
 @pytest.mark.parametrize("operation", ["create", "overwrite"])
+@LESS
 def test_several_answers_lost_at_the_commit_are_no_error(operation: str, server: Server) -> None:
     tried = OPERATIONS[operation]
     with Place(server) as place:

@@ -29,7 +29,7 @@ from ckptstore.optax import Meaning, check_counts, counts, shift_counts
 
 NAMES = sorted(catalogue.CASES)
 WRAPPERS = {*catalogue._WRAPPERS, *catalogue._SPOILT, *catalogue._LOOKAHEAD, *catalogue._EXAMPLES}
-SAMPLED = {*NAMES[::4], *WRAPPERS, *(n for n in NAMES if "schedule" in n or ".sam" in n)}
+SAMPLED = {*NAMES[::12], *WRAPPERS, *(n for n in NAMES if "schedule" in n or ".sam" in n)}
 CASES = [pytest.param(n, marks=[] if n in SAMPLED else pytest.mark.whole) for n in NAMES]
 MORE = 4
 ENUM = re.compile(r"<([\w.]+): [^>]*>")

@@ -27,7 +27,7 @@ SCENARIOS = [
     "create-nolinks",
     "create-spread",
     "overwrite",
-    "overwrite-spread",
+    pytest.param("overwrite-spread", marks=pytest.mark.whole),  # and more of it is in the next
     "overwrite-shared",
 ]
 FEWEST_POINTS = {"create": 20, "overwrite": 30}

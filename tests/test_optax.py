@@ -20,7 +20,7 @@ from compare import assert_exact, differences, roundtrip
 import ckptstore
 
 NAMES = sorted(catalogue.CASES)
-SAMPLED = set(NAMES[::6])
+SAMPLED = set(NAMES[::12])
 COMPILED = [
     pytest.param(name, marks=[] if name in SAMPLED else pytest.mark.whole) for name in NAMES
 ]
