@@ -13,6 +13,11 @@ from servers import Server
 
 KINDS = ("local", "moto", "ministack", "gcs")
 
+LESS = pytest.mark.parametrize(
+    "server", ["moto", pytest.param("ministack", marks=pytest.mark.whole), "gcs"], indirect=True
+)
+"""Each server in turn, but of the two for S3 one in `make test`."""
+
 
 class Place:
     """A directory of a disk; `url` and `options` are what ckptstore is given."""

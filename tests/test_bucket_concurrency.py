@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import LESS
 from servers import Server
 from servers import proxy as faults
 from servers.proxy import FaultProxy
@@ -36,11 +37,6 @@ FAULTS = [
 ]
 
 spawn = multiprocessing.get_context("spawn")
-
-LESS = pytest.mark.parametrize(
-    "server", ["moto", pytest.param("ministack", marks=pytest.mark.whole), "gcs"], indirect=True
-)
-"""Each server in turn, but of the two for S3 one in `make test`."""
 
 
 @dataclass(frozen=True)

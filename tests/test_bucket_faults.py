@@ -38,6 +38,7 @@ from bucket_faults import (
     sweep,
     tree,
 )
+from places import LESS
 from servers import Gcs, Moto, S3Server, Server
 from servers.proxy import (
     ACTIONS,
@@ -83,12 +84,6 @@ def sizes(sample: int | None) -> pytest.MarkDecorator:
     """Run with a sample in `make test`, and with everything in `make test-all`."""
     whole = pytest.param(None, id="whole", marks=[pytest.mark.whole, pytest.mark.timeout(900)])
     return pytest.mark.parametrize("size", [pytest.param(sample, id="sample"), whole])
-
-
-LESS = pytest.mark.parametrize(
-    "server", ["moto", pytest.param("ministack", marks=pytest.mark.whole), "gcs"], indirect=True
-)
-"""Each server in turn, but of the two for S3 one in `make test`."""
 
 
 @pytest.fixture(scope="module")

@@ -864,9 +864,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("first", [0, pytest.param(1, marks=pytest.mark.whole)])
 @pytest.mark.parametrize("how", BROKEN)
-@pytest.mark.parametrize(
-    "server", ["moto", pytest.param("ministack", marks=pytest.mark.whole), "gcs"], indirect=True
-)
+@places.LESS
 def test_a_delete_in_a_bucket_that_fails_at_any_request_is_done_or_not(
     how: str, first: int, server: Any, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
