@@ -15,9 +15,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from ckptstore import validate
 from ckptstore.errors import StructureError
 from ckptstore.index import DICT_KINDS, Kind, TypeKind, TypeRow
+from ckptstore.validate import Layout
 
 _STEP = re.compile(
     r"""\.(?P<field>\*\*|\*|[^.\[\]'"*]+)|\[(?P<item>(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\[\]'"]|\[[^\]]*\])+)\]"""
@@ -37,6 +37,10 @@ class Table(Protocol):
     def arg(self) -> Sequence[int]: ...  # noqa: D102
     @property
     def types(self) -> Sequence[TypeRow]: ...  # noqa: D102
+    @property
+    def layout(self) -> Layout:
+        """Where each node stands, of a finished table."""
+
     def key(self, node: int) -> Any:
         """Return a printable form of the dict key that the subtree at `node` holds."""
 
@@ -157,7 +161,7 @@ def select(table: Table, patterns: Sequence[str]) -> list[list[tuple[str, int]]]
     dict keys, sets and static parts are not matched.
     """
     parsed = [parse(pattern) for pattern in patterns]
-    end = validate.layout(table.arity, where="select").end
+    end = table.layout.end
     found: list[list[tuple[str, int]]] = [[] for _ in patterns]
     # A state is (pattern, how many of its steps are done); a place has those of all patterns.
     start = frozenset(s for i in range(len(parsed)) for s in _close(parsed, (i, 0)))
