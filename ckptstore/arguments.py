@@ -17,16 +17,22 @@ def check(step: Any, metadata: Any, metrics: Any, supplied: Any) -> None:
     """
     if step is not None:
         check_step(step)
-    for what, given, reason in (
-        ("metadata", metadata, "metadata"),
-        ("metrics", metrics, "bad-metric"),
-    ):
-        if given is not None and not isinstance(given, Mapping):
-            raise StructureError(
-                f"save: {what} is {given!r:.80} ({type(given).__name__}), expected a dict; "
-                f'{what}={{"name": value}}',
-                reason=reason,
-            )
+    _check_mapping("metadata", metadata, "metadata")
+    check_metrics(metrics)
+    if supplied is not None and not isinstance(supplied, list | tuple | set | frozenset):
+        raise StructureError(
+            f'save: supplied={supplied!r:.80}, expected a list of patterns, such as ["$.apply_fn"]',
+            reason="bad-pattern",
+        )
+
+
+def check_metrics(metrics: Any) -> None:
+    """Check the metrics of a step.
+
+    Raises:
+        StructureError: reason ``bad-metric``.
+    """
+    _check_mapping("metrics", metrics, "bad-metric")
     for name, value in dict(metrics or {}).items():
         if type(name) is not str:
             raise StructureError(
@@ -45,11 +51,6 @@ def check(step: Any, metadata: Any, metrics: Any, supplied: Any) -> None:
                 f"save: metrics[{name!r:.80}] is over 2^53 - 1; pass float(value)",
                 reason="bad-metric",
             )
-    if supplied is not None and not isinstance(supplied, list | tuple | set | frozenset):
-        raise StructureError(
-            f'save: supplied={supplied!r:.80}, expected a list of patterns, such as ["$.apply_fn"]',
-            reason="bad-pattern",
-        )
 
 
 def plain(metrics: Mapping[str, float]) -> Mapping[str, float]:
@@ -69,4 +70,13 @@ def check_step(step: Any) -> None:
         raise StructureError(
             f"step is {found}, expected an int from 0 to 2^53 - 1; int(step) of an array gives one",
             reason="bad-step",
+        )
+
+
+def _check_mapping(what: str, given: Any, reason: str) -> None:
+    if given is not None and not isinstance(given, Mapping):
+        raise StructureError(
+            f"save: {what} is {given!r:.80} ({type(given).__name__}), expected a dict; "
+            f'{what}={{"name": value}}',
+            reason=reason,
         )

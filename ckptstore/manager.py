@@ -289,7 +289,7 @@ class Manager:
         """Tell whether a call of `save` saves, after a look at its arguments."""
         self._tell()
         arguments.check_step(step)
-        arguments.check(step, None, metrics, None)
+        arguments.check_metrics(metrics)
         if not self._cadence.called(step) and not force:
             return False
         if not force:
