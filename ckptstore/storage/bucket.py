@@ -16,9 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
 from ckptstore.errors import CheckpointError, StorageError
-from ckptstore.storage import publication, stopping
+from ckptstore.storage import stopping
 from ckptstore.storage.client import ABSENT, Client, Failure, Kind, Page, Upload, Version
 from ckptstore.storage.protocol import Traffic
+from ckptstore.storage.publication import Publication
 from ckptstore.storage.requests import PARALLEL, Requests
 from ckptstore.wire import Buffer
 
@@ -134,9 +135,8 @@ class BucketStorage:
 
     def publish(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
         """Store an object of any size; see there."""
-        publication.publish(
-            self, self._requests, self._prefix, name, chunks, nbytes, replace=replace
-        )
+        publication = Publication(self, self._requests, self._prefix)
+        publication.publish(name, chunks, nbytes, replace=replace)
 
     def create(self, name: str, data: bytes) -> None:
         """Store an object where none is, in one request."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import xxhash
 
@@ -26,80 +27,153 @@ _proven: set[tuple[str, str]] = set()
 """(endpoint, root) of the stores that were seen to honour the condition of an upload in parts."""
 
 
-def publish(
-    place: Storage,
-    requests: Requests,
-    prefix: str,
-    name: str,
-    chunks: Iterable[Buffer],
-    nbytes: int,
-    *,
-    replace: bool,
-) -> None:
-    """Store an object; see `Storage.publish`.
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """The writing of such objects to one directory of a bucket.
 
-    Args:
+    Attributes:
         place: the directory.
         requests: its bucket.
         prefix: of its keys.
-        name: of the object.
-        chunks: its bytes.
-        nbytes: how many.
-        replace: also where an object is.
     """
-    if nbytes <= uploads.PART_NBYTES:
-        if replace:
-            place.put(name, chunks, nbytes)
-        else:
-            place.prepare()
-            place.create(name, b"".join(chunks))
-        return
-    if not replace:
-        if place.holds(name):  # before all of it is sent in vain
-            raise FileExistsError(f"{requests.root}{prefix}{name} is there")
-        place.prepare()
-        _prove(place, requests, prefix)
-    _in_parts(place, requests, prefix, name, chunks, nbytes, replace=replace)
 
+    place: Storage
+    requests: Requests
+    prefix: str
 
-def _in_parts(
-    place: Storage,
-    requests: Requests,
-    prefix: str,
-    name: str,
-    chunks: Iterable[Buffer],
-    nbytes: int,
-    *,
-    replace: bool,
-) -> None:
-    """Upload the parts and make them the object. What an answer leaves open, the object tells."""
-    key = prefix + name
-    sent = _Sent(chunks, nbytes, in_turn=not requests.link.client.any_order)
-    upload: Upload = requests.ask(
-        "write", key, lambda client, _: client.begin(key, nbytes, not replace), Kind.CONDITION
-    )
-    try:
-        _finish(requests, upload, sent)
-        return
-    except BaseException as error:
-        given_up = _give_up(requests, upload)
-        if not sent.ended or not isinstance(error, StorageError | OSError):
-            raise
-        failure = error
-    try:
-        if _holds(place, name, nbytes, sent.state.digest()):
+    def publish(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
+        """Store an object; see `Storage.publish`.
+
+        Args:
+            name: of the object.
+            chunks: its bytes.
+            nbytes: how many.
+            replace: also where an object is.
+        """
+        place = self.place
+        if nbytes <= uploads.PART_NBYTES:
+            if replace:
+                place.put(name, chunks, nbytes)
+            else:
+                place.prepare()
+                place.create(name, b"".join(chunks))
             return
-    except CheckpointError as second:
-        raise _unknown(f"{failure}; and then: {second}") from failure
-    if isinstance(failure, FileNotFoundError):
-        raise StorageError(
-            f"{failure}; somebody gives up uploads there that are not finished, or the store lost "
-            "this one; nothing was written; try again",
-            reason="lost-file",
-        ) from None
-    if not isinstance(failure, FileExistsError) and not given_up:
-        raise _unknown(str(failure)) from failure
-    raise failure
+        if not replace:
+            if place.holds(name):  # before all of it is sent in vain
+                raise FileExistsError(f"{self.requests.root}{self.prefix}{name} is there")
+            place.prepare()
+            self._prove()
+        self._in_parts(name, chunks, nbytes, replace=replace)
+
+    def _in_parts(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
+        """Upload the parts and make them the object. What an answer leaves open, it tells."""
+        sent = _Sent(chunks, nbytes, in_turn=not self.requests.link.client.any_order)
+        upload = self._begin(name, nbytes, not replace, Kind.CONDITION)
+        try:
+            self._finish(upload, sent)
+            return
+        except BaseException as error:
+            given_up = self._give_up(upload)
+            if not sent.ended or not isinstance(error, StorageError | OSError):
+                raise
+            failure = error
+        try:
+            if self._holds(name, nbytes, sent.state.digest()):
+                return
+        except CheckpointError as second:
+            raise _unknown(f"{failure}; and then: {second}") from failure
+        if isinstance(failure, FileNotFoundError):
+            raise StorageError(
+                f"{failure}; somebody gives up uploads there that are not finished, or the store "
+                "lost this one; nothing was written; try again",
+                reason="lost-file",
+            ) from None
+        if not isinstance(failure, FileExistsError) and not given_up:
+            raise _unknown(str(failure)) from failure
+        raise failure
+
+    def _prove(self) -> None:
+        """See, once a process, that the end of an upload replaces nothing, with an object for it.
+
+        Raises:
+            StorageError: reason ``not-atomic``.
+        """
+        place, client = self.place, self.requests.link.client
+        store = client.endpoint, self.requests.root
+        if store in _proven or self.requests.settings.assume_atomic:
+            return
+        name = f"PROBE-{os.urandom(16).hex()}"
+        upload = self._begin(name, len(_PROBE), True)
+        try:
+            place.put(name, [_PROBE], len(_PROBE))
+            try:
+                self._finish(upload, _Sent([_PROBE], len(_PROBE), in_turn=True))
+            except FileNotFoundError:  # an answer before was lost, a success
+                pass
+            except StorageError as error:
+                if error.reason != "not-supported":
+                    raise
+            raise StorageError(
+                f"{place.url}: this store ({client.endpoint}) does not honour the condition of an "
+                f"upload in parts that no object is there, which more than {uploads.PART_NBYTES} "
+                "bytes need: another writer's object could be replaced; pass overwrite=True if it "
+                "may be, or write to a disk",
+                reason="not-atomic",
+            )
+        except FileExistsError:
+            _proven.add(store)
+        finally:
+            self._give_up(upload)
+            with contextlib.suppress(CheckpointError):
+                place.delete(name)
+
+    def _begin(self, name: str, nbytes: int, create: bool, *expected: Kind) -> Upload:
+        key = self.prefix + name
+        upload: Upload = self.requests.ask(
+            "write", key, lambda client, _: client.begin(key, nbytes, create), *expected
+        )
+        return upload
+
+    def _finish(self, upload: Upload, sent: _Sent) -> None:
+        """Send all parts and end the upload; FileExistsError where its condition does not hold."""
+        tags = self.requests.link.uploader.parts(upload, sent)
+        sent.ended = True
+        self.requests.ask(
+            "write",
+            upload.key,
+            lambda client, _: client.finish(upload, tags),
+            Kind.CONDITION,
+            Kind.MISSING,
+        )
+
+    def _give_up(self, upload: Upload) -> bool:
+        """Tell whether it is sure that the upload becomes no object any more."""
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self.requests.ask(
+                    "abort the upload of",
+                    upload.key,
+                    lambda client, _: client.abort(upload),
+                    Kind.MISSING,
+                )
+            return True
+        except CheckpointError:
+            return False
+
+    def _holds(self, name: str, nbytes: int, digest: bytes) -> bool:
+        """Tell whether an object holds just these bytes."""
+        place = self.place
+        if place.sizes([name]).get(name) != nbytes:
+            return False
+        state, buffer = xxhash.xxh3_128(), memoryview(bytearray(place.traffic.piece_nbytes))
+        try:
+            for at in range(0, nbytes, buffer.nbytes):
+                piece = buffer[: nbytes - at]
+                place.get(name, at, piece)
+                state.update(piece)
+        except (FileNotFoundError, EOFError):
+            return False
+        return state.digest() == digest
 
 
 class _Sent:
@@ -134,90 +208,8 @@ class _Sent:
             del view, chunk  # its giver may need its memory
 
 
-def _finish(requests: Requests, upload: Upload, sent: _Sent) -> None:
-    """Send all parts and end the upload; FileExistsError where its condition does not hold."""
-    tags = requests.link.uploader.parts(upload, sent)
-    sent.ended = True
-    requests.ask(
-        "write",
-        upload.key,
-        lambda client, _: client.finish(upload, tags),
-        Kind.CONDITION,
-        Kind.MISSING,
-    )
-
-
-def _give_up(requests: Requests, upload: Upload) -> bool:
-    """Tell whether it is sure that the upload becomes no object any more."""
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            requests.ask(
-                "abort the upload of",
-                upload.key,
-                lambda client, _: client.abort(upload),
-                Kind.MISSING,
-            )
-        return True
-    except CheckpointError:
-        return False
-
-
-def _holds(place: Storage, name: str, nbytes: int, digest: bytes) -> bool:
-    """Tell whether an object holds just these bytes."""
-    if place.sizes([name]).get(name) != nbytes:
-        return False
-    state, buffer = xxhash.xxh3_128(), memoryview(bytearray(place.traffic.piece_nbytes))
-    try:
-        for at in range(0, nbytes, buffer.nbytes):
-            piece = buffer[: nbytes - at]
-            place.get(name, at, piece)
-            state.update(piece)
-    except (FileNotFoundError, EOFError):
-        return False
-    return state.digest() == digest
-
-
 def _unknown(text: str) -> OutcomeUnknownError:
     return OutcomeUnknownError(
         f"{text}; so whether the object was written cannot be known; it is there wholly or not at "
         "all: look once the store answers"
     )
-
-
-def _prove(place: Storage, requests: Requests, prefix: str) -> None:
-    """See, once a process, that the end of an upload replaces nothing, with an object made for it.
-
-    Raises:
-        StorageError: reason ``not-atomic``.
-    """
-    client = requests.link.client
-    store = client.endpoint, requests.root
-    if store in _proven or requests.settings.assume_atomic:
-        return
-    name = f"PROBE-{os.urandom(16).hex()}"
-    key = prefix + name
-    upload: Upload = requests.ask(
-        "write", key, lambda client, _: client.begin(key, len(_PROBE), True)
-    )
-    try:
-        place.put(name, [_PROBE], len(_PROBE))
-        try:
-            _finish(requests, upload, _Sent([_PROBE], len(_PROBE), in_turn=True))
-        except FileNotFoundError:  # an answer before was lost, a success
-            pass
-        except StorageError as error:
-            if error.reason != "not-supported":
-                raise
-        raise StorageError(
-            f"{place.url}: this store ({client.endpoint}) does not honour the condition of an "
-            f"upload in parts that no object is there, which more than {uploads.PART_NBYTES} bytes "
-            "need: another writer's object could be replaced; pass overwrite=True if it may be, or "
-            "write to a disk",
-            reason="not-atomic",
-        )
-    except FileExistsError:
-        _proven.add(store)
-    finally:
-        _give_up(requests, upload)
-        with contextlib.suppress(CheckpointError):
-            place.delete(name)
