@@ -28,8 +28,8 @@ from speed import touch_memory
 from states import STATES, Tree, nbytes
 
 import ckptstore
+from ckptstore.digests import Buffer
 from ckptstore.storage import local
-from ckptstore.wire import Buffer
 
 _RANK = 12
 _MODES = {"reuse": 10, "no reuse": 1}

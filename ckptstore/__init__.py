@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ckptstore.background import PendingSave, save_async
-from ckptstore.checkpoint import Checkpoint, LeafInfo
+from ckptstore.checkpoint.description import Checkpoint, LeafInfo
 from ckptstore.errors import (
     AlreadyCommittedError,
     CheckpointError,
@@ -15,13 +14,14 @@ from ckptstore.errors import (
     UnknownTypeError,
     UnsupportedError,
 )
-from ckptstore.manager import Manager
-from ckptstore.migrations import Migration
-from ckptstore.preemption import Preemption
-from ckptstore.reader import Problem, inspect, load, verify
-from ckptstore.registration import register
-from ckptstore.retention import StepInfo, keep_best, keep_every, keep_last
-from ckptstore.writer import save
+from ckptstore.loading.reader import Problem, inspect, load, verify
+from ckptstore.runs.manager import Manager
+from ckptstore.runs.preemption import Preemption
+from ckptstore.runs.retention import StepInfo, keep_best, keep_every, keep_last
+from ckptstore.saving.background import PendingSave, save_async
+from ckptstore.saving.writer import save
+from ckptstore.types.migrations import Migration
+from ckptstore.types.registration import register
 
 __version__ = "0.1.0"
 

@@ -28,10 +28,12 @@ from servers import Gcs, S3Server, Server
 from servers.proxy import Action, FaultProxy, Match, Request
 
 import ckptstore
-from ckptstore import commit, format, plan, storage
+from ckptstore import storage
+from ckptstore.checkpoint import commit
+from ckptstore.format import manifest as format
+from ckptstore.saving import placement
 from ckptstore.storage import bucket as bucket_module
-from ckptstore.storage import requests as requests_module
-from ckptstore.storage import uploads
+from ckptstore.storage import retry, uploads
 
 OLD, NEW, NEXT = "old", "new", "next"
 DIRECTORY = "run/step"
@@ -57,11 +59,11 @@ def tree(who: str) -> dict[str, Any]:
 
 def make_small(settings: Callable[[Any, str, Any], None]) -> None:
     """Let `tree` make a data object in three parts, two in one request each, and an index."""
-    settings(plan, "FILE_NBYTES", 4000)
+    settings(placement, "FILE_NBYTES", 4000)
     settings(format, "MANIFEST_MAX_NBYTES", 900)
     settings(uploads, "PART_NBYTES", PART_NBYTES)
     settings(uploads, "_UNIT", PART_NBYTES)
-    settings(requests_module, "_WAITS", (0.02, 0.2))
+    settings(retry, "_WAITS", (0.02, 0.2))
 
 
 class Place:

@@ -35,7 +35,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def fast_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for the body of a request that hangs no longer than on this machine it may take."""
-    monkeypatch.setattr("ckptstore.storage.loops._SLOWEST", 64 << 20)
+    monkeypatch.setattr("ckptstore.storage.clients.sync._SLOWEST", 64 << 20)
 
 
 @pytest.fixture(scope="session")

@@ -24,9 +24,11 @@ from unittest import mock
 import numpy as np
 
 import ckptstore
-from ckptstore import format, plan, reuse, storage
-from ckptstore.reuse import Series
-from ckptstore.storage import disk, local
+from ckptstore import storage
+from ckptstore.format import manifest
+from ckptstore.saving import incremental, placement
+from ckptstore.saving.incremental import Series
+from ckptstore.storage import local, posix
 
 READS = ("read", "preadv", "fstat", "close", "scandir", "flock")
 CHANGES = ("open", "write", "fsync", "fdatasync", "link", "replace", "unlink", "mkdir", "renameat2")
@@ -89,10 +91,10 @@ def faulty(faults: Faults, *, links: bool = True) -> Iterator[Faults]:
 
     if not links:
         faults.link = faults.wrap("link", link)
-    renameat2 = faults.wrap("renameat2", disk._rename_no_replace)
+    renameat2 = faults.wrap("renameat2", posix._rename_no_replace)
     with (
         mock.patch.multiple(local, os=faults, fcntl=Flock),
-        mock.patch.multiple(disk, os=faults, _rename_no_replace=renameat2),
+        mock.patch.multiple(posix, os=faults, _rename_no_replace=renameat2),
     ):
         yield faults
 
@@ -199,11 +201,11 @@ class Scenario:
         self.inner = "run/step" if "deep" in options else "ckpt"
         self._fresh = 0
         if "spread" in options:
-            plan.FILE_NBYTES = 5000
-            format.MANIFEST_MAX_NBYTES = 720
+            placement.FILE_NBYTES = 5000
+            manifest.MANIFEST_MAX_NBYTES = 720
         self.shared = "shared" in options
         if self.shared:
-            plan.FILE_NBYTES = 1
+            placement.FILE_NBYTES = 1
             globals()["frozen"] = [np.zeros(1 << 20, np.uint8)]
         self.base = directory / "base"
         self.base.mkdir()
@@ -223,7 +225,7 @@ class Scenario:
         """Save NEW over what is there, on a disk with faults."""
         series = Series(10, lambda: base) if self.shared else None
         with storage.open(url.parent) as run:
-            base = reuse.read(run, url.name) if self.shared else None
+            base = incremental.read(run, url.name) if self.shared else None
         with faulty(faults, links=self.links):
             ckptstore.save(url, tree(NEW), overwrite=self.kind == "overwrite", _series=series)
 

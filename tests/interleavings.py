@@ -21,9 +21,11 @@ from typing import Any
 import pytest
 
 import ckptstore
-from ckptstore import commit, format, garbage, writer
 from ckptstore import storage as storage_package
-from ckptstore.storage.protocol import Traffic
+from ckptstore.checkpoint import commit, garbage
+from ckptstore.format import manifest
+from ckptstore.saving import writer
+from ckptstore.storage.base import Traffic
 
 OLD, YOUNG = 0.0, 1000.0  # when files were changed, by the store's clock, which stands at YOUNG
 GRACE = 500.0
@@ -176,7 +178,7 @@ def apply(files: Files, call: Call, fair: bool) -> tuple[Files, Answer]:
 
 def _time(name: str, fair: bool) -> float:
     """The worst case: data is old as soon as it is there. Unfair: the manifest is so, too."""
-    if format.attempt_of(name) is not None or (name == commit.MANIFEST and not fair):
+    if manifest.attempt_of(name) is not None or (name == commit.MANIFEST and not fair):
         return OLD
     return YOUNG
 

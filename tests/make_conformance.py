@@ -20,7 +20,7 @@ from typing import Any
 import msgpack
 import xxhash
 
-from ckptstore.index import Kind
+from ckptstore.format.index import Kind
 
 ROOT = pathlib.Path(__file__).parent / "conformance"
 ATTEMPT = "0123456789abcdef" * 2

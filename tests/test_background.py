@@ -26,10 +26,10 @@ import places
 import pytest
 
 import ckptstore
-from ckptstore import background
-from ckptstore.background import PendingSave
-from ckptstore.staging import Staging
-from ckptstore.writer import Attempt
+from ckptstore.saving import background
+from ckptstore.saving.background import PendingSave
+from ckptstore.saving.staging import Staging
+from ckptstore.saving.writer import Attempt
 
 STEPS = 200
 LARGE = 1 << 19  # float32: 2 MiB, so copied and written by itself

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import ckptstore
-from ckptstore import dtypes
+from ckptstore.format import dtypes
 
 
 class Point(NamedTuple):

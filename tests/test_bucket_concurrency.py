@@ -20,7 +20,8 @@ from servers import proxy as faults
 from servers.proxy import FaultProxy
 
 import ckptstore
-from ckptstore import commit, format
+from ckptstore.checkpoint import commit
+from ckptstore.format import manifest as format
 from ckptstore.storage import uploads
 
 PROCESSES, THREADS, READERS = 2, 16, 2

@@ -61,7 +61,8 @@ from servers.proxy import (
 )
 
 import ckptstore
-from ckptstore import format, storage
+from ckptstore import storage
+from ckptstore.format import manifest
 
 ONCE = {name: action for name, action in ACTIONS.items() if name != "corrupt-request"}
 GONE = {
@@ -423,7 +424,7 @@ def test_a_kill_at_any_request_leaves_the_old_or_the_new(
             found = place.which()
             assert found in (tried.before, NEW), where
             left = set(place.left()) - earlier
-            attempts = {format.attempt_of(key.rstrip("?").rpartition("/")[2]) for key in left}
+            attempts = {manifest.attempt_of(key.rstrip("?").rpartition("/")[2]) for key in left}
             assert len(attempts) <= 1 and None not in attempts, f"{where}: left {left}"
             outcomes[f"{found}, {'garbage' if left else 'clean'}"] += 1
             check_next(place, where)

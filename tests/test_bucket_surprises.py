@@ -14,10 +14,11 @@ import pytest
 from servers import Gcs, Ministack
 
 import ckptstore
-from ckptstore import commit, demo
+from ckptstore import demo
 from ckptstore import storage as storage_package
-from ckptstore.storage.client import Failure, Kind
-from ckptstore.storage.memory import MemoryClient
+from ckptstore.checkpoint import commit
+from ckptstore.storage.clients.base import Failure, Kind
+from ckptstore.storage.clients.memory import MemoryClient
 
 TREE = {"w": np.arange(1000.0)}
 QUICK = {"timeout": 2.0, "deadline": 2.0}
@@ -240,7 +241,7 @@ def test_a_manager_with_options_is_not_pickled(place: str) -> None:
     ids=str,
 )
 def test_no_error_shows_who_logs_in(url: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ckptstore.storage.requests._UNREACHABLE", 1.0)
+    monkeypatch.setattr("ckptstore.storage.retry._UNREACHABLE", 1.0)
     for call in (storage_package.open, ckptstore.load):
         try:
             found = call(url)

@@ -28,9 +28,9 @@ from servers import proxy as faults
 from servers.proxy import FaultProxy
 
 import ckptstore
-from ckptstore import plan
 from ckptstore import storage as storage_package
-from ckptstore.storage import connect, requests, uploads
+from ckptstore.saving import placement as plan
+from ckptstore.storage import connect, retry, uploads
 
 TREE = {"step": 7, "w": np.arange(1000.0)}
 
@@ -271,7 +271,7 @@ def test_no_credentials_in_errors_reprs_logs_and_pickles(
     s3: S3Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="ckptstore")
-    monkeypatch.setattr(requests, "_UNREACHABLE", 0.5)
+    monkeypatch.setattr(retry, "_UNREACHABLE", 0.5)
     bucket = s3.new_bucket()
     options = {"key": KEY, "secret": SECRET, "token": TOKEN, "endpoint_url": s3.endpoint}
     url = f"s3://{bucket}/run"
@@ -360,7 +360,7 @@ def test_options_that_the_library_does_not_take_are_an_error_that_says_so(
     ministack: S3Server, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
 ) -> None:
     """gcsfs takes any."""
-    monkeypatch.setattr(requests, "_UNREACHABLE", 0.5)
+    monkeypatch.setattr(retry, "_UNREACHABLE", 0.5)
     bucket, options = ministack.new_bucket(), ministack.storage_options() | given
     with pytest.raises(ckptstore.StorageError) as caught:
         ckptstore.save(f"s3://{bucket}/run", TREE, storage_options=options)
@@ -414,8 +414,8 @@ def closed_port() -> int:
 def test_an_endpoint_where_nobody_answers_is_given_up_early(
     server: Server, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
-    assert requests._UNREACHABLE <= 20
-    monkeypatch.setattr(requests, "_UNREACHABLE", 1.0)
+    assert retry._UNREACHABLE <= 20
+    monkeypatch.setattr(retry, "_UNREACHABLE", 1.0)
     endpoint = f"http://{host}:{closed_port()}"
     began = time.monotonic()
     with pytest.raises(ckptstore.StorageError) as caught:

@@ -14,8 +14,12 @@ import pytest
 from faults import NEW, NEXT, OLD, Faults, Scenario, tree, which
 
 import ckptstore
-from ckptstore import commit, format, plan, snapshots, storage
-from ckptstore.snapshots import Snapshot
+from ckptstore import storage
+from ckptstore.checkpoint import commit
+from ckptstore.checkpoint import snapshot as snapshots
+from ckptstore.checkpoint.snapshot import Snapshot
+from ckptstore.format import manifest
+from ckptstore.saving import placement
 from ckptstore.storage.local import LocalStorage
 
 
@@ -24,7 +28,7 @@ def files(url: Path) -> set[str]:
 
 
 def attempts(url: Path) -> set[str | None]:
-    return {format.attempt_of(path.name) for path in url.iterdir()} - {None}
+    return {manifest.attempt_of(path.name) for path in url.iterdir()} - {None}
 
 
 def once(monkeypatch: pytest.MonkeyPatch, name: str, before: Callable[..., None]) -> None:
@@ -90,8 +94,8 @@ def test_overwrite_writes_in_the_order_of_docs_commit(tmp_path: Path) -> None:
 def test_the_index_file_is_written_and_synced_before_the_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "FILE_NBYTES", plan.FILE_NBYTES)
-    monkeypatch.setattr(format, "MANIFEST_MAX_NBYTES", format.MANIFEST_MAX_NBYTES)
+    monkeypatch.setattr(placement, "FILE_NBYTES", placement.FILE_NBYTES)
+    monkeypatch.setattr(manifest, "MANIFEST_MAX_NBYTES", manifest.MANIFEST_MAX_NBYTES)
     calls = order(Scenario("create-spread", tmp_path).calls())
     assert calls.count("fsync data") == 3 and calls.count("fsync index") == 1
     synced = calls.index("fsync ckpt")
@@ -129,7 +133,7 @@ def test_an_overwrite_that_loses_leaves_only_the_winner(
 
 def test_an_overwrite_removes_only_the_attempt_that_it_replaced(tmp_path: Path) -> None:
     ckptstore.save(tmp_path, tree(OLD))
-    theirs = format.file_name("data", "a" * 32, 0, 0)  # of a save that still goes on
+    theirs = manifest.file_name("data", "a" * 32, 0, 0)  # of a save that still goes on
     for name in (theirs, "notes.txt", "MANIFEST.0123.tmp"):
         (tmp_path / name).write_text("theirs")
     ckptstore.save(tmp_path, tree(NEW), overwrite=True)
@@ -190,7 +194,7 @@ def test_a_commit_that_always_meets_a_file_nobody_sees_is_of_unknown_outcome(
 def mark(self: LocalStorage, *_: Any) -> None:
     """What a collector does that takes the only uncommitted attempt for a dead one."""
     committed = commit.attempt_in(commit.current(self))
-    (attempt,) = {format.attempt_of(name) for name in self.list()} - {None, committed}
+    (attempt,) = {manifest.attempt_of(name) for name in self.list()} - {None, committed}
     Path(self.url, f"VOID-{attempt}").touch()
 
 
@@ -296,7 +300,7 @@ def test_a_reader_with_more_files_than_it_keeps_open_reads_the_next_checkpoint(
         return found
 
     monkeypatch.setattr("ckptstore.storage.local._HELD_FILES", 1)
-    monkeypatch.setattr(plan, "FILE_NBYTES", 5000)
+    monkeypatch.setattr(placement, "FILE_NBYTES", 5000)
     ckptstore.save(tmp_path, tree(OLD))
     monkeypatch.setattr(LocalStorage, "sizes", sizes)
     assert ckptstore.load(tmp_path)["who"] == NEW
@@ -374,7 +378,7 @@ def test_what_is_no_checkpoint_is_told_from_an_unfinished_one(tmp_path: Path) ->
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ckptstore.NotCommittedError, match="it holds other files"):
         ckptstore.load(tmp_path)
-    (tmp_path / format.file_name("data", "a" * 32, 0, 0)).touch()
+    (tmp_path / manifest.file_name("data", "a" * 32, 0, 0)).touch()
     with pytest.raises(ckptstore.NotCommittedError, match="1 unfinished save") as caught:
         ckptstore.verify(tmp_path)
     assert caught.value.reason == "unfinished"

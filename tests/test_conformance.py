@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 import ckptstore
-from ckptstore import registry
+from ckptstore.types import registry
 
 ROOT = Path(__file__).parent / "conformance"
 CALLS: dict[str, Callable[[Path], Any]] = {

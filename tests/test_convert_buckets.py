@@ -27,8 +27,8 @@ from servers import proxy as faults
 import ckptstore
 from ckptstore import convert, storage
 from ckptstore.convert import files
+from ckptstore.storage import atomic_upload, local, retry
 from ckptstore.storage import bucket as bucket_module
-from ckptstore.storage import local, publication, requests
 
 TREE = {"w": np.arange(6.0, dtype=np.float32).reshape(2, 3), "b": np.ones(3, np.int8)}
 LARGE = {"w": np.arange(9 << 17, dtype=np.float64)}  # 9 MiB: an upload in two parts
@@ -97,7 +97,7 @@ def temporary(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(requests, "_WAITS", (0.02, 0.1))
+    monkeypatch.setattr(retry, "_WAITS", (0.02, 0.1))
 
 
 def settings(options, **more):
@@ -469,10 +469,10 @@ def test_a_file_is_written_and_read_back(place, write, tree):
 
 
 def test_sizes_of_npz_files_are_known_before_they_are_written():
-    from ckptstore.convert import npz, outline
+    from ckptstore.convert import export_plan, npz
 
     for tree in ({}, {"a": np.zeros((0, 3)), "ü" * 300: np.ones(7)}, TREE | LARGE):
-        entries = outline.outline(tree or {"x": 1}, None, None).entries
+        entries = export_plan.outline(tree or {"x": 1}, None, None).entries
         sizes = {sum(map(len, npz._chunks(entries, of))) for of in (npz._zeros, npz._array)}
         assert len(sizes) == 1
 
@@ -586,7 +586,7 @@ def test_an_upload_that_fails_leaves_all_as_it_was(bucket_place, impatient, repl
 @pytest.mark.parametrize("server", ["moto", "ministack"], indirect=True)
 def test_a_store_that_ignores_the_condition_of_a_large_file_is_refused(server, monkeypatch):
     place = places.BucketPlace(server)
-    monkeypatch.setattr(publication, "_proven", set())
+    monkeypatch.setattr(atomic_upload, "_proven", set())
     with faults.FaultProxy(server) as proxy:
         options = {"storage_options": settings(proxy.storage_options())}
         proxy.rule(end_of_upload(server), faults.UNCONDITIONAL, times=math.inf)

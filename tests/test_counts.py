@@ -24,8 +24,8 @@ from optax import contrib
 from optax_golden import RELEASES, ROOT
 
 import ckptstore
-from ckptstore.meanings import NEED_THE_FIRST_UPDATE, STATES
 from ckptstore.optax import Meaning, check_counts, counts, shift_counts
+from ckptstore.optax.counter_table import NEED_THE_FIRST_UPDATE, STATES
 
 NAMES = sorted(catalogue.CASES)
 WRAPPERS = {*catalogue._WRAPPERS, *catalogue._SPOILT, *catalogue._LOOKAHEAD, *catalogue._EXAMPLES}

@@ -20,7 +20,8 @@ from disk_model import ModelDisk, materialise
 from faults import NEW, OLD, Faults, Scenario, tree, which
 
 import ckptstore
-from ckptstore import format, plan
+from ckptstore.format import manifest
+from ckptstore.saving import placement
 
 SCENARIOS = [
     "create-deep",
@@ -53,8 +54,8 @@ def memory() -> Iterator[Path]:
 @pytest.fixture
 def scenario(request: pytest.FixtureRequest, memory: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(faults, "frozen", faults.frozen)
-    monkeypatch.setattr(plan, "FILE_NBYTES", plan.FILE_NBYTES)
-    monkeypatch.setattr(format, "MANIFEST_MAX_NBYTES", format.MANIFEST_MAX_NBYTES)
+    monkeypatch.setattr(placement, "FILE_NBYTES", placement.FILE_NBYTES)
+    monkeypatch.setattr(manifest, "MANIFEST_MAX_NBYTES", manifest.MANIFEST_MAX_NBYTES)
     return Scenario(request.param, memory)
 
 

@@ -25,10 +25,10 @@ from servers import proxy as proxies
 from servers.proxy import FaultProxy, everything, matching
 
 import ckptstore
-from ckptstore import commit, format, garbage
 from ckptstore import storage as storage_package
-from ckptstore.storage import local
-from ckptstore.storage import requests as requests_module
+from ckptstore.checkpoint import commit, garbage
+from ckptstore.format import manifest
+from ckptstore.storage import local, retry
 from ckptstore.storage.bucket import BucketStorage
 
 ALL = -60.0  # a grace period after which everything is old
@@ -37,7 +37,7 @@ DEAD, DEAD_TOO = "a" * 32, "b" * 32
 
 
 def data_of(attempt: str, number: int = 0) -> str:
-    return format.file_name("data", attempt, 0, number)
+    return manifest.file_name("data", attempt, 0, number)
 
 
 def tree(who: str) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def explore(world: World, before: str | None, at_most: int | None = None) -> Cou
     for files in ended:
         aged = tuple((name, data, interleavings.OLD) for name, data, _ in files)
         left = world.alone(collects().run, aged, seed="the last")
-        attempts = {format.attempt_of(name) for name, _, _ in left} - {None}
+        attempts = {manifest.attempt_of(name) for name, _, _ in left} - {None}
         assert len(attempts) <= 1 and len(left) == 2 * len(attempts), [row[0] for row in left]
     return total
 
@@ -402,7 +402,7 @@ def load(place: Place) -> str | None:
 
 
 LEFT = (
-    data_of(DEAD), data_of(DEAD, 1), format.file_name("index", DEAD, 0, 0), data_of(DEAD_TOO),
+    data_of(DEAD), data_of(DEAD, 1), manifest.file_name("index", DEAD, 0, 0), data_of(DEAD_TOO),
     f"PROBE-{'c' * 32}", f"VOID-{'d' * 32}", f"MANIFEST.{'e' * 16}.tmp",
     f"VOID-{'d' * 32}.{'e' * 16}.tmp",
 )  # fmt: skip
@@ -615,8 +615,8 @@ def test_a_save_whose_upload_is_aborted_raises_what_it_should(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A collector takes a slow save for dead while it still uploads."""
-    from ckptstore.storage import s3 as s3_module
     from ckptstore.storage import uploads
+    from ckptstore.storage.clients import s3 as s3_module
 
     place = BucketPlace(s3)
     save(place)
@@ -645,7 +645,7 @@ def test_a_listing_on_a_disk_looks_at_a_mark_before_the_files(
     save(Place(tmp_path / "run"))
     (tmp_path / "run" / "MANIFEST").rename(tmp_path / "MANIFEST")
     (name,) = os.listdir(tmp_path / "run")
-    mark = tmp_path / "run" / commit.mark(format.attempt_of(name) or "")
+    mark = tmp_path / "run" / commit.mark(manifest.attempt_of(name) or "")
     mark.touch()
     real = os.scandir
 
@@ -868,7 +868,7 @@ BROKEN = {
 def test_a_delete_in_a_bucket_that_fails_at_any_request_is_done_or_not(
     how: str, first: int, server: Any, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests_module, "_WAITS", (0.01, 0.05))
+    monkeypatch.setattr(retry, "_WAITS", (0.01, 0.05))
     action, times = BROKEN[how]
     deadline = 20.0 if times == 1 else 0.1
     options = proxy.storage_options() | {"ckptstore": {"timeout": 5.0, "deadline": deadline}}

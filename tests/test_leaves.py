@@ -16,8 +16,8 @@ import pytest
 from compare import assert_exact, assert_refused, differences, roundtrip
 
 import ckptstore
-from ckptstore import registry
-from ckptstore.index import TypeKind, TypeRow
+from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.types import registry
 
 try:
     import jax

@@ -19,7 +19,7 @@ import pytest
 from compare import assert_exact, assert_refused, differences
 
 import ckptstore
-from ckptstore import registry
+from ckptstore.types import registry
 
 try:
     import jax
@@ -415,7 +415,7 @@ class TestJax:
         self, tmp_path: pathlib.Path, clean: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ckptstore.save(tmp_path / "c", Node(1, 2))
-        records = importlib.import_module("ckptstore.adapters.jax_records")
+        records = importlib.import_module("ckptstore.adapters.jax_classes")
         monkeypatch.setattr(records, "_make_treedef", None)  # as before jax 0.8
         assert_refused(tmp_path, Node(1, 2), "$", "register(Node, flatten=..., unflatten=...)")
         with pytest.raises(ckptstore.UnknownTypeError):

@@ -17,11 +17,12 @@ from servers import Server
 from servers.proxy import FaultProxy
 
 import ckptstore
-from ckptstore import Manager, format, storage
+from ckptstore import Manager, storage
+from ckptstore.format import manifest
 from ckptstore.storage.bucket import BucketStorage
 from ckptstore.storage.local import LocalStorage
 
-DEAD = format.file_name("data", "a" * 32, 0, 0)
+DEAD = manifest.file_name("data", "a" * 32, 0, 0)
 
 
 @pytest.fixture(params=places.KINDS)
@@ -177,7 +178,7 @@ def test_a_step_that_always_vanishes_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = Manager(tmp_path)
-    monkeypatch.setattr("ckptstore.run.Run.newest", lambda self, but: 7)
+    monkeypatch.setattr("ckptstore.runs.directory.Run.newest", lambda self, but: 7)
     with pytest.raises(ckptstore.NotCommittedError, match=name_of(7)):
         manager.load()
 

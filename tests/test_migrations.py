@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import ckptstore
-from ckptstore import Migration, migrations, registry
+from ckptstore import Migration
+from ckptstore.types import migrations, registry
 
 HERE = sys.modules[__name__]
 

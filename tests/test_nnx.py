@@ -171,7 +171,7 @@ def test_numpy_arrays_load_where_flax_is_not_installed(tmp_path: pathlib.Path) -
 
 
 def test_a_file_cannot_make_a_state_or_a_variable_of_something_else() -> None:
-    import ckptstore.adapters.nnx as adapter
+    import ckptstore.adapters.flax_nnx as adapter
 
     for cls, values in ((nnx.State, [[1]]), (nnx.Param, [1, 2]), (nnx.Param, [1, {"ref": True}])):
         record = adapter.record(cls)

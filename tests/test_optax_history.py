@@ -31,8 +31,8 @@ from golden import make_optax
 from optax_golden import RELEASES, ROOT, expected
 
 import ckptstore
-from ckptstore import classes
 from ckptstore.adapters.optax import ADAPTER
+from ckptstore.types import classes
 
 EACH_RELEASE = pytest.mark.parametrize("release", RELEASES)
 

@@ -16,7 +16,8 @@ import pytest
 from runs import is_of
 
 import ckptstore
-from ckptstore import Manager, Preemption, preemption
+from ckptstore import Manager, Preemption
+from ckptstore.runs import preemption
 
 LOOP = """
 import os, signal, sys, time

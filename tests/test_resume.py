@@ -22,7 +22,9 @@ from servers import Moto
 from servers.proxy import FaultProxy
 
 import ckptstore
-from ckptstore import Manager, background, cadence, keep_last
+from ckptstore import Manager, keep_last
+from ckptstore.runs import interval
+from ckptstore.saving import background
 from ckptstore.storage.local import LocalStorage
 
 
@@ -83,7 +85,7 @@ def test_a_forced_save_saves(tmp_path: Path) -> None:
 
 def test_every_so_many_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(cadence.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(interval.time, "monotonic", lambda: now[0])
     manager = Manager(tmp_path, every=datetime.timedelta(minutes=1))
     assert saved_of(manager, [1]) == []
     now[0] += 59

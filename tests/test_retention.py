@@ -20,7 +20,9 @@ from servers import Moto
 from servers.proxy import FaultProxy
 
 import ckptstore
-from ckptstore import Manager, StepInfo, commit, keep_best, keep_every, keep_last, retention
+from ckptstore import Manager, StepInfo, keep_best, keep_every, keep_last
+from ckptstore.checkpoint import commit
+from ckptstore.runs import retention
 from ckptstore.storage.local import LocalStorage
 
 

@@ -25,14 +25,18 @@ from servers import Moto
 from servers.proxy import ACTIONS, FaultProxy, Request
 
 import ckptstore
-from ckptstore import Manager, commit, plan, reuse, wire
-from ckptstore.format import File
-from ckptstore.index import LARGE_ALIGNMENT, LARGE_NBYTES, SMALL_ALIGNMENT, Spans
-from ckptstore.plan import Placed, Plan
+from ckptstore import Manager
+from ckptstore.checkpoint import commit
+from ckptstore.digests import Digest, digest
+from ckptstore.format.index import LARGE_ALIGNMENT, LARGE_NBYTES, SMALL_ALIGNMENT, Spans
+from ckptstore.format.manifest import File
+from ckptstore.saving import incremental
+from ckptstore.saving import placement as plan
+from ckptstore.saving.placement import Placed, Plan
 from ckptstore.storage.bucket import BucketStorage
-from ckptstore.storage.client import Failure, Kind
+from ckptstore.storage.clients.base import Failure, Kind
+from ckptstore.storage.clients.s3 import S3Client
 from ckptstore.storage.local import LocalStorage
-from ckptstore.storage.s3 import S3Client
 
 MIB = 1 << 20
 FROZEN_NBYTES, TRAINED_NBYTES, SMALL_NBYTES = 13 * MIB, MIB, 400
@@ -48,17 +52,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 # What is planned.
 
 
-def saved(placement: Plan, files: list[File], contents: list[int]) -> reuse.Base:
+def saved(placement: Plan, files: list[File], contents: list[int]) -> incremental.Base:
     """Return what a save by this plan leaves, of leaves that hold these contents."""
     rows = [(s.leaf, 0, s.file, s.offset, s.size) for s in placement.spans]
     columns = np.array(rows, np.int64).reshape(-1, 5).T
     digests = [s.digest or content_digest(s, contents) for s in placement.spans]
     samples = {leaf: bytes([content]) * 16 for leaf, content in enumerate(contents)}
-    return reuse.base("step", files, Spans(*columns, digests), samples)
+    return incremental.base("step", files, Spans(*columns, digests), samples)
 
 
-def content_digest(span: Placed, contents: list[int]) -> wire.Digest:
-    return wire.digest(repr((span.leaf, span.start, span.size, contents[span.leaf])).encode())
+def content_digest(span: Placed, contents: list[int]) -> Digest:
+    return digest(repr((span.leaf, span.start, span.size, contents[span.leaf])).encode())
 
 
 def check_plan(placement: Plan, nbytes: list[int], contents: list[int]) -> None:
@@ -108,12 +112,12 @@ def test_any_order_of_changes_gives_plans_that_a_reader_takes(
                     contents[leaf] = step
             unchanged = {
                 leaf
-                for leaf in reuse.candidates(base, nbytes)
+                for leaf in incremental.candidates(base, nbytes)
                 if base.samples[leaf] == bytes([contents[leaf]]) * 16
             }
-            rows = reuse.takeable(base, unchanged, keep_full_every)
+            rows = incremental.takeable(base, unchanged, keep_full_every)
             rows = [row for row in rows if data.draw(st.booleans())]  # some cannot be linked
-            placement = plan.plan(nbytes, unchanged, reuse.taken(base, rows))
+            placement = plan.plan(nbytes, unchanged, incremental.taken(base, rows))
             assert placement.taken == len(rows)
             ages = [base.files[row].age + 1 for row in rows]
             assert all(age < keep_full_every for age in ages)
@@ -262,7 +266,9 @@ def test_a_leaf_that_changed_only_between_the_samples_is_written(tmp_path: Path)
     for step in range(1, 4):
         large = state["frozen"][2]
         large[100_000 * step] = -step
-        assert reuse.sample(large.view(np.uint8)) == reuse.sample(lora(0)["frozen"][2].view("u1"))
+        assert incremental.sample(large.view(np.uint8)) == incremental.sample(
+            lora(0)["frozen"][2].view("u1")
+        )
         manager.save(step, state)
         assert same(manager.load(step), state)
         assert ckptstore.verify(at(manager, step)) == []
@@ -273,14 +279,14 @@ def test_what_changes_at_each_save_is_looked_at_ever_less(
     tmp_path: Path, traffic: Traffic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
-    candidates = reuse.candidates
+    candidates = incremental.candidates
 
     def counted(*arguments: Any) -> list[int]:
         found = candidates(*arguments)
         looks.append(len(found))
         return found
 
-    monkeypatch.setattr(reuse, "candidates", counted)
+    monkeypatch.setattr(incremental, "candidates", counted)
     manager = Manager(tmp_path / "run", keep_full_every=1000)
     for step in range(20):  # five leaves that stay, and one that does not
         manager.save(step, lora(step))
@@ -660,7 +666,7 @@ def test_in_a_bucket_the_store_copies_what_did_not_change(
 def test_one_fault_at_any_request_of_a_save_that_shares_is_survived(
     moto: Moto, monkeypatch: pytest.MonkeyPatch, traffic: Traffic
 ) -> None:
-    monkeypatch.setattr("ckptstore.storage.requests._WAITS", (0.02, 0.2))
+    monkeypatch.setattr("ckptstore.storage.retry._WAITS", (0.02, 0.2))
     actions = [action for name, action in ACTIONS.items() if name != "corrupt-request"]
     with FaultProxy(moto) as proxy:
         options = proxy.storage_options() | {"ckptstore": {"timeout": 1.0, "deadline": 8.0}}
@@ -686,7 +692,7 @@ def test_where_a_store_copies_nothing_all_is_written(
     monkeypatch: pytest.MonkeyPatch, traffic: Traffic
 ) -> None:
     options = {"ckptstore": {"assume_atomic": True}}
-    monkeypatch.setattr("ckptstore.storage.memory.MemoryClient.copy", refuse)
+    monkeypatch.setattr("ckptstore.storage.clients.memory.MemoryClient.copy", refuse)
     manager = Manager("memory://reuse/run", storage_options=options)
     for step in range(3):
         manager.save(step, lora(step))

@@ -37,10 +37,11 @@ from storage_contract import StorageContract
 import ckptstore
 from ckptstore import storage as storage_package
 from ckptstore.errors import CheckpointError, StorageError
-from ckptstore.storage import Storage, gcs_api, gcs_failures
-from ckptstore.storage import gcs as module
-from ckptstore.storage.client import ABSENT, Failure, Kind, Settings, Upload
-from ckptstore.storage.gcs import GCSClient
+from ckptstore.storage import Storage
+from ckptstore.storage.clients import gcs as module
+from ckptstore.storage.clients import gcs_api, gcs_errors
+from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Settings, Upload
+from ckptstore.storage.clients.gcs import GCSClient
 
 MIB = 1 << 20
 PART = 8 * MIB
@@ -417,7 +418,7 @@ def error(reason: str, message: str = "It says why.") -> bytes:
     ],
 )
 def test_an_answer_means(code: int, body: bytes, where: str, kind: Kind, reason: str) -> None:
-    failure = gcs_failures.answered(code, body, where)
+    failure = gcs_errors.answered(code, body, where)
     assert (failure.kind, failure.reason, failure.answered) == (kind, reason, True)
     assert str(code) in str(failure)
 
@@ -487,8 +488,8 @@ def test_what_a_proxy_repeats_of_a_request_is_not_shown() -> None:
     page = f"<html>/upload/storage/v1/b/x/o?uploadType=resumable&upload_id={TOKEN} not found, "
     page += f"Authorization: Bearer {TOKEN}, ?access_token={TOKEN}</html>"
     for where in ("object", "upload"):
-        assert TOKEN not in str(gcs_failures.answered(404, page.encode(), where))
-    assert TOKEN not in str(gcs_failures.failure_of(ValueError(page)))
+        assert TOKEN not in str(gcs_errors.answered(404, page.encode(), where))
+    assert TOKEN not in str(gcs_errors.failure_of(ValueError(page)))
 
 
 def test_credentials_that_expired_are_refused(bucket: str, proxy: FaultProxy) -> None:
@@ -520,10 +521,10 @@ def test_credentials_that_expired_are_refused(bucket: str, proxy: FaultProxy) ->
 def test_an_exception_means(error: Exception, kind: Kind, reason: str | None) -> None:
     wrapped = RuntimeError("a library's own")
     wrapped.__cause__ = error
-    failure = gcs_failures.failure_of(error)
+    failure = gcs_errors.failure_of(error)
     assert (failure.kind, failure.reason) == (kind, reason or "credentials")
     if isinstance(error, google.auth.exceptions.GoogleAuthError):
-        assert gcs_failures.failure_of(wrapped).kind is kind
+        assert gcs_errors.failure_of(wrapped).kind is kind
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,7 @@ def test_short_writes_and_reads_are_continued(tmp_path: Path) -> None:
 def test_a_disk_with_neither_links_nor_a_rename_that_replaces_nothing_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ckptstore.storage.disk._RENAME_NOREPLACE", 1 << 30)  # EINVAL
+    monkeypatch.setattr("ckptstore.storage.posix._RENAME_NOREPLACE", 1 << 30)  # EINVAL
     refused = pytest.raises(ckptstore.StorageError, match="would not be atomic")
     with faults.faulty(faults.Faults(), links=False), refused as caught:
         ckptstore.save(tmp_path, {"a": np.ones(3)})

@@ -1,4 +1,4 @@
-"""`threads.run`: every row once, no call that goes on, whatever happens."""
+"""`concurrency.run`: every row once, no call that goes on, whatever happens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ckptstore import threads
+from ckptstore import concurrency
 
 
 def test_every_row_is_taken_once_in_several_threads():
@@ -19,7 +19,7 @@ def test_every_row_is_taken_once_in_several_threads():
             together.wait(30)
         seen.append(row)
 
-    threads.run(take, [(n,) for n in range(50)], 4, name="t")
+    concurrency.run(take, [(n,) for n in range(50)], 4, name="t")
     assert sorted(seen) == list(range(50))
 
 
@@ -33,7 +33,7 @@ def test_the_first_error_is_raised_and_no_other_call_is_begun():
         time.sleep(0.01)
 
     with pytest.raises(ZeroDivisionError):
-        threads.run(take, [(n,) for n in range(100)], 2, name="t", stop=lambda: stops.append(1))
+        concurrency.run(take, [(n,) for n in range(100)], 2, name="t", stop=lambda: stops.append(1))
     assert len(calls) < 10 and stops == [1]
 
 
@@ -53,11 +53,11 @@ def test_no_call_goes_on_after_an_interrupt():
     timer = threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        threads.run(take, [(n,) for n in range(9)], 3, name="t", stop=stopped.set)
+        concurrency.run(take, [(n,) for n in range(9)], 3, name="t", stop=stopped.set)
     assert under_way == [0]
 
 
 def test_an_executor_has_all_its_threads_at_once():
-    with threads.pool(5, name="t") as pool:
+    with concurrency.pool(5, name="t") as pool:
         assert len([t for t in threading.enumerate() if t.name.startswith("t_")]) == 5
         assert list(pool.map(abs, [-1, -2])) == [1, 2]

@@ -24,9 +24,10 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 import ckptstore
-from ckptstore import dtypes, registry
 from ckptstore.adapters.torch import ADAPTER
-from ckptstore.index import TypeKind, TypeRow
+from ckptstore.format import dtypes
+from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.types import registry
 
 DTYPES = {str(x): x for x in list(vars(torch).values()) if isinstance(x, torch.dtype)}
 QUANTIZED = {name for name in DTYPES if name.startswith(("torch.qint", "torch.quint"))}

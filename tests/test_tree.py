@@ -25,8 +25,8 @@ import pytest
 from compare import assert_exact, assert_refused, differences, roundtrip
 
 import ckptstore
-from ckptstore import registry
-from ckptstore.adapters import python as python_adapter
+from ckptstore.adapters import stdlib
+from ckptstore.types import registry
 
 T = TypeVar("T")
 
@@ -301,9 +301,9 @@ WRONG_FIELDS: list[tuple[Any, list[Any]]] = [
 def test_an_object_of_other_fields_is_an_error(
     x: Any, fields: list[Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = python_adapter._RECORDS[type(x)]
+    record = stdlib._RECORDS[type(x)]
     wrong = dataclasses.replace(record, take=lambda _: fields)
-    monkeypatch.setitem(python_adapter._RECORDS, type(x), wrong)
+    monkeypatch.setitem(stdlib._RECORDS, type(x), wrong)
     ckptstore.save(tmp_path / "c", [x])
     monkeypatch.undo()
     with pytest.raises(

@@ -5,11 +5,11 @@ Guide: docs/adapters.md.
 
 from __future__ import annotations
 
-from ckptstore.dtypes import describe as describe_dtype
-from ckptstore.elements import to_bytes
-from ckptstore.index import TypeKind, TypeRow
-from ckptstore.migrations import Migration
-from ckptstore.registry import Adapter, Child, Leaf, Record, Refusal
+from ckptstore.format.array_bytes import to_bytes
+from ckptstore.format.dtypes import describe as describe_dtype
+from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.types.migrations import Migration
+from ckptstore.types.registry import Adapter, Child, Leaf, Record, Refusal
 
 __all__ = [
     "Adapter",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import chex
 
-from ckptstore.registry import Adapter
+from ckptstore.types.registry import Adapter
 
 
 class ChexAdapter(Adapter):

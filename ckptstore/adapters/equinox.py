@@ -13,9 +13,9 @@ from typing import Any
 import equinox
 from equinox.nn import State, StateIndex
 
-from ckptstore import classes, instances
-from ckptstore.index import TypeKind, TypeRow
-from ckptstore.registry import Adapter, Record, Refusal
+from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.types import classes, instances
+from ckptstore.types.registry import Adapter, Record, Refusal
 
 _Shared = getattr(equinox.nn, "Shared", None)
 

@@ -13,9 +13,9 @@ from typing import Any
 from flax import linen
 from flax.core import FrozenDict
 
-from ckptstore import classes
-from ckptstore.index import TypeKind, TypeRow
-from ckptstore.registry import Adapter, Record, Refusal
+from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.types import classes
+from ckptstore.types.registry import Adapter, Record, Refusal
 
 
 class FlaxAdapter(Adapter):
@@ -47,7 +47,7 @@ class FlaxAdapter(Adapter):
 
 def _nnx() -> Any:
     """Return what knows nnx; importing nnx takes long, and many who use linen never do."""
-    return importlib.import_module("ckptstore.adapters.nnx")
+    return importlib.import_module("ckptstore.adapters.flax_nnx")
 
 
 def _take_frozen(x: Any) -> Sequence[Any]:

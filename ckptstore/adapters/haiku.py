@@ -9,9 +9,9 @@ from typing import Any
 import haiku
 import jax
 
-from ckptstore import classes
-from ckptstore.index import TypeRow
-from ckptstore.registry import Adapter, Record, Refusal
+from ckptstore.format.index import TypeRow
+from ckptstore.types import classes
+from ckptstore.types.registry import Adapter, Record, Refusal
 
 _FlatMap = type(haiku.data_structures.to_immutable_dict({}))
 

@@ -1,4 +1,4 @@
-"""JAX: arrays and typed PRNG keys; `jax_records.py` has its classes, `jax_symbols.py` its names."""
+"""JAX: arrays and typed PRNG keys; `jax_classes.py` has its classes, `jax_symbols.py` its names."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
-from ckptstore import dtypes, elements
-from ckptstore.adapters import jax_records, jax_symbols
-from ckptstore.dtypes import Array
+from ckptstore.adapters import jax_classes, jax_symbols
 from ckptstore.errors import UnsupportedError
-from ckptstore.index import TypeKind, TypeRow
-from ckptstore.registry import Adapter, Leaf, Record, Refusal
+from ckptstore.format import array_bytes, dtypes
+from ckptstore.format.dtypes import Array
+from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.types.registry import Adapter, Leaf, Record, Refusal
 
 # What releases from 0.4.20 on, the oldest that is tested, call otherwise or do not have.
 _REF = getattr(jax, "Ref", None)
@@ -100,11 +100,11 @@ class JaxAdapter(Adapter):
 
     def record(self, cls: type) -> Record | None:
         """Take classes of jax apart, and what `jax.tree_util` knows."""
-        return jax_records.of(cls)
+        return jax_classes.of(cls)
 
     def record_named(self, row: TypeRow) -> Record | None:
         """Return the same for a stored name of a class of jax."""
-        return jax_records.named(row)
+        return jax_classes.named(row)
 
     def symbol(self, x: Any) -> str | None:
         """Return the public name of a pure array function, a scalar type or a key dtype."""
@@ -169,8 +169,8 @@ def _host(x: jax.Array) -> Array:
     """
     with _while_saved(x):
         if _is_plain(x):
-            return elements.to_bytes(np.asarray(x))
-        return elements.to_bytes(_gathered(x, _pieces(x)))
+            return array_bytes.to_bytes(np.asarray(x))
+        return array_bytes.to_bytes(_gathered(x, _pieces(x)))
 
 
 def _start(x: jax.Array) -> Callable[[], Array]:
@@ -186,7 +186,7 @@ def _start(x: jax.Array) -> Callable[[], Array]:
 
     def read() -> Array:
         with _while_saved(x):
-            return elements.to_bytes(_gathered(x, pieces))
+            return array_bytes.to_bytes(_gathered(x, pieces))
 
     return read
 

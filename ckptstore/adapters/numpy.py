@@ -8,11 +8,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ckptstore import dtypes, elements
-from ckptstore.dtypes import Array
 from ckptstore.errors import CorruptError
-from ckptstore.index import TypeKind, TypeRow
-from ckptstore.registry import Adapter, Leaf, Record, Refusal
+from ckptstore.format import array_bytes, dtypes
+from ckptstore.format.dtypes import Array
+from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.types.registry import Adapter, Leaf, Record, Refusal
 
 ARRAY = TypeRow(TypeKind.ARRAY, "numpy", "ndarray")
 _RECARRAY = TypeRow(TypeKind.ARRAY, "numpy", "recarray")
@@ -90,7 +90,7 @@ class NumpyAdapter(Adapter):
 
 
 def _leaf(x: Array, row: TypeRow) -> Leaf:
-    return Leaf(row, dtypes.describe(x.dtype), x.shape, lambda: elements.to_bytes(x))
+    return Leaf(row, dtypes.describe(x.dtype), x.shape, lambda: array_bytes.to_bytes(x))
 
 
 def _scalar(host: Array) -> Any:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ckptstore import classes, dtypes, elements
-from ckptstore.dtypes import Array
 from ckptstore.errors import UnsupportedError
-from ckptstore.index import TypeKind, TypeRow
-from ckptstore.registry import Adapter, Leaf, Record, Refusal
+from ckptstore.format import array_bytes, dtypes
+from ckptstore.format.dtypes import Array
+from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.types import classes
+from ckptstore.types.registry import Adapter, Leaf, Record, Refusal
 
 _SAME_NAME = """
     bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64 bfloat16
@@ -281,7 +282,7 @@ def _host(x: torch.Tensor, dtype: np.dtype[Any]) -> Array:
     """Return the stored bytes of a tensor: a view where it is contiguous and on the CPU."""
     try:
         plain = x.detach().cpu().resolve_conj().resolve_neg()
-        return elements.to_bytes(plain.view(_BITS[dtype.itemsize][0]).numpy().view(dtype))
+        return array_bytes.to_bytes(plain.view(_BITS[dtype.itemsize][0]).numpy().view(dtype))
     except RuntimeError as error:
         raise Refusal(f"torch cannot read this tensor: {error!s:.200}") from None
 

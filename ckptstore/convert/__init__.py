@@ -10,11 +10,11 @@ that needs it.
 from __future__ import annotations
 
 from ckptstore.convert.equinox import from_equinox
+from ckptstore.convert.export_plan import Report
+from ckptstore.convert.flat_names import Loss
 from ckptstore.convert.flax import from_flax
-from ckptstore.convert.names import Loss
 from ckptstore.convert.npz import to_npz
 from ckptstore.convert.orbax import from_orbax
-from ckptstore.convert.outline import Report
 from ckptstore.convert.safetensors import from_safetensors, safetensors_metadata, to_safetensors
 from ckptstore.convert.torch import from_torch
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import dtypes, elements
-from ckptstore.convert import files
-from ckptstore.convert import source as sources
+from ckptstore.convert import files, inputs
 from ckptstore.convert.files import Options
-from ckptstore.convert.likeness import Likeness, expected, filled, text_of
-from ckptstore.dtypes import Array
+from ckptstore.convert.like import Likeness, expected, filled, text_of
+from ckptstore.digests import Buffer
 from ckptstore.errors import CorruptError
-from ckptstore.wire import Buffer
+from ckptstore.format import array_bytes, dtypes
+from ckptstore.format.dtypes import Array
 
 _SCALARS = {bool: "b", int: "iu", float: "f", complex: "c"}
 
@@ -46,8 +45,8 @@ def from_equinox(source: Any, like: Any, *, storage_options: Options = None) -> 
             holds fewer or more leaves.
         UnknownTypeError: reason ``not-installed``.
     """
-    tree_util = sources.framework("jax").tree_util
-    where, data = sources.read(_with_suffix(source, storage_options), storage_options)
+    tree_util = inputs.framework("jax").tree_util
+    where, data = inputs.read(_with_suffix(source, storage_options), storage_options)
     leaves = tree_util.tree_flatten_with_path(like)[0]
     likeness, at, out = Likeness(where), 0, []
     for steps, x in leaves:
@@ -82,7 +81,7 @@ class _Record:
     def array(self, dtype: np.dtype[Any], where: str) -> Array:
         """Return it as an array of a dtype of the same size."""
         shape = self.shape[::-1] if self.fortran else self.shape
-        array = elements.from_bytes(self.data, dtype, shape, where=where)
+        array = array_bytes.from_bytes(self.data, dtype, shape, where=where)
         return array.transpose() if self.fortran else array
 
 
@@ -101,7 +100,7 @@ def _is_stored(x: Any) -> bool:
 
 def _read(data: Buffer, at: int, where: str) -> _Record:
     """Read the record at a byte; nothing is allocated before its bytes are known to be there."""
-    with sources.damage(where, "no .npy record"):
+    with inputs.damage(where, "no .npy record"):
         stream = io.BytesIO(memoryview(data)[at : at + (64 << 10)])
         version = np.lib.format.read_magic(stream)
         header = {
@@ -120,7 +119,7 @@ def _read(data: Buffer, at: int, where: str) -> _Record:
             reason="truncated",
         )
     end = start + nbytes
-    return _Record(sources.owned(memoryview(data)[start:end]), dtype, shape, fortran, end)
+    return _Record(inputs.owned(memoryview(data)[start:end]), dtype, shape, fortran, end)
 
 
 def _value(likeness: Likeness, path: str, record: _Record, like: Any) -> Any:
@@ -131,7 +130,7 @@ def _value(likeness: Likeness, path: str, record: _Record, like: Any) -> Any:
     if found is not None and dtype.kind == "V" and dtype.names is None:
         wanted = dtypes.resolve(found[1], where="like")
         dtype = wanted if wanted.itemsize == dtype.itemsize and wanted.names is None else dtype
-    with sources.damage(path, "no array"):
+    with inputs.damage(path, "no array"):
         stored = record.array(dtype, path)
     return likeness.leaf(path, stored, like)
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ckptstore import storage, threads
+from ckptstore import concurrency, storage
+from ckptstore.digests import Buffer
 from ckptstore.errors import AlreadyCommittedError, StorageError
-from ckptstore.storage import Storage, stopping
-from ckptstore.wire import Buffer
+from ckptstore.storage import Storage
 
 Options = Mapping[str, Any] | None
 """What callers pass as ``storage_options``."""
@@ -176,12 +176,12 @@ def each(wanted: Sequence[Span], take: Callable[[Storage, str, int, int], None])
 
     def call(place: Storage, name: str, at: int, nbytes: int) -> None:
         try:
-            stopping.call(stop, take, place, name, at, nbytes)
+            concurrency.call(stop, take, place, name, at, nbytes)
         except (EOFError, FileNotFoundError):
             raise changed(os.path.join(place.url, name)) from None
 
     count = wanted[0][0].traffic.reads if wanted else 0
-    threads.run(call, wanted, count, name="ckptstore-read", stop=stop.set)
+    concurrency.run(call, wanted, count, name="ckptstore-read", stop=stop.set)
 
 
 def changed(where: str) -> StorageError:

@@ -13,13 +13,13 @@ from typing import Any, Literal
 import msgpack
 import numpy as np
 
-from ckptstore import dtypes, elements, wire
-from ckptstore.convert import source as sources
+from ckptstore.convert import inputs
 from ckptstore.convert.files import Options
-from ckptstore.convert.likeness import Likeness, step, text_of
-from ckptstore.dtypes import Array
+from ckptstore.convert.like import Likeness, step, text_of
+from ckptstore.digests import Buffer
 from ckptstore.errors import CorruptError, StructureError
-from ckptstore.wire import Buffer
+from ckptstore.format import array_bytes, dtypes, wire
+from ckptstore.format.dtypes import Array
 
 _MAX_ELEMENTS = 1 << 24
 _MAX_DEPTH = 500  # of msgpack's own decoder: 511
@@ -56,8 +56,8 @@ def from_flax(
         StructureError: reason ``differs-from-like``, with all differences.
         UnknownTypeError: reason ``not-installed``.
     """
-    make = sources.maker(arrays if like is None else "numpy")
-    where, data = sources.read(source, storage_options)
+    make = inputs.maker(arrays if like is None else "numpy")
+    where, data = inputs.read(source, storage_options)
     stored = _Decoder(where).decode(data)
     return _each(stored, make) if like is None else _fill(stored, like, where)
 
@@ -77,7 +77,7 @@ class _Decoder:
 
     def decode(self, data: Buffer) -> Any:
         wire.scan(data, self.where, _MAX_ELEMENTS, _MAX_DEPTH, foreign=True)
-        with sources.damage(self.where, "not the msgpack of flax"):
+        with inputs.damage(self.where, "not the msgpack of flax"):
             return msgpack.unpackb(
                 data,
                 raw=False,
@@ -128,7 +128,7 @@ class _Decoder:
                 f"{self.where}: {len(data)} bytes for an array of {stored}{shape}",
                 reason="truncated",
             )
-        return elements.from_bytes(sources.owned(data), dtype, tuple(shape), where=self.where)
+        return array_bytes.from_bytes(inputs.owned(data), dtype, tuple(shape), where=self.where)
 
     def _joined(self, chunked: dict[Any, Any]) -> Any:
         """Put an array together that flax cut because msgpack takes no more than 4 GiB."""
@@ -156,7 +156,7 @@ def _is_shape(shape: Any) -> bool:
 
 def _fill(stored: Any, like: Any, where: str) -> Any:
     """Give `like` the stored values, by flax's own rules for each class."""
-    serialization = sources.framework("flax.serialization")
+    serialization = inputs.framework("flax.serialization")
     likeness = Likeness(where)
     fitted = _fit(likeness, "$", stored, serialization.to_state_dict(like))
     likeness.done()

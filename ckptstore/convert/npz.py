@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import elements
-from ckptstore.convert import files, outline
+from ckptstore.convert import export_plan, files
+from ckptstore.convert.export_plan import Entry, Report
 from ckptstore.convert.files import Options
-from ckptstore.convert.names import Loss
-from ckptstore.convert.outline import Entry, Report
-from ckptstore.dtypes import Array
-from ckptstore.wire import Buffer
+from ckptstore.convert.flat_names import Loss
+from ckptstore.digests import Buffer
+from ckptstore.format import array_bytes
+from ckptstore.format.dtypes import Array
 
 
 def to_npz(
@@ -48,7 +48,7 @@ def to_npz(
         CorruptError, NotCommittedError, StorageError: as `load`.
     """
     to, of = files.shared(storage_options, path, source)
-    found = outline.outline(source, select, of)
+    found = export_plan.outline(source, select, of)
     # `numpy.load` takes ".npy" off a name, and a zip ends a name at a NUL.
     found.refuse("npz", lambda e: not _is_held(e) or e.name.endswith(".npy") or "\0" in e.name)
     # On a disk nobody asks how long the file will be.
@@ -89,7 +89,7 @@ class _Sink:
 
 
 def _array(entry: Entry) -> Array:
-    return elements.from_bytes(entry.read(), entry.dtype, entry.shape, where=entry.path)
+    return array_bytes.from_bytes(entry.read(), entry.dtype, entry.shape, where=entry.path)
 
 
 def _zeros(entry: Entry) -> Array:

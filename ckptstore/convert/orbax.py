@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore import emit, match, storage
-from ckptstore.convert import download
-from ckptstore.convert import source as sources
+from ckptstore import storage
+from ckptstore.convert import inputs, local_copy
 from ckptstore.convert.files import Options
-from ckptstore.convert.likeness import Likeness, expected, filled, step, text_of
-from ckptstore.dtypes import describe
+from ckptstore.convert.like import Likeness, expected, filled, step, text_of
 from ckptstore.errors import NotCommittedError, StorageError, StructureError
+from ckptstore.format.dtypes import describe
 from ckptstore.storage import Storage
+from ckptstore.tree import comparison, encoding
 
 _TREE = "_METADATA"
 _KEYS = "array_metadatas"
@@ -63,21 +63,21 @@ def from_orbax(path: Any, like: Any = None, *, storage_options: Options = None) 
         StorageError: there is no such directory, or it cannot be read, or not be copied.
         UnknownTypeError: reason ``not-installed``.
     """
-    orbax = sources.framework("orbax.checkpoint", "orbax-checkpoint")
+    orbax = inputs.framework("orbax.checkpoint", "orbax-checkpoint")
     with storage.open(path, storage_options) as place:
         item = _item(place)
-        with download.tree(item) as directory:
+        with local_copy.tree(item) as directory:
             return _read(orbax, item.url, directory, like)
 
 
 def _read(orbax: Any, where: str, directory: str, like: Any) -> Any:
     with (
         _quiet(),
-        sources.damage(where, "Orbax cannot read it"),
+        inputs.damage(where, "Orbax cannot read it"),
         orbax.PyTreeCheckpointer() as checkpointer,
     ):
         # Not by the checkpointer, which gives None for metadata that it cannot read.
-        handler, epath = orbax.PyTreeCheckpointHandler(), sources.framework("etils.epath")
+        handler, epath = orbax.PyTreeCheckpointHandler(), inputs.framework("etils.epath")
         tree = handler.metadata(epath.Path(directory)).tree
         stored = _leaves(tree)
         _check_names(where, stored)
@@ -130,7 +130,7 @@ def _quiet() -> Iterator[None]:
 
 def _leaves(tree: Any) -> dict[Path, Any]:
     """Return the leaves and empty containers of a tree under the steps that Orbax stores."""
-    tree_util = sources.framework("jax").tree_util
+    tree_util = inputs.framework("jax").tree_util
 
     def is_empty(x: Any) -> bool:
         return not tree_util.tree_leaves(x, is_leaf=lambda y: y is not x)
@@ -202,7 +202,7 @@ def _compare(where: str, stored: Mapping[Path, Any], like: Any) -> dict[Path, An
         elif not _agrees(found := stored[path], x):
             text = f"{_described(found)} in the directory, {text_of(x)} in `like`"
             shape = found.shape if type(found).__name__ == "ArrayMetadata" else None
-            likeness.differ(_shown(path), text + match.number_hint(x, shape))
+            likeness.differ(_shown(path), text + comparison.number_hint(x, shape))
     likeness.done()
     return leaves
 
@@ -213,7 +213,7 @@ def _agrees(found: Any, like: Any) -> bool:
         return type(like) is str
     if getattr(found, "dtype", None) is None:
         return _empty(found) is _empty(like)
-    if type(like) in emit.SCALARS:
+    if type(like) in encoding.SCALARS:
         kinds = _SCALARS.get(np.dtype(found.dtype).kind, ())
         return kind == "ScalarMetadata" and type(like) in kinds
     wanted = expected(like)
@@ -233,7 +233,7 @@ def _empty(x: Any) -> type | None:
 
 def _arguments(orbax: Any, tree: Any) -> Any:
     """Ask for arrays as numpy has them: jax would make 64-bit ones 32-bit without a word."""
-    tree_util = sources.framework("jax").tree_util
+    tree_util = inputs.framework("jax").tree_util
 
     def argument(leaf: Any) -> Any:
         is_array = type(leaf).__name__ == "ArrayMetadata"
@@ -249,8 +249,8 @@ def _key_implementations(where: str, directory: str) -> dict[str, str]:
     if not os.path.isdir(below):
         return out
     for file in sorted(os.listdir(below)):
-        with sources.damage(f"{where}/{_KEYS}/{file}", "no metadata of arrays"):
-            _, data = sources.read(os.path.join(below, file), None)
+        with inputs.damage(f"{where}/{_KEYS}/{file}", "no metadata of arrays"):
+            _, data = inputs.read(os.path.join(below, file), None)
             for row in json.loads(bytes(data))["array_metadatas"]:
                 found = row["array_metadata"]
                 if found["ext_metadata"] is not None:
@@ -270,7 +270,7 @@ def _fitted(
         if _is_container(x):
             continue
         value = values.get(path)
-        if isinstance(x, np.generic) and type(value) in emit.SCALARS:
+        if isinstance(x, np.generic) and type(value) in encoding.SCALARS:
             value = type(x)(value)  # Orbax gives every scalar as one of Python
         key = keys.get(".".join(text for _, text in path))
         out.append(likeness.leaf(_shown(path), value, x, key=key))
@@ -280,4 +280,4 @@ def _fitted(
 
 def _is_container(x: Any) -> bool:
     """Tell whether it is an empty container, which jax makes anew from `like`."""
-    return not sources.framework("jax").tree_util.tree_leaves(x)
+    return not inputs.framework("jax").tree_util.tree_leaves(x)

@@ -11,15 +11,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from ckptstore import dtypes, elements, storage
-from ckptstore.convert import files, outline
-from ckptstore.convert import source as sources
+from ckptstore import storage
+from ckptstore.convert import export_plan, files, inputs
+from ckptstore.convert.export_plan import Entry, Report
 from ckptstore.convert.files import Options
-from ckptstore.convert.names import Loss
-from ckptstore.convert.outline import Entry, Report
-from ckptstore.dtypes import Array
+from ckptstore.convert.flat_names import Loss
+from ckptstore.digests import Buffer
 from ckptstore.errors import CorruptError, StructureError, UnsupportedError
-from ckptstore.wire import Buffer
+from ckptstore.format import array_bytes, dtypes
+from ckptstore.format.dtypes import Array
 
 _HEADER_MAX_NBYTES = 100_000_000  # the library refuses more
 _DTYPES = {
@@ -68,7 +68,7 @@ def from_safetensors(
         UnsupportedError: reason ``dtype-not-here`` for a dtype of less than a byte.
         UnknownTypeError: reason ``not-installed``.
     """
-    make = sources.maker(arrays)
+    make = inputs.maker(arrays)
     if not storage.absolute(path).endswith(".json"):
         return {name: make(array) for name, array in _read(path, storage_options).items()}
     where, places = _weight_map(path, storage_options)
@@ -110,9 +110,9 @@ def safetensors_metadata(path: Any, *, storage_options: Options = None) -> dict[
 
 
 def _read(path: Any, storage_options: Options) -> dict[str, Array]:
-    library = sources.framework("safetensors")
-    where, data = sources.read(path, storage_options)
-    with sources.damage(where, "no sound safetensors file"):
+    library = inputs.framework("safetensors")
+    where, data = inputs.read(path, storage_options)
+    with inputs.damage(where, "no sound safetensors file"):
         tensors = library.deserialize(bytes(data))
     # The library lets the last of two tensors of one name win.
     _json(where, data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -126,14 +126,14 @@ def _read(path: Any, storage_options: Options) -> dict[str, Array]:
                 reason="dtype-not-here",
             )
         dtype = dtypes.resolve(_DTYPES[code], where=where)
-        with sources.damage(where, f"no array at {name!r:.200}"):
-            held = sources.owned(tensor.pop("data"))
-            out[name] = elements.from_bytes(held, dtype, shape, where=f"{where}: {name!r:.200}")
+        with inputs.damage(where, f"no array at {name!r:.200}"):
+            held = inputs.owned(tensor.pop("data"))
+            out[name] = array_bytes.from_bytes(held, dtype, shape, where=f"{where}: {name!r:.200}")
     return out
 
 
 def _weight_map(path: Any, storage_options: Options) -> tuple[str, dict[str, str]]:
-    where, data = sources.read(path, storage_options)
+    where, data = inputs.read(path, storage_options)
     found = _json(where, data).get("weight_map")
     if type(found) is not dict or not all(_is_plain(file) for file in found.values()):
         raise CorruptError(
@@ -149,7 +149,7 @@ def _is_plain(file: Any) -> bool:
 
 
 def _json(where: str, data: Buffer) -> dict[str, Any]:
-    with sources.damage(where, "no JSON object"):
+    with inputs.damage(where, "no JSON object"):
         found = json.loads(bytes(data), object_pairs_hook=_once)
     if type(found) is not dict:
         raise CorruptError(f"{where}: no JSON object")
@@ -197,7 +197,7 @@ def to_safetensors(
     """
     metadata = _checked(metadata)
     to, of = files.shared(storage_options, path, source)
-    found = outline.outline(source, select, of)
+    found = export_plan.outline(source, select, of)
     found.refuse("safetensors", lambda e: _code(e) is None or e.name == _METADATA)
     # Widest first: every tensor then starts where its dtype may start.
     entries = sorted(found.entries, key=lambda entry: -entry.itemsize)

@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ckptstore import dtypes
-from ckptstore.convert import download, files
-from ckptstore.convert import source as sources
+from ckptstore.convert import files, inputs, local_copy
 from ckptstore.convert.files import Options
-from ckptstore.convert.likeness import step
+from ckptstore.convert.like import step
 from ckptstore.errors import CorruptError, StructureError, UnsupportedError
+from ckptstore.format import dtypes
 
 _GROWTH = 4
 """How many times the bytes of a file its numpy arrays may take: a tensor of strides 0 takes any."""
@@ -50,10 +49,10 @@ def from_torch(
         raise StructureError(
             f"arrays={arrays!r:.80}, expected 'torch' or 'numpy'", reason="bad-argument"
         )
-    torch = sources.framework("torch")
-    with files.opened(path, storage_options) as file, download.file(file) as here:
+    torch = inputs.framework("torch")
+    with files.opened(path, storage_options) as file, local_copy.file(file) as here:
         where, nbytes = file.where, file.nbytes
-        with sources.damage(where, "torch cannot read it"):
+        with inputs.damage(where, "torch cannot read it"):
             with open(here, "rb") as start:
                 is_zip = start.read(len(_ZIP)) == _ZIP
             if is_zip:
@@ -64,13 +63,13 @@ def from_torch(
                 raise _refused(where, error) from error
     if arrays == "torch":
         return loaded
-    with sources.damage(where, "nested too deep, or a container that holds itself"):
+    with inputs.damage(where, "nested too deep, or a container that holds itself"):
         return _Arrays(torch, where, _GROWTH * nbytes).convert(loaded, "$")
 
 
 def _check_zip(where: str, here: str, nbytes: int) -> None:
     """Refuse a zip that claims more than the file holds, and bytes that are not its CRC-32."""
-    with sources.damage(where, "no zip file"), zipfile.ZipFile(here) as parts:
+    with inputs.damage(where, "no zip file"), zipfile.ZipFile(here) as parts:
         entries = parts.infolist()
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
         if not stored or sum(entry.file_size for entry in entries) > nbytes:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ckptstore.errors import StorageError
 from ckptstore.storage import local
-from ckptstore.storage.protocol import Storage
+from ckptstore.storage.base import Storage
 
 _USER = re.compile(r"(?<=:/)[^/]*@")
 _LIKE_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")

@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
+from ckptstore import concurrency
+from ckptstore.digests import Buffer
 from ckptstore.errors import CheckpointError, StorageError
-from ckptstore.storage import stopping
-from ckptstore.storage.client import ABSENT, Client, Failure, Kind, Page, Upload, Version
-from ckptstore.storage.protocol import Traffic
-from ckptstore.storage.publication import Publication
-from ckptstore.storage.requests import PARALLEL, Requests
-from ckptstore.wire import Buffer
+from ckptstore.storage.atomic_upload import Publication
+from ckptstore.storage.base import Traffic
+from ckptstore.storage.clients.base import ABSENT, Client, Failure, Kind, Page, Upload, Version
+from ckptstore.storage.retry import PARALLEL, Requests
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ class BucketStorage:
         key, (parent, slash, _) = self._prefix + name, self._prefix[:-1].rpartition("/")
         origin = f"{parent}{slash}{sibling}/{source}"
         try:
-            with stopping.stopped_by(self._requests.link.uploader.stop):
+            with concurrency.stopped_by(self._requests.link.uploader.stop):
                 self._requests.ask(
                     "copy",
                     key,
@@ -239,7 +239,7 @@ class BucketStorage:
             stop = threading.Event()
 
             def look(child: str) -> bool:
-                return stopping.call(stop, self.child(child).holds, name)
+                return concurrency.call(stop, self.child(child).holds, name)
 
             try:
                 there = list(pool.map(look, names))

@@ -20,8 +20,8 @@ from fsspec.utils import tokenize  # type: ignore[import-untyped, unused-ignore]
 
 from ckptstore.errors import StorageError
 from ckptstore.storage.bucket import BucketStorage
-from ckptstore.storage.client import Client, Failure, Settings
-from ckptstore.storage.requests import Requests
+from ckptstore.storage.clients.base import Client, Failure, Settings
+from ckptstore.storage.retry import Requests
 
 _CLIENTS = {
     "s3": ("s3", "S3Client", "s3fs", "s3"),
@@ -149,10 +149,10 @@ class Connector:
 
     def _make(self) -> Client:
         where = _shown(f"{self.protocol}://{self.bucket}")
-        generic = "generic", "FilesystemClient", "fsspec", ""
+        generic = "fsspec", "FilesystemClient", "fsspec", ""
         module, name, library, extra = _CLIENTS.get(self.protocol, generic)
         try:
-            made = getattr(importlib.import_module(f"ckptstore.storage.{module}"), name)
+            made = getattr(importlib.import_module(f"ckptstore.storage.clients.{module}"), name)
             if self.protocol not in _CLIENTS:
                 made = functools.partial(made, self.protocol)
         except ImportError as error:

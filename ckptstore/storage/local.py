@@ -14,10 +14,10 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
+from ckptstore.digests import Buffer
 from ckptstore.errors import OutcomeUnknownError, StorageError
-from ckptstore.storage import disk
-from ckptstore.storage.protocol import Traffic
-from ckptstore.wire import Buffer
+from ckptstore.storage import posix
+from ckptstore.storage.base import Traffic
 
 _HELD_FILES = 128
 """How many data files a reader keeps open: an overwrite can then not take them away."""
@@ -43,7 +43,7 @@ class LocalStorage:
         with self._lock:
             held, self._held = self._held, {}
         for fd in held.values():
-            disk.close(fd)
+            posix.close(fd)
 
     def __repr__(self) -> str:
         return f"LocalStorage({self.url!r})"
@@ -65,22 +65,22 @@ class LocalStorage:
             path = os.path.dirname(path)
         for directory in reversed(missing):
             with (
-                disk.errors("make the directory", directory),
+                posix.errors("make the directory", directory),
                 contextlib.suppress(FileExistsError),
             ):
                 os.mkdir(directory)
-            disk.sync_directory(os.path.dirname(directory))
+            posix.sync_directory(os.path.dirname(directory))
         if not missing:
             try:
-                disk.sync_directory(os.path.dirname(self.url))
+                posix.sync_directory(os.path.dirname(self.url))
             except StorageError as error:
                 if getattr(error.__cause__, "errno", None) not in _CANNOT_SYNC:
                     raise
 
     def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Write and fsync a new file."""
-        with disk.errors("write", self._at(name)):
-            disk.write_new(self._at(name), chunks)
+        with posix.errors("write", self._at(name)):
+            posix.write_new(self._at(name), chunks)
 
     def link(self, name: str, sibling: str, source: str, nbytes: int) -> bool:
         """Make a hard link, and sync what it names: a copy made by hand may not be durable."""
@@ -89,7 +89,7 @@ class LocalStorage:
             os.link(os.path.join(os.path.dirname(self.url), sibling, source), target)
         except OSError:  # gone, on another disk, linked too often, not ours: `put` may do better
             return False
-        if disk.is_durable(target, nbytes):
+        if posix.is_durable(target, nbytes):
             return True
         self.delete(name)
         return False
@@ -99,7 +99,7 @@ class LocalStorage:
 
     def flush(self) -> None:
         """Make the names of the files durable."""
-        disk.sync_directory(self.url)
+        posix.sync_directory(self.url)
 
     def create(self, name: str, data: bytes) -> None:
         """Write a temporary file and link it to `name`, which fails where `name` exists."""
@@ -107,9 +107,9 @@ class LocalStorage:
 
     def publish(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
         """Write a file that is there wholly or not at all, and is durable; see `create`."""
-        commit = disk.errors("commit", self._at(name), (FileExistsError,))
+        commit = posix.errors("commit", self._at(name), (FileExistsError,))
         with self._temporary(name, chunks) as temporary, commit:
-            (os.replace if replace else disk.rename_new)(temporary, self._at(name))
+            (os.replace if replace else posix.rename_new)(temporary, self._at(name))
         self._settle(name)
 
     def swap(self, name: str, data: bytes, expected: bytes) -> None:
@@ -119,7 +119,7 @@ class LocalStorage:
         """
         with self._temporary(name, [data]) as temporary:
             passing = (FileExistsError, FileNotFoundError)
-            with self.locked(), disk.errors("overwrite", self._at(name), passing):
+            with self.locked(), posix.errors("overwrite", self._at(name), passing):
                 if self.read(name, len(expected)) != expected:
                     raise FileExistsError(errno.EEXIST, "another save came first", self._at(name))
                 os.replace(temporary, self._at(name))
@@ -128,10 +128,10 @@ class LocalStorage:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other swaps and guarded deletes of this directory out."""
-        with disk.errors("lock", self.url):
-            fd = os.open(self.url, disk.DIRECTORY)
+        with posix.errors("lock", self.url):
+            fd = os.open(self.url, posix.DIRECTORY)
         try:
-            with disk.errors("lock", self.url):
+            with posix.errors("lock", self.url):
                 fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
@@ -139,13 +139,13 @@ class LocalStorage:
                 with contextlib.suppress(OSError):
                     fcntl.flock(fd, fcntl.LOCK_UN)  # a process forked meanwhile has a copy of fd
             finally:
-                disk.close(fd)
+                posix.close(fd)
 
     def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
         """Open the files and return their sizes; open files outlive an overwrite."""
         out = {}
         for name in names:
-            with disk.unless_gone("open", self._at(name)), self._opened(name) as fd:
+            with posix.unless_gone("open", self._at(name)), self._opened(name) as fd:
                 out[name] = os.fstat(fd).st_size
         return out
 
@@ -170,7 +170,7 @@ class LocalStorage:
     def read(self, name: str, limit: int) -> bytes:
         """Read a small file."""
         parts, left, path = [], limit + 1, self._at(name)
-        with self._missing_link(name), self._reading(name), disk.opened(path, disk.READ) as fd:
+        with self._missing_link(name), self._reading(name), posix.opened(path, posix.READ) as fd:
             while left and (part := os.read(fd, left)):
                 parts.append(part)
                 left -= len(part)
@@ -182,14 +182,14 @@ class LocalStorage:
 
     def delete(self, name: str, expected: bytes | None = None) -> None:
         """Unlink a file; with `expected`, under the lock and only if it holds just that."""
-        with disk.unless_gone("delete", self._at(name)):
+        with posix.unless_gone("delete", self._at(name)):
             if expected is None:
                 os.unlink(self._at(name))
                 return
             with self.locked():
                 if self.read(name, len(expected)) == expected:
                     os.unlink(self._at(name))
-            disk.sync_directory(self.url)
+            posix.sync_directory(self.url)
 
     def changed(self) -> Mapping[str, float]:
         """Return the files' ctimes: a fresh hard link keeps its old mtime.
@@ -219,7 +219,7 @@ class LocalStorage:
     def children(self) -> Sequence[str]:
         """List the directories below, also behind symbolic links."""
         found: list[str] = []
-        with disk.unless_gone("list", self.url), os.scandir(self.url) as entries:
+        with posix.unless_gone("list", self.url), os.scandir(self.url) as entries:
             found = sorted(entry.name for entry in entries if entry.is_dir())
         return found
 
@@ -230,7 +230,7 @@ class LocalStorage:
     def holds(self, name: str) -> bool:
         """Tell whether a file is there."""
         found = False
-        with disk.unless_gone("look for", self._at(name)):
+        with posix.unless_gone("look for", self._at(name)):
             found = stat.S_ISREG(os.stat(self._at(name)).st_mode)
         return found
 
@@ -241,7 +241,7 @@ class LocalStorage:
 
     def _files(self) -> Mapping[str, os.stat_result]:
         out = {}
-        with disk.unless_gone("list", self.url), os.scandir(self.url) as entries:
+        with posix.unless_gone("list", self.url), os.scandir(self.url) as entries:
             # A collector removes its mark after the data: VOID-* is looked at before data-*.
             for entry in sorted(entries, key=lambda entry: entry.name):
                 with contextlib.suppress(FileNotFoundError):
@@ -261,8 +261,8 @@ class LocalStorage:
         """
         temporary = f"{self._at(name)}.{os.urandom(8).hex()}.tmp"
         try:
-            with disk.errors("write", temporary):
-                disk.write_new(temporary, chunks)
+            with posix.errors("write", temporary):
+                posix.write_new(temporary, chunks)
             try:
                 yield temporary
             except StorageError as error:
@@ -281,7 +281,7 @@ class LocalStorage:
     def _settle(self, name: str) -> None:
         """Make a commit durable. A failed fsync may have dropped the name, and is never retried."""
         try:
-            disk.sync_directory(self.url)
+            posix.sync_directory(self.url)
         except StorageError as error:
             raise OutcomeUnknownError(
                 f"{self._at(name)} was written, but making it durable failed ({error}); nothing "
@@ -294,7 +294,7 @@ class LocalStorage:
         with self._lock:
             fd = self._held.get(name)
             if fd is None:
-                fd = os.open(self._at(name), disk.READ)
+                fd = os.open(self._at(name), posix.READ)
                 if len(self._held) < _HELD_FILES:
                     self._held[name] = fd
         try:
@@ -302,10 +302,10 @@ class LocalStorage:
         finally:
             with self._lock:
                 if self._held.get(name) != fd:
-                    disk.close(fd)
+                    posix.close(fd)
 
     def _reading(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return disk.errors("read", self._at(name), (FileNotFoundError,))
+        return posix.errors("read", self._at(name), (FileNotFoundError,))
 
     @contextlib.contextmanager
     def _missing_link(self, name: str) -> Iterator[None]:

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
-from ckptstore import threads
+from ckptstore import concurrency
+from ckptstore.digests import Buffer
 from ckptstore.errors import CheckpointError, StorageError
-from ckptstore.storage import stopping
-from ckptstore.storage.client import Client, Failure, Kind, Upload
-from ckptstore.wire import Buffer
+from ckptstore.storage.clients.base import Client, Failure, Kind, Upload
 
 PART_NBYTES = 8 << 20
 """An object of more bytes is sent in parts of this size, as far as `MAX_PARTS` of them hold it."""
@@ -44,7 +43,7 @@ class Uploader:
         self._any_order = any_order
         self.stop = threading.Event()
         self._slots = threading.BoundedSemaphore(parallel)
-        self._pool = threads.pool(parallel, name="ckptstore-upload")
+        self._pool = concurrency.pool(parallel, name="ckptstore-upload")
 
     def close(self) -> None:
         """End the threads."""
@@ -57,7 +56,7 @@ class Uploader:
         """
         if nbytes <= PART_NBYTES:
             (whole,) = _parts(chunks, PART_NBYTES)
-            with stopping.stopped_by(self.stop):
+            with concurrency.stopped_by(self.stop):
                 self._ask("write", key, lambda client, _: client.put(key, whole))
             return
         upload: Upload | None = None
@@ -69,10 +68,10 @@ class Uploader:
             return client.begin(key, nbytes)
 
         try:
-            with stopping.stopped_by(self.stop):
+            with concurrency.stopped_by(self.stop):
                 upload = self._ask("write", key, begin)
             tags = self.parts(upload, chunks)
-            with stopping.stopped_by(self.stop):
+            with concurrency.stopped_by(self.stop):
                 self._ask(
                     "write",
                     key,
@@ -124,7 +123,7 @@ class Uploader:
 
         def part() -> str:
             try:
-                with stopping.stopped_by(self.stop):
+                with concurrency.stopped_by(self.stop):
                     tag: str = self._ask(
                         "write",
                         upload.key,

@@ -1,0 +1,108 @@
+"""Flax nnx: State, FlatState and the variables that nnx defines. The adapter of flax asks it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
+from flax.nnx.statelib import FlatState
+
+from ckptstore.format.index import TypeRow
+from ckptstore.types import classes
+from ckptstore.types.registry import Record, Refusal
+
+_Object = getattr(nnx, "Pytree", None) or nnx.Object
+
+
+def record(cls: type) -> Record | None:
+    """Return how a State or a variable is taken apart; refuse what nnx itself splits."""
+    if issubclass(cls, _Object):
+        raise Refusal(
+            f"the nnx object {cls.__qualname__} is a graph with code in it; save nnx.state(x), and "
+            "put what is loaded back by nnx.update(x, loaded)"
+        )
+    if cls is nnx.GraphDef:
+        raise Refusal(
+            "a GraphDef holds classes, which are code; save only the State beside it, and make the "
+            "GraphDef anew: nnx.graphdef(model)"
+        )
+    if cls is nnx.State:
+        return _STATE
+    if cls is FlatState:
+        return _FLAT
+    return _variable(cls) if _is_own_variable(cls) else None
+
+
+def record_named(row: TypeRow) -> Record | None:
+    """Return the same for a stored name."""
+    known = [nnx.State, FlatState, *filter(_is_own_variable, _below(nnx.Variable))]
+    cls = next((c for c in known if f"{c.__module__}.{c.__qualname__}" == str(row)), None)
+    return record(cls) if cls is not None else None
+
+
+def _below(cls: type) -> list[type]:
+    subclasses: list[type] = type.__subclasses__(cls)
+    return [cls, *(found for sub in subclasses for found in _below(sub))]
+
+
+def _is_own_variable(cls: type) -> bool:
+    own = issubclass(cls, nnx.Variable) and cls.__module__.startswith("flax.nnx.")
+    return own and classes.locate(cls.__module__, cls.__qualname__) is cls
+
+
+@functools.cache
+def _variable(cls: Any) -> Record:
+    return Record(
+        classes.describe_object(cls, "flax", "value", "metadata"),
+        _take_variable,
+        functools.partial(_make, cls),
+    )
+
+
+def _take_variable(x: Any) -> Sequence[Any]:
+    return (x._raw_value, x._var_metadata)  # not x.value, which runs hooks
+
+
+def _make(cls: Any, values: Sequence[Any]) -> Any:
+    value, metadata = values
+    if type(metadata) is not dict or not all(type(key) is str for key in metadata):
+        raise TypeError("the metadata of a variable is no dict by names")
+    if metadata.get("hijax", False) is not False or metadata.get("ref", False) is not False:
+        raise TypeError("a variable of references, which no file holds")
+    return cls._new(value, metadata)  # what jax makes variables by: neither __init__ nor a hook
+
+
+def _take_state(x: Any) -> Sequence[Any]:
+    attributes = dict(vars(x))
+    mapping = attributes.pop("_mapping")
+    if attributes:
+        raise Refusal(f"this State has the attribute {next(iter(attributes))!r}; delete it")
+    return (mapping,)
+
+
+def _make_state(values: Sequence[Any]) -> Any:
+    (mapping,) = values
+    if type(mapping) is not dict:
+        raise TypeError("a State is made of a dict")
+    made: Any = object.__new__(nnx.State)
+    vars(made)["_mapping"] = mapping
+    return made
+
+
+def _make_flat(values: Sequence[Any]) -> Any:
+    keys, leaves = values
+    if type(keys) is not tuple or type(leaves) is not list or len(keys) != len(leaves):
+        raise TypeError("a FlatState is made of as many keys as values")
+    return FlatState.from_sorted_keys_values(keys, leaves)
+
+
+_STATE = Record(
+    classes.describe_object(nnx.State, "flax", "mapping", wraps=True), _take_state, _make_state
+)
+_FLAT = Record(
+    classes.describe_object(FlatState, "flax", "keys", "values"),
+    lambda x: (x._keys, x._values),
+    _make_flat,
+)

@@ -1,0 +1,148 @@
+"""How instances of jax's own classes, and of those that `jax.tree_util` knows, become children.
+
+Its own: Partial, PartitionSpec and ShapeDtypeStruct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ckptstore.adapters import jax_symbols
+from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.types import classes
+from ckptstore.types.registry import Record, Refusal
+
+# Releases from 0.4.20 on, the oldest that is tested, may not have it.
+_make_treedef = getattr(jax.tree_util.PyTreeDef, "from_node_data_and_children", None)
+
+
+def of(cls: type) -> Record | None:
+    """Return how instances of a class are taken apart, or None."""
+    return _RECORDS.get(cls) or (_registered(cls) if _is_registered(cls) else None)
+
+
+def named(row: TypeRow) -> Record | None:
+    """Return the same for a stored type of jax's own, or None."""
+    return next((r for r in _RECORDS.values() if str(r.row) == str(row)), None)
+
+
+def _take_partial(x: Any) -> Sequence[Any]:
+    if vars(x):
+        raise Refusal(f"this Partial has the attribute {next(iter(vars(x)))!r}; delete it")
+    # jax wraps a Partial of a Partial, so that functools does not merge the two.
+    function = vars(x.func)["fun"] if type(x.func) is _SHIM else x.func
+    return (function, x.args, x.keywords)
+
+
+_SHIM = type(jax.tree_util.Partial(jax.tree_util.Partial(max)).func)
+
+
+def _require(fits: bool) -> None:
+    if not fits:
+        raise TypeError("its fields are of other types")
+
+
+def _make_partial(values: Sequence[Any]) -> Any:
+    function, args, keywords = values
+    _require(type(args) is tuple and type(keywords) is dict)
+    return jax.tree_util.Partial(function, *args, **keywords)
+
+
+def _take_spec(x: Any) -> Sequence[Any]:
+    return (tuple(x), getattr(x, "unreduced", frozenset()), getattr(x, "reduced", frozenset()))
+
+
+def _make_spec(values: Sequence[Any]) -> Any:
+    partitions, unreduced, reduced = values
+    _require(type(partitions) is tuple and type(unreduced) is type(reduced) is frozenset)
+    axes = {"unreduced": unreduced, "reduced": reduced}
+    return jax.sharding.PartitionSpec(*partitions, **{k: v for k, v in axes.items() if v})
+
+
+def _take_struct(x: Any) -> Sequence[Any]:
+    weak = bool(getattr(x, "weak_type", False))
+    plain = _struct(x.shape, x.dtype, weak)
+    if x != plain:
+        raise Refusal(
+            "a ShapeDtypeStruct with a sharding names devices, which no file can carry; leave the "
+            "sharding out"
+        )
+    space = getattr(x, "_memory_space", None)  # of jax 0.12, whose == does not compare it
+    if space is not None and space.name != "Device":
+        raise Refusal(
+            f"a ShapeDtypeStruct in the memory space {space.name}, which is not carried; make one "
+            "of its shape and dtype"
+        )
+    return (tuple(x.shape), x.dtype, weak)
+
+
+def _make_struct(values: Sequence[Any]) -> Any:
+    shape, dtype, weak = values
+    _require(type(shape) is tuple and all(type(n) is int for n in shape) and type(weak) is bool)
+    _require(isinstance(dtype, np.dtype) or jax_symbols.is_key_dtype(dtype))
+    return _struct(shape, dtype, weak)
+
+
+def _struct(shape: Sequence[int], dtype: Any, weak: bool) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, **({"weak_type": True} if weak else {}))
+
+
+def _object(module: str, name: str, *fields: str) -> TypeRow:
+    return TypeRow(
+        TypeKind.OBJECT, module, name, fields=fields, package="jax", version=jax.__version__
+    )
+
+
+_RECORDS: dict[type, Record] = {
+    jax.tree_util.Partial: Record(
+        _object("jax.tree_util", "Partial", "func", "args", "keywords"),
+        _take_partial,
+        _make_partial,
+    ),
+    jax.sharding.PartitionSpec: Record(
+        _object("jax.sharding", "PartitionSpec", "partitions", "unreduced", "reduced"),
+        _take_spec,
+        _make_spec,
+    ),
+    jax.ShapeDtypeStruct: Record(
+        _object("jax", "ShapeDtypeStruct", "shape", "dtype", "weak_type"),
+        _take_struct,
+        _make_struct,
+    ),
+}
+
+
+def _is_registered(cls: type) -> bool:
+    if _make_treedef is None:
+        return False
+    try:
+        _treedef(cls, None, 0)
+    except (ValueError, TypeError, RuntimeError):
+        return False
+    return True
+
+
+def _treedef(cls: type, aux: Any, count: int) -> Any:
+    assert _make_treedef is not None
+    leaf = jax.tree_util.tree_structure(0)
+    return _make_treedef(jax.tree_util.default_registry, (cls, aux), [leaf] * count)
+
+
+def _registered(cls: type) -> Record:
+    """Take apart by the functions that the user gave to `jax.tree_util`."""
+    row = classes.describe(cls, TypeKind.PYTREE)
+
+    def take(x: Any) -> Sequence[Any]:
+        found = jax.tree_util.default_registry.flatten_one_level(x)
+        assert found is not None
+        children, aux = found
+        return [aux, *children]
+
+    def make(values: Sequence[Any]) -> Any:
+        return _treedef(cls, values[0], len(values) - 1).unflatten(values[1:])
+
+    return Record(row, take, make)

@@ -1,0 +1,212 @@
+"""Built-in scalar types as values (a ``dtype=float`` in a config), and classes of Python's library.
+
+They are functools.partial, the collections that the format has no kind of node for (an OrderedDict
+with attributes is the state_dict of torch), paths, namespaces, and dates and times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import pathlib
+import types
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, timedelta, timezone
+from typing import Any
+
+from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.types.registry import Adapter, Record, Refusal
+
+_TYPES = {f"builtins.{t.__name__}": t for t in (bool, int, float, complex, str, bytes)}
+
+
+class PythonAdapter(Adapter):
+    """The adapter of `builtins` and of the modules of Python's library that hold these classes."""
+
+    def record(self, cls: type) -> Record | None:
+        """Take these classes apart, but none of their subclasses."""
+        return _RECORDS.get(cls)
+
+    def record_named(self, row: TypeRow) -> Record | None:
+        """Return the same for a stored name."""
+        return next((r for r in _RECORDS.values() if str(r.row) == str(row)), None)
+
+    def symbol(self, x: Any) -> str | None:
+        """Return the name of a built-in scalar type."""
+        return next((name for name, t in _TYPES.items() if t is x), None)
+
+    def symbol_named(self, name: str) -> Any:
+        """Return the built-in scalar type of that name."""
+        return _TYPES[name]
+
+
+def _take_partial(x: Any) -> Sequence[Any]:
+    if x.__dict__:
+        raise Refusal(f"this partial has the attribute {next(iter(x.__dict__))!r}; delete it")
+    return (x.func, x.args, x.keywords)
+
+
+def _make_partial(values: Sequence[Any]) -> Any:
+    function, args, keywords = values
+    if type(args) is not tuple or type(keywords) is not dict or type(function) is functools.partial:
+        raise TypeError("its fields are of other types")
+    made: Any = functools.partial(function)  # which calls nothing
+    made.__setstate__((function, args, keywords, None))  # these very objects, not copies
+    return made
+
+
+def _take_attributed(x: Any) -> Sequence[Any]:
+    attributes = dict(vars(x))
+    hidden = _hidden(attributes)
+    if hidden:
+        raise Refusal(f"this OrderedDict has the attribute {hidden[0]!r} of its own; delete it")
+    return (OrderedDict(OrderedDict.items(x)), attributes)
+
+
+def _make_attributed(values: Sequence[Any]) -> Any:
+    made, attributes = values
+    if type(made) is not OrderedDict or vars(made) or type(attributes) is not dict:
+        raise TypeError("its fields are of other types")
+    if not attributes or _hidden(attributes):
+        raise TypeError("its attributes are none, or not only data")
+    vars(made).update(attributes)
+    return made
+
+
+def _take_counter(x: Any) -> Sequence[Any]:
+    if vars(x):
+        raise Refusal(f"this Counter has the attribute {next(iter(vars(x)))!r}; delete it")
+    return (dict(dict.items(x)),)
+
+
+def _make_counter(values: Sequence[Any]) -> Any:
+    (counts,) = values
+    if type(counts) is not dict:
+        raise TypeError("a Counter is made of a dict")
+    return Counter(counts)
+
+
+def _take_deque(x: Any) -> Sequence[Any]:
+    return (list(x), x.maxlen)
+
+
+def _make_deque(values: Sequence[Any]) -> Any:
+    items, maxlen = values
+    if type(items) is not list or type(maxlen) not in (int, type(None)):
+        raise TypeError("a deque is made of a list and its greatest length")
+    made = deque(items, maxlen)
+    if len(made) != len(items):
+        raise ValueError("it has more items than it may have")
+    return made
+
+
+def _path_of(cls: type[pathlib.PurePath]) -> Record:
+    def make(values: Sequence[Any]) -> Any:
+        (text,) = values
+        if type(text) is not str or str(cls(text)) != text:
+            raise TypeError("a path is made of a str in its normal form")
+        return cls(text)
+
+    row = TypeRow(TypeKind.OBJECT, "pathlib", cls.__name__, fields=("path",))
+    return Record(row, lambda x: (str(x),), make)
+
+
+def _namespace_of(cls: type, module: str) -> Record:
+    def make(values: Sequence[Any]) -> Any:
+        (attributes,) = values
+        if type(attributes) is not dict or any(type(name) is not str for name in attributes):
+            raise TypeError("a namespace is made of a dict of names")
+        made = cls()
+        vars(made).update(attributes)
+        return made
+
+    extra = {"wraps": True}
+    row = TypeRow(TypeKind.OBJECT, module, cls.__name__, fields=("attributes",), extra=extra)
+    return Record(row, lambda x: (dict(vars(x)),), make)
+
+
+def _time_of(cls: Callable[..., Any], name: str, *numbers: str) -> Record:
+    def make(values: Sequence[Any]) -> Any:
+        if any(type(value) is not int for value in values):
+            raise TypeError("its fields are of other types")
+        return cls(*values)
+
+    row = TypeRow(TypeKind.OBJECT, "datetime", name, fields=numbers)
+    return Record(row, lambda x: [getattr(x, name) for name in numbers], make)
+
+
+def _take_datetime(x: datetime) -> Sequence[Any]:
+    if type(x.tzinfo) not in (timezone, type(None)):
+        raise Refusal(
+            f"the time zone {x.tzinfo!r:.80} of this datetime cannot be carried; save "
+            "x.astimezone(datetime.timezone.utc), and the name of the zone"
+        )
+    return [getattr(x, name) for name in _DATETIME]
+
+
+def _make_datetime(values: Sequence[Any]) -> Any:
+    *numbers, fold, zone = values
+    if any(type(value) is not int for value in (*numbers, fold)):
+        raise TypeError("its fields are of other types")
+    if type(zone) not in (timezone, type(None)):
+        raise TypeError("its time zone is none")
+    return datetime(*numbers).replace(tzinfo=zone, fold=fold)
+
+
+def _take_zone(x: Any) -> Sequence[Any]:
+    offset, name = (*x.__getinitargs__(), None)[:2]
+    return (offset, name)
+
+
+def _make_zone(values: Sequence[Any]) -> Any:
+    offset, name = values
+    if type(offset) is not timedelta or type(name) not in (str, type(None)):
+        raise TypeError("its fields are of other types")
+    return timezone(offset) if name is None else timezone(offset, name)
+
+
+def _hidden(attributes: dict[str, Any]) -> list[str]:
+    """Return the names under which an attribute would stand before a method of the class."""
+    return [n for n in attributes if type(n) is not str or hasattr(OrderedDict, n)]
+
+
+def _collection(name: str, *fields: str) -> TypeRow:
+    return TypeRow(TypeKind.OBJECT, "collections", name, fields=fields, extra={"wraps": True})
+
+
+_DATE = "year", "month", "day"
+_DATETIME = *_DATE, "hour", "minute", "second", "microsecond", "fold", "tzinfo"
+
+_RECORDS: dict[type, Record] = {
+    functools.partial: Record(
+        TypeRow(TypeKind.OBJECT, "functools", "partial", fields=("func", "args", "keywords")),
+        _take_partial,
+        _make_partial,
+    ),
+    Counter: Record(_collection("Counter", "counts"), _take_counter, _make_counter),
+    OrderedDict: Record(
+        _collection("OrderedDict with attributes", "items", "attributes"),
+        _take_attributed,
+        _make_attributed,
+    ),
+    deque: Record(_collection("deque", "items", "maxlen"), _take_deque, _make_deque),
+    pathlib.PosixPath: _path_of(pathlib.PosixPath),
+    pathlib.PurePosixPath: _path_of(pathlib.PurePosixPath),
+    argparse.Namespace: _namespace_of(argparse.Namespace, "argparse"),
+    types.SimpleNamespace: _namespace_of(types.SimpleNamespace, "types"),
+    date: _time_of(date, "date", *_DATE),
+    timedelta: _time_of(timedelta, "timedelta", "days", "seconds", "microseconds"),
+    datetime: Record(
+        TypeRow(TypeKind.OBJECT, "datetime", "datetime", fields=_DATETIME),
+        _take_datetime,
+        _make_datetime,
+    ),
+    timezone: Record(
+        TypeRow(TypeKind.OBJECT, "datetime", "timezone", fields=("offset", "name")),
+        _take_zone,
+        _make_zone,
+    ),
+}
+
+ADAPTER = PythonAdapter()

@@ -1,0 +1,1 @@
+"""One checkpoint: committed once, seen whole, described, collected."""

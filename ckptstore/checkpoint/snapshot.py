@@ -1,0 +1,122 @@
+"""What a reader sees: one committed attempt as a whole, whatever overwrites it meanwhile.
+
+A reader opens every file first, and begins again where an overwrite took one away: docs/commit.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ckptstore.checkpoint.commit import MANIFEST, held, not_committed, surely_held
+from ckptstore.digests import Buffer, Digest, Hasher
+from ckptstore.errors import CorruptError, StorageError
+from ckptstore.format import manifest as format
+from ckptstore.format.index import INDEX_MAX_NBYTES
+from ckptstore.format.manifest import File, Manifest
+from ckptstore.storage import Storage
+
+_READS = 100
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One committed attempt, its files open and of the right sizes."""
+
+    storage: Storage
+    manifest: Manifest
+    index_parts: list[bytes]
+
+    def fill(self, name: str, offset: int, buffer: Buffer) -> Digest:
+        """Fill `buffer` from `offset` of a file, a piece at a time, and return its digest.
+
+        `read` starts again where the file was taken away.
+        """
+        state, view = Hasher(), memoryview(buffer).cast("B")
+        size = self.storage.traffic.piece_nbytes
+        try:
+            for at in range(0, view.nbytes, size):
+                piece = view[at : at + size]
+                self.storage.get(name, offset + at, piece)
+                state.update(piece)
+        except FileNotFoundError:
+            raise _Changed(f"the file {name} is missing", "missing-file") from None
+        except EOFError as error:
+            raise _Changed(str(error), "file-size") from None
+        return state.digest()
+
+
+def read(storage: Storage, use: Callable[[Snapshot], T]) -> T:
+    """Call `use` with the committed checkpoint.
+
+    Where an overwrite takes the files away meanwhile, `use` is called again with the new one.
+
+    Raises:
+        NotCommittedError: there is no manifest.
+        CorruptError: a file of the manifest is missing or has another size.
+    """
+    before = None
+    for _ in range(_READS):
+        data = surely_held(storage)
+        if data is None:
+            raise not_committed(storage)
+        try:
+            return use(_open(storage, data))
+        except _Changed as error:
+            if held(storage) != data or before != data:
+                before = data  # a listing may have been damaged on its way, too: look twice
+                continue
+            raise CorruptError(
+                f"{storage.url}: {error}; the checkpoint is incomplete; restore the file from a "
+                "copy",
+                reason=error.reason,
+            ) from None
+    raise StorageError(
+        f"{storage.url}: overwritten {_READS} times while it was read; try again",
+        reason="overwritten",
+    )
+
+
+class _Changed(Exception):
+    """A file is not as the manifest says."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def _open(storage: Storage, data: bytes) -> Snapshot:
+    manifest = format.decode(data, where=f"{storage.url}/{MANIFEST}")
+    sizes = storage.sizes([file.name for file in manifest.files])
+    for file in manifest.files:
+        have = sizes.get(file.name)
+        if have is None:
+            raise _Changed(f"the {file.role} file {file.name} is missing", "missing-file")
+        if have != file.nbytes:
+            raise _Changed(
+                f"{file.name} has {have} bytes, the manifest says {file.nbytes}", "file-size"
+            )
+    snapshot = Snapshot(storage, manifest, [] if manifest.index is None else [manifest.index])
+    for file in manifest.files:
+        if file.role == "index":
+            snapshot.index_parts.append(_read_index(snapshot, file))
+    return snapshot
+
+
+def _read_index(snapshot: Snapshot, file: File) -> bytes:
+    where = f"{snapshot.storage.url}/{file.name}"
+    if file.nbytes > INDEX_MAX_NBYTES:
+        raise CorruptError(
+            f"{where}: {file.nbytes} bytes, at most {INDEX_MAX_NBYTES}",
+            reason="too-many",
+        )
+    buffer = bytearray(file.nbytes)
+    if not any(snapshot.fill(file.name, 0, buffer) == file.digest for _ in range(2)):
+        raise CorruptError(
+            f"{where}: the checksum does not match; restore the file from a copy",
+            reason="checksum",
+        )
+    return bytes(buffer)

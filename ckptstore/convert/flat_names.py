@@ -1,0 +1,182 @@
+"""The names of the arrays of a tree in a flat file, and what such a file cannot hold of the tree.
+
+A name is the steps of a path joined by dots: ``$.opt_state[0].mu['dense']`` is
+``opt_state.0.mu.dense``, so that a flat dict of arrays keeps its names.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ckptstore.errors import StructureError
+from ckptstore.format.index import DICT_KINDS, Kind
+from ckptstore.tree import paths, selection
+from ckptstore.tree.flattening import Walk
+from ckptstore.tree.stored import StoredTree
+
+_LONE = "array"
+_SEQUENCES = (Kind.LIST, Kind.TUPLE)
+_LEFT_OUT = (Kind.SET, Kind.FROZENSET, Kind.ENUM, Kind.SLICE, Kind.RANGE)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One thing that a file of named arrays does not hold.
+
+    Attributes:
+        path: where it stands in the tree.
+        kind: ``array-type``, ``byte-order``, ``container``, ``dtype-flags``, ``key``,
+            ``keys-of-dict``, ``order``, ``scalar``, ``static``, ``supplied``, ``tied``, ``value``
+            or ``weak-type``.
+        text: what is lost, and what stands in the file instead.
+    """
+
+    path: str
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.text}"
+
+
+class Names:
+    """The arrays of a tree under their names, and what is lost: each node is looked at once.
+
+    Args:
+        table: the nodes.
+        where: for messages.
+        select: patterns, as for `load`.
+
+    Attributes:
+        found: the path and the leaf of each array, by its name.
+        losses: what has no place in the file.
+
+    Raises:
+        StructureError: reason ``name-clash``, ``bad-name`` or ``no-match``.
+    """
+
+    def __init__(
+        self, table: StoredTree | Walk, where: str, select: str | Sequence[str] | None
+    ) -> None:
+        self.table = table
+        self.where = where
+        self.found: dict[str, tuple[str, int]] = {}  # path and leaf, by name
+        self.losses: list[Loss] = []
+        self.placed: dict[int, str] = {}
+        for root in self._roots(select):
+            self._walk(root)
+        kinds = sorted({str(table.leaf(leaf)[0]) for leaf in self.leaves} - {"numpy.ndarray"})
+        if kinds:
+            text = f"{', '.join(kinds)}: readers make their own kind of array of each"
+            self.losses.append(Loss("$", "array-type", text))
+
+    @property
+    def leaves(self) -> list[int]:
+        """The leaves of all arrays."""
+        return [leaf for _, leaf in self.found.values()]
+
+    def _roots(self, select: str | Sequence[str] | None) -> list[_Place]:
+        if select is None:
+            return [_Place(0, (), "$")]
+        found = selection.selected(self.table, selection.patterns_of(select), self.where)
+        if isinstance(select, str) and not {"*", "**"} & set(paths.parse(select)):
+            return [_Place(node, (), path) for path, node in found.items()]
+        return [
+            _Place(node, tuple(map(_part, paths.parse(path))), path) for path, node in found.items()
+        ]
+
+    def _walk(self, root: _Place) -> None:
+        stack = [root]
+        while stack:
+            place = stack.pop()
+            if self.table.kind[place.node] == Kind.SAME:
+                place.node = self.table.arg[place.node]
+            if (first := self.placed.setdefault(place.node, place.path)) != place.path:
+                self._lose(place, "tied", f"the same object as {first}, where it is written")
+            elif self.table.kind[place.node] == Kind.LEAF:
+                self._leaf(place)
+            else:
+                stack.extend(reversed(self._below(place)))
+
+    def _lose(self, place: _Place, kind: str, text: str) -> None:
+        self.losses.append(Loss(place.path, kind, text))
+
+    def _leaf(self, place: _Place) -> None:
+        name = ".".join(place.name) or _LONE
+        leaf = self.table.arg[place.node]
+        if name in self.found:
+            raise StructureError(
+                f"{place.path} and {self.found[name][0]} would both be named {name!r:.200}; export "
+                "them one by one with select=",
+                reason="name-clash",
+            )
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise StructureError(
+                f"{place.path}: its name is no text that a file can hold; select it by itself",
+                reason="bad-name",
+            ) from None
+        self.found[name] = place.path, leaf
+        row = self.table.leaf(leaf)[0]
+        if (impl := row.extra.get("impl")) is not None:
+            self._lose(place, "key", f"a PRNG key of {impl}; its data are written, of uint32")
+        if row.extra.get("weak"):
+            self._lose(place, "weak-type", "a weak type; the array is written")
+        if row.name == "generic":
+            self._lose(place, "scalar", "a scalar; written as an array of no axes")
+
+    def _below(self, place: _Place) -> list[_Place]:
+        """Note what is lost of a container or scalar, and return what to go on with."""
+        table, node = self.table, place.node
+        kind = Kind(table.kind[node])
+        if kind == Kind.SUPPLIED:
+            self._lose(place, "supplied", "what `like` supplies; left out")
+            return []
+        children = table.layout.children(node)
+        if kind in _LEFT_OUT or not children:
+            self._lose(place, "value", f"{self._name(node)}; left out")
+            return []
+        if kind == Kind.RECORD or kind in _SEQUENCES or (kind in DICT_KINDS and kind != Kind.DICT):
+            self._lose(place, "container", f"{self._name(node)}; only names are left of it")
+        below = []
+        for position, child in enumerate(children):
+            step = paths.step(table, node, position, children[position - 1])
+            if kind in DICT_KINDS and position % 2 == 0:
+                if table.kind[child] != Kind.STR:
+                    text = f"a key of another type than str: {table.key(child):.200}"
+                    self._lose(place, "keys-of-dict", text)
+            elif step == "{static}":
+                if table.kind[child] != Kind.NONE:
+                    self._lose(place, "static", "the static part of its class; left out")
+            else:
+                name = (*place.name, *([_part(step)] if step else []))
+                below.append(_Place(child, name, place.path + step))
+        return below
+
+    def _name(self, node: int) -> str:
+        kind = Kind(self.table.kind[node])
+        if kind in (Kind.RECORD, Kind.ENUM):
+            return str(self.table.row(node))
+        return "None" if kind == Kind.NONE else kind.name.lower().replace("_", " ")
+
+
+@dataclass(slots=True)
+class _Place:
+    """A node that is still to be looked at."""
+
+    node: int
+    name: tuple[str, ...]
+    path: str
+
+
+def _part(step: str) -> str:
+    """Return what a step of a path adds to a name."""
+    if not step.startswith("["):
+        return step.removeprefix(".")
+    inner = step[1:-1]
+    if inner[:1] in ("'", '"'):
+        return str(ast.literal_eval(inner))
+    return inner

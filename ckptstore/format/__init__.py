@@ -1,0 +1,1 @@
+"""The bytes of a checkpoint: docs/spec.md, section by section."""

@@ -1,0 +1,147 @@
+"""The elements of an array as the bytes of a span, and back. Spec: section 6.
+
+The bytes are always little-endian and C-ordered, whatever the array is in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import numpy as np
+
+from ckptstore.errors import CorruptError
+from ckptstore.format import dtypes
+from ckptstore.format.dtypes import Array, DtypeRefusal
+
+_LAST_CODE_POINT = 0x10FFFF
+
+
+def to_bytes(array: Array) -> Array:
+    """Return the stored bytes of an array as a flat uint8 array: a view where that is possible.
+
+    Byte order becomes little-endian, order C; padding of structures and of longdouble, the unused
+    bits of sub-byte dtypes and the unused values of a bool byte become zero.
+
+    Raises:
+        DtypeRefusal: for text with a code point that Unicode does not have.
+    """
+    dtype = array.dtype
+    if _beyond_unicode(array):
+        raise DtypeRefusal(
+            "an array of str holds a code point over U+10FFFF, which is no text; save its numbers: "
+            'np.ascontiguousarray(x).view("uint32")'
+        )
+    if not _is_little(dtype):
+        array = _swapped(array, dtype.newbyteorder("<"))
+    flat = _flat(array)
+    if dtype.names is not None or dtypes.is_long(dtype):
+        return _without_padding(flat, dtype)
+    bits = dtypes.used_bits(dtype)
+    if bits < 8 and flat.size and flat.max() >= 1 << bits:
+        return (flat != 0).view(np.uint8) if dtype == np.bool_ else flat & np.uint8((1 << bits) - 1)
+    return flat
+
+
+def _swapped(array: Array, dtype: np.dtype[Any]) -> Array:
+    """Convert between byte orders; `astype` leaves the bytes of a datetime64 without unit."""
+    return array.astype(dtype) if dtype.names is not None else array.byteswap().view(dtype)
+
+
+def _beyond_unicode(array: Array) -> bool:
+    """Tell whether text of this array, also in its fields, is none: Python fails to print it."""
+    dtype = array.dtype
+    if not array.size or not _has_text(dtype):
+        return False
+    if dtype.names is not None:
+        plain = array.view(np.ndarray)
+        return any(_beyond_unicode(plain[name]) for name in dtype.names)
+    words = np.dtype("u4").newbyteorder(dtype.byteorder)
+    # Through a field: a plain view of other itemsize needs contiguous memory.
+    view = array.view([("points", words, (dtype.itemsize // 4,))])["points"]
+    return int(view.max()) > _LAST_CODE_POINT
+
+
+@functools.lru_cache(256)
+def _has_text(dtype: np.dtype[Any]) -> bool:
+    if dtype.subdtype is not None:
+        return _has_text(dtype.subdtype[0])
+    if dtype.names is not None:
+        assert dtype.fields is not None
+        return any(_has_text(dtype.fields[name][0]) for name in dtype.names)
+    return dtype.kind == "U" and dtype.itemsize > 0
+
+
+def _flat(array: Array) -> Array:
+    """Flatten to bytes without a copy where the array is contiguous."""
+    if array.size == 0 or array.dtype.itemsize == 0:
+        return np.zeros(0, np.uint8)
+    return np.ascontiguousarray(array).view(np.ndarray).reshape(-1).view(np.uint8)
+
+
+def _is_little(dtype: np.dtype[Any]) -> bool:
+    if dtype.names is not None:
+        assert dtype.fields is not None
+        return all(_is_little(dtype.fields[name][0]) for name in dtype.names)
+    if dtype.subdtype is not None:
+        return _is_little(dtype.subdtype[0])
+    return dtype.itemsize < 2 or dtype.kind in "SV" or dtype.isnative == (sys.byteorder == "little")
+
+
+def _without_padding(flat: Array, dtype: np.dtype[Any]) -> Array:
+    """Zero the bytes that belong to no value: they hold whatever memory held before."""
+    used = _used_bytes(dtype)
+    return flat if used.all() or not flat.size else (flat.reshape(-1, used.size) * used).reshape(-1)
+
+
+def _used_bytes(dtype: np.dtype[Any]) -> Array:
+    """Return one uint8 for each byte of an item: 1 where it belongs to a value, else 0."""
+    if dtype.subdtype is not None:
+        base = _used_bytes(dtype.subdtype[0])
+        return np.tile(base, dtype.itemsize // base.size) if base.size else base
+    used = np.ones(dtype.itemsize, np.uint8)
+    if dtype.names is not None:
+        assert dtype.fields is not None
+        used[:] = 0
+        for name in dtype.names:
+            field, offset = dtype.fields[name][:2]
+            used[offset : offset + field.itemsize] = _used_bytes(field)
+    elif dtypes.is_long(dtype) and dtypes.longdouble() == "x87-80":
+        used.reshape(-1, 16)[:, 10:] = 0
+    return used
+
+
+def from_bytes(data: Array, dtype: np.dtype[Any], shape: tuple[int, ...], *, where: str) -> Array:
+    """Give stored bytes their dtype and shape: a view of `data` unless its order was big-endian.
+
+    Args:
+        data: flat uint8, exactly the bytes of the leaf, writable and owned by the caller.
+        dtype: in its original byte order.
+        shape: of the array.
+        where: the place, for messages.
+
+    Raises:
+        CorruptError: reason ``bad-value`` for a bool byte over 1, a set unused bit, a code point
+            over U+10FFFF.
+    """
+    if dtype.itemsize == 0 or data.size == 0:
+        array = np.ndarray(shape, dtype)  # not np.zeros, which makes U1 of U0
+        return array
+    little = dtype.newbyteorder("<")
+    bits = dtypes.used_bits(dtype)
+    if bits < 8 and int(data.max()) >= 1 << bits:
+        raise CorruptError(
+            f"{where}: a byte over {(1 << bits) - 1} in an array of {dtype.name}",
+            reason="bad-value",
+        )
+    array = data.view(little).reshape(shape)
+    if _beyond_unicode(array):
+        raise CorruptError(
+            f"{where}: a code point over U+10FFFF in an array of str", reason="bad-value"
+        )
+    if dtype != little:
+        array = _swapped(array, dtype)
+    elif dtype.type is np.record:
+        array = array.view(dtype)
+    return array

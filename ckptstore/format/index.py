@@ -1,0 +1,323 @@
+"""The index: the tables of types, dtypes, nodes, leaves and spans. Spec: section 5.
+
+The tree is a flat table of nodes in preorder with child counts. Integer tables are NumPy columns,
+so a million rows are checked in a second.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ckptstore.digests import Digest
+from ckptstore.errors import CorruptError
+from ckptstore.format import dtypes, wire
+from ckptstore.format.manifest import DIGEST, MAX_DEPTH, MAX_ELEMENTS, Fields
+
+INDEX_MAX_NBYTES = 1 << 31
+TREE_MAX_DEPTH = 10_000
+KEY_MAX_DEPTH = 32
+SPAN_MAX_NBYTES = 64 << 20
+SMALL_ALIGNMENT = 64
+LARGE_ALIGNMENT = 4096
+LARGE_NBYTES = 1 << 20
+
+Integers = wire.Integers
+
+
+class Kind(enum.IntEnum):
+    """What a node is. Spec: section 5.3."""
+
+    NONE = 0
+    BOOL = 1
+    INT = 2
+    FLOAT = 3
+    COMPLEX = 4
+    STR = 5
+    SURROGATE_STR = 6
+    BYTES = 7
+    BYTEARRAY = 8
+    ELLIPSIS = 9
+    SLICE = 10
+    RANGE = 11
+    ENUM = 12
+    SYMBOL = 13
+    DTYPE = 14
+    LIST = 20
+    TUPLE = 21
+    DICT = 22
+    ORDERED_DICT = 23
+    DEFAULT_DICT = 24
+    SET = 25
+    FROZENSET = 26
+    RECORD = 30
+    LEAF = 40
+    SAME = 41
+    SUPPLIED = 42
+
+
+DICT_KINDS = (Kind.DICT, Kind.ORDERED_DICT, Kind.DEFAULT_DICT)
+BLOB_KINDS = (Kind.INT, Kind.STR, Kind.SURROGATE_STR, Kind.BYTES, Kind.BYTEARRAY)
+"""Kinds of scalars that may be long enough to be leaves."""
+
+
+class TypeKind(enum.StrEnum):
+    """What a row of the table of types describes. Spec: section 5.1."""
+
+    NAMEDTUPLE = "namedtuple"
+    DATACLASS = "dataclass"
+    OBJECT = "object"
+    PYTREE = "pytree"
+    ENUM = "enum"
+    ARRAY = "array"
+
+
+@dataclass(frozen=True, slots=True)
+class TypeRow:
+    """One type: where it is defined, and what is needed to find it again."""
+
+    kind: str
+    module: str
+    name: str
+    binding: str | None = None
+    main: str | None = None
+    fields: tuple[str, ...] = ()
+    package: str | None = None
+    version: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.binding or self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The tree in preorder. `heap` joins the `size` bytes of each node, in order."""
+
+    kind: Integers
+    arity: Integers
+    type: Integers
+    arg: Integers
+    size: Integers
+    heap: bytes
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """Arrays. `dims` and `grid` join the `ndim` numbers of each; `cuts` the inner cut points."""
+
+    type: Integers
+    dtype: Integers
+    ndim: Integers
+    dims: Integers
+    grid: Integers
+    cuts: Integers
+
+    def __len__(self) -> int:
+        return len(self.type)
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Pieces of cells in data files; those of one cell stand in order."""
+
+    leaf: Integers
+    cell: Integers
+    file: Integers
+    offset: Integers
+    size: Integers
+    digests: list[Digest]
+
+    def __len__(self) -> int:
+        return len(self.leaf)
+
+
+@dataclass(frozen=True)
+class Index:
+    """All tables of a checkpoint."""
+
+    types: Sequence[TypeRow]
+    dtypes: Sequence[dtypes.Stored]
+    nodes: Nodes
+    leaves: Leaves
+    spans: Spans
+
+    def shape(self, leaf: int) -> tuple[int, ...]:
+        """Return the shape of one leaf."""
+        return tuple(self._dims[self._ends[leaf] : self._ends[leaf + 1]])
+
+    @functools.cached_property
+    def _dims(self) -> list[int]:
+        dims: list[int] = self.leaves.dims.tolist()
+        return dims
+
+    @functools.cached_property
+    def _ends(self) -> list[int]:
+        return [0, *itertools.accumulate(self.leaves.ndim.tolist())]
+
+
+def encode(index: Index) -> bytes:
+    """Return the msgpack map of all tables."""
+    nodes, leaves, spans = index.nodes, index.leaves, index.spans
+    pack = wire.pack_integers
+    leaf_table = {
+        "count": len(leaves),
+        "type": pack(leaves.type),
+        "dtype": pack(leaves.dtype),
+        "ndim": pack(leaves.ndim),
+        "dims": pack(leaves.dims),
+    }
+    if leaves.cuts.size:
+        leaf_table |= {"grid": pack(leaves.grid), "cuts": pack(leaves.cuts)}
+        leaf_table["cut_count"] = len(leaves.cuts)
+    return wire.pack(
+        {
+            "types": {
+                "kind": [str(row.kind) for row in index.types],
+                "module": [row.module for row in index.types],
+                "name": [row.name for row in index.types],
+                "binding": [row.binding for row in index.types],
+                "main": [row.main for row in index.types],
+                "fields": [list(row.fields) for row in index.types],
+                "package": [row.package for row in index.types],
+                "version": [row.version for row in index.types],
+                "extra": [dict(row.extra) for row in index.types],
+            },
+            "dtypes": list(index.dtypes),
+            "nodes": {
+                "count": len(nodes),
+                **{c: pack(getattr(nodes, c)) for c in ("kind", "arity", "type", "arg", "size")},
+                "heap": nodes.heap,
+            },
+            "leaves": leaf_table,
+            "spans": {
+                "count": len(spans),
+                **{c: pack(getattr(spans, c)) for c in ("leaf", "cell", "file", "offset", "size")},
+                DIGEST: wire.pack_digests(spans.digests),
+            },
+        }
+    )
+
+
+def decode_tables(parts: Sequence[bytes], *, where: str) -> Index:
+    """Decode the tables and check each by itself; `validate.decode` checks what they say together.
+
+    Args:
+        parts: the inline index, if any, then the index files in the order of the table of files.
+        where: the place, for messages.
+
+    Raises:
+        CorruptError: a table is missing, stands twice, or has a bad column or row.
+    """
+    tables: dict[str, Any] = {}
+    spans: list[Spans] = []
+    for part in parts:
+        what = f"{where}: index"
+        got = Fields(
+            wire.unpack(part, what=what, max_elements=MAX_ELEMENTS, max_depth=MAX_DEPTH), what
+        )
+        for name in ("types", "dtypes", "nodes", "leaves"):
+            if name in got.value:
+                if name in tables:
+                    raise CorruptError(f"{what}: two tables of {name}", reason="duplicate-table")
+                tables[name] = got.value[name]
+        spans.append(_decode_spans(Fields(got.get("spans", dict), f"{what}: spans")))
+    top = Fields(tables, f"{where}: index")
+    return Index(
+        types=_decode_types(Fields(top.get("types", dict), f"{top.where}: types")),
+        dtypes=top.get("dtypes", list),
+        nodes=_decode_nodes(Fields(top.get("nodes", dict), f"{top.where}: nodes")),
+        leaves=_decode_leaves(Fields(top.get("leaves", dict), f"{top.where}: leaves")),
+        spans=_join(spans),
+    )
+
+
+def _decode_types(table: Fields) -> list[TypeRow]:
+    kinds, modules, names = (table.strings(column) for column in ("kind", "module", "name"))
+    columns = [
+        table.get(c, list) for c in ("binding", "main", "fields", "package", "version", "extra")
+    ]
+    if len({len(kinds), len(modules), len(names), *map(len, columns)}) != 1:
+        raise CorruptError(f"{table.where}: columns of unequal length", reason="bad-column")
+    rows = []
+    for kind, module, name, binding, main, fields, package, version, extra in zip(
+        kinds, modules, names, *columns, strict=True
+    ):
+        if kind not in TypeKind.__members__.values():
+            raise CorruptError(f"{table.where}: unknown kind {kind!r:.80}", reason="bad-type")
+        strings_or_none = (binding, main, package, version)
+        if (
+            not all(value is None or type(value) is str for value in strings_or_none)
+            or type(fields) is not list
+            or not all(type(value) is str for value in fields)
+            or len(set(fields)) != len(fields)
+            or type(extra) is not dict
+            or (fields and kind in (TypeKind.PYTREE, TypeKind.ENUM, TypeKind.ARRAY))
+        ):
+            raise CorruptError(f"{table.where}: bad row of {module}.{name}", reason="bad-type")
+        rows.append(
+            TypeRow(kind, module, name, binding, main, tuple(fields), package, version, extra)
+        )
+    return rows
+
+
+def _decode_nodes(table: Fields) -> Nodes:
+    count = table.integer("count")
+    kind, arity, type_, arg, size = (
+        wire.unpack_integers(table.get(c, bytes), count, f"{table.where}.{c}")
+        for c in ("kind", "arity", "type", "arg", "size")
+    )
+    return Nodes(kind, arity, type_, arg, size, table.get("heap", bytes))
+
+
+def _decode_leaves(table: Fields) -> Leaves:
+    count = table.integer("count")
+    type_, dtype, ndim = (
+        wire.unpack_integers(table.get(c, bytes), count, f"{table.where}.{c}")
+        for c in ("type", "dtype", "ndim")
+    )
+    if count and int(ndim.max()) > dtypes.MAX_RANK:
+        raise CorruptError(
+            f"{table.where}: an array of {int(ndim.max())} axes, at most {dtypes.MAX_RANK}",
+            reason="bad-shape",
+        )
+    axes = int(ndim.sum())
+    dims = wire.unpack_integers(table.get("dims", bytes), axes, f"{table.where}.dims")
+    grid, cuts = np.ones(axes, np.int64), np.zeros(0, np.int64)
+    if "grid" in table.value:
+        grid = wire.unpack_integers(table.get("grid", bytes), axes, f"{table.where}.grid")
+        cut_count = table.integer("cut_count")
+        cuts = wire.unpack_integers(table.get("cuts", bytes), cut_count, f"{table.where}.cuts")
+    return Leaves(type_, dtype, ndim, dims, grid, cuts)
+
+
+def _decode_spans(table: Fields) -> Spans:
+    count = table.integer("count")
+    leaf, cell, file, offset, size = (
+        wire.unpack_integers(table.get(c, bytes), count, f"{table.where}.{c}")
+        for c in ("leaf", "cell", "file", "offset", "size")
+    )
+    digests = wire.unpack_digests(table.get(DIGEST, bytes), count, f"{table.where}.{DIGEST}")
+    return Spans(leaf, cell, file, offset, size, digests)
+
+
+def _join(parts: list[Spans]) -> Spans:
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        raise CorruptError("no index, neither inline nor in a file", reason="missing-field")
+    leaf, cell, file, offset, size = (
+        np.concatenate([getattr(part, c) for part in parts])
+        for c in ("leaf", "cell", "file", "offset", "size")
+    )
+    digests = [digest for part in parts for digest in part.digests]
+    return Spans(leaf, cell, file, offset, size, digests)

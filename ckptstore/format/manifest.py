@@ -1,0 +1,344 @@
+"""The manifest: the one file whose existence is the commit. Spec: sections 4 and 5.
+
+envelope    array of 4: "ckptstore", [major, minor], payload (bin 32), {"xxh3-128": digest}
+payload     map: attempt, features, time_ms, step, metrics, writer, metadata, files, index
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ckptstore.digests import Digest, digest
+from ckptstore.errors import CorruptError, StructureError, UnsupportedError
+from ckptstore.format import wire
+
+MAGIC = "ckptstore"
+VERSION = (1, 0)
+DIGEST = "xxh3-128"
+SUPPORTED: frozenset[str] = frozenset()
+"""The required features that this reader knows. Version 1.0 has none."""
+
+MANIFEST_MAX_NBYTES = 1 << 20
+METADATA_MAX_NBYTES = 256 << 10
+METADATA_MAX_DEPTH = 32
+MAX_ELEMENTS = 1 << 17
+MAX_DEPTH = 64
+MAX_FILES = 1 << 14
+MAX_TIME_MS = 253_402_300_799_999  # the end of the year 9999
+
+# array(4), fixstr(9), magic, array(2), major, minor, bin 32
+_HEAD = b"\x94\xa9" + MAGIC.encode() + b"\x92"
+_VERSION_AT = len(_HEAD)
+_PAYLOAD_AT = _VERSION_AT + 2 + 5
+_ATTEMPT = re.compile(r"[0-9a-f]{32}")
+_FILE = re.compile(r"(data|index)-([0-9a-f]{32})-(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})\.bin")
+
+Role = Literal["data", "index"]
+Metadata = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One row of the table of files.
+
+    Attributes:
+        digest: of the whole file, for an index file; None for a data file, whose every byte is in a
+            span with a digest of its own or is padding, which is zero.
+        age: of a data file that a save took over from the one before it: how many saves ago it was
+            written.
+    """
+
+    name: str
+    nbytes: int
+    role: Role
+    digest: Digest | None = None
+    age: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `MANIFEST` says, less the index."""
+
+    attempt: str
+    time_ms: int
+    step: int | None
+    metrics: Mapping[str, float]
+    writer: Mapping[str, str]
+    metadata: Metadata
+    files: Sequence[File]
+    index: bytes | None
+    required: Sequence[str] = ()
+    optional: Sequence[str] = ()
+    version: tuple[int, int] = VERSION
+
+
+def file_name(role: Role, attempt: str, process: int, number: int) -> str:
+    """Return the name of the data or index file `number` of one process of an attempt."""
+    return f"{role}-{attempt}-{process}-{number}.bin"
+
+
+def attempt_of(name: str) -> str | None:
+    """Return the attempt that a data or index file belongs to, or None for any other name."""
+    match = _FILE.fullmatch(name)
+    return match[2] if match else None
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the bytes of `MANIFEST`."""
+    ages = [file.age for file in manifest.files]
+    payload = wire.pack(
+        {
+            "attempt": manifest.attempt,
+            "features": {"required": list(manifest.required), "optional": list(manifest.optional)},
+            "time_ms": manifest.time_ms,
+            "step": manifest.step,
+            "metrics": dict(manifest.metrics),
+            "writer": dict(manifest.writer),
+            "metadata": encode_metadata(manifest.metadata),
+            "files": {
+                "name": [file.name for file in manifest.files],
+                "size": wire.pack_integers([file.nbytes for file in manifest.files]),
+                "role": [file.role for file in manifest.files],
+                DIGEST: [file.digest for file in manifest.files],
+                **({"age": wire.pack_integers(ages)} if any(ages) else {}),
+            },
+            "index": manifest.index,
+        }
+    )
+    body = _HEAD + bytes(manifest.version) + b"\xc6" + len(payload).to_bytes(4, "big") + payload
+    return body + wire.pack({DIGEST: digest(body)})
+
+
+def decode(data: bytes, *, where: str) -> Manifest:
+    """Check and decode the bytes of `MANIFEST`.
+
+    Args:
+        data: the whole file.
+        where: its place, for messages.
+
+    Raises:
+        CorruptError: with the reason of the first check of spec section 4.2 that fails.
+        UnsupportedError: ``newer-major`` or ``unknown-feature``.
+    """
+    if len(data) > MANIFEST_MAX_NBYTES:
+        raise CorruptError(
+            f"{where}: {len(data)} bytes, more than the {MANIFEST_MAX_NBYTES} a manifest may have",
+            reason="manifest-size",
+        )
+    if not data.startswith(_HEAD):
+        short = _HEAD.startswith(data)
+        raise CorruptError(
+            f"{where}: "
+            + ("truncated: " if short else "not a ckptstore manifest: ")
+            + f"begins with {data[:12]!r}, expected {_HEAD!r}",
+            reason="truncated" if short else "bad-magic",
+        )
+    if len(data) < _PAYLOAD_AT:
+        raise CorruptError(f"{where}: truncated at {len(data)} bytes", reason="truncated")
+    major, minor = data[_VERSION_AT], data[_VERSION_AT + 1]
+    if major != VERSION[0] or minor > 127:
+        raise UnsupportedError(
+            f"{where}: format version {major}.{minor}; this ckptstore reads {VERSION[0]}.x; "
+            "upgrade ckptstore to read it",
+            reason="newer-major",
+        )
+    end = _PAYLOAD_AT + int.from_bytes(data[_PAYLOAD_AT - 4 : _PAYLOAD_AT], "big")
+    if data[_VERSION_AT + 2] != 0xC6:
+        raise CorruptError(f"{where}: the payload is not a bin 32", reason="bad-msgpack")
+    if end > len(data):
+        raise CorruptError(
+            f"{where}: truncated: {end} bytes declared, {len(data)} there", reason="truncated"
+        )
+    digests = wire.unpack(data[end:], what=f"{where}: checksum", max_elements=64, max_depth=2)
+    if type(digests) is not dict or digests.get(DIGEST) != digest(data[:end]):
+        raise CorruptError(
+            f"{where}: the checksum does not match; the manifest was damaged after it was written; "
+            "restore it from a copy",
+            reason="checksum",
+        )
+    payload = wire.unpack(
+        data[_PAYLOAD_AT:end], what=where, max_elements=MAX_ELEMENTS, max_depth=MAX_DEPTH
+    )
+    return _decode_payload(payload, (major, minor), where)
+
+
+def _decode_payload(payload: Any, version: tuple[int, int], where: str) -> Manifest:
+    fields = Fields(payload, where)
+    features = Fields(fields.get("features", dict), f"{where}: features")
+    required = features.strings("required")
+    if unknown := [name for name in required if name not in SUPPORTED]:
+        raise UnsupportedError(
+            f"{where}: needs the feature {', '.join(map(repr, unknown))}, which this ckptstore "
+            "does not have; upgrade ckptstore to read it",
+            reason="unknown-feature",
+        )
+    attempt = fields.get("attempt", str)
+    if not _ATTEMPT.fullmatch(attempt):
+        raise CorruptError(f"{where}: {attempt!r:.80} is no attempt id", reason="bad-field")
+    metrics = fields.get("metrics", dict)
+    writer = fields.get("writer", dict)
+    for value in metrics.values():
+        if type(value) not in (int, float):
+            raise CorruptError(f"{where}: a metric is not a number", reason="bad-field")
+    if (time_ms := fields.integer("time_ms")) > MAX_TIME_MS:
+        raise CorruptError(f"{where}: time_ms is {time_ms}", reason="integer-range")
+    if not all(type(value) is str for value in writer.values()):
+        raise CorruptError(f"{where}: a package version is not a str", reason="bad-field")
+    return Manifest(
+        attempt=attempt,
+        time_ms=time_ms,
+        step=None if fields.get("step", int, type(None)) is None else fields.integer("step"),
+        metrics=metrics,
+        writer=writer,
+        metadata=_decode_metadata(fields.get("metadata", bytes), where),
+        files=_decode_files(Fields(fields.get("files", dict), f"{where}: files"), attempt),
+        index=fields.get("index", bytes, type(None)),
+        required=required,
+        optional=features.strings("optional"),
+        version=version,
+    )
+
+
+def _decode_files(fields: Fields, attempt: str) -> list[File]:
+    names, roles = fields.strings("name"), fields.strings("role")
+    digests = fields.get(DIGEST, list)
+    if len(names) > MAX_FILES:
+        raise CorruptError(f"{fields.where}: over {MAX_FILES} rows", reason="too-many")
+    if not len(names) == len(roles) == len(digests):
+        raise CorruptError(f"{fields.where}: columns of unequal length", reason="bad-column")
+    sizes = wire.unpack_integers(fields.get("size", bytes), len(names), f"{fields.where}.size")
+    ages = np.zeros(len(names), np.int64)
+    if "age" in fields.value:
+        ages = wire.unpack_integers(fields.get("age", bytes), len(names), f"{fields.where}.age")
+    files = []
+    for name, nbytes, role, file_digest, age in zip(
+        names, sizes.tolist(), roles, digests, ages.tolist(), strict=True
+    ):
+        match = _FILE.fullmatch(name)
+        if match is None or match[1] != role or match[2] != attempt:
+            raise CorruptError(
+                f"{fields.where}: {name!r:.200} is no name of a {role} file of attempt {attempt}",
+                reason="bad-file-name",
+            )
+        if (role == "data" and file_digest is not None) or (
+            role == "index" and not _is_digest(file_digest)
+        ):
+            raise CorruptError(f"{fields.where}: bad file_digest of {name}", reason="bad-field")
+        files.append(File(name, nbytes, match[1], file_digest, age))  # type: ignore[arg-type]
+    if len(set(names)) != len(names):
+        raise CorruptError(f"{fields.where}: a name stands twice", reason="bad-file-name")
+    return files
+
+
+def _is_digest(value: Any) -> bool:
+    return type(value) is bytes and len(value) == 16
+
+
+def encode_metadata(metadata: Metadata) -> bytes:
+    """Check and encode the user's metadata, a map of plain values.
+
+    Raises:
+        StructureError: reason ``metadata`` where a value is not None, bool, int, float, str, bytes,
+            list or a dict with str keys, or the whole is over 256 KiB or 32 levels.
+    """
+    _check_plain(metadata)
+    data = wire.pack(metadata)
+    if len(data) > METADATA_MAX_NBYTES:
+        raise _metadata_error(f"metadata: {len(data)} bytes, at most {METADATA_MAX_NBYTES}")
+    return data
+
+
+def _check_plain(metadata: Any) -> None:
+    """Refuse what msgpack does not carry, counting on the way: each value takes a byte or more."""
+    todo, count = [("metadata", metadata, METADATA_MAX_DEPTH)], 0
+    while todo:
+        path, value, levels = todo.pop()
+        count += 1
+        if levels < 0:
+            raise _metadata_error(f"{path}: nested over {METADATA_MAX_DEPTH} deep")
+        if count > METADATA_MAX_NBYTES:
+            raise _metadata_error(f"metadata: over {METADATA_MAX_NBYTES} values")
+        if type(value) is dict:
+            for key, entry in value.items():
+                if type(key) is not str or not _is_text(key):
+                    raise _metadata_error(f"{path}: the key {key!a:.80} is no str of valid Unicode")
+                todo.append((f"{path}[{key!r:.80}]", entry, levels - 1))
+        elif type(value) is list:
+            todo.extend((f"{path}[{i}]", entry, levels - 1) for i, entry in enumerate(value))
+        elif type(value) is int:
+            if abs(value) > wire.MAX_INTEGER:
+                raise _metadata_error(f"{path}: an int over 2^53 - 1")
+        elif type(value) is str:
+            if not _is_text(value):
+                raise _metadata_error(f"{path}: a lone surrogate in a str")
+        elif type(value) not in (type(None), bool, float, bytes):
+            raise _metadata_error(
+                f"{path}: found {type(value).__qualname__}, expected None, bool, int, float, str, "
+                "bytes, list or dict with str keys"
+            )
+
+
+def _is_text(value: str) -> bool:
+    return value.isascii() or value == value.encode("utf-8", "replace").decode()
+
+
+def _metadata_error(message: str) -> StructureError:
+    return StructureError(f"save: {message}; put it in the tree", reason="metadata")
+
+
+def _decode_metadata(data: bytes, where: str) -> Metadata:
+    if len(data) > METADATA_MAX_NBYTES:
+        raise CorruptError(f"{where}: metadata over {METADATA_MAX_NBYTES} bytes", reason="too-many")
+    value = wire.unpack(
+        data,
+        what=f"{where}: metadata",
+        max_elements=METADATA_MAX_NBYTES,
+        max_depth=METADATA_MAX_DEPTH + 1,
+    )
+    return Fields(value, f"{where}: metadata").value
+
+
+class Fields:
+    """A decoded map whose fields are checked as they are taken; unknown ones are ignored."""
+
+    def __init__(self, value: Any, where: str) -> None:
+        if type(value) is not dict:
+            raise CorruptError(
+                f"{where}: found {type(value).__name__}, expected a map", reason="bad-field"
+            )
+        self.value: dict[str, Any] = value
+        self.where = where
+
+    def get(self, name: str, *types: type) -> Any:
+        """Return a field that must be there and of one of `types`."""
+        if name not in self.value:
+            raise CorruptError(f"{self.where}: no field {name!r}", reason="missing-field")
+        value = self.value[name]
+        if type(value) not in types:
+            raise CorruptError(
+                f"{self.where}: {name} is {type(value).__name__}, expected "
+                + " or ".join(t.__name__ for t in types),
+                reason="bad-field",
+            )
+        return value
+
+    def integer(self, name: str) -> int:
+        """Return an integer field of 0 to 2^53 - 1."""
+        value: int = self.get(name, int)
+        if not 0 <= value <= wire.MAX_INTEGER:
+            raise CorruptError(
+                f"{self.where}: {name} is {value}, out of range", reason="integer-range"
+            )
+        return value
+
+    def strings(self, name: str) -> list[str]:
+        """Return a field that is an array of str."""
+        value: list[str] = self.get(name, list)
+        if not all(type(entry) is str for entry in value):
+            raise CorruptError(f"{self.where}: {name} holds other than str", reason="bad-field")
+        return value

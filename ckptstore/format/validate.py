@@ -1,0 +1,322 @@
+"""The checks that make an index safe to build from. Spec: section 5.6, in its order.
+
+All of them run before a byte of a data file is read and before any memory is taken for a leaf.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ckptstore.errors import CorruptError
+from ckptstore.format import dtypes, index, wire
+from ckptstore.format.index import BLOB_KINDS, DICT_KINDS, Index, Integers, Kind, TypeKind
+from ckptstore.format.manifest import File
+
+_NO_CHILDREN = (
+    *range(Kind.NONE, Kind.SLICE),
+    *(Kind.SYMBOL, Kind.DTYPE, Kind.LEAF, Kind.SAME, Kind.SUPPLIED),
+)
+_FIXED_ARITY = {**dict.fromkeys(_NO_CHILDREN, 0), Kind.SLICE: 3, Kind.RANGE: 3, Kind.ENUM: 1}
+_TYPED = {
+    Kind.ENUM: (TypeKind.ENUM,),
+    Kind.RECORD: (TypeKind.NAMEDTUPLE, TypeKind.DATACLASS, TypeKind.OBJECT, TypeKind.PYTREE),
+}
+_WITH_TYPE = tuple(_TYPED)
+_WITH_ARG = (*BLOB_KINDS, Kind.BOOL, Kind.DTYPE, Kind.LEAF, Kind.SAME)
+_NAMED = (Kind.ENUM, Kind.SYMBOL, Kind.DEFAULT_DICT, Kind.SUPPLIED)
+_WITH_BYTES = (*BLOB_KINDS, *_NAMED, Kind.FLOAT, Kind.COMPLEX)
+_HASHING = (Kind.SET, Kind.FROZENSET, Kind.ENUM)
+_KEYS = (
+    *(Kind.NONE, Kind.BOOL, Kind.INT, Kind.FLOAT, Kind.COMPLEX, Kind.STR, Kind.SURROGATE_STR),
+    *(Kind.BYTES, Kind.ELLIPSIS, Kind.ENUM, Kind.TUPLE, Kind.FROZENSET),
+)
+SCALAR = ("ckptstore", "scalar")
+"""Module and name of the type of the leaves that hold long scalars."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where each node stands in the tree.
+
+    Attributes:
+        parent: the node's parent; -1 for the root.
+        end: the node after the last of its subtree.
+        depth: how many containers it is in.
+    """
+
+    parent: list[int]
+    end: list[int]
+    depth: list[int]
+
+    def children(self, node: int) -> list[int]:
+        """Return the children of a node, in order."""
+        out, child = [], node + 1
+        while child < self.end[node]:
+            out.append(child)
+            child = self.end[child]
+        return out
+
+
+def layout(arity: Sequence[int], *, where: str) -> Layout:
+    """Compute parents and subtree ends from child counts in preorder.
+
+    Raises:
+        CorruptError: reason ``bad-tree`` where the counts make no single tree, ``too-deep``.
+    """
+    parent, end, depth = [-1] * len(arity), [0] * len(arity), [0] * len(arity)
+    stack: list[int] = []  # open nodes
+    left: list[int] = []  # how many children each of them still lacks
+    for node, children in enumerate(arity):
+        if stack:
+            parent[node] = stack[-1]
+            depth[node] = len(stack)
+            left[-1] -= 1
+        elif node:
+            raise CorruptError(f"{where}: nodes after the end of the tree", reason="bad-tree")
+        if children:
+            stack.append(node)
+            left.append(children)
+            if len(stack) > index.TREE_MAX_DEPTH:
+                raise CorruptError(
+                    f"{where}: a tree deeper than {index.TREE_MAX_DEPTH} levels", reason="too-deep"
+                )
+        else:
+            end[node] = node + 1
+            while left and left[-1] == 0:
+                end[stack.pop()] = node + 1
+                left.pop()
+    if stack or not arity:
+        raise CorruptError(f"{where}: the tree of nodes is not complete", reason="bad-tree")
+    return Layout(parent, end, depth)
+
+
+def decode(parts: Sequence[bytes], files: Sequence[File], *, where: str) -> tuple[Index, Layout]:
+    """Decode and check the whole index.
+
+    Args:
+        parts: the inline index, if any, then the index files in the order of the table of files.
+        files: the table of files, which the spans must fill.
+        where: the place, for messages.
+
+    Raises:
+        CorruptError: with the reason of the first check that fails.
+    """
+    got = index.decode_tables(parts, where=where)
+    where = f"{where}: index"
+    tree = layout(got.nodes.arity.tolist(), where=where)
+    _check_nodes(got, tree, where)
+    cell_nbytes = _check_leaves(got, where)
+    _check_spans(got, files, cell_nbytes, where)
+    return got, tree
+
+
+def _fail(where: str, message: str, reason: str) -> CorruptError:
+    return CorruptError(f"{where}: {message}", reason=reason)
+
+
+def _check_nodes(got: Index, tree: Layout, where: str) -> None:
+    nodes, kind = got.nodes, got.nodes.kind
+
+    def of(*kinds: Kind) -> Any:
+        return np.isin(kind, kinds)
+
+    def refuse_if(bad: Any, message: str) -> None:
+        if bad.any():
+            node = int(np.argmax(bad))
+            raise _fail(where, f"node {node} of kind {int(kind[node])}: {message}", "bad-node")
+
+    refuse_if(~of(*Kind), "unknown kind")
+    for each, arity in _FIXED_ARITY.items():
+        refuse_if((kind == each) & (nodes.arity != arity), f"{arity} children expected")
+    refuse_if(of(*DICT_KINDS) & (nodes.arity % 2 == 1), "a key without a value")
+    refuse_if(~of(*_WITH_TYPE) & (nodes.type > 0), "no type expected")
+    refuse_if(~of(*_WITH_ARG) & (nodes.arg > 0), "no argument expected")
+    refuse_if((kind == Kind.BOOL) & (nodes.arg > 1), "neither true nor false")
+    refuse_if(~of(*_WITH_BYTES) & (nodes.size > 0), "no bytes expected")
+    refuse_if(of(*BLOB_KINDS) & (nodes.arg > 0) & (nodes.size > 0), "bytes in two places")
+    refuse_if((kind == Kind.FLOAT) & (nodes.size != 8), "8 bytes expected")
+    refuse_if((kind == Kind.COMPLEX) & (nodes.size != 16), "16 bytes expected")
+    refuse_if(nodes.size > len(nodes.heap), "bytes beyond the heap")
+    if int(nodes.size.sum()) != len(nodes.heap):
+        raise _fail(where, "the sizes of the nodes do not add up to the heap", "bad-node")
+    refuse_if(nodes.type > len(got.types), "a type that is not in the table")
+    type_kinds = np.array(["", *(row.kind for row in got.types)])
+    for each, allowed in _TYPED.items():
+        wrong = ~np.isin(type_kinds[nodes.type], allowed)
+        refuse_if((kind == each) & wrong, "a type of another kind")
+    fields = np.array(
+        [0, *(-1 if row.kind == TypeKind.PYTREE else len(row.fields) for row in got.types)]
+    )[nodes.type]
+    wrong = np.where(fields < 0, nodes.arity < 1, nodes.arity != fields)
+    refuse_if((kind == Kind.RECORD) & wrong, "its children are not the fields of its type")
+    refuse_if((kind == Kind.DTYPE) & (nodes.arg >= len(got.dtypes)), "a dtype not in the table")
+    parent = np.asarray(tree.parent, np.int64)
+    refuse_if((kind[parent] == Kind.RANGE) & (parent >= 0) & (kind != Kind.INT), "INT expected")
+    _check_keys(got, tree, parent, where)
+    _check_references(got, tree, where)
+
+
+def _check_keys(got: Index, tree: Layout, parent: Integers, where: str) -> None:
+    """Refuse keys, set items and enum values that could run code when they are hashed."""
+    kind, arity = got.nodes.kind, got.nodes.arity
+    holder = np.where(parent < 0, -1, kind[parent])
+    order = np.argsort(parent, kind="stable")
+    first = np.concatenate([[True], np.diff(parent[order]) != 0])
+    position = np.zeros(len(parent), np.int64)
+    count = np.arange(len(parent))
+    position[order] = count - np.maximum.accumulate(np.where(first, count, 0))
+    keys = np.isin(holder, DICT_KINDS) & (position % 2 == 0) | np.isin(holder, _HASHING)
+    inside = keys.copy()
+    for node in np.flatnonzero(keys & (arity > 0)).tolist():
+        if not (node and inside[node - 1] and inside[parent[node]]):
+            end = tree.end[node]
+            inside[node:end] = True
+            if max(tree.depth[node:end]) - tree.depth[node] > index.KEY_MAX_DEPTH:
+                raise _fail(where, f"a key nested deeper than {index.KEY_MAX_DEPTH}", "too-deep")
+    bad = inside & ~np.isin(kind, _KEYS)
+    if bad.any():
+        name = Kind(int(kind[np.argmax(bad)])).name
+        raise _fail(where, f"node {int(np.argmax(bad))}: {name} in a key or an item", "bad-key")
+
+
+def _check_references(got: Index, tree: Layout, where: str) -> None:
+    """Each leaf is held by exactly one node; SAME points to an earlier, finished node."""
+    nodes = got.nodes
+    arrays = nodes.arg[nodes.kind == Kind.LEAF]
+    scalars = nodes.arg[np.isin(nodes.kind, BLOB_KINDS) & (nodes.arg > 0)] - 1
+    held = np.sort(np.concatenate([arrays, scalars]))
+    if len(held) != len(got.leaves) or (held != np.arange(len(held))).any():
+        raise _fail(where, "not every leaf is held by exactly one node", "bad-reference")
+    leaves = got.leaves
+    rows = np.array([False, *((r.module, r.name) == SCALAR for r in got.types)])
+    uint8 = np.array([stored == "uint8" for stored in got.dtypes], bool)
+    if (leaves.type > len(got.types)).any() or (leaves.dtype >= len(got.dtypes)).any():
+        raise _fail(where, "a leaf of a type or dtype that is not in the table", "bad-leaf")
+    plain = rows[leaves.type] & (leaves.ndim == 1)
+    if rows[leaves.type[arrays]].any() or not (plain[scalars] & uint8[leaves.dtype[scalars]]).all():
+        raise _fail(where, "a long scalar that is no scalar, or an array that is", "bad-leaf")
+    same = np.flatnonzero(nodes.kind == Kind.SAME)
+    target = nodes.arg[same]
+    if (target >= same).any():
+        raise _fail(where, "a SAME node that points forward", "bad-reference")
+    end = np.asarray(tree.end, np.int64)
+    if (end[target] > same).any() or (nodes.kind[target] == Kind.SAME).any():
+        raise _fail(where, "a SAME node that points at its own parent, or at SAME", "bad-reference")
+
+
+def _check_leaves(got: Index, where: str) -> Integers:
+    """Check types, dtypes, shapes and grids; return the bytes of every cell of every leaf."""
+    leaves = got.leaves
+    arrays = np.array([False, *(row.kind == TypeKind.ARRAY for row in got.types)])
+    if not arrays[leaves.type].all():
+        raise _fail(where, "a leaf whose type is not an array", "bad-leaf")
+    itemsize = np.array([dtypes.item_nbytes(each, where=where) for each in got.dtypes], np.int64)
+    sub_array = np.array([dtypes.is_sub_array(each) for each in got.dtypes], bool)
+    if sub_array[leaves.dtype].any():
+        raise _fail(where, "a leaf of a dtype that holds no array", "bad-leaf")
+    # Logarithms find the suspects without overflow; they are then multiplied exactly.
+    axis_leaf = np.repeat(np.arange(len(leaves)), leaves.ndim)
+    logs = np.log2(np.maximum(itemsize[leaves.dtype], 1))
+    np.add.at(logs, axis_leaf, np.log2(np.maximum(leaves.dims, 1)))
+    for leaf in np.flatnonzero(logs > 52).tolist():
+        product = math.prod(max(n, 1) for n in got.shape(leaf))
+        if product * max(int(itemsize[leaves.dtype[leaf]]), 1) > wire.MAX_INTEGER:
+            raise _fail(
+                where, f"leaf {leaf}: the shape {got.shape(leaf)} overflows", "shape-overflow"
+            )
+    if (leaves.grid == 1).all():
+        if leaves.cuts.size:
+            raise _fail(where, "cut points without a grid", "bad-grid")
+        counts = np.ones(len(leaves), np.int64)
+        np.multiply.at(counts, axis_leaf, leaves.dims)
+        return counts * itemsize[leaves.dtype]
+    return _cells(got, itemsize, where)
+
+
+def _cells(got: Index, itemsize: Any, where: str) -> Integers:
+    """The bytes of the cells of all leaves, row-major within a leaf, where some leaf is cut."""
+    leaves = got.leaves
+    # Each by itself first: a sum of numbers near 2^53 could wrap.
+    possible = (leaves.grid >= 1) & (leaves.grid <= len(leaves.cuts) + 1)
+    if not possible.all() or int((leaves.grid - 1).sum()) != len(leaves.cuts):
+        raise _fail(where, "the grid does not match the cut points", "bad-grid")
+    out: list[Integers] = []
+    axis = cut = total = 0
+    for leaf, ndim in enumerate(leaves.ndim.tolist()):
+        cells = np.array([int(itemsize[leaves.dtype[leaf]])], np.int64)
+        for a in range(axis, axis + ndim):
+            inner = leaves.cuts[cut : cut + int(leaves.grid[a]) - 1]
+            cut += len(inner)
+            lengths = np.diff(np.concatenate([[0], inner, [leaves.dims[a]]]))
+            if len(inner) and (lengths <= 0).any():
+                raise _fail(where, f"leaf {leaf}: cut points out of order", "bad-grid")
+            # Every cell has bytes and so a span; a leaf without bytes is not cut.
+            if len(inner) and total + len(cells) * len(lengths) > len(got.spans):
+                raise _fail(where, f"leaf {leaf}: more cells than spans", "bad-grid")
+            cells = (cells[:, None] * lengths[None, :]).reshape(-1)
+        axis += ndim
+        total += len(cells) if len(cells) > 1 else 0
+        if len(cells) > 1 and not cells.all():
+            raise _fail(where, f"leaf {leaf}: a cell without bytes", "bad-grid")
+        out.append(cells)
+    return np.concatenate(out) if out else np.zeros(0, np.int64)
+
+
+def cell_starts(got: Index) -> Integers:
+    """Return the number of the first cell of each leaf, counted over all leaves, and the total."""
+    leaves = got.leaves
+    counts = np.ones(len(leaves), np.int64)
+    np.multiply.at(counts, np.repeat(np.arange(len(leaves)), leaves.ndim), leaves.grid)
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
+def _check_spans(got: Index, files: Sequence[File], cell_nbytes: Integers, where: str) -> None:
+    spans = got.spans
+    starts = cell_starts(got)
+    if (spans.leaf >= len(got.leaves)).any():
+        raise _fail(where, "a span of a leaf that is not there", "bad-span")
+    if (spans.cell >= (starts[1:] - starts[:-1])[spans.leaf]).any():
+        raise _fail(where, "a span of a cell that is not there", "bad-span")
+    if (spans.size < 1).any() or (spans.size > index.SPAN_MAX_NBYTES).any():
+        raise _fail(where, f"a span of 0 or over {index.SPAN_MAX_NBYTES} bytes", "bad-span")
+    sums = np.zeros(len(cell_nbytes), np.int64)
+    np.add.at(sums, starts[spans.leaf] + spans.cell, spans.size)
+    if (sums != cell_nbytes).any():
+        cell = int(np.argmax(sums != cell_nbytes))
+        leaf = int(np.searchsorted(starts, cell, side="right")) - 1
+        raise _fail(
+            where,
+            f"leaf {leaf} of shape {got.shape(leaf)}: spans of {sums[cell]} bytes, "
+            f"expected {cell_nbytes[cell]}",
+            "span-sum",
+        )
+    data = np.array([file.role == "data" for file in files], bool)
+    nbytes = np.array([file.nbytes for file in files], np.int64)
+    if (spans.file >= len(files)).any() or not data[spans.file].all():
+        raise _fail(where, "a span in a file that is no data file of the table", "bad-span")
+    end = spans.offset + spans.size
+    if (end > nbytes[spans.file]).any():
+        raise _fail(where, "a span beyond the end of its file", "span-range")
+    alignment = np.where(
+        spans.size >= index.LARGE_NBYTES, index.LARGE_ALIGNMENT, index.SMALL_ALIGNMENT
+    )
+    if (spans.offset % alignment).any():
+        raise _fail(where, "a span that is not aligned", "span-alignment")
+    order = np.lexsort((spans.offset, spans.file))
+    file, begin, end = spans.file[order], spans.offset[order], end[order]
+    first = np.concatenate([[True], file[1:] != file[:-1]])[: len(file)]
+    gap = begin - np.where(first, 0, np.concatenate([[0], end[:-1]])[: len(end)])
+    if (gap < 0).any():
+        raise _fail(where, "spans overlap", "span-overlap")
+    if (gap >= alignment[order]).any():
+        raise _fail(where, "bytes between spans that nothing accounts for", "span-gap")
+    last = np.concatenate([file[1:] != file[:-1], [True]])[: len(file)]
+    held = np.zeros(len(files), np.int64)
+    held[file[last]] = end[last]
+    if (held != nbytes)[data].any():
+        raise _fail(where, "bytes at the end of a data file that nothing accounts for", "span-gap")

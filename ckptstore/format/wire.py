@@ -1,0 +1,214 @@
+"""The bytes below the records: safe msgpack, packed columns of integers and digests.
+
+Nothing here knows what a checkpoint is. `unpack` first walks the encoded bytes without building
+anything, so that a declared length which the bytes do not hold is refused before it is allocated.
+Spec: section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from ckptstore.digests import Buffer, Digest
+from ckptstore.errors import CorruptError, StructureError
+
+MAX_INTEGER = 2**53 - 1
+"""Every integer of the format is at most this (it is exact in JavaScript too)."""
+
+_DIGEST_NBYTES = 16
+_WIDTHS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
+
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def pack(value: Any) -> bytes:
+    """Encode `value` as msgpack, with the smallest form of every integer.
+
+    Raises:
+        StructureError: a str with a lone surrogate, or more than msgpack can count.
+    """
+    try:
+        packed: bytes = msgpack.packb(value, use_bin_type=True)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise StructureError(f"save: cannot be encoded: {error}", reason="cannot-carry") from None
+    return packed
+
+
+def unpack(data: bytes, *, what: str, max_elements: int, max_depth: int) -> Any:
+    """Decode one msgpack value that fills `data` wholly.
+
+    Args:
+        data: the encoded bytes.
+        what: what the bytes are, for the message of an error.
+        max_elements: the most msgpack values, counted at all levels, that are accepted.
+        max_depth: the deepest nesting of arrays and maps that is accepted.
+
+    Raises:
+        CorruptError: with reason ``truncated``, ``trailing-bytes``, ``too-deep``, ``too-many``,
+            ``integer-range``, ``duplicate-key``, ``bad-key`` or ``bad-msgpack``.
+    """
+    scan(data, what, max_elements, max_depth)
+    try:
+        return msgpack.unpackb(
+            data, raw=False, use_list=True, strict_map_key=False, object_pairs_hook=_pairs
+        )
+    except CorruptError as error:
+        raise CorruptError(f"{what}: {error}", reason=error.reason) from None
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CorruptError(
+            f"{what}: not valid msgpack ({error}); restore the file from a copy",
+            reason="bad-msgpack",
+        ) from None
+
+
+def _pairs(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in pairs:
+        if type(key) is not str:
+            raise CorruptError(f"a map key is {type(key).__name__}, not str", reason="bad-key")
+        if key in out:
+            raise CorruptError(f"the map key {key!r} stands twice", reason="duplicate-key")
+        out[key] = value
+    return out
+
+
+# How many bytes follow the type byte: a fixed payload, or a length field of that width.
+_FIXED = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+_SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+# The width of the length field and the bytes that the type byte itself says, after a byte of kind.
+_EXTENSIONS = {0xC7: (1, 0), 0xC8: (2, 0), 0xC9: (4, 0)} | {0xD4 + i: (0, 1 << i) for i in range(5)}
+_NESTED = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
+
+
+def scan(
+    data: Buffer, what: str, max_elements: int, max_depth: int, *, foreign: bool = False
+) -> None:
+    """Walk the encoded value and check that every declared length is really there.
+
+    Args:
+        data: the encoded bytes.
+        what: what the bytes are, for the message of an error.
+        max_elements: as for `unpack`.
+        max_depth: as for `unpack`.
+        foreign: it is of another program, so that extension types and every integer are allowed.
+
+    Raises:
+        CorruptError: as `unpack`, but for its checks of keys.
+    """
+    end, position, elements = len(data), 0, 0
+    open_counts = [1]
+    while open_counts:
+        if open_counts[-1] == 0:
+            open_counts.pop()
+            continue
+        open_counts[-1] -= 1
+        elements += 1
+        if elements > max_elements:
+            raise CorruptError(
+                f"{what}: more than {max_elements} msgpack values", reason="too-many"
+            )
+        if position >= end:
+            raise _truncated(what, position, end)
+        byte = data[position]
+        position += 1
+        children = 0
+        if byte < 0x80 or byte >= 0xE0 or byte in (0xC0, 0xC2, 0xC3):
+            continue
+        if byte < 0x90:
+            children = 2 * (byte & 0x0F)
+        elif byte < 0xA0:
+            children = byte & 0x0F
+        elif byte < 0xC0:
+            position += byte & 0x1F
+        elif byte in _FIXED:
+            position += _FIXED[byte]
+            if byte in (0xCF, 0xD3) and not foreign:
+                value = int.from_bytes(data[position - 8 : position], "big", signed=byte == 0xD3)
+                if abs(value) > MAX_INTEGER:
+                    raise CorruptError(
+                        f"{what}: {value} at byte {position - 9} is over 2^53 - 1",
+                        reason="integer-range",
+                    )
+        elif byte in _SIZED:
+            width = _SIZED[byte]
+            position += width + int.from_bytes(data[position : position + width], "big")
+        elif byte in _NESTED:
+            width, per_entry = _NESTED[byte]
+            children = per_entry * int.from_bytes(data[position : position + width], "big")
+            position += width
+        elif foreign and byte in _EXTENSIONS:
+            width, nbytes = _EXTENSIONS[byte]
+            nbytes += int.from_bytes(data[position : position + width], "big")
+            position += width + 1 + nbytes
+        else:
+            raise CorruptError(
+                f"{what}: msgpack type 0x{byte:02x} at byte {position - 1} is not used here",
+                reason="bad-msgpack",
+            )
+        if position > end or children > end - position:
+            raise _truncated(what, position + children, end)
+        if children:
+            if len(open_counts) > max_depth:
+                raise CorruptError(
+                    f"{what}: nested deeper than {max_depth} levels", reason="too-deep"
+                )
+            open_counts.append(children)
+    if position != end:
+        raise CorruptError(
+            f"{what}: {end - position} bytes after the end of the value", reason="trailing-bytes"
+        )
+
+
+def _truncated(what: str, need: int, have: int) -> CorruptError:
+    return CorruptError(
+        f"{what}: truncated: at least {need} bytes are declared, {have} are there",
+        reason="truncated",
+    )
+
+
+def pack_integers(values: Sequence[int] | np.ndarray[Any, Any]) -> bytes:
+    """Encode unsigned integers, little-endian, in the least width of 1, 2, 4 or 8 bytes."""
+    column = np.asarray(values, dtype=np.int64)
+    top = int(column.max(initial=0))
+    width = 1 if top < 2**8 else 2 if top < 2**16 else 4 if top < 2**32 else 8
+    return column.astype(_WIDTHS[width]).tobytes()
+
+
+def unpack_integers(data: Any, count: int, what: str) -> Integers:
+    """Decode a column of `count` unsigned integers.
+
+    Raises:
+        CorruptError: reason ``bad-column`` when the length is not `count` times 1, 2, 4 or 8, or
+            ``integer-range`` when a value is over 2**53 - 1.
+    """
+    if type(data) is not bytes:
+        raise CorruptError(
+            f"{what}: found {type(data).__name__}, expected bin", reason="bad-column"
+        )
+    width = len(data) // count if count else 0
+    if len(data) != count * width or (count and width not in _WIDTHS):
+        raise CorruptError(
+            f"{what}: {len(data)} bytes do not hold {count} integers", reason="bad-column"
+        )
+    if not count:
+        return np.zeros(0, np.int64)
+    column = np.frombuffer(data, _WIDTHS[width])
+    if width == 8 and int(column.max()) > MAX_INTEGER:
+        raise CorruptError(f"{what}: {int(column.max())} is over 2^53 - 1", reason="integer-range")
+    return column.astype(np.int64)
+
+
+def pack_digests(digests: Sequence[Digest]) -> bytes:
+    """Join digests into one column."""
+    return b"".join(digests)
+
+
+def unpack_digests(data: Any, count: int, what: str) -> list[Digest]:
+    """Split a column of `count` digests of 16 bytes."""
+    if type(data) is not bytes or len(data) != count * _DIGEST_NBYTES:
+        raise CorruptError(f"{what}: not {count} digests of 16 bytes", reason="bad-column")
+    return [data[i : i + _DIGEST_NBYTES] for i in range(0, len(data), _DIGEST_NBYTES)]

@@ -1,0 +1,242 @@
+"""Reading data files: ranges in parallel, every span checked before its bytes become a value."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ckptstore import concurrency
+from ckptstore.checkpoint.snapshot import Snapshot
+from ckptstore.digests import digest
+from ckptstore.errors import CorruptError
+from ckptstore.format.dtypes import Array
+from ckptstore.format.index import LARGE_NBYTES, Index
+from ckptstore.loading import ranges
+from ckptstore.loading.ranges import Range
+
+_IN_FLIGHT_NBYTES = 256 << 20
+
+Make = Callable[[Array], Any]
+"""Turns the verified bytes of one leaf, flat uint8 that nobody else holds, into its value."""
+
+
+def fetch(
+    snapshot: Snapshot, index: Index, makers: Mapping[int, Make], name: Callable[[int], str]
+) -> Iterator[tuple[int, Any]]:
+    """Read and check leaves, and give each with its value as it comes in.
+
+    At most 256 MiB are in flight; a large leaf is read straight into the memory that it keeps.
+
+    Args:
+        snapshot: the checkpoint.
+        index: its tables.
+        makers: what the bytes of each wanted leaf become.
+        name: gives the path of a leaf, for the message of an error.
+
+    Raises:
+        CorruptError: reason ``checksum``.
+    """
+    nbytes = np.zeros(len(index.leaves), np.int64)
+    np.add.at(nbytes, index.spans.leaf, index.spans.size)
+    sizes, counts = nbytes.tolist(), np.bincount(index.spans.leaf, minlength=len(nbytes)).tolist()
+    cut = _cut_leaves(index)
+    for leaf in makers:
+        if not sizes[leaf]:
+            yield leaf, makers[leaf](np.zeros(0, np.uint8))
+    whole: dict[int, Array] = {}  # leaves that are read piecewise into their own memory
+    missing: dict[int, int] = {}
+    queue: collections.deque[tuple[Range, Array, bool, Future[None]]] = collections.deque()
+    in_flight = 0
+    traffic = snapshot.storage.traffic
+    wanted = ranges.plan(
+        index,
+        [leaf for leaf in makers if sizes[leaf]],
+        alone_nbytes=traffic.alone_nbytes,
+        gap_nbytes=traffic.gap_nbytes,
+    )
+    stop = threading.Event()
+    with ThreadPoolExecutor(traffic.reads, thread_name_prefix="ckptstore-read") as pool:
+        try:
+            for range_ in wanted:
+                while queue and in_flight + range_.nbytes > _IN_FLIGHT_NBYTES:
+                    in_flight -= queue[0][0].nbytes
+                    yield from _take(queue.popleft(), whole, missing, cut, index, makers)
+                for part in range_.parts:
+                    large = sizes[part.leaf] >= LARGE_NBYTES or counts[part.leaf] > 1
+                    if large and part.leaf not in whole:
+                        whole[part.leaf] = _aligned(sizes[part.leaf])
+                        missing[part.leaf] = counts[part.leaf]
+                first = range_.parts[0]
+                direct = len(range_.parts) == 1 and first.leaf in whole
+                memory = (
+                    whole[first.leaf][first.start : first.start + first.size]
+                    if direct
+                    else np.empty(range_.nbytes, np.uint8)
+                )
+                job = pool.submit(
+                    concurrency.call, stop, _get, snapshot, index, range_, memory, name
+                )
+                queue.append((range_, memory, direct, job))
+                in_flight += range_.nbytes
+            while queue:
+                yield from _take(queue.popleft(), whole, missing, cut, index, makers)
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _take(
+    done: tuple[Range, Array, bool, Future[None]],
+    whole: dict[int, Array],
+    missing: dict[int, int],
+    cut: set[int],
+    index: Index,
+    makers: Mapping[int, Make],
+) -> Iterator[tuple[int, Any]]:
+    """Wait for one range and give the leaves that it completes."""
+    range_, memory, direct, job = done
+    job.result()
+    for part in range_.parts:
+        leaf = part.leaf
+        if leaf not in whole:
+            # A copy of its own: what an adapter makes of it may take the memory over.
+            yield leaf, makers[leaf](memory[part.at : part.at + part.size].copy())
+            continue
+        if not direct:
+            piece = memory[part.at : part.at + part.size]
+            whole[leaf][part.start : part.start + part.size] = piece
+        missing[leaf] -= 1
+        if not missing[leaf]:
+            data = whole.pop(leaf)
+            yield leaf, makers[leaf](_join_cells(data, index, leaf) if leaf in cut else data)
+
+
+def _get(
+    snapshot: Snapshot, index: Index, range_: Range, memory: Array, name: Callable[[int], str]
+) -> None:
+    """Read one range and check every span in it. A span that is damaged is read once more."""
+    file = snapshot.manifest.files[range_.file].name
+    together = len(range_.parts) > 1
+    if together:
+        snapshot.fill(file, range_.offset, memory)
+    for part in range_.parts:
+        place, stored = memory[part.at : part.at + part.size], index.spans.digests[part.span]
+        offset = range_.offset + part.at
+        if together and digest(place) == stored:
+            continue
+        if not any(snapshot.fill(file, offset, place) == stored for _ in range(2)):
+            raise CorruptError(
+                f"{snapshot.storage.url}/{file}: {name(part.leaf)}: the checksum of "
+                f"{part.size} bytes at {offset} does not match; they were damaged "
+                "after the save; load an older checkpoint, or restore the file from a copy",
+                reason="checksum",
+            )
+
+
+def _aligned(nbytes: int) -> Array:
+    """Return memory on a boundary of 64 bytes, which XLA takes over without a copy."""
+    memory = np.empty(nbytes + 64, np.uint8)
+    start = -memory.__array_interface__["data"][0] % 64
+    return memory[start : start + nbytes]
+
+
+def _cut_leaves(index: Index) -> set[int]:
+    """Return the leaves whose grid has more than one cell."""
+    leaves = index.leaves
+    if not leaves.cuts.size:
+        return set()
+    axis_leaf = np.repeat(np.arange(len(leaves)), leaves.ndim)
+    return set(axis_leaf[leaves.grid > 1].tolist())
+
+
+def _join_cells(data: Array, index: Index, leaf: int) -> Array:
+    """Put the cells of a leaf, which follow each other in `data`, in their places."""
+    leaves = index.leaves
+    first = int(leaves.ndim[:leaf].sum())
+    axes = range(first, first + int(leaves.ndim[leaf]))
+    cut = int((leaves.grid[:first] - 1).sum())
+    bounds = []
+    for axis in axes:
+        inner = leaves.cuts[cut : cut + int(leaves.grid[axis]) - 1].tolist()
+        cut += len(inner)
+        bounds.append([0, *inner, int(leaves.dims[axis])])
+    shape = tuple(int(leaves.dims[axis]) for axis in axes)
+    itemsize = data.size // int(np.prod(shape))
+    out = _aligned(data.size)
+    view, at = out.reshape(*shape, itemsize), 0
+    for cell in np.ndindex(*(len(b) - 1 for b in bounds)):
+        slices = tuple(slice(b[i], b[i + 1]) for b, i in zip(bounds, cell, strict=True))
+        part = view[slices]
+        part[...] = data[at : at + part.size].reshape(part.shape)
+        at += part.size
+    return out
+
+
+Damage = tuple[str, str, int, int | None]
+"""Reason, file, offset, and the leaf; None where padding is not zero."""
+
+
+def damage(snapshot: Snapshot, index: Index) -> Iterator[Damage]:
+    """Read every byte of every data file, and give all that is damaged."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(
+        snapshot.storage.traffic.reads, thread_name_prefix="ckptstore-verify"
+    ) as pool:
+        queue: collections.deque[Future[list[Damage]]] = collections.deque()
+        try:
+            for where in _stretches(index):
+                queue.append(pool.submit(concurrency.call, stop, _damaged, snapshot, index, where))
+                if len(queue) > 2 * snapshot.storage.traffic.reads:
+                    yield from queue.popleft().result()
+            while queue:
+                yield from queue.popleft().result()
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _stretches(index: Index) -> Iterator[tuple[int, int, list[int]]]:
+    """Cut the data files into reads: (file, first byte, spans in it), with the padding before."""
+    spans = index.spans
+    order = np.lexsort((spans.offset, spans.file))
+    rows = zip(*(c[order].tolist() for c in (spans.file, spans.offset, spans.size)), strict=True)
+    file, begin, end, inside = -1, 0, 0, list[int]()
+    for number, (here, offset, size) in zip(order.tolist(), rows, strict=True):
+        if inside and (here != file or offset + size - begin > ranges.RANGE_NBYTES):
+            yield file, begin, inside
+            begin, inside = end, []
+        if here != file:
+            file, begin = here, 0
+        inside.append(number)
+        end = offset + size
+    if inside:
+        yield file, begin, inside
+
+
+def _damaged(
+    snapshot: Snapshot, index: Index, where: tuple[int, int, Sequence[int]]
+) -> list[Damage]:
+    """Check some neighbouring spans; what is damaged is read once more."""
+    file, begin, inside = where
+    spans, name = index.spans, snapshot.manifest.files[file].name
+    found: list[Damage] = []
+    for _ in range(2):
+        found, end = [], begin
+        memory = np.empty(int(spans.offset[inside[-1]] + spans.size[inside[-1]]) - begin, np.uint8)
+        snapshot.fill(name, begin, memory)
+        for span in inside:
+            offset, size = int(spans.offset[span]), int(spans.size[span])
+            padding = memory[end - begin : offset - begin]
+            if padding.any():
+                found.append(("padding", name, end + int(np.argmax(padding != 0)), None))
+            end = offset + size
+            if digest(memory[offset - begin : end - begin]) != spans.digests[span]:
+                found.append(("checksum", name, offset, int(spans.leaf[span])))
+        if not found:
+            break
+    return found

@@ -1,0 +1,82 @@
+"""What to read where: from leaves to ranges of data files, as a pure function of the index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ckptstore.format.index import Index, Integers
+from ckptstore.format.validate import cell_starts
+
+RANGE_NBYTES = 8 << 20
+"""Neighbours are read together up to this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One span: its number, where it is in its range, and where in its leaf's bytes."""
+
+    span: int
+    leaf: int
+    at: int
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """One read: `nbytes` from `offset` of data file `file`."""
+
+    file: int
+    offset: int
+    nbytes: int
+    parts: tuple[Part, ...]
+
+
+def plan(
+    index: Index, leaves: Iterable[int], *, alone_nbytes: int, gap_nbytes: int
+) -> Iterator[Range]:
+    """Give the ranges that hold the spans of `leaves`, by file and offset.
+
+    A span of `alone_nbytes` or more is a range of its own. Between the parts of a range are at
+    most `gap_nbytes` bytes of nothing that is wanted.
+    """
+    spans = index.spans
+    wanted = np.zeros(len(index.leaves) + 1, bool)
+    wanted[list(leaves)] = True
+    numbers = np.flatnonzero(wanted[spans.leaf])
+    numbers = numbers[np.lexsort((spans.offset[numbers], spans.file[numbers]))]
+    columns = (spans.leaf, spans.file, spans.offset, spans.size, span_starts(index))
+    rows = zip(numbers.tolist(), *(column[numbers].tolist() for column in columns), strict=True)
+    open_parts: list[Part] = []
+    file = begin = end = -1
+    for span, leaf, file_here, offset, size, start in rows:
+        small = size < alone_nbytes
+        near = file_here == file and 0 <= offset - end <= gap_nbytes
+        if open_parts and not (small and near and offset + size - begin <= RANGE_NBYTES):
+            yield Range(file, begin, end - begin, tuple(open_parts))
+            open_parts = []
+        if not open_parts:
+            file, begin = file_here, offset
+        open_parts.append(Part(span, leaf, offset - begin, start, size))
+        end = offset + size
+        if not small:
+            yield Range(file, begin, size, tuple(open_parts))
+            open_parts, file, end = [], -1, -1
+    if open_parts:
+        yield Range(file, begin, end - begin, tuple(open_parts))
+
+
+def span_starts(index: Index) -> Integers:
+    """Return where each span begins in its leaf's bytes, cells joined in row-major order."""
+    spans = index.spans
+    cells = cell_starts(index)[spans.leaf] + spans.cell
+    order = np.argsort(cells, kind="stable")
+    before = np.cumsum(spans.size[order]) - spans.size[order]
+    leaf_first = np.concatenate([[True], np.diff(spans.leaf[order]) != 0])[: len(order)]
+    base = np.maximum.accumulate(np.where(leaf_first, before, 0))
+    out = np.zeros(len(order), np.int64)
+    out[order] = before - base
+    return out

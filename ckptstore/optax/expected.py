@@ -1,0 +1,186 @@
+"""Optimizers: what they expect their state to be, and how arrays become what is expected.
+
+An optimizer is anything with the ``init`` and ``update`` of Optax.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ckptstore.types.registry import Refusal
+
+_NUMBERS = (bool, int, float, complex)
+
+
+def fresh(tx: Any, params: Any) -> Any:
+    """Return the state that `tx` begins with, with a ShapeDtypeStruct for each array.
+
+    Arrays are made only where jax cannot trace `tx.init`, or take its state as a tree.
+    """
+    try:
+        return jax.eval_shape(tx.init, params)
+    except Exception:  # of the user's code: if it is at fault, it says so again
+        return tx.init(params)
+
+
+def used(tx: Any, params: Any, state: Any) -> Any:
+    """Return what an update makes of a fresh state, or None where it asks for more arguments.
+
+    Some transformations change the dtypes or the structure of their state in the first update.
+    """
+    try:
+        return jax.eval_shape(lambda p, s: tx.update(p, s, p)[1], params, state)
+    except Exception:  # of the user's code; the fresh state is all that is known then
+        return None
+
+
+def is_leaf(x: Any) -> bool:
+    """Tell whether `x` is an array, a number, or stands for one."""
+    return isinstance(x, (jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic, *_NUMBERS))
+
+
+def structure(tree: Any) -> Any:
+    """Return the structure of a tree that jax knows, comparable."""
+    return jax.tree.structure(tree)
+
+
+def rearranged(tree: Any, like: Any) -> Any:
+    """Return the leaves of `tree`, in their order, in the structure of `like`."""
+    return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(tree))
+
+
+def has_values(tree: Any) -> bool:
+    """Tell whether any number in the tree may be another than zero."""
+    return any(_is_gone(x) or bool(jnp.any(x != 0)) for x in jax.tree.leaves(tree))
+
+
+def copied(x: Any) -> Any:
+    """Return a second array of the same values, so that both may be donated; None for None."""
+    return None if x is None else jnp.array(x, copy=True)
+
+
+def flag(value: bool) -> Any:
+    """Return an array of one truth value."""
+    return jnp.array(value)
+
+
+def shown(x: Any) -> str:
+    """Return dtype and shape as in ``float32[3]``."""
+    if _is_number(x):
+        return f"a Python {type(x).__name__}"
+    if _is_key(x.dtype):
+        return f"key<{x.dtype._impl.name}>{list(x.shape)}"
+    return f"{x.dtype}{list(x.shape)}"
+
+
+def conform(x: Any, like: Any, *, squeeze: bool = False) -> tuple[Any, str]:
+    """Return a leaf with the dtype that is expected, and what was done to it, or "".
+
+    Args:
+        x: an array or a number.
+        like: the leaf that is expected.
+        squeeze: an array of shape [1] may become one of shape [].
+
+    Raises:
+        Refusal: what is found against what is expected.
+    """
+    if _is_number(x) and _is_number(like):
+        return x, ""
+    if _is_gone(x):
+        raise Refusal("no values found; call fit outside of jit, with arrays that were not donated")
+    form = _form(x)
+    if isinstance(like, jax.ShapeDtypeStruct):
+        wanted = like
+    else:  # where tx.init cannot be traced; jax takes an array of numpy as it would make it
+        wanted = _form(like) if isinstance(x, np.ndarray | np.generic) else jax.typeof(like)
+    if _is_number(x) or (form.dtype, form.shape) != (wanted.dtype, wanted.shape):
+        was = shown(x)
+        if squeeze and (form.shape, wanted.shape) == ((1,), ()):
+            x = x.reshape(())
+        value = _converted(x, wanted)
+        rounded = "" if _is_key(value.dtype) or _is_equal(x, value) else ", rounded"
+        return value, f"{was} -> {shown(wanted)}{rounded}"
+    if form.weak_type and not wanted.weak_type:
+        return x.astype(form.dtype), "its type is weak no more"
+    return x, ""
+
+
+def _is_number(x: Any) -> bool:
+    """Tell whether it is a number of Python; some scalars of numpy are instances, too."""
+    return isinstance(x, _NUMBERS) and not isinstance(x, np.generic)
+
+
+def _form(x: Any) -> Any:
+    """Return dtype, shape and weak type as they are; jax takes any numpy array for 32 bits."""
+    if isinstance(x, np.ndarray | np.generic):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return jax.typeof(x)
+
+
+def _is_gone(x: Any) -> bool:
+    """Tell whether there are no values: in jit, in a placeholder, after a donation."""
+    return isinstance(x, (jax.core.Tracer, jax.ShapeDtypeStruct)) or (
+        isinstance(x, jax.Array) and x.is_deleted()
+    )
+
+
+def _converted(x: Any, like: Any) -> Any:
+    """Return an array as a key, or numbers in another dtype of their kind, where none is lost.
+
+    Raises:
+        Refusal: what is found against what is expected.
+    """
+    form = _form(x)
+    differ = Refusal(f"{shown(x)} found, {shown(like)} expected")
+    if _is_key(like.dtype):
+        data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(like.shape, like.dtype))
+        if (form.dtype, form.shape) != (data.dtype, data.shape):
+            raise differ
+        return jax.random.wrap_key_data(jnp.asarray(x), impl=like.dtype._impl.name)
+    if form.shape != like.shape or _is_key(form.dtype) or not _is_castable(x, like.dtype):
+        raise differ
+    try:
+        if isinstance(x, np.ndarray | np.generic):
+            with np.errstate(over="ignore"):  # said below
+                value = jnp.asarray(np.asarray(x).astype(like.dtype))
+        else:
+            value = jnp.asarray(x).astype(like.dtype)
+    except OverflowError:  # a Python int
+        raise differ from None
+    old, new = _wide(x), _wide(value)
+    lost = (new == 0) & (old != 0) | np.isinf(new) & ~np.isinf(old)
+    if np.any(lost) or not (_is_a(like.dtype, jnp.inexact) or _is_equal(x, value)):
+        raise Refusal(f"{differ}, which has no room for its values")
+    return value
+
+
+def _is_castable(x: Any, dtype: Any) -> bool:
+    """Tell whether a number or an array becomes one of the same kind; an int also a float."""
+    kinds = [jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating]
+    if type(x) is int:
+        return _is_a(dtype, jnp.number)
+    return any(_is_a(_form(x).dtype, kind) and _is_a(dtype, kind) for kind in kinds)
+
+
+def _is_equal(x: Any, y: Any) -> bool:
+    return bool(np.array_equal(_wide(x), _wide(y), equal_nan=True))
+
+
+def _wide(x: Any) -> Any:
+    """Return numbers on the host in a dtype that holds those of all others of their kind."""
+    x = np.asarray(x)
+    if _is_a(x.dtype, jnp.complexfloating):
+        return x.astype(np.complex128)
+    return x.astype(np.float64) if _is_a(x.dtype, jnp.floating) else x
+
+
+def _is_a(dtype: Any, kind: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, kind))
+
+
+def _is_key(dtype: Any) -> bool:
+    return _is_a(dtype, jax.dtypes.prng_key)

@@ -1,0 +1,213 @@
+"""The directory of a run: its steps are found in the store at each call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+from ckptstore import storage
+from ckptstore.checkpoint import commit, garbage
+from ckptstore.errors import (
+    AlreadyCommittedError,
+    CheckpointError,
+    CorruptError,
+    NotCommittedError,
+    StructureError,
+)
+from ckptstore.format import manifest
+from ckptstore.format import names as steps
+from ckptstore.runs import retention
+from ckptstore.runs.metrics import Metrics
+from ckptstore.runs.retention import Mode, Rule
+from ckptstore.saving import incremental
+from ckptstore.saving.incremental import Base
+from ckptstore.storage import Storage
+
+_log = logging.getLogger("ckptstore")
+
+_TRIES = 10
+_Loaded = TypeVar("_Loaded")
+
+
+class Run:
+    """One run, which others may write to at the same time.
+
+    Args:
+        url: its directory.
+        options: of the store.
+
+    Attributes:
+        place: the directory, whatever the working directory is.
+        url: the same for messages.
+        options: as given.
+        metrics: what is known of the metrics of its steps.
+    """
+
+    def __init__(self, url: Any, options: Mapping[str, Any] | None) -> None:
+        self.place = storage.absolute(url)
+        self.options = options
+        self.metrics = Metrics()
+        with self._open() as store:
+            self.url = store.url
+
+    def at(self, step: int) -> str:
+        """Return the URL of a step."""
+        return f"{self.place}/{steps.name(step)}"
+
+    def committed(self) -> list[int]:
+        """Return the committed steps, in order, without reading a manifest of theirs."""
+        with self._open() as store:
+            while not (found := _committed(store)):
+                if self.newest() is None:
+                    break
+        return found
+
+    def newest(self, but: Collection[int] = ()) -> int | None:
+        """Return the newest committed step but some: one listing of names, then looks downwards.
+
+        Where there is none, another process may have saved one and deleted those that were listed:
+        so it is looked for again, until two listings in turn are the same.
+        """
+        before: Mapping[str, int] | None = None
+        with self._open() as store:
+            while True:
+                found = steps.named(store.children())
+                for name in sorted(found, key=lambda name: found[name], reverse=True):
+                    if found[name] not in but and store.child(name).holds(commit.MANIFEST):
+                        return found[name]
+                if found == before:
+                    break
+                before = found
+            _refuse_checkpoint(store)
+        return None
+
+    def load_newest(
+        self, load: Callable[[int], _Loaded], *, fallback: bool
+    ) -> tuple[_Loaded, Collection[int]]:
+        """Load the newest step, or with `fallback` the newest that is sound.
+
+        Args:
+            load: loads a step.
+            fallback: pass over damaged steps, each with a line in the log.
+
+        Returns:
+            What was loaded, and the steps passed over.
+
+        Raises:
+            NotCommittedError: there is no step (reason ``no-step``).
+            CorruptError: it is damaged; with `fallback`, all of them are.
+            CheckpointError: as `load`.
+        """
+        damaged: dict[int, CorruptError] = {}
+        tries = 0
+        while (found := self.newest(damaged)) is not None:
+            try:
+                return load(found), damaged
+            except NotCommittedError:  # it was deleted after it was found
+                tries += 1
+                if tries == _TRIES:
+                    raise
+            except CorruptError as error:
+                if not fallback:
+                    raise
+                _log.warning("step %d is damaged and passed over: %s", found, error)
+                damaged[found] = error
+        for newest in damaged.values():
+            raise CorruptError(
+                f"{self.url}: of {len(damaged)} step(s) none is sound; the newest: {newest}",
+                reason=newest.reason,
+            )
+        raise NotCommittedError(
+            f"{self.url}: no checkpoint of any step there; check the path, or save one first",
+            reason="no-step",
+        )
+
+    def base(self, step: int | None) -> Base | None:
+        """Return what a save may take over of a step, or of the newest; None where there is none.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        found = self.newest() if step is None else step
+        if found is None:
+            return None
+        with self._open() as store:
+            return incremental.read(store, steps.name(found))
+
+    def best(self, metric: str, mode: Mode) -> int | None:
+        """Return the step with the best value of a metric, or None where there are no steps."""
+        with self._open() as store:
+            look = self.metrics.look(store, self.committed())
+            ranked = retention.ranked(look.infos, metric, mode)
+        return ranked[0].step if ranked else None
+
+    def check(self) -> None:
+        """Raise StructureError, reason ``is-a-checkpoint``, where the directory is no run."""
+        with self._open() as store:
+            _refuse_checkpoint(store)
+
+    def delete(self, step: int) -> None:
+        """Delete a step; raises as `commit.delete`."""
+        with storage.open(self.at(step), self.options) as store:
+            commit.delete(store)
+
+    def collect(self, grace: float, *, dry_run: bool) -> dict[int, list[str]]:
+        """Collect the garbage of each step; raises as `garbage.collect`."""
+        if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < 1e12:
+            raise StructureError(
+                f"gc: grace is {grace!r:.80}, expected seconds, 0 or more", reason="bad-argument"
+            )
+        removed = {}
+        with self._open() as store:
+            for name, step in sorted(steps.named(store.children()).items()):
+                if names := garbage.collect(store.child(name), grace, dry_run=dry_run):
+                    removed[step] = names
+        return removed
+
+    def evict(self, keep: Rule, saved: int) -> None:
+        """Delete what a rule does not keep.
+
+        A save came before, and has succeeded whatever happens here: what fails is logged, and
+        tried again after the next save.
+        """
+        try:
+            with self._open() as store:
+                look = self.metrics.look(store, _committed(store))
+                for step in retention.evicted(keep, look.infos, saved):
+                    if not look.stale(step):
+                        _evict(store, step, look.attempt(step))
+        except Exception as error:
+            own = isinstance(error, CheckpointError)
+            what = error if own else f"{type(error).__name__}: {error}"
+            done = f"{self.url}: step {saved} is saved, but older ones are not evicted"
+            _log.warning("%s: %s", done, what, exc_info=not own)
+
+    def _open(self) -> Storage:
+        return storage.open(self.place, self.options)
+
+
+def _committed(store: Storage) -> list[int]:
+    return sorted(steps.named(store.holders(commit.MANIFEST)).values())
+
+
+def _refuse_checkpoint(store: Storage) -> None:
+    """Raise where a directory holds a manifest of its own, and no step."""
+    data = commit.surely_held(store)
+    if data is None or commit.attempt_in(data) is None or _committed(store):
+        return
+    step = manifest.decode(data, where=store.url).step
+    raise StructureError(
+        f"{store.url}: a checkpoint{'' if step is None else f' of step {step}'}, not a run of "
+        "them: ckptstore.load(url) loads it; give Manager the directory above it, or another",
+        reason="is-a-checkpoint",
+    )
+
+
+def _evict(store: Storage, step: int, attempt: str | None) -> None:
+    try:
+        commit.delete(store.child(steps.name(step)), attempt)
+    except (NotCommittedError, AlreadyCommittedError):
+        pass  # another process was faster, or has just saved it again
+    except CheckpointError as error:
+        _log.warning("step %d is not kept, but could not be evicted: %s", step, error)

@@ -1,0 +1,104 @@
+"""The metrics of the steps of a run, read from the manifests when they are asked for."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+
+from ckptstore import concurrency
+from ckptstore.checkpoint import commit
+from ckptstore.checkpoint.commit import MANIFEST
+from ckptstore.errors import CorruptError, UnsupportedError
+from ckptstore.format import manifest as format
+from ckptstore.format import names
+from ckptstore.runs.retention import StepInfo
+from ckptstore.storage import Storage
+
+_log = logging.getLogger("ckptstore")
+
+Known = dict[int, tuple[str, Mapping[str, float]]]
+"""The attempt of a step and its metrics."""
+
+
+class Metrics:
+    """What this process knows of the metrics of a run: by step, and of which attempt."""
+
+    def __init__(self) -> None:
+        self._known: Known = {}
+
+    def remember(self, step: int, attempt: str, metrics: Mapping[str, float]) -> None:
+        """Know the metrics of a save without reading them."""
+        self._known[step] = attempt, metrics
+
+    def look(self, run: Storage, found: Sequence[int]) -> Look:
+        """Begin to look at the steps that are there now; nothing is read before it is asked for."""
+        for step in set(self._known).difference(found):
+            self._known.pop(step, None)
+        return Look(run, found, self._known)
+
+
+class Look:
+    """One look at the steps of a run.
+
+    Attributes:
+        infos: the steps, in order. The first whose metrics are asked for and not known lets those
+            of all be read, several at a time.
+    """
+
+    def __init__(self, run: Storage, found: Sequence[int], known: Known) -> None:
+        self.infos = [StepInfo(step, self._metrics) for step in found]
+        self._run = run
+        self._known = known
+        now = known.copy()  # another thread may let go of a step that was deleted
+        self._here = {step: now[step] for step in found if step in now}
+        self._used = False
+        self._unreadable: set[int] = set()
+
+    def stale(self, step: int) -> bool:
+        """Tell whether metrics were asked for, and those of this step are not what is there now."""
+        if not self._used:
+            return False
+        if step in self._unreadable:
+            return True
+        data = commit.surely_held(self._run.child(names.name(step)))
+        if data is not None and commit.attempt_in(data) == self._here[step][0]:
+            return False
+        self._known.pop(step, None)
+        return True
+
+    def attempt(self, step: int) -> str | None:
+        """Return the attempt of a step whose metrics were asked for; None where none were."""
+        return self._here[step][0] if self._used else None
+
+    def _metrics(self, step: int) -> Mapping[str, float]:
+        self._used = True
+        missing = [info.step for info in self.infos if info.step not in self._here]
+        if not self._unreadable.issuperset(missing):
+            self._read(missing)
+        return self._here[step][1] if step in self._here else {}
+
+    def _read(self, missing: Sequence[int]) -> None:
+        stop = threading.Event()
+        concurrency.run(
+            functools.partial(concurrency.call, stop, self._read_one),
+            [(step,) for step in missing],
+            self._run.traffic.reads,
+            name="ckptstore-metrics",
+            stop=stop.set,
+        )
+
+    def _read_one(self, step: int) -> None:
+        place = self._run.child(names.name(step))
+        data = commit.surely_held(place)
+        if data is None:  # it was deleted meanwhile
+            self._unreadable.add(step)
+            return
+        try:
+            manifest = format.decode(data, where=f"{place.url}/{MANIFEST}")
+        except (CorruptError, UnsupportedError) as error:
+            _log.warning("%s; so its metrics are not known, and it is not evicted", error)
+            self._unreadable.add(step)
+            return
+        self._known[step] = self._here[step] = manifest.attempt, manifest.metrics

@@ -1,0 +1,107 @@
+"""What goes where: spans in data files, as a pure function of the sizes of the leaves.
+
+The same sizes give the same plan, whatever the machine. Spec: section 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from ckptstore.digests import Digest
+from ckptstore.format.index import LARGE_ALIGNMENT, LARGE_NBYTES, SMALL_ALIGNMENT
+
+SPAN_NBYTES = 16 << 20
+FILE_NBYTES = 128 << 20
+MAX_FILES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One span: `size` bytes of a leaf from `start`, at `offset` of data file `file`.
+
+    Its digest is known where the file is taken over.
+    """
+
+    leaf: int
+    start: int
+    size: int
+    file: int
+    offset: int
+    digest: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A data file of an earlier save that is taken over as it is: its bytes, and its spans."""
+
+    nbytes: int
+    spans: Sequence[Placed]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All spans, by leaf and then by position, and the bytes of each data file.
+
+    The first `taken` files are taken over, the others are to be written.
+    """
+
+    spans: Sequence[Placed]
+    file_nbytes: Sequence[int]
+    taken: int = 0
+
+    def by_file(self) -> list[list[int]]:
+        """Return, for each file that is to be written, the numbers of its spans by offset."""
+        out: list[list[int]] = [[] for _ in self.file_nbytes]
+        for number, span in enumerate(self.spans):
+            out[span.file].append(number)
+        for numbers in out:
+            numbers.sort(key=lambda n: self.spans[n].offset)
+        return out[self.taken :]
+
+
+def plan(
+    leaf_nbytes: Sequence[int], unchanged: Collection[int] = (), taken: Sequence[Taken] = ()
+) -> Plan:
+    """Place leaves of the given sizes in data files.
+
+    Leaves below 1 MiB come first, side by side; larger ones follow, each cut into spans of 16 MiB.
+    A file is full at 128 MiB, or at 1/1024 of the whole if that is more.
+
+    Args:
+        leaf_nbytes: of each leaf.
+        unchanged: large leaves that are as they were in the save before. They come last, in files
+            of their own, which the next save can take over.
+        taken: files that are taken over; what is in them is placed nowhere else.
+    """
+    full = max(FILE_NBYTES, -(-sum(leaf_nbytes) // MAX_FILES))
+    ends = [file.nbytes for file in taken]
+    placed: list[list[Placed]] = [[] for _ in leaf_nbytes]
+    for number, file in enumerate(taken):
+        for span in file.spans:
+            placed[span.leaf].append(replace(span, file=number))
+    small = [leaf for leaf, nbytes in enumerate(leaf_nbytes) if 0 < nbytes < LARGE_NBYTES]
+    large = [leaf for leaf, nbytes in enumerate(leaf_nbytes) if nbytes >= LARGE_NBYTES]
+    changing = [*small, *(leaf for leaf in large if leaf not in unchanged)]
+    for leaves in (changing, [leaf for leaf in large if leaf in unchanged]):
+        first = len(ends)
+        for leaf in leaves:
+            there = placed[leaf]
+            for start, size in _gaps(leaf_nbytes[leaf], there):
+                if len(ends) == first or ends[-1] >= full:
+                    ends.append(0)
+                alignment = LARGE_ALIGNMENT if size >= LARGE_NBYTES else SMALL_ALIGNMENT
+                offset = -(-ends[-1] // alignment) * alignment
+                there.append(Placed(leaf, start, size, len(ends) - 1, offset))
+                ends[-1] = offset + size
+            there.sort(key=lambda span: span.start)
+    return Plan([span for spans in placed for span in spans], ends, len(taken))
+
+
+def _gaps(nbytes: int, there: Sequence[Placed]) -> Iterator[tuple[int, int]]:
+    """Give start and size of the spans that a leaf still needs; a new list, so it may grow."""
+    end = 0
+    for start, size in [*sorted((span.start, span.size) for span in there), (nbytes, 0)]:
+        for at in range(end, start, SPAN_NBYTES):
+            yield at, min(SPAN_NBYTES, start - at)
+        end = start + size

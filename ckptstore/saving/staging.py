@@ -1,0 +1,156 @@
+"""The bytes of the leaves of one save, until they are written, and their order in data files."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from ckptstore.digests import Buffer, Digest, Hasher, digest
+from ckptstore.errors import CheckpointError, StructureError
+from ckptstore.format import dtypes
+from ckptstore.format.dtypes import Array
+from ckptstore.format.index import LARGE_NBYTES, Kind
+from ckptstore.saving import incremental
+from ckptstore.saving.placement import Plan
+from ckptstore.tree import paths
+from ckptstore.tree.flattening import Walk
+from ckptstore.types.registry import Refusal
+
+_PIECE_NBYTES = 1 << 20
+"""A piece is hashed and then written while it is still in the cache."""
+
+
+class Staging:
+    """What the leaves of a walk hold, as stored.
+
+    Attributes:
+        nbytes: of each leaf.
+    """
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self._kept: dict[int, Array] = {}
+        itemsize = [dtypes.item_nbytes(stored, where="save") for stored in walk.dtypes]
+        self.nbytes = [
+            math.prod(leaf.shape) * itemsize[number]
+            for leaf, number in zip(walk.leaves, walk.leaf_dtype, strict=True)
+        ]
+
+    def is_fixed(self, leaf: int) -> bool:
+        """Tell whether nobody can write to the bytes of a leaf."""
+        return leaf in self._kept or self._walk.leaves[leaf].fixed
+
+    def read(self, leaf: int) -> Array:
+        """Return the bytes of a leaf: flat uint8.
+
+        Raises:
+            StructureError: reason ``cannot-carry`` where a value cannot be stored, or the array
+                was deleted or resized since the walk.
+        """
+        kept = self._kept.get(leaf)
+        return self._checked(leaf, self._walk.leaves[leaf].read) if kept is None else kept
+
+    def fix(self) -> None:
+        """Keep the bytes that all leaves hold now, whatever is done to the tree afterwards.
+
+        Arrays on devices are brought to this host, all at once. What can be written to is copied.
+        Other memory is viewed, which keeps XLA from giving it to a donated array. The tree itself
+        is let go.
+
+        Raises:
+            StructureError: as `read`.
+        """
+        leaves = self._walk.leaves
+        reads = [leaf.read if leaf.start is None else leaf.start() for leaf in leaves]
+        for number, leaf in enumerate(leaves):
+            host = self._checked(number, reads[number])
+            self._kept[number] = host if leaf.fixed else host.copy()
+        self._walk.objects.clear()
+        leaves.clear()
+
+    def let_go(self) -> None:
+        """Keep nothing any more; what the frames of an error hold may be this."""
+        self._kept.clear()
+
+    def _checked(self, leaf: int, read: Callable[[], Array]) -> Array:
+        try:
+            host = read()
+        except (Refusal, dtypes.DtypeRefusal) as refusal:
+            raise StructureError(f"{self._path(leaf)}: {refusal}", reason="cannot-carry") from None
+        if host.size != self.nbytes[leaf]:
+            raise StructureError(
+                f"{self._path(leaf)}: {host.size} bytes, {self.nbytes[leaf]} when the save "
+                "began; do not resize an array while it is saved",
+                reason="cannot-carry",
+            )
+        return host
+
+    def _path(self, leaf: int) -> str:
+        rows = zip(self._walk.kind, self._walk.arg, strict=True)
+        node = next(i for i, row in enumerate(rows) if row == (Kind.LEAF, leaf))
+        return paths.format_paths(self._walk, [node])[0]
+
+
+class _Stopped(CheckpointError):
+    """Another file of this save failed."""
+
+
+class Job:
+    """The data files of one save, being written by several threads.
+
+    Attributes:
+        placement, staging, samples: as given; of each large leaf that has no sample, one is taken.
+        digests: of all spans.
+    """
+
+    def __init__(self, placement: Plan, staging: Staging, samples: dict[int, Digest]) -> None:
+        self.placement = placement
+        self.staging = staging
+        self.samples = samples
+        self.digests = [span.digest or bytes(16) for span in placement.spans]
+        self.stop = threading.Event()
+
+    def chunks(self, numbers: Sequence[int]) -> Iterator[Buffer]:
+        """Give the bytes of one data file in order, hashing each span on the way.
+
+        Small spans are gathered in one buffer; of a large leaf, the host view is let go as soon as
+        its last span of this file is done. What others could write to is copied, a piece at a
+        time, so that what is hashed is what is written.
+        """
+        slab, end, held, host = bytearray(), 0, -1, np.zeros(0, np.uint8)
+        for number in numbers:
+            if self.stop.is_set():
+                raise _Stopped("another file of this save failed")
+            span = self.placement.spans[number]
+            slab += bytes(span.offset - end)
+            end = span.offset + span.size
+            if span.leaf != held:
+                del host
+                held, host = span.leaf, self.staging.read(span.leaf)
+                if host.size >= LARGE_NBYTES and held not in self.samples:
+                    self.samples[held] = incremental.sample(host)
+            fixed = self.staging.is_fixed(span.leaf)
+            if span.size < _PIECE_NBYTES:
+                data: Buffer = host[span.start : span.start + span.size]
+                data = data if fixed else data.tobytes()
+                self.digests[number] = digest(data)
+                slab += memoryview(data)
+                if len(slab) >= _PIECE_NBYTES:
+                    yield slab
+                    slab = bytearray()
+                continue
+            if slab:
+                yield slab
+                slab = bytearray()
+            state = Hasher()
+            for at in range(span.start, span.start + span.size, _PIECE_NBYTES):
+                piece: Buffer = host[at : min(at + _PIECE_NBYTES, span.start + span.size)]
+                piece = piece if fixed else piece.copy()
+                state.update(piece)
+                yield piece
+            self.digests[number] = state.digest()
+        if slab:
+            yield slab

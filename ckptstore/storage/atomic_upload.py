@@ -1,0 +1,213 @@
+"""An object under a name that others may use: there wholly and at once, or not at all.
+
+A small one is one request. A large one is sent in parts, which the store makes the object at the
+end, on the condition that no object is there. Only an upload of this call is ever given up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ckptstore.digests import Buffer, Hasher
+from ckptstore.errors import CheckpointError, OutcomeUnknownError, StorageError
+from ckptstore.storage import uploads
+from ckptstore.storage.base import Storage
+from ckptstore.storage.clients.base import Kind, Upload
+from ckptstore.storage.retry import Requests
+
+_PROBE = b"ckptstore"
+_PIECE_NBYTES = 1 << 20
+
+_proven: set[tuple[str, str]] = set()
+"""(endpoint, root) of the stores that were seen to honour the condition of an upload in parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """The writing of such objects to one directory of a bucket.
+
+    Attributes:
+        place: the directory.
+        requests: its bucket.
+        prefix: of its keys.
+    """
+
+    place: Storage
+    requests: Requests
+    prefix: str
+
+    def publish(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
+        """Store an object; see `Storage.publish`.
+
+        Args:
+            name: of the object.
+            chunks: its bytes.
+            nbytes: how many.
+            replace: also where an object is.
+        """
+        place = self.place
+        if nbytes <= uploads.PART_NBYTES:
+            if replace:
+                place.put(name, chunks, nbytes)
+            else:
+                place.prepare()
+                place.create(name, b"".join(chunks))
+            return
+        if not replace:
+            if place.holds(name):  # before all of it is sent in vain
+                raise FileExistsError(f"{self.requests.root}{self.prefix}{name} is there")
+            place.prepare()
+            self._prove()
+        self._in_parts(name, chunks, nbytes, replace=replace)
+
+    def _in_parts(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
+        """Upload the parts and make them the object. What an answer leaves open, it tells."""
+        sent = _Sent(chunks, nbytes, in_turn=not self.requests.link.client.any_order)
+        upload = self._begin(name, nbytes, not replace, Kind.CONDITION)
+        try:
+            self._finish(upload, sent)
+            return
+        except BaseException as error:
+            given_up = self._give_up(upload)
+            if not sent.ended or not isinstance(error, StorageError | OSError):
+                raise
+            failure = error
+        try:
+            if self._holds(name, nbytes, sent.state.digest()):
+                return
+        except CheckpointError as second:
+            raise _unknown(f"{failure}; and then: {second}") from failure
+        if isinstance(failure, FileNotFoundError):
+            raise StorageError(
+                f"{failure}; somebody gives up uploads there that are not finished, or the store "
+                "lost this one; nothing was written; try again",
+                reason="lost-file",
+            ) from None
+        if not isinstance(failure, FileExistsError) and not given_up:
+            raise _unknown(str(failure)) from failure
+        raise failure
+
+    def _prove(self) -> None:
+        """See, once a process, that the end of an upload replaces nothing, with an object for it.
+
+        Raises:
+            StorageError: reason ``not-atomic``.
+        """
+        place, client = self.place, self.requests.link.client
+        store = client.endpoint, self.requests.root
+        if store in _proven or self.requests.settings.assume_atomic:
+            return
+        name = f"PROBE-{os.urandom(16).hex()}"
+        upload = self._begin(name, len(_PROBE), True)
+        try:
+            place.put(name, [_PROBE], len(_PROBE))
+            try:
+                self._finish(upload, _Sent([_PROBE], len(_PROBE), in_turn=True))
+            except FileNotFoundError:  # an answer before was lost, a success
+                pass
+            except StorageError as error:
+                if error.reason != "not-supported":
+                    raise
+            raise StorageError(
+                f"{place.url}: this store ({client.endpoint}) does not honour the condition of an "
+                f"upload in parts that no object is there, which more than {uploads.PART_NBYTES} "
+                "bytes need: another writer's object could be replaced; pass overwrite=True if it "
+                "may be, or write to a disk",
+                reason="not-atomic",
+            )
+        except FileExistsError:
+            _proven.add(store)
+        finally:
+            self._give_up(upload)
+            with contextlib.suppress(CheckpointError):
+                place.delete(name)
+
+    def _begin(self, name: str, nbytes: int, create: bool, *expected: Kind) -> Upload:
+        key = self.prefix + name
+        upload: Upload = self.requests.ask(
+            "write", key, lambda client, _: client.begin(key, nbytes, create), *expected
+        )
+        return upload
+
+    def _finish(self, upload: Upload, sent: _Sent) -> None:
+        """Send all parts and end the upload; FileExistsError where its condition does not hold."""
+        tags = self.requests.link.uploader.parts(upload, sent)
+        sent.ended = True
+        self.requests.ask(
+            "write",
+            upload.key,
+            lambda client, _: client.finish(upload, tags),
+            Kind.CONDITION,
+            Kind.MISSING,
+        )
+
+    def _give_up(self, upload: Upload) -> bool:
+        """Tell whether it is sure that the upload becomes no object any more."""
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self.requests.ask(
+                    "abort the upload of",
+                    upload.key,
+                    lambda client, _: client.abort(upload),
+                    Kind.MISSING,
+                )
+            return True
+        except CheckpointError:
+            return False
+
+    def _holds(self, name: str, nbytes: int, digest: bytes) -> bool:
+        """Tell whether an object holds just these bytes."""
+        place = self.place
+        if place.sizes([name]).get(name) != nbytes:
+            return False
+        state, buffer = Hasher(), memoryview(bytearray(place.traffic.piece_nbytes))
+        try:
+            for at in range(0, nbytes, buffer.nbytes):
+                piece = buffer[: nbytes - at]
+                place.get(name, at, piece)
+                state.update(piece)
+        except (FileNotFoundError, EOFError):
+            return False
+        return state.digest() == digest
+
+
+class _Sent:
+    """Chunks that are on their way.
+
+    Args:
+        chunks: to take them from.
+        nbytes: of all.
+        in_turn: the parts are sent one after the other, and the last may make the object.
+
+    Attributes:
+        state: the digest of those that were taken.
+        ended: what was asked for may have made the object.
+    """
+
+    def __init__(self, chunks: Iterable[Buffer], nbytes: int, *, in_turn: bool) -> None:
+        self.state = Hasher()
+        self.ended = False
+        self._chunks = chunks
+        self._left = nbytes
+        self._in_turn = in_turn
+
+    def __iter__(self) -> Iterator[Buffer]:
+        for chunk in self._chunks:
+            view = memoryview(chunk).cast("B")
+            for at in range(0, view.nbytes, _PIECE_NBYTES):
+                end = min(at + _PIECE_NBYTES, view.nbytes)
+                self.state.update(view[at:end])
+                self._left -= end - at
+                self.ended = self._in_turn and not self._left
+                yield view[at:end]
+            del view, chunk  # its giver may need its memory
+
+
+def _unknown(text: str) -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        f"{text}; so whether the object was written cannot be known; it is there wholly or not at "
+        "all: look once the store answers"
+    )

@@ -1,0 +1,259 @@
+"""Azure Blob Storage through adlfs: one request a call, none of the SDK's own tries."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import time
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import adlfs  # type: ignore[import-untyped, unused-ignore]
+from azure.core import MatchConditions
+from azure.core.exceptions import ClientAuthenticationError
+from azure.storage.blob import BlobBlock, BlobProperties
+
+from ckptstore.digests import Buffer
+from ckptstore.storage.clients import sync
+from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Page, Settings, Upload, Version
+
+_LARGE_NBYTES = 1 << 20
+_ONCE: Mapping[str, Any] = {"retry_total": 0}
+
+T = TypeVar("T")
+
+
+class AzureClient:
+    """One container.
+
+    Args:
+        bucket: its name, or ``CONTAINER@ACCOUNT.dfs.core.windows.net``.
+        options: the arguments of `adlfs.AzureBlobFileSystem`.
+        settings: the timeout of a request.
+    """
+
+    any_order = True
+    foreign = '"0x0"'
+
+    def __init__(self, bucket: str, options: Mapping[str, Any], settings: Settings) -> None:
+        container, _, host = bucket.partition("@")
+        named = adlfs.AzureBlobFileSystem._get_kwargs_from_urls(f"abfs://{bucket}/")
+        if host and not named:
+            raise Failure(
+                Kind.REFUSED,
+                f"{host} is no ACCOUNT.dfs.core.windows.net; give account_name and account_host in "
+                "storage_options",
+                "bad-url",
+            )
+        given = {"use_listings_cache": False} | named | dict(options)
+        self._fs = adlfs.AzureBlobFileSystem(skip_instance_cache=True, **given)
+        self._container_name = container
+        self._timeout = settings.timeout
+        self.endpoint: str = self._fs.service_client.primary_hostname
+
+    def read(self, key: str, limit: int) -> tuple[bytes, Version]:
+        """Get Blob of a range from 0."""
+
+        async def request() -> tuple[bytes, Version]:
+            got = await self._blob(key).download_blob(
+                offset=0, length=limit + 1, max_concurrency=1, **_ONCE
+            )
+            return await got.readall(), got.properties.etag
+
+        async def properties() -> Version:
+            found: Version = (await self._blob(key).get_blob_properties(**_ONCE)).etag
+            return found
+
+        try:
+            return self._run(request())
+        except Failure as failure:
+            if failure.kind is not Kind.SHORT:
+                raise
+        return b"", self._run(properties())  # it has no byte 0
+
+    def get(self, key: str, start: int, buffer: Buffer) -> None:
+        """Get Blob of a range."""
+        view = memoryview(buffer).cast("B")
+
+        async def request() -> None:
+            got = await self._blob(key).download_blob(
+                offset=start, length=view.nbytes, max_concurrency=1, **_ONCE
+            )
+            if got.size < view.nbytes:
+                raise Failure(Kind.SHORT, f"the object ends at byte {start + got.size}")
+            at = 0
+            async for piece in got.chunks():
+                view[at : at + len(piece)] = piece
+                at += len(piece)
+            if at < view.nbytes:
+                raise Failure(Kind.AGAIN, f"the answer ended after {at} of {view.nbytes} bytes")
+
+        self._run(request())
+
+    def put(self, key: str, data: Buffer, condition: Version | None = None) -> None:
+        """Put Blob, with If-None-Match or If-Match; what is large and free of conditions in parts.
+
+        The SDK hands a whole blob over as bytes, and aiohttp warns where these are large.
+        """
+        whole = bytes(data)
+        if condition is None and len(whole) > _LARGE_NBYTES:
+            upload = self.begin(key, len(whole))
+            self.finish(upload, [self.part(upload, 1, 0, whole, 0)])
+            return
+        if condition == ABSENT:
+            how: dict[str, Any] = {"overwrite": False}
+        else:
+            how = {"overwrite": True} | _if_match(condition)
+        blob = self._blob(key)
+        self._run(blob.upload_blob(whole, length=len(whole), max_concurrency=1, **how, **_ONCE))
+
+    def copy(self, origin: str, key: str, nbytes: int) -> None:
+        """Refuse: it would need a signed URL of the source."""
+        raise Failure(Kind.REFUSED, "copies are not supported", "not-supported")
+
+    def delete(self, key: str, version: Version | None = None) -> None:
+        """Delete Blob, with If-Match."""
+        self._run(self._blob(key).delete_blob(**_if_match(version), **_ONCE))
+
+    def page(self, prefix: str, token: str | None, *, delimiter: str = "") -> Page:
+        """List Blobs."""
+        items, token = self._run(self._list(prefix, token, delimiter=delimiter))
+        blobs = [item for item in items if isinstance(item, BlobProperties)]
+        return Page(
+            {blob.name: blob.size for blob in blobs},
+            {blob.name: blob.last_modified.timestamp() for blob in blobs},
+            [item.name for item in items if not isinstance(item, BlobProperties)],
+            token,
+        )
+
+    def begin(self, key: str, nbytes: int, create: bool | None = None) -> Upload:
+        """Name the blocks; the store hears of them with the first."""
+        return Upload(key, secrets.token_hex(16), nbytes, create=create)
+
+    def part(self, upload: Upload, number: int, start: int, data: Buffer, tries: int) -> str:
+        """Put Block; the same name again replaces the block."""
+        name, blob = f"{upload.id}-{number:06}", self._blob(upload.key)
+        nbytes = memoryview(data).nbytes
+        self._run(blob.stage_block(name, io.BytesIO(data), length=nbytes, **_ONCE))
+        return name
+
+    def finish(self, upload: Upload, tags: Sequence[str]) -> None:
+        """Put Block List, with If-None-Match. Without it, the same again is no error."""
+        blocks = [BlobBlock(block_id=name) for name in tags]
+        how = {"match_condition": MatchConditions.IfMissing} if upload.create else {}
+        self._run(self._blob(upload.key).commit_block_list(blocks, **how, **_ONCE))
+
+    def abort(self, upload: Upload) -> None:
+        """Put an empty blob and delete it: that is how Azure gives blocks up.
+
+        Not under a name that others may look at; there it drops the blocks after a week.
+        """
+        if upload.create is not None:
+            return
+
+        async def request() -> bool:
+            blob = self._blob(upload.key)
+            if await blob.exists(**_ONCE):
+                return False
+            made = await blob.upload_blob(b"", length=0, overwrite=True, **_ONCE)
+            await blob.delete_blob(**_if_match(made["etag"]), **_ONCE)
+            return True
+
+        if not self._run(request()):
+            raise Failure(Kind.MISSING, f"{upload.key} was finished")
+
+    def uploads(self, prefix: str) -> Sequence[Upload]:
+        """List Blobs, with and without those that are not committed.
+
+        All blocks of one blob are one upload. Without a time it was begun just now.
+        """
+        begun = {blob.name: blob for blob in self._all(prefix, include=["uncommittedblobs"])}
+        for blob in self._all(prefix):
+            begun.pop(blob.name, None)
+        now = time.time()
+        return [
+            Upload(key, "", 0, blob.last_modified.timestamp() if blob.last_modified else now)
+            for key, blob in begun.items()
+        ]
+
+    def _all(self, prefix: str, **more: Any) -> Iterator[Any]:
+        token: str | None = None
+        while True:
+            items, token = self._run(self._list(prefix, token, **more))
+            yield from items
+            if token is None:
+                return
+
+    async def _list(
+        self, prefix: str, token: str | None, *, delimiter: str = "", **more: Any
+    ) -> tuple[list[Any], str | None]:
+        container = self._fs.service_client.get_container_client(self._container_name)
+        if delimiter:
+            found = container.walk_blobs(prefix or None, delimiter=delimiter, **more, **_ONCE)
+        else:
+            found = container.list_blobs(prefix or None, **more, **_ONCE)
+        pages = found.by_page(token)
+        async for page in pages:
+            return [item async for item in page], pages.continuation_token or None
+        return [], None
+
+    def _blob(self, key: str) -> Any:
+        return self._fs.service_client.get_blob_client(self._container_name, key)
+
+    def _run(self, request: Coroutine[Any, Any, T]) -> T:
+        try:
+            return sync.run(self._fs.loop, request, self._timeout)
+        except Failure:
+            raise
+        except Exception as error:
+            raise failure_of(error) from None
+
+
+def _if_match(version: Version | None) -> dict[str, Any]:
+    if version is None:
+        return {}
+    return {"etag": version, "match_condition": MatchConditions.IfNotModified}
+
+
+_CODES = {
+    "BlobAlreadyExists": Kind.CONDITION,
+    "UnauthorizedBlobOverwrite": Kind.CONDITION,  # of a token that may only create
+    "ConditionNotMet": Kind.CONDITION,
+    "BlobNotFound": Kind.MISSING,
+    "InvalidBlockList": Kind.MISSING,
+    "InvalidRange": Kind.SHORT,
+    "Md5Mismatch": Kind.AGAIN,
+}
+_STATUSES = {404: Kind.MISSING, 412: Kind.CONDITION, 416: Kind.SHORT, 408: Kind.AGAIN}
+_REASONS = {
+    "ContainerNotFound": "no-bucket",
+    "ContainerBeingDeleted": "no-bucket",
+    "ContainerDisabled": "no-bucket",
+    "InvalidResourceName": "bad-url",
+    "AuthenticationFailed": "credentials",
+    "InvalidAuthenticationInfo": "credentials",
+    "NoAuthenticationInformation": "credentials",
+    "LeaseIdMissing": "permission",
+}
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return what an exception of the SDK means. Its code says more than its HTTP status."""
+    status = getattr(error, "status_code", None)
+    code = getattr(error, "error_code", None)
+    code = str(getattr(code, "value", code) or "")
+    lines = str(error).splitlines() or [""]
+    message = f"{status or type(error).__name__} {code} ({lines[0]})"
+    if not isinstance(status, int):
+        if isinstance(error, ClientAuthenticationError):
+            return Failure(Kind.REFUSED, message, "credentials")
+        return Failure(Kind.AGAIN, message, answered=False)
+    if code in _REASONS:
+        return Failure(Kind.REFUSED, message, _REASONS[code])
+    kind = _CODES.get(code) or _STATUSES.get(status)
+    if kind is not None:
+        return Failure(kind, message)
+    if status == 429 or status >= 500:
+        return Failure(Kind.AGAIN, message)
+    reason = {401: "credentials", 403: "permission"}.get(status, "storage")
+    return Failure(Kind.REFUSED, message, reason)

@@ -1,0 +1,236 @@
+"""A file system of fsspec: how it is called, and what it says of its files, whatever its kind.
+
+Asynchronous ones are waited for; others are called by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import threading
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import fsspec  # type: ignore[import-untyped, unused-ignore]
+
+from ckptstore.storage.clients import sync
+from ckptstore.storage.clients.base import Failure, Kind
+from ckptstore.storage.clients.fsspec_errors import failure_of
+
+_UNSUPPORTED = {"read-only", "storage"}
+_TIMES = "mtime", "modified", "last_modified", "LastModified", "Last-Modified", "updated", "created"
+
+
+class Filesystem:
+    """The files below one first part of the paths: a host, or a bucket.
+
+    Keys are what follows the first part. Whatever a call raises becomes a `Failure`.
+
+    Args:
+        protocol: as fsspec knows it.
+        bucket: the first part, perhaps with a user name, a password and a port.
+        options: the arguments of the file system.
+        timeout: seconds for one call of an asynchronous one.
+
+    Attributes:
+        endpoint: the protocol and the first part, without what is secret.
+
+    Raises:
+        Failure: REFUSED where it cannot be made.
+        TypeError, ValueError: it does not take these options.
+    """
+
+    def __init__(
+        self, protocol: str, bucket: str, options: Mapping[str, Any], timeout: float
+    ) -> None:
+        self._root = f"{protocol}://{bucket}/"
+        user, _, host = bucket.rpartition("@")
+        self._secrets = _secrets(user)
+        self.endpoint = f"{protocol}://{host if self._secrets else bucket}"
+        self._timeout = timeout
+        self._lock = threading.RLock()  # of a file system that one thread at a time may use
+        self._made: set[str] = set()
+        try:
+            kind = fsspec.get_filesystem_class(protocol)
+            given = kind._get_kwargs_from_urls(self._root) | dict(options)
+            self._fs = fsspec.filesystem(protocol, skip_instance_cache=True, **given)
+        except ImportError as error:
+            raise Failure(Kind.REFUSED, str(error), "missing-package") from error
+        except (TypeError, ValueError) as error:
+            raise type(error)(self._redact(str(error))) from None  # of the options
+        except Exception as error:
+            failure = self._failure(error)
+            reason = failure.reason if failure.kind is Kind.REFUSED else "unavailable"
+            raise Failure(Kind.REFUSED, str(failure), reason) from None
+        self._async = bool(getattr(self._fs, "async_impl", False))
+        if hasattr(getattr(self._fs, "dircache", None), "use_listings_cache"):
+            self._fs.dircache.use_listings_cache = False
+
+    def range(self, key: str, start: int, end: int) -> bytes:
+        """Return bytes that are there from `start`, up to `end`, which is greater."""
+        data: bytes = self._call("cat_file", self._path(key), start=start, end=end)
+        return data
+
+    def info(self, key: str) -> Mapping[str, Any] | None:
+        """Return what the file system says of a file, or None where there is none."""
+        self._fs.invalidate_cache()
+        try:
+            found: Mapping[str, Any] = self._call("info", self._path(key))
+        except Failure as failure:
+            if failure.kind is not Kind.MISSING:
+                raise
+            return None
+        return found
+
+    def entries(self, directory: str, *, deep: bool) -> dict[str, Mapping[str, Any]]:
+        """Return what the file system says of what is in a directory, by key; {} for no directory.
+
+        Args:
+            directory: a key with a slash at its end, or empty.
+            deep: list all files below, and not what is directly in it.
+        """
+        found: Iterable[Any]
+        top = self._path(directory)
+        self._fs.invalidate_cache()
+        try:
+            if deep:
+                found = self._call("find", top, detail=True).values()
+            else:
+                found = self._call("ls", top, detail=True)
+        except Failure as failure:
+            if failure.kind is Kind.MISSING or failure.reason == "read-only":
+                return {}  # it is not there, or it cannot list
+            raise
+        entries: dict[str, Mapping[str, Any]] = {}
+        below = top.strip("/") + "/" if top.strip("/") else ""
+        for entry in found:
+            path = str(entry["name"]).lstrip("/")
+            name = path[len(below) :] if path.startswith(below) else path.rpartition("/")[2]
+            name = self._unquoted(name)
+            if name.strip("/") and (deep or "/" not in name.rstrip("/")):
+                entries[directory + name] = entry
+        return entries
+
+    def write(self, key: str, data: bytes, *, create: bool) -> None:
+        """Write a whole file; with `create`, only where none is, as far as the store knows that."""
+        path = self._path(key)
+        self._make_parent(path)
+        if create:  # some stores keep this promise
+            try:
+                self._call("pipe_file", path, data, mode="create")
+                return
+            except Failure as failure:
+                if failure.kind is not Kind.REFUSED or failure.reason not in _UNSUPPORTED:
+                    raise
+        self._call("pipe_file", path, data)
+
+    def open(self, key: str) -> Any:
+        """Open a file to be written from its start. Use it inside `alone`."""
+        path = self._path(key)
+        self._make_parent(path)
+        with self.alone():
+            return self._fs.open(path, "wb")
+
+    def remove(self, key: str) -> None:
+        """Remove a file."""
+        self._call("rm_file", self._path(key))
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let in one thread at a time where the file system needs that; turn what it raises."""
+        with contextlib.nullcontext() if self._async else self._lock:
+            try:
+                yield
+            except Failure:
+                raise
+            except Exception as error:
+                raise self._failure(error) from None
+
+    def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        with self.alone():
+            if self._async:
+                request = getattr(self._fs, f"_{method}")(*arguments, **named)
+                return sync.run(self._fs.loop, request, self._timeout)
+            return getattr(self._fs, method)(*arguments, **named)
+
+    def _path(self, key: str) -> str:
+        """Return what the file system calls a key."""
+        path: str = self._fs._strip_protocol(self._root + key)
+        return path.rstrip("/") or self._fs.root_marker
+
+    def _unquoted(self, name: str) -> str:
+        """Return the name that one in a listing stands for; none where it is no file."""
+        return name
+
+    def _make_parent(self, path: str) -> None:
+        parent = self._fs._parent(path)
+        if parent not in self._made:
+            with contextlib.suppress(Failure):  # where that matters, the write says so
+                self._call("makedirs", parent, exist_ok=True)
+                self._made.add(parent)
+
+    def _failure(self, error: Exception) -> Failure:
+        failure = failure_of(error)
+        message = self._redact(str(failure))
+        return Failure(failure.kind, message, failure.reason, answered=failure.answered)
+
+    def _redact(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+class WebFilesystem(Filesystem):
+    """A web server: files by URL, and perhaps pages that list them."""
+
+    def range(self, key: str, start: int, end: int) -> bytes:
+        """Return bytes; `cat_file` would take all of a file where a server ignores ranges."""
+        path = self._path(key)
+        with self.alone():
+            headers = dict(self._fs.kwargs.get("headers") or {}) | {"Accept-Encoding": "identity"}
+            file = self._fs.open(
+                path, "rb", block_size=1 << 20, size=end, cache_type="none", headers=headers
+            )
+            data: bytes = sync.run(self._fs.loop, file.async_fetch_range(start, end), self._timeout)
+        return data
+
+    def _path(self, key: str) -> str:
+        if "?" in key or "#" in key:
+            raise Failure(Kind.REFUSED, "a URL of a directory has no ? and no #", "bad-url")
+        path: str = self._fs._strip_protocol(self._root + key)
+        return path
+
+    def _unquoted(self, name: str) -> str:
+        if "?" in name or "#" in name:
+            return ""  # a link that sorts the listing
+        return urllib.parse.unquote(name)
+
+    def _make_parent(self, path: str) -> None:
+        pass  # a server has no directories
+
+
+def time_of(entry: Mapping[str, Any]) -> float | None:
+    """Return when a file was changed, in seconds, as far as its file system says so."""
+    for name in _TIMES:
+        value = entry.get(name)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = datetime.fromisoformat(value)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = email.utils.parsedate_to_datetime(value)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return None
+
+
+def _secrets(user: str) -> list[str]:
+    """Return what of ``user:password`` must not be shown, the longest first."""
+    _, colon, password = user.partition(":")
+    if not colon or not password:
+        return []
+    return [user, *sorted({password, urllib.parse.unquote(password)}, key=len, reverse=True)]

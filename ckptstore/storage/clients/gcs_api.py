@@ -1,0 +1,167 @@
+"""The JSON API of Google Cloud Storage: its URLs, and one request, sent once.
+
+gcsfs brings credentials and connections. Its own requests are tried again for half a minute,
+and its small uploads lose bytes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from gcsfs.core import (  # type: ignore[import-untyped, unused-ignore]
+    GCSFileSystem,  # not gcsfs.GCSFileSystem, which asks for the kind of a bucket by gRPC
+)
+from yarl import URL
+
+from ckptstore.digests import Buffer
+from ckptstore.storage.clients import sync
+from ckptstore.storage.clients.base import Failure, Kind, Settings
+from ckptstore.storage.clients.gcs_errors import answered, failure_of, no_credentials
+
+_PIECE_NBYTES = 256 << 10
+_CONNECT_TIMEOUT = 10.0  # seconds
+
+T = TypeVar("T")
+Receive = Callable[[aiohttp.ClientResponse], Awaitable[T]]
+"""Returns what an answer of success says; what it raises is a failure of the request."""
+
+
+class Api:
+    """What can be asked of one bucket.
+
+    Args:
+        bucket: its name.
+        options: the arguments of `gcsfs.GCSFileSystem`.
+        settings: the timeout of a request.
+
+    Attributes:
+        endpoint: the address of the store, without credentials.
+    """
+
+    def __init__(self, bucket: str, options: Mapping[str, Any], settings: Settings) -> None:
+        unknown = sorted(set(options) - _known_options())
+        if unknown:
+            raise Failure(Kind.REFUSED, f"gcsfs has no option {', '.join(unknown)}", "bad-options")
+        own = {"skip_instance_cache": True, "use_listings_cache": False, "asynchronous": False}
+        try:
+            self._fs = GCSFileSystem(**dict(options) | own)
+        except Exception as error:
+            failure = no_credentials(error)
+            if failure is None:
+                raise
+            raise failure from None
+        self._base = str(self._fs._location).rstrip("/")
+        self._objects = f"/b/{quote(bucket, safe='')}/o"
+        self._timeout = settings.timeout
+        self.endpoint = re.sub(r"(?<=://)[^/@]*@", "", self._base)
+
+    def objects(self, **params: str | None) -> URL:
+        """Return the URL of all objects."""
+        return self._url(f"/storage/v1{self._objects}", params)
+
+    def object(self, key: str, **params: str | None) -> URL:
+        """Return the URL of an object."""
+        return self._url(f"/storage/v1{self._path(key)}", params)
+
+    def rewrite(self, origin: str, key: str, **params: str | None) -> URL:
+        """Return the URL that makes `key` a copy of `origin`."""
+        return self._url(f"/storage/v1{self._path(origin)}/rewriteTo{self._path(key)}", params)
+
+    def upload(self, key: str, **params: str | None) -> URL:
+        """Return the URL that takes the bytes of an object."""
+        return self._url(f"/upload/storage/v1{self._objects}", {"name": key, **params})
+
+    def ask(
+        self,
+        method: str,
+        url: URL,
+        receive: Receive[T],
+        headers: Mapping[str, str] | None = None,
+        data: Buffer | None = None,
+        where: str = "object",
+        received: int = 0,
+    ) -> T:
+        """Send a request.
+
+        Args:
+            method: of HTTP.
+            url: one of those above, or that of an upload.
+            receive: gets the answer, where it is a success.
+            headers: besides the credentials.
+            data: the body.
+            where: what is missing if the answer is 404: ``object``, ``bucket`` or ``upload``.
+            received: bytes of the answer; the timeout allows for them.
+
+        Raises:
+            Failure: of any kind.
+        """
+        sent, view = dict(headers or {}), memoryview(data or b"").cast("B")
+        if method == "POST":
+            sent["Content-Length"] = str(view.nbytes)
+
+        async def request() -> T:
+            session = await self._fs._set_session()
+            async with session.request(
+                method,
+                url,
+                headers=sent,
+                data=_pieces(view) if view.nbytes else None,
+                timeout=limits,
+                allow_redirects=False,
+            ) as answer:
+                if answer.status < 300 or (answer.status == 308 and where == "upload"):
+                    return await receive(answer)
+                raise answered(answer.status, await answer.read(), where)
+
+        limits = aiohttp.ClientTimeout(
+            total=None, sock_connect=min(_CONNECT_TIMEOUT, self._timeout)
+        )
+        try:
+            sent = self._fs._get_headers(sent)  # not on the loop: it may wait for a new token
+            return sync.run(self._fs.loop, request(), self._timeout, view.nbytes + received)
+        except Failure:
+            raise
+        except Exception as error:
+            raise failure_of(error) from None
+
+    def _path(self, key: str) -> str:
+        return f"{self._objects}/{quote(key, safe='')}"
+
+    def _url(self, path: str, params: Mapping[str, str | None]) -> URL:
+        given = {name: value for name, value in self._fs._get_params(params).items() if value}
+        return URL(f"{self._base}{path}?{urlencode(given, quote_via=quote)}", encoded=True)
+
+
+def json_of(parse: Callable[[Any], T]) -> Receive[T]:
+    """Return what receives JSON; where it is not as it should be, the request failed."""
+
+    async def receive(answer: aiohttp.ClientResponse) -> T:
+        return parse(json.loads(await answer.read()))
+
+    return receive
+
+
+async def nothing(answer: aiohttp.ClientResponse) -> None:
+    """Receive an answer that says no more."""
+    await answer.read()
+
+
+def _known_options() -> set[str]:
+    """Return the options of gcsfs, which itself takes no notice of others.
+
+    A typing error in ``endpoint_url`` would send data to Google.
+    """
+    classes = GCSFileSystem.__mro__
+    return {name for cls in classes for name in inspect.signature(cls.__init__).parameters}
+
+
+async def _pieces(data: memoryview) -> AsyncIterator[memoryview]:
+    """Give the other requests a turn between pieces; aiohttp cannot send this a second time."""
+    for at in range(0, data.nbytes, _PIECE_NBYTES):
+        yield data[at : at + _PIECE_NBYTES]

@@ -1,0 +1,82 @@
+"""What the errors of Google Cloud Storage, gcsfs, google-auth and aiohttp mean."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import aiohttp
+from google.auth.exceptions import GoogleAuthError, TransportError
+
+from ckptstore.storage.clients.base import Failure, Kind
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return what an exception of gcsfs, google-auth or aiohttp means."""
+    failure = no_credentials(error)
+    if failure is not None:
+        return failure
+    message = _shown(f"{type(error).__name__}: {error}")
+    if isinstance(error, aiohttp.InvalidURL):
+        return Failure(Kind.REFUSED, message, "bad-url")
+    return Failure(Kind.AGAIN, message, answered=False)
+
+
+def no_credentials(error: BaseException) -> Failure | None:
+    """Return what an exception of google-auth means; gcsfs hides it as the cause of its own."""
+    for cause in (error, error.__cause__, error.__context__):
+        if not isinstance(cause, GoogleAuthError):
+            continue
+        message = _shown(f"{type(cause).__name__}: {cause.args[0] if cause.args else ''}")
+        if isinstance(cause, TransportError) or getattr(cause, "retryable", False):
+            return Failure(Kind.AGAIN, message, "unavailable", answered=False)
+        return Failure(Kind.REFUSED, message, "credentials")
+    if type(error).__module__.startswith("requests"):  # it shows the URL, which holds the token
+        message = f"the token could not be checked: {type(error).__name__}"
+        return Failure(Kind.AGAIN, message, "unavailable", answered=False)
+    if type(error) is ValueError and re.search(r"\b[Tt]oken", str(error)):
+        return Failure(Kind.REFUSED, _shown(str(error)), "credentials")
+    return None
+
+
+_SECRET = re.compile(r"(upload_id|access_token|Bearer)(=|%3D|\s)[^\s&\"'<>),]+", re.IGNORECASE)
+_NO_BUCKET = re.compile(
+    r"(The specified )?[Bb]ucket .*(does not|doesn't) exist|Invalid bucket name"
+)
+_DAMAGED = re.compile(r"(crc32c|md5|hash|checksum).*match", re.IGNORECASE)
+_REASONS = {401: "credentials", 403: "permission"}
+_BUSY = {"rateLimitExceeded", "userRateLimitExceeded", "backendError"}
+
+
+def answered(status: int, body: bytes, where: str) -> Failure:
+    """Return what an error of the store means."""
+    text, detail = body.decode(errors="replace"), ""
+    try:
+        error = json.loads(text)["error"]
+        text = error["message"]
+        detail = error["errors"][0]["reason"]
+    except (ValueError, TypeError, LookupError):
+        pass  # a download's error is a bare text
+    said = f"({text.strip():.500})" if text.strip() else ""
+    message = _shown(" ".join(filter(None, (str(status), detail, said))))
+    if status in (304, 412):
+        return Failure(Kind.CONDITION, message)
+    if status == 416:
+        return Failure(Kind.SHORT, message)
+    if _NO_BUCKET.match(text) or (status == 404 and where == "bucket"):
+        return Failure(Kind.REFUSED, message, "no-bucket")
+    if where == "upload" and status in (404, 410, 499):
+        return Failure(Kind.REFUSED, f"the store gave up the upload: {message}")
+    if status in (404, 410, 499):
+        return Failure(Kind.MISSING, message)
+    if status == 501:  # not implemented: never will be
+        return Failure(Kind.REFUSED, message)
+    if status in (408, 409, 429) or status >= 500 or detail in _BUSY:
+        return Failure(Kind.AGAIN, message)
+    if status == 400 and _DAMAGED.search(text):
+        return Failure(Kind.AGAIN, message)
+    return Failure(Kind.REFUSED, message, _REASONS.get(status, "storage"))
+
+
+def _shown(message: str) -> str:
+    return _SECRET.sub(r"\1\2***", message)

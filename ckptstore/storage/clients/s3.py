@@ -1,0 +1,301 @@
+"""S3 and what speaks its protocol, through s3fs: one request a call, none of s3fs's own tries."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+import s3fs  # type: ignore[import-untyped, unused-ignore]
+
+from ckptstore.digests import Buffer
+from ckptstore.storage.clients import sync
+from ckptstore.storage.clients.base import (
+    ABSENT,
+    COPIED_NBYTES,
+    Failure,
+    Kind,
+    Page,
+    Settings,
+    Upload,
+    Version,
+    check_range,
+)
+
+_PIECE_NBYTES = 256 << 10
+_CONNECTIONS = 32
+_COPY_MAX_NBYTES = 5 << 30
+_USERINFO = re.compile(r"(?<=://)[^/]*@")
+
+T = TypeVar("T")
+
+
+class S3Client:
+    """One bucket.
+
+    Args:
+        bucket: its name.
+        options: the arguments of `s3fs.S3FileSystem`.
+        settings: the timeout of a request.
+    """
+
+    any_order = True
+    foreign = '"00000000000000000000000000000000"'
+
+    def __init__(self, bucket: str, options: Mapping[str, Any], settings: Settings) -> None:
+        config = {
+            "connect_timeout": min(10.0, settings.timeout),
+            "read_timeout": settings.timeout,
+            "max_pool_connections": _CONNECTIONS,
+            "retries": {"total_max_attempts": 1},
+            "response_checksum_validation": "when_required",  # ours decide
+        } | dict(options.get("config_kwargs") or {})
+        given = {"use_listings_cache": False} | dict(options) | {"config_kwargs": config}
+        self._fs = s3fs.S3FileSystem(skip_instance_cache=True, **given)
+        self._fs.retries = 1
+        try:
+            sync.run(self._fs.loop, self._fs.set_session(), settings.timeout)
+        except Failure:
+            raise
+        except Exception as error:
+            failure = failure_of(error)
+            if failure.kind is Kind.REFUSED:
+                raise failure from None
+            raise
+        self._bucket = bucket
+        self._timeout = settings.timeout
+        self.endpoint: str = _USERINFO.sub("", self._fs._s3.meta.endpoint_url)
+
+    def read(self, key: str, limit: int) -> tuple[bytes, Version]:
+        """GetObject of a range from 0."""
+
+        async def request() -> tuple[bytes, Version]:
+            got = await self._call("get_object", Key=key, Range=f"bytes=0-{limit}")
+            try:
+                return (await got["Body"].read())[: limit + 1], got["ETag"]
+            finally:
+                got["Body"].close()
+
+        try:
+            return self._run(request())
+        except Failure as failure:
+            if failure.kind is not Kind.SHORT:
+                raise
+        head = self._run(self._call("head_object", Key=key))  # it has no byte 0
+        return b"", head.get("ETag", "")
+
+    def get(self, key: str, start: int, buffer: Buffer) -> None:
+        """GetObject of a range, straight into the buffer."""
+        view = memoryview(buffer).cast("B")
+        asked = f"bytes={start}-{start + view.nbytes - 1}"
+
+        async def request() -> None:
+            got = await self._call("get_object", Key=key, Range=asked)
+            body, at = got["Body"], 0
+            try:
+                check_range(got.get("ContentRange"), start, view.nbytes)
+                while at < view.nbytes and (
+                    piece := await body.read(min(_PIECE_NBYTES, view.nbytes - at))
+                ):
+                    view[at : at + len(piece)] = piece
+                    at += len(piece)
+            finally:
+                body.close()
+            if at < view.nbytes:
+                raise Failure(Kind.AGAIN, f"the answer to {asked} ended after {at} bytes")
+
+        self._run(request(), view.nbytes)
+
+    def put(self, key: str, data: Buffer, condition: Version | None = None) -> None:
+        """PutObject, with If-None-Match or If-Match."""
+        header = {"IfNoneMatch": "*"} if condition == ABSENT else {"IfMatch": condition}
+        body = io.BytesIO(data)  # aiohttp sends bytes in one go, and blocks the loop meanwhile
+        request = self._call("put_object", Key=key, Body=body, **(header if condition else {}))
+        self._run(request, body.getbuffer().nbytes)
+
+    def copy(self, origin: str, key: str, nbytes: int) -> None:
+        """CopyObject, which takes no more than 5 GiB."""
+        if nbytes > _COPY_MAX_NBYTES:
+            raise Failure(Kind.REFUSED, f"{nbytes} bytes in one copy", "not-supported")
+        source = {"Bucket": self._bucket, "Key": origin}
+        self._run(self._call("copy_object", Key=key, CopySource=source), nbytes // COPIED_NBYTES)
+
+    def delete(self, key: str, version: Version | None = None) -> None:
+        """DeleteObject, with If-Match."""
+        header = {"IfMatch": version} if version else {}
+        self._run(self._call("delete_object", Key=key, **header))
+
+    def page(self, prefix: str, token: str | None, *, delimiter: str = "") -> Page:
+        """ListObjectsV2."""
+        more = {"ContinuationToken": token} if token else {}
+        if delimiter:
+            more["Delimiter"] = delimiter
+
+        async def request() -> Page:
+            got = _listing(await self._call("list_objects_v2", Prefix=prefix, **more))
+            items = got.get("Contents", ())
+            return Page(
+                {item["Key"]: item["Size"] for item in items},
+                {item["Key"]: item["LastModified"].timestamp() for item in items},
+                [item["Prefix"] for item in got.get("CommonPrefixes", ())],
+                got.get("NextContinuationToken"),
+            )
+
+        return self._run(request())
+
+    def begin(self, key: str, nbytes: int, create: bool | None = None) -> Upload:
+        """CreateMultipartUpload."""
+
+        async def request() -> Upload:
+            got = await self._call("create_multipart_upload", Key=key)
+            return Upload(key, got["UploadId"], nbytes, create=create)
+
+        return self._run(request())
+
+    def part(self, upload: Upload, number: int, start: int, data: Buffer, tries: int) -> str:
+        """UploadPart; the same number again replaces the part."""
+        body = io.BytesIO(data)
+
+        async def request() -> str:
+            got = await self._call(
+                "upload_part", Key=upload.key, UploadId=upload.id, PartNumber=number, Body=body
+            )
+            tag: str = got["ETag"]
+            return tag
+
+        return self._run(request(), body.getbuffer().nbytes)
+
+    def finish(self, upload: Upload, tags: Sequence[str]) -> None:
+        """CompleteMultipartUpload, with If-None-Match."""
+        parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]
+        header = {"IfNoneMatch": "*"} if upload.create else {}
+        request = self._call(
+            "complete_multipart_upload",
+            Key=upload.key,
+            UploadId=upload.id,
+            MultipartUpload={"Parts": parts},
+            **header,
+        )
+        self._run(request)
+
+    def abort(self, upload: Upload) -> None:
+        """AbortMultipartUpload."""
+        self._run(self._call("abort_multipart_upload", Key=upload.key, UploadId=upload.id))
+
+    def uploads(self, prefix: str) -> Sequence[Upload]:
+        """ListMultipartUploads."""
+
+        async def request() -> list[Upload]:
+            found: list[Upload] = []
+            more: dict[str, str] = {}
+            while True:
+                got = _listing(await self._call("list_multipart_uploads", Prefix=prefix, **more))
+                found += [
+                    Upload(item["Key"], item["UploadId"], 0, item["Initiated"].timestamp())
+                    for item in got.get("Uploads", ())
+                ]
+                if not got["IsTruncated"]:
+                    return [upload for upload in found if upload.key.startswith(prefix)]
+                more = {
+                    "KeyMarker": got["NextKeyMarker"],
+                    "UploadIdMarker": got["NextUploadIdMarker"],
+                }
+
+        return self._run(request())
+
+    async def _call(self, method: str, **arguments: Any) -> Any:
+        return await self._fs._call_s3(method, Bucket=self._bucket, **arguments)
+
+    def _run(self, request: Coroutine[Any, Any, T], nbytes: int = 0) -> T:
+        try:
+            return sync.run(self._fs.loop, request, self._timeout, nbytes)
+        except Failure:
+            raise
+        except Exception as error:
+            raise failure_of(error) from None
+
+
+def _listing(got: Any) -> Any:
+    """Return a listing, and not what else a gateway may say with status 200."""
+    if "IsTruncated" not in got:
+        raise Failure(Kind.AGAIN, "the answer is no listing")
+    return got
+
+
+_CONDITION = {"PreconditionFailed", "412"}
+_MISSING = {"NoSuchKey", "NoSuchUpload", "404", "NotFound"}
+_SHORT = {"InvalidRange", "416"}
+_DAMAGED_ON_THE_WAY = {"BadDigest", "IncompleteBody", "InvalidDigest", "XAmzContentSHA256Mismatch"}
+_BUSY = {
+    "ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown",
+    "Throttling", "ThrottlingException", "TooManyRequests",
+}  # fmt: skip
+_REASONS = {
+    "NoSuchBucket": "no-bucket",
+    "InvalidBucketName": "no-bucket",
+    "AccessDenied": "permission",
+    "AllAccessDisabled": "permission",
+    "403": "permission",
+    "Forbidden": "permission",
+    "ExpiredToken": "credentials",
+    "ExpiredTokenException": "credentials",
+    "TokenRefreshRequired": "credentials",
+    "InvalidToken": "credentials",
+    "InvalidAccessKeyId": "credentials",
+    "SignatureDoesNotMatch": "credentials",
+    "RequestTimeTooSkewed": "credentials",
+    "PermanentRedirect": "wrong-region",
+    "TemporaryRedirect": "wrong-region",
+    "301": "wrong-region",
+    "AuthorizationHeaderMalformed": "wrong-region",
+    "IllegalLocationConstraintException": "wrong-region",
+    "QuotaExceeded": "disk-full",
+    "InsufficientStorage": "disk-full",
+    "NotImplemented": "not-supported",
+    "501": "not-supported",
+    "507": "disk-full",
+    "InvalidObjectState": "storage",
+}
+_NO_CREDENTIALS = re.compile(r"Credential|Profile|SSO|Token|Config")
+_BAD_URL = re.compile(r"ParamValidation|InvalidRegion|UnknownEndpoint|EndpointResolver")
+_BAD_OPTION = re.compile(r"UnknownSignature|UnknownService|InvalidS3|UnsupportedS3|InvalidRetry")
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return what an exception of s3fs or botocore means; s3fs hides the latter as its cause."""
+    response = None
+    for candidate in (error, error.__cause__, error.__context__):
+        response = response or getattr(candidate, "response", None)
+    if isinstance(response, Mapping) and "Error" in response:
+        return _answered(response)
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    name, message = type(cause).__name__, f"{type(cause).__name__}: {cause}"
+    if type(cause).__module__.startswith("botocore") and not isinstance(cause, OSError):
+        if _NO_CREDENTIALS.search(name):
+            return Failure(Kind.REFUSED, message, "credentials")
+        if _BAD_URL.search(name):
+            return Failure(Kind.REFUSED, message, "bad-url")
+        if _BAD_OPTION.search(name):
+            return Failure(Kind.REFUSED, message, "bad-options")
+    return Failure(Kind.AGAIN, message, answered=False)
+
+
+def _answered(response: Mapping[str, Any]) -> Failure:
+    """Return what an error of the store means. Its code says more than its HTTP status."""
+    code = str(response["Error"].get("Code", ""))
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    message = f"{status} {code} ({response['Error'].get('Message', '')})"
+    if code in _CONDITION or status == 412:
+        return Failure(Kind.CONDITION, message)
+    if code in _SHORT or status == 416:
+        return Failure(Kind.SHORT, message)
+    if code in _MISSING:
+        return Failure(Kind.MISSING, message)
+    again = code in _BUSY | _DAMAGED_ON_THE_WAY or status in (409, 429) or status >= 500
+    if again and code not in _REASONS:
+        return Failure(Kind.AGAIN, message)
+    if region := response["Error"].get("Region"):
+        message += f"; the bucket is in {region}"
+    reason = _REASONS.get(code) or {403: "permission", 401: "credentials"}.get(status, "storage")
+    return Failure(Kind.REFUSED, message, reason)

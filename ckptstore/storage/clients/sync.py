@@ -1,0 +1,63 @@
+"""Running coroutines of fsspec's asynchronous file systems from any thread."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from ckptstore import concurrency
+from ckptstore.storage.clients.base import Failure, Kind
+
+_SLOWEST = 64 << 10
+"""Bytes a second: a body may take this much longer than a request without one."""
+
+_LOOK_SECONDS = 0.2
+
+T = TypeVar("T")
+
+
+def run(
+    loop: asyncio.AbstractEventLoop,
+    request: Coroutine[Any, Any, T],
+    timeout: float,
+    nbytes: int = 0,
+) -> T:
+    """Run one request on fsspec's loop, which has a thread of its own, and wait for its end.
+
+    fsspec's own `sync` gives None for a request that was cancelled, as if it had succeeded.
+
+    Args:
+        loop: of the file system.
+        request: what to run.
+        timeout: seconds for a request without a body.
+        nbytes: of its body.
+
+    Raises:
+        Failure: AGAIN where it took too long, or was cancelled; REFUSED where it was stopped.
+        Exception: as the request.
+    """
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if running is loop:
+        request.close()
+        raise Failure(Kind.REFUSED, "called from fsspec's own event loop, which it would block")
+    timeout += nbytes / _SLOWEST
+    task = asyncio.run_coroutine_threadsafe(asyncio.wait_for(request, timeout), loop)
+    try:
+        while concurrency.stoppable():
+            if concurrent.futures.wait([task], _LOOK_SECONDS).done:
+                break
+            if concurrency.stopped():
+                raise Failure(Kind.REFUSED, "stopped", answered=False)
+        return task.result()
+    except TimeoutError:
+        message = f"no answer in {timeout:.3g} s"
+        raise Failure(Kind.AGAIN, message, answered=False) from None
+    except (concurrent.futures.CancelledError, asyncio.CancelledError):
+        raise Failure(Kind.AGAIN, "the request was cancelled", answered=False) from None
+    finally:
+        task.cancel()  # after an interrupt; otherwise it has ended

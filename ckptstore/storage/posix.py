@@ -1,0 +1,152 @@
+"""A disk: the system calls that make a file durable or a commit atomic, and what errors mean there.
+
+`LocalStorage` uses them in the order of docs/commit.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+
+from ckptstore.digests import Buffer
+from ckptstore.errors import StorageError
+
+READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in a file's place must not block
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+_RENAME_NOREPLACE = 1
+_AT_FDCWD = -100
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.ENOTSUP}
+_NO_FLAG = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+_NO_LOCKS = "; without locks here, an overwrite is not safe: save to a new place"
+_REMEDIES = {
+    errno.ENOSPC: "; free some space, then save again",
+    errno.EDQUOT: "; free some of your quota, then save again",
+    errno.EROFS: "; mount the file system writable, or choose another place",
+    errno.EACCES: "; check the owner and the mode of the directory",
+    errno.EPERM: "; check the owner and the mode of the directory",
+    errno.ENOENT: "; the directory is gone: was it moved or deleted meanwhile?",
+    errno.EIO: "; the disk is failing: check it before you trust it again",
+    errno.EFBIG: "; raise the limit on file size (ulimit -f)",
+    errno.ENOLCK: _NO_LOCKS,
+    errno.ENOSYS: _NO_LOCKS,
+    errno.EBADF: _NO_LOCKS,  # flock of a directory on NFS
+}
+_REASONS = {
+    errno.ENOSPC: "disk-full",
+    errno.EDQUOT: "disk-full",
+    errno.EROFS: "read-only",
+    errno.EACCES: "permission",
+    errno.EPERM: "permission",
+}
+
+
+@contextlib.contextmanager
+def errors(operation: str, path: str, passing: tuple[type[OSError], ...] = ()) -> Iterator[None]:
+    """Turn an OSError into a StorageError; `passing` ones go to the caller as they are."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, passing):
+            raise
+        if FileNotFoundError in passing and isinstance(error, NotADirectoryError):
+            raise FileNotFoundError(error.errno, error.strerror, path) from None
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        raise StorageError(
+            f"{path}: could not {operation}: {error.strerror or error}{remedy}",
+            reason=_REASONS.get(error.errno or 0, "storage"),
+        ) from error
+
+
+@contextlib.contextmanager
+def unless_gone(operation: str, path: str) -> Iterator[None]:
+    """Do what `errors` does; where there is no such file, the block ends without an error."""
+    gone = FileNotFoundError
+    with contextlib.suppress(gone), errors(operation, path, (gone,)):
+        yield
+
+
+@contextlib.contextmanager
+def opened(path: str, flags: int) -> Iterator[int]:
+    """Open a file or a directory for the block, not to be written to."""
+    fd = os.open(path, flags)
+    try:
+        yield fd
+    finally:
+        close(fd)
+
+
+def close(fd: int) -> None:
+    """Close what was only read or already synced: nothing is owed any more."""
+    with contextlib.suppress(OSError):
+        os.close(fd)
+
+
+def write_new(path: str, chunks: Iterable[Buffer]) -> None:
+    """Write and fsync a file that was not there. A failed fsync is not retried."""
+    fd = os.open(path, _WRITE, 0o666)
+    try:
+        for chunk in chunks:
+            view = memoryview(chunk).cast("B")
+            while view.nbytes:
+                view = view[os.write(fd, view) :]
+            del view, chunk  # the next may need its memory
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def is_durable(path: str, nbytes: int) -> bool:
+    """Sync the bytes of a file; tell whether that succeeded and it is a plain one of that size."""
+    try:
+        with opened(path, READ | os.O_NOFOLLOW) as fd:
+            found = os.fstat(fd)
+            getattr(os, "fdatasync", os.fsync)(fd)
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == nbytes
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable; raises StorageError."""
+    with errors("fsync the directory", path), opened(path, DIRECTORY) as fd:
+        os.fsync(fd)
+
+
+def rename_new(source: str, target: str) -> None:
+    """Rename a file to what no file is called, in one step; its old name may stay.
+
+    Raises:
+        FileExistsError: there is a file of that name.
+        StorageError: reason ``not-atomic``: this file system cannot.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _rename_no_replace(source, target)
+
+
+def _rename_no_replace(source: str, target: str) -> None:
+    """Linux's renameat2(RENAME_NOREPLACE), for file systems without hard links."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    number = errno.ENOSYS
+    if call is not None:
+        names = os.fsencode(source), os.fsencode(target)
+        if call(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE) == 0:
+            return
+        number = ctypes.get_errno()
+    if number not in _NO_FLAG:
+        raise OSError(number, os.strerror(number), target)
+    raise StorageError(
+        f"{target}: this file system has neither hard links nor an atomic rename that replaces "
+        f"nothing ({os.strerror(number)}), so a commit here would not be atomic; save elsewhere",
+        reason="not-atomic",
+    )

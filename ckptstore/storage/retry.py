@@ -1,0 +1,173 @@
+"""Requests to one bucket: tried again where that helps, and what their failures become."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+from ckptstore import concurrency
+from ckptstore.errors import OutcomeUnknownError, StorageError
+from ckptstore.storage.clients.base import Client, Failure, Kind, Request, Settings
+from ckptstore.storage.uploads import Uploader
+
+PARALLEL = 8
+"""Requests in flight at once."""
+
+_WAITS = 0.1, 10.0  # seconds: after the first try, and at most
+_UNREACHABLE = 20.0  # seconds, while the store never answered: the endpoint may be a typing error
+
+
+class Connect(Protocol):
+    """How to reach one bucket."""
+
+    def __call__(self) -> Client:
+        """Return this process's client of the bucket."""
+
+    def forget(self) -> None:
+        """Make the next call return a new client, with credentials read anew."""
+
+    def redact(self, text: str) -> str:
+        """Take secrets out of what a store said."""
+
+
+@dataclass(slots=True)
+class Link:
+    """What one process holds of a bucket.
+
+    Attributes:
+        client: the client.
+        uploader: its uploads, with their threads.
+        answered: the store answered the last time that it was asked.
+    """
+
+    client: Client
+    uploader: Uploader
+    answered: bool = False
+
+
+class Requests:
+    """A bucket, asked again until the deadline. Safe to use from many threads and after a fork.
+
+    Args:
+        root: the URL of the bucket, with a slash at its end; no secrets.
+        connect: gives the client.
+        settings: timeout and deadline.
+    """
+
+    def __init__(self, root: str, connect: Connect, settings: Settings) -> None:
+        self.root = root
+        self.settings = settings
+        self._connect = connect
+        self._links: dict[int, Link] = {}
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a storage holds connections and secrets; open it again from its URL")
+
+    def close(self) -> None:
+        """End the threads of this process."""
+        link = self._links.pop(os.getpid(), None)
+        if link is not None:
+            link.uploader.close()
+
+    @property
+    def link(self) -> Link:
+        """What this process holds: threads and connections do not survive a fork."""
+        link = self._links.get(os.getpid())
+        if link is None:
+            client = self._connect()
+            uploader = Uploader(self.ask, PARALLEL, any_order=client.any_order)
+            link = self._links.setdefault(os.getpid(), Link(client, uploader))
+        return link
+
+    def ask(self, operation: str, key: str, request: Request, *expected: Kind) -> Any:
+        """Send a request, again where that may help, until the deadline.
+
+        Args:
+            operation: for messages: "could not" and this.
+            key: for messages.
+            request: what to ask.
+            expected: failures that are answers: MISSING, CONDITION, SHORT.
+
+        Raises:
+            FileNotFoundError, FileExistsError, EOFError: MISSING, CONDITION, SHORT, if expected.
+            StorageError: the store refused, did not do it in time, or makes no sense.
+        """
+        link, began = self.link, time.monotonic()
+        for tries in itertools.count(1):
+            try:
+                answer = request(link.client, tries - 1)
+                link.answered = True
+                return answer
+            except Failure as caught:
+                failure = caught
+            if failure.kind in expected:
+                link.answered = True
+                raise _PLAIN[failure.kind](f"{self.root}{key}: {failure}")
+            wait = self.wait(began, tries, failure)
+            if wait is None:
+                raise self.error(operation, key, failure, tries)
+            concurrency.pause(wait)
+        raise AssertionError("itertools.count ends")
+
+    def wait(self, began: float, tries: int, failure: Failure) -> float | None:
+        """Return how long to wait before the next try, in seconds; None: do not try again."""
+        link = self.link
+        link.answered = link.answered or failure.answered
+        if failure.kind is not Kind.AGAIN or concurrency.stopped():
+            return None
+        wait = min(_WAITS[1], _WAITS[0] * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.0)
+        patience = self.settings.deadline
+        if not link.answered:
+            patience = min(patience, _UNREACHABLE)
+        return wait if time.monotonic() + wait - began < patience else None
+
+    def error(self, operation: str, key: str, failure: Failure, tries: int) -> StorageError:
+        """Return the error for a request that failed for good."""
+        reason = "unavailable" if failure.kind is not Kind.REFUSED else failure.reason
+        if reason == "unavailable":
+            self.link.answered = False  # tidying up after this should not take as long again
+        if reason == "credentials":
+            self._connect.forget()
+        after = f" ({_times(tries)})" if tries > 1 else ""
+        message = f"{self.root}{key}: could not {operation}{after}: {self._said(failure)}"
+        return StorageError(message + _REMEDIES.get(reason, ""), reason=reason)
+
+    def unknown(
+        self, key: str, failure: Failure, tries: int, more: str = ""
+    ) -> OutcomeUnknownError:
+        """Return the error for a commit that may have happened."""
+        return OutcomeUnknownError(
+            f"{self.root}{key}: whether the commit happened cannot be known ({_times(tries)}): "
+            f"{self._said(failure)}{more}; nothing was deleted; load it once the store answers"
+        )
+
+    def _said(self, failure: Failure) -> str:
+        return self._connect.redact(str(failure))
+
+
+_PLAIN: Mapping[Kind, type[Exception]] = {
+    Kind.MISSING: FileNotFoundError,
+    Kind.CONDITION: FileExistsError,
+    Kind.SHORT: EOFError,
+}
+_REMEDIES = {
+    "unavailable": "; the store does not answer as it should: check the endpoint and the network, "
+    "or try again later",
+    "no-bucket": "; make the bucket first, or check its name, the endpoint and the account",
+    "permission": "; ask for permission to read, write, list and delete there (a bucket that may "
+    "not be listed says this of a missing object too)",
+    "credentials": "; renew them, or give others in storage_options or the environment; look at "
+    "this machine's clock, too",
+    "storage": "; check the endpoint, the bucket and the options",
+    "wrong-region": "; give the bucket's region, for S3 in the environment as AWS_REGION or as "
+    'storage_options={"client_kwargs": {"region_name": ...}}',
+}
+
+
+def _times(tries: int) -> str:
+    return "tried once" if tries == 1 else f"tried {tries} times"

@@ -1,0 +1,1 @@
+"""Between Python objects and the flat table of nodes."""

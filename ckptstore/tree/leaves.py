@@ -1,0 +1,98 @@
+"""From the verified bytes of a leaf to its array, as an adapter makes it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ckptstore.errors import CheckpointError, CorruptError, StructureError, UnsupportedError
+from ckptstore.format import array_bytes
+from ckptstore.format.dtypes import Array
+from ckptstore.format.index import TypeRow
+from ckptstore.types.registry import Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Turns the verified bytes of one leaf into its array.
+
+    Attributes:
+        where: the checkpoint, for messages.
+        dtype, shape, row: as stored.
+        adapter: what makes the array; None for an array of numpy.
+        cast: the dtype that is asked for instead, if any.
+        place: where the array is to live, in the adapter's terms.
+        is_number: whether the Python number in it is asked for.
+    """
+
+    where: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    adapter: Adapter | None
+    row: TypeRow
+    cast: np.dtype[Any] | None
+    place: Any
+    is_number: bool
+
+    def __call__(self, data: Array) -> Any:
+        """Return the array, or the number.
+
+        Raises:
+            CheckpointError: as `making`; StructureError, reason ``cast-range``: a value does not
+                fit.
+        """
+        array = array_bytes.from_bytes(data, self.dtype, self.shape, where=self.where)
+        with making(self.row, self.dtype, self.shape, where=self.where):
+            if self.cast is not None:
+                array = self._cast(array, self.cast)
+            if self.is_number:
+                return array.item()
+            if self.adapter is None:
+                return array
+            return self.adapter.array(array, self.row, self.place)
+
+    def _cast(self, array: Array, dtype: np.dtype[Any]) -> Array:
+        with np.errstate(all="ignore"):
+            out = array.astype(dtype)
+        if "int" in dtype.name and not np.array_equal(out.astype(array.dtype), array):
+            raise StructureError(
+                f"{self.where}: a value of an array of {array.dtype} and shape {list(self.shape)} "
+                f"does not fit into {dtype}; change `like`",
+                reason="cast-range",
+            )
+        return out
+
+
+@contextlib.contextmanager
+def making(
+    row: TypeRow, dtype: np.dtype[Any], shape: tuple[int, ...], *, where: str
+) -> Iterator[None]:
+    """Turn what an adapter raises while it makes an array into an error that says where.
+
+    Raises:
+        CorruptError: reason ``bad-type``: the adapter knows no such array; or what it found.
+        UnsupportedError: reason ``array-not-exact``: the array cannot be made here.
+    """
+    try:
+        yield
+    except (CorruptError, UnsupportedError) as error:
+        raise type(error)(f"{where}: {error}", reason=error.reason) from error
+    except KeyError:
+        raise unknown(row, where=where) from None
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:  # whatever a framework, or an adapter of another package, raises
+        raise UnsupportedError(
+            f"{where}: {row} {dtype}{list(shape)} could not be made here: {type(error).__name__}: "
+            f"{error}",
+            reason="array-not-exact",
+        ) from error
+
+
+def unknown(row: TypeRow, *, where: str) -> CorruptError:
+    """Return the error that a stored type is none of an array."""
+    return CorruptError(f"{where}: {row} is no array that this ckptstore knows", reason="bad-type")

@@ -1,0 +1,217 @@
+"""Paths: where a node stands in its tree, written for people, and patterns that select.
+
+    $.opt_state[0].mu['dense']      a field, an item of a sequence, a key of a dict
+    $.params.*                      `*` stands for one step, `**` for any number
+
+A field is ``.name``, a sequence item ``[0]``, a dict entry ``[repr of the key]``; the dict in a
+wrapper (FrozenDict) has the wrapper's own path. In a pattern
+``.name`` and ``['name']`` mean the same, so ``$.params`` finds a field or a key.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from ckptstore.errors import StructureError
+from ckptstore.format.index import DICT_KINDS, Kind, TypeKind, TypeRow
+from ckptstore.format.validate import Layout
+
+_STEP = re.compile(
+    r"""\.(?P<field>\*\*|\*|[^.\[\]'"*]+)|\[(?P<item>(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\[\]'"]|\[[^\]]*\])+)\]"""
+)
+
+
+class Table(Protocol):
+    """The columns that a path needs, as lists: a finished table or one still being filled."""
+
+    @property
+    def kind(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def arity(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def type(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def arg(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def types(self) -> Sequence[TypeRow]: ...  # noqa: D102
+    @property
+    def layout(self) -> Layout:
+        """Where each node stands, of a finished table."""
+
+    def key(self, node: int) -> Any:
+        """Return a printable form of the dict key that the subtree at `node` holds."""
+
+
+def step(table: Table, parent: int, position: int, previous: int) -> str:
+    """Return the step from `parent` to its child number `position`, "" for what a wrapper holds.
+
+    Args:
+        table: the nodes.
+        parent: the node of the container.
+        position: which of its children.
+        previous: the node of the child before, which is the key of a dict's value.
+    """
+    kind = table.kind[parent]
+    if kind in DICT_KINDS:
+        return f"{{key {position // 2}}}" if position % 2 == 0 else f"[{table.key(previous)}]"
+    if kind == Kind.RECORD:
+        row = table.types[table.type[parent] - 1]
+        if row.extra.get("wraps") is True:
+            return f"{{{row.fields[position]}}}" if position else ""
+        if row.kind != TypeKind.PYTREE:
+            return f".{row.fields[position]}"
+        return "{static}" if position == 0 else f"[{position - 1}]"
+    if kind in (Kind.SET, Kind.FROZENSET):
+        return f"{{item {position}}}"
+    if kind == Kind.ENUM:
+        return ".value"
+    return f"[{position}]"
+
+
+def walk(table: Table) -> Iterator[tuple[int, int, int, int]]:
+    """Give (node, parent, position, previous child) of every node after the root, in preorder."""
+    stack: list[list[int]] = []  # [node, how many children were seen, the last of them]
+    for node, arity in enumerate(table.arity):
+        while stack and stack[-1][1] == table.arity[stack[-1][0]]:
+            stack.pop()
+        if stack:
+            top = stack[-1]
+            yield node, top[0], top[1], top[2]
+            top[1] += 1
+            top[2] = node
+        if arity:
+            stack.append([node, 0, -1])
+
+
+def format_paths(table: Table, wanted: Sequence[int]) -> list[str]:
+    """Return the paths of nodes; `table` may still be missing what comes after them."""
+    want = set(wanted)
+    if not want:
+        return []
+    last = max(want)
+    came: dict[int, tuple[int, int, int]] = {}
+    for node, parent, position, previous in walk(table):
+        if node > last:
+            break
+        if table.arity[node] or node in want:
+            came[node] = (parent, position, previous)
+    out = []
+    for node in wanted:
+        steps = []
+        while node in came:
+            parent, position, previous = came[node]
+            steps.append(step(table, parent, position, previous))
+            node = parent
+        out.append("$" + "".join(reversed(steps)))
+    return out
+
+
+def parse(pattern: str) -> tuple[str, ...]:
+    """Split a pattern into steps, each normalised by `normal`.
+
+    Raises:
+        StructureError: reason ``bad-pattern``.
+    """
+    if not isinstance(pattern, str) or not pattern.startswith("$"):
+        raise StructureError(
+            f"select: {pattern!r:.200} is no pattern; it begins with $, as in $.params or "
+            "$.opt_state[0]",
+            reason="bad-pattern",
+        )
+    steps, at = [], 1
+    while at < len(pattern):
+        match = _STEP.match(pattern, at)
+        if match is None:
+            raise StructureError(
+                f"select: {pattern!r:.200} cannot be read from {pattern[at:]!r:.80} on; a step is "
+                ".name, [0], ['key'], .* or .**",
+                reason="bad-pattern",
+            )
+        if match["field"] is not None:
+            steps.append(match["field"] if match["field"] in ("*", "**") else normal(match[0]))
+        else:
+            steps.append("*" if match["item"] == "*" else normal(match[0]))
+        at = match.end()
+    return tuple(steps)
+
+
+def normal(text: str) -> str:
+    """Bring a step to the form in which ``.name``, ``['name']`` and ``["name"]`` are equal."""
+    if text.startswith("."):
+        return f"[{text[1:]!r}]"
+    if text.startswith('["'):
+        return f"[{_unquote(text[1:-1])!r}]"
+    return text
+
+
+def _unquote(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text[1:-1]
+
+
+def select(table: Table, patterns: Sequence[str]) -> list[list[tuple[str, int]]]:
+    """Return, for each pattern, the (path, node) of all that it matches, in the tree's order.
+
+    What stands in several places is found in each, but by `**` only in the first. Steps inside
+    dict keys, sets and static parts are not matched.
+    """
+    parsed = [parse(pattern) for pattern in patterns]
+    end = table.layout.end
+    found: list[list[tuple[str, int]]] = [[] for _ in patterns]
+    # A state is (pattern, how many of its steps are done); a place has those of all patterns.
+    start = frozenset(s for i in range(len(parsed)) for s in _close(parsed, (i, 0)))
+    shared: set[tuple[int, frozenset[tuple[int, int]]]] = set()
+    stack = [(0, "$", start)]
+    while stack:
+        node, path, states = stack.pop()
+        same = table.kind[node] == Kind.SAME
+        node = table.arg[node] if same else node
+        for i in sorted({i for i, done in states if done == len(parsed[i])}):
+            found[i].append((path, node))
+        if any("**" in parsed[i][done : done + 1] for i, done in states):
+            if same and (node, states) in shared:
+                continue  # else a chain of shared pairs has endlessly many paths
+            shared.add((node, states))
+        if table.kind[node] == Kind.ENUM:
+            continue
+        below, child, previous = [], node + 1, -1
+        for position in range(table.arity[node]):
+            text = step(table, node, position, previous)
+            after = frozenset() if text.startswith("{") else _advance(parsed, states, text)
+            if after:
+                below.append((child, path + text, after))
+            child, previous = end[child], child
+        stack.extend(reversed(below))
+    return found
+
+
+def _advance(
+    parsed: list[tuple[str, ...]], states: frozenset[tuple[int, int]], text: str
+) -> frozenset[tuple[int, int]]:
+    """Return the states after one more step; an empty one reaches nothing again."""
+    if not text:
+        return frozenset((i, done) for i, done in states if done < len(parsed[i]))
+    text = normal(text)
+    after: set[tuple[int, int]] = set()
+    for i, done in states:
+        if done < len(parsed[i]):
+            if parsed[i][done] == "**":
+                after |= _close(parsed, (i, done))
+            elif parsed[i][done] in ("*", text):
+                after |= _close(parsed, (i, done + 1))
+    return frozenset(after)
+
+
+def _close(parsed: list[tuple[str, ...]], state: tuple[int, int]) -> set[tuple[int, int]]:
+    """A `**` may also stand for no step at all."""
+    i, done = state
+    states = {state}
+    while done < len(parsed[i]) and parsed[i][done] == "**":
+        done += 1
+        states.add((i, done))
+    return states

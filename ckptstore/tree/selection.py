@@ -1,0 +1,118 @@
+"""What `select` means: the places of a table that patterns match."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, overload
+
+from ckptstore.errors import StructureError, UnknownTypeError
+from ckptstore.format.index import Kind, TypeRow
+from ckptstore.tree import paths
+from ckptstore.tree.flattening import Walk
+from ckptstore.tree.stored import StoredTree
+from ckptstore.types import classes, lookup
+
+
+def patterns_of(select: Any) -> list[str]:
+    """Return the patterns of ``select=``; raises StructureError, reason ``bad-pattern``."""
+    if isinstance(select, str):
+        return [select]
+    if isinstance(select, Iterable) and not isinstance(select, bytes | bytearray):
+        return list(select)
+    raise StructureError(
+        f"select={select!r:.80}, expected a pattern such as $.params, or a list of them",
+        reason="bad-pattern",
+    )
+
+
+def selected(table: Any, patterns: Sequence[str], where: str) -> dict[str, int]:
+    """Return the nodes that the patterns match, by path.
+
+    Raises:
+        StructureError: reason ``no-match``, with the paths that are near.
+    """
+    found = paths.select(table, patterns)
+    for pattern, places in zip(patterns, found, strict=True):
+        if not places:
+            near = _near(table, pattern)
+            raise StructureError(
+                f"{where}: nothing is at {pattern}; there is {', '.join(near)}", reason="no-match"
+            )
+    out: dict[str, int] = {}
+    for path, node in dict.fromkeys(place for places in found for place in places):
+        if out.setdefault(path, node) != node:
+            raise StructureError(
+                f"{where}: {path} names several places, whose keys print the same; select what "
+                "holds them",
+                reason="ambiguous",
+            )
+    return dict(sorted(out.items(), key=lambda place: place[1]))  # in the tree's order
+
+
+def as_today(stored: StoredTree, like: Walk, given: Mapping[str, type]) -> StoredTree:
+    """Return the table of a checkpoint with its fields named as in the classes of `like`.
+
+    Args:
+        stored: the checkpoint.
+        like: a tree of today's classes.
+        given: classes of the caller's by stored name.
+    """
+    rows = zip(like.kind, like.type, like.objects, strict=True)
+    own = {str(like.types[t - 1]): type(x) for kind, t, x in rows if kind == Kind.RECORD}
+    view = copy.copy(stored)
+    view.types = _Renamed(stored.types, {**own, **given})
+    return view
+
+
+class _Renamed(Sequence[TypeRow]):
+    """Rows of types with the names that their fields have today.
+
+    A class is looked for once a path needs it: that may import a framework.
+    """
+
+    def __init__(self, rows: Sequence[TypeRow], given: Mapping[str, type]) -> None:
+        self._rows = list(rows)
+        self._given = given
+        self._done: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, number: int) -> TypeRow: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[TypeRow]: ...
+    def __getitem__(self, number: int | slice) -> TypeRow | Sequence[TypeRow]:
+        if isinstance(number, int) and number not in self._done:
+            self._done.add(number)
+            self._rows[number] = self._renamed(self._rows[number])
+        return self._rows[number]
+
+    def _renamed(self, row: TypeRow) -> TypeRow:
+        if row.kind not in classes.RECORDS:
+            return row
+        try:
+            _, upgrade = lookup.find(row, self._given)
+        except UnknownTypeError:
+            return row  # the comparison with `like` says so, if it is wanted
+        names = {
+            origin: name for name, origin in zip(upgrade.fields, upgrade.origins(), strict=True)
+        }
+        fields = (names.get(i, f"{old} (removed)") for i, old in enumerate(row.fields))
+        return replace(row, fields=tuple(fields))
+
+
+def _near(table: Any, pattern: str) -> list[str]:
+    """The children of the deepest place that the pattern does reach."""
+    steps = paths.parse(pattern)
+    for count in range(len(steps) - 1, -1, -1):
+        near = paths.select(table, ["$" + "".join(_as_text(s) for s in steps[:count]) + ".*"])[0]
+        if near:
+            return [path for path, _ in near[:20]] + ["…"] * (len(near) > 20)
+    return ["only $"]
+
+
+def _as_text(step: str) -> str:
+    return step if step.startswith("[") else f".{step}"

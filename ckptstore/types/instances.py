@@ -1,0 +1,263 @@
+"""Instances: how those of NamedTuples, dataclasses and enums are taken apart and made.
+
+They are made without their ``__init__``, ``__new__`` or any descriptor. Spec: section 8.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ckptstore.errors import UnknownTypeError
+from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.types import classes, lookup, registry
+from ckptstore.types.registry import Child, Record, Refusal
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
+_VALUE_MAX_DEPTH = 32
+
+
+def find(row: TypeRow, given: Mapping[str, type]) -> Any:
+    """Return what makes instances of a stored type: its class for an enum, else its Record.
+
+    Raises:
+        UnknownTypeError: it says what was looked for, and the remedy.
+    """
+    if row.kind == TypeKind.OBJECT:
+        known = registry.adapter(registry.top_level(row.module))
+        record = known.record_named(row) if known is not None else None
+        if record is None or record.row.fields != row.fields:
+            raise UnknownTypeError(
+                f"{row}: no adapter here makes it of the fields {', '.join(row.fields)}; upgrade "
+                "ckptstore, or install what brings the adapter",
+                reason="unknown-object",
+            )
+        return record
+    if row.kind == TypeKind.PYTREE:
+        registered = registry.registration_named(f"{row.module}.{row.name}")
+        if registered is not None and (record := registered.record()) is not None:
+            return record
+        cls, _ = lookup.find(row, given)
+        own = registry.registration(cls)
+        if own is not None and (record := own.record()) is not None:
+            return record
+        jax = registry.adapter("jax")
+        record = jax.record(cls) if jax is not None else None
+        if record is None:
+            raise UnknownTypeError(
+                f"{row}: {cls!r} is not registered with jax.tree_util in this process; register it "
+                "there before loading",
+                reason="not-registered",
+            )
+        return record
+    cls, upgrade = lookup.find(row, given)
+    if row.kind == TypeKind.ENUM:
+        return cls
+    kind = classes.kind_of(cls)
+    assert kind is not None
+    today = of_class(cls, dataclasses.replace(row, kind=kind, fields=upgrade.fields))
+    if upgrade.stored == upgrade.fields and not upgrade.steps:
+        return today
+    unused = frozenset(range(len(upgrade.stored))).difference(upgrade.origins())
+    return Record(row, today.take, lambda values: today.make(upgrade.apply(values)), unused)
+
+
+def of_class(cls: type, row: TypeRow) -> Record:
+    """Return how instances of a NamedTuple or dataclass are taken apart and made.
+
+    Args:
+        cls: the class.
+        row: with the fields that the class has, in their order.
+    """
+    if row.kind == TypeKind.NAMEDTUPLE:
+        make = functools.partial(tuple.__new__, cls)
+        return Record(row, functools.partial(_take_tuple, row.fields), make)
+    fields = row.fields
+    known = _maker_of(cls)
+    if known is not None:
+        known.ready(cls)
+
+    def take(x: Any) -> Sequence[Any]:
+        values = _take_fields(fields, x)
+        static = _static_fields(cls)  # asked for by save only
+        if not static:
+            return values
+        return [
+            Child(value) if name in static and _is_for_like(value) else value
+            for name, value in zip(fields, values, strict=True)
+        ]
+
+    return Record(row, take, _dataclass_maker(cls, row))
+
+
+def _maker_of(cls: type) -> registry.Adapter | None:
+    """Return the adapter of the framework whose decorator made a dataclass (of chex), or None."""
+    hook = classes.lookup(cls, "__setstate__")
+    if type(hook) is not types.FunctionType or hook.__module__ == cls.__module__:
+        return None
+    return registry.adapter(registry.top_level(hook.__module__))
+
+
+@functools.lru_cache(256)
+def _static_fields(cls: type) -> set[str]:
+    """Return the fields that flax, equinox, chex or jax were told to keep out of the pytree."""
+    return {
+        name
+        for name, field in classes.lookup(cls, "__dataclass_fields__").items()
+        if type(field) is dataclasses.Field
+        and (field.metadata.get("pytree_node") is False or field.metadata.get("static") is True)
+    }
+
+
+def _is_for_like(x: Any) -> bool:
+    """Tell whether a static value is code: a callable or a NamedTuple of them, as in optax."""
+    if isinstance(x, tuple) and classes.kind_of(type(x)) is not None:
+        return all(map(callable, tuple.__iter__(x)))
+    return callable(x)
+
+
+def _take_tuple(fields: tuple[str, ...], x: Any) -> Sequence[Any]:
+    values = tuple(tuple.__iter__(x))
+    if len(values) != len(fields):
+        raise Refusal(f"{len(values)} items in a NamedTuple of {len(fields)} fields")
+    try:
+        extra = list(object.__getattribute__(x, "__dict__"))
+    except AttributeError:
+        return values
+    _refuse_extra(type(x), extra)
+    return values
+
+
+def _take_fields(fields: tuple[str, ...], x: Any) -> Sequence[Any]:
+    try:
+        attributes = dict(object.__getattribute__(x, "__dict__"))
+    except AttributeError:
+        attributes = {}
+    values = []
+    for name in fields:
+        if name in attributes:
+            values.append(attributes.pop(name))
+            continue
+        slot = classes.lookup(type(x), name)
+        try:
+            if type(slot) is not types.MemberDescriptorType:
+                raise AttributeError(name)
+            values.append(slot.__get__(x))
+        except AttributeError:
+            raise Refusal(
+                f"the field {name!r} of this {type(x).__qualname__} was never set; set it"
+            ) from None
+    _refuse_extra(type(x), [*attributes, *_slots_beyond(fields, x)])
+    return values
+
+
+def _slots_beyond(fields: tuple[str, ...], x: Any) -> list[str]:
+    """Return the slots of `x` that hold something and are no fields."""
+    found = []
+    cls: Any = type(x)
+    for name, slot in _other_slots(cls, fields):
+        try:
+            slot.__get__(x)
+        except AttributeError:
+            continue
+        found.append(name)
+    return found
+
+
+@functools.lru_cache(256)
+def _other_slots(cls: type, fields: tuple[str, ...]) -> list[tuple[str, Any]]:
+    return [
+        (name, member)
+        for base in cls.__mro__
+        for name, member in classes.class_dict(base).items()
+        if type(member) is types.MemberDescriptorType and name not in fields
+    ]
+
+
+def _refuse_extra(cls: type, names: list[str]) -> None:
+    """Attributes beyond the fields would vanish, and `==` would not notice."""
+    extra = [n for n in names if not isinstance(classes.lookup(cls, n), functools.cached_property)]
+    if extra:
+        raise Refusal(
+            f"this {cls.__qualname__} has the attribute {extra[0]!r} beyond its fields, which "
+            "would be lost; make it a field, or a functools.cached_property, or delete it"
+        )
+
+
+def _dataclass_maker(cls: type, row: TypeRow) -> Any:
+    slots = {name: classes.lookup(cls, name) for name in row.fields}
+    slots = {n: s for n, s in slots.items() if type(s) is types.MemberDescriptorType}
+
+    def make(values: Sequence[Any]) -> Any:
+        instance: Any = object.__new__(cls)
+        attributes = None
+        for name, value in zip(row.fields, values, strict=True):
+            if name in slots:
+                slots[name].__set__(instance, value)
+            else:
+                if attributes is None:
+                    attributes = object.__getattribute__(instance, "__dict__")
+                attributes[name] = value
+        return instance
+
+    return make
+
+
+def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum.Enum:
+    """Return the member of `cls` that has this value, checking that it still has this name.
+
+    Raises:
+        UnknownTypeError: reason ``no-such-member``.
+    """
+    members = classes.class_dict(cls)["_value2member_map_"]
+    member = members.get(value) if _is_plain(value) else None
+    if member is None and issubclass(cls, enum.Flag) and _is_plain_flag(cls):
+        try:
+            member = cls(value)
+        except (ValueError, TypeError):
+            member = None
+    if (
+        type(member) is not cls
+        or type(value) is not type(member._value_)
+        or value != member._value_
+        or member._name_ != (name or None)
+    ):
+        raise UnknownTypeError(
+            f"{where}: the checkpoint has {cls.__qualname__}.{name} = {_shown(value)}; the class "
+            "now "
+            + (
+                f"calls that value {member._name_}"
+                if isinstance(member, enum.Enum)
+                else "finds no member by that value"
+            )
+            + "; a member keeps its name and its value, a plain and hashable one, for as long as "
+            "checkpoints have it",
+            reason="no-such-member",
+        )
+    return member
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message, where that runs no code and makes no thousands of digits."""
+    huge = type(value) is int and value.bit_length() > 1000
+    plain = type(value) in _PLAIN and not huge
+    return f"{value!r:.100}" if plain else f"a {type(value).__name__}"
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Whether hashing and comparing a value runs no code of a user's class."""
+    cls = type(value)
+    if cls is tuple or cls is frozenset:
+        return depth < _VALUE_MAX_DEPTH and all(_is_plain(item, depth + 1) for item in value)
+    return cls in _PLAIN or issubclass(cls, enum.Enum)
+
+
+def _is_plain_flag(cls: type) -> bool:
+    """Whether making a combined flag runs only the standard library's code."""
+    own = enum.Flag.__dict__["_missing_"].__func__
+    found = classes.lookup(cls, "_missing_")
+    return getattr(found, "__func__", None) is own

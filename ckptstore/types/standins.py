@@ -1,0 +1,74 @@
+"""What `load(arrays="numpy")` gives for a type whose framework or module is not here.
+
+A host that only looks at arrays needs neither jax nor the training script. A stand-in is a
+NamedTuple of the stored name and fields; it is never used without ``arrays="numpy"``.
+"""
+
+from __future__ import annotations
+
+import collections
+import keyword
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.types import registry
+
+_NOT_HERE = frozenset({"not-installed", "module-not-imported", "no-such-name", "needs-types"})
+
+
+class Symbol(NamedTuple):
+    """A function or scalar type of a framework that is not installed, by its public name."""
+
+    name: str
+
+
+class Supplied(NamedTuple):
+    """What is not stored, in a stand-in; it can be in no instance of the class itself."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """Makes the stand-ins of one stored type."""
+
+    make: Callable[[Sequence[Any]], Any]
+
+
+def allowed(row: TypeRow, reason: str) -> bool:
+    """Tell whether a type may be replaced: it is not here. An unsafe or changed one stays an error.
+
+    Args:
+        row: a stored type.
+        reason: why it has no class.
+    """
+    if reason == "unknown-object":
+        return registry.adapter(registry.top_level(row.module)) is None
+    return reason in _NOT_HERE
+
+
+def make(row: TypeRow) -> StandIn:
+    """Return the maker for a stored type.
+
+    A record has its fields, a pytree ``static`` and ``children``, an enum ``name`` and ``value``.
+    """
+    if row.kind == TypeKind.ENUM:
+        fields: Sequence[str] = ("name", "value")
+    elif row.kind == TypeKind.PYTREE:
+        fields = ("static", "children")
+    else:
+        fields = row.fields
+    name = row.name.rpartition(".")[2]
+    made = collections.namedtuple(  # type: ignore[misc]
+        name if name.isidentifier() and not keyword.iskeyword(name) else "StandIn",
+        [unicodedata.normalize("NFKC", field) for field in fields],  # as Python reads names
+        rename=True,
+        module=__name__,
+    )
+    cls: Any = made
+    if row.kind == TypeKind.PYTREE:
+        return StandIn(lambda values: cls(values[0], tuple(values[1:])))
+    return StandIn(lambda values: cls(*values))
