@@ -24,6 +24,9 @@ _HELD_FILES = 128
 
 _CANNOT_SYNC = {errno.EACCES, errno.EPERM, errno.EINVAL}  # not ours to read; autofs, squashfs
 
+_READ_NBYTES = 64 << 10
+"""Python allocates what it asks for before it reads: a small file is not to cost its limit."""
+
 
 class LocalStorage:
     """One checkpoint directory. Safe to use from many threads."""
@@ -171,7 +174,7 @@ class LocalStorage:
         """Read a small file."""
         parts, left, path = [], limit + 1, self._at(name)
         with self._missing_link(name), self._reading(name), posix.opened(path, posix.READ) as fd:
-            while left and (part := os.read(fd, left)):
+            while left and (part := os.read(fd, min(left, _READ_NBYTES))):
                 parts.append(part)
                 left -= len(part)
         return b"".join(parts)
