@@ -17,7 +17,7 @@ demo: $(VENV)/$(DEMO).ok
 	$(BIN)/python -m ckptstore.demo $(URL)
 
 demo-s3 demo-gcs: demo-%: $(VENV)/test.ok
-	cd tests && ../$(BIN)/python -m servers $(SERVER_$*) ../$(BIN)/python -m ckptstore.demo --picture ../demo-$*.png
+	$(BIN)/python -m tests.support.servers $(SERVER_$*) $(BIN)/python -m ckptstore.demo --picture demo-$*.png
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not whole"
@@ -27,7 +27,7 @@ test-all: check
 
 test-azure: $(VENV)/test.ok
 	npm install --prefix $(VENV)/azurite --silent --no-fund --no-audit azurite
-	PATH="$(CURDIR)/$(VENV)/azurite/node_modules/.bin:$$PATH" $(BIN)/python -m pytest tests/test_storage_generic.py
+	PATH="$(CURDIR)/$(VENV)/azurite/node_modules/.bin:$$PATH" $(BIN)/python -m pytest tests/unit/storage/test_storage_generic.py
 
 check: $(VENV)/test.ok
 	$(BIN)/ruff check .

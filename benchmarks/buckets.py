@@ -39,11 +39,11 @@ from states import STATES, Tree
 
 import ckptstore
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parents[1]))
 
-from servers import Ministack, S3Server
-from servers.proxy import FaultProxy
-from servers.proxy import Request as Sent
+from tests.support.servers import Ministack, S3Server
+from tests.support.servers.proxy import FaultProxy
+from tests.support.servers.proxy import Request as Sent
 
 _ROUNDS = 5
 _QUICK_ROUNDS = 3

@@ -141,8 +141,8 @@ def _round_trip(tool: Contender, state: Tree, path: Path) -> list[Difference]:
 
 def _states() -> dict[str, Any]:
     """Return the states of the catalogue that the tests use, by name."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-    cases = import_module("optax_catalogue").CASES
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    cases = import_module("tests.support.optax_catalogue").CASES
     return {name: build().state for name, build in cases.items()}
 
 

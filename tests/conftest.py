@@ -7,8 +7,9 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from servers import Gcs, Ministack, Moto, S3Server, Server
-from servers.proxy import FaultProxy
+
+from tests.support.servers import Gcs, Ministack, Moto, S3Server, Server
+from tests.support.servers.proxy import FaultProxy
 
 # No test finds credentials, or asks a network for them. The region is set here because s3fs cannot
 # make a bucket where its `client_kwargs` hold it. gcsfs would ask by gRPC what kind a bucket is.

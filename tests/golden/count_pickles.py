@@ -13,9 +13,9 @@ import sys
 import warnings
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
-import optax_golden
+from tests.support import optax_golden
 
 
 class _Nothing:

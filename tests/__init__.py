@@ -1,0 +1,1 @@
+"""The tests of ckptstore, by what they test; `support` holds what they share."""
