@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ckptstore.adapters import jax_classes, jax_symbols
-from ckptstore.errors import UnsupportedError
+from ckptstore.errors import Reason, UnsupportedError
 from ckptstore.format import array_bytes, dtypes
 from ckptstore.format.dtypes import Array
 from ckptstore.format.index import TypeKind, TypeRow
@@ -85,7 +85,7 @@ class JaxAdapter(Adapter):
             raise UnsupportedError(
                 f"jax {jax.__version__} makes no {what} here ({error!s:.200}); load with "
                 'arrays="numpy"',
-                reason="array-not-exact",
+                reason=Reason.ARRAY_NOT_EXACT,
             ) from error
         made = (x.dtype, x.weak_type, _is_committed(x))
         if made != (host.dtype, weak, place is not None):
@@ -94,7 +94,7 @@ class JaxAdapter(Adapter):
                 f"committed={_is_committed(x)}) of a stored {host.dtype} (weak={weak}, "
                 f"committed={place is not None}); load with "
                 'arrays="numpy", or with the jax that wrote it',
-                reason="array-not-exact",
+                reason=Reason.ARRAY_NOT_EXACT,
             )
         return key
 

@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ckptstore.errors import CorruptError
+from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import array_bytes, dtypes
 from ckptstore.format.dtypes import Array
 from ckptstore.format.index import TypeKind, TypeRow
@@ -95,7 +95,7 @@ def _leaf(x: Array, row: TypeRow) -> Leaf:
 
 def _scalar(host: Array) -> Any:
     if host.shape:
-        raise CorruptError(f"a scalar of the shape {list(host.shape)}", reason="bad-leaf")
+        raise CorruptError(f"a scalar of the shape {list(host.shape)}", reason=Reason.BAD_LEAF)
     if host.dtype.type is np.bytes_:
         return np.bytes_(host.tobytes())  # indexing would drop the zeros at its end
     if host.dtype.type is np.str_:
@@ -103,7 +103,9 @@ def _scalar(host: Array) -> Any:
         try:
             return np.str_(host.tobytes().decode(order, "surrogatepass"))
         except UnicodeDecodeError as error:
-            raise CorruptError(f"a numpy.str_ is no text: {error}", reason="bad-value") from None
+            raise CorruptError(
+                f"a numpy.str_ is no text: {error}", reason=Reason.BAD_VALUE
+            ) from None
     # A void scalar would be a view of the array: let it own its bytes.
     return host.copy()[()] if host.dtype.kind == "V" else host.reshape(-1)[0]
 

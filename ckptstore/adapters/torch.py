@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ckptstore.errors import UnsupportedError
+from ckptstore.errors import Reason, UnsupportedError
 from ckptstore.format import array_bytes, dtypes
 from ckptstore.format.dtypes import Array
 from ckptstore.format.index import TypeKind, TypeRow
@@ -87,7 +87,7 @@ class TorchAdapter(Adapter):
             raise UnsupportedError(
                 f"torch {torch.__version__} has no dtype for {host.dtype}; load with "
                 'arrays="numpy", or with a newer torch',
-                reason="array-not-exact",
+                reason=Reason.ARRAY_NOT_EXACT,
             )
         try:
             x = torch.from_numpy(host.view(_BITS[dtype.itemsize][1])).view(dtype)
@@ -99,7 +99,7 @@ class TorchAdapter(Adapter):
             raise UnsupportedError(
                 f"torch {torch.__version__} makes no {row} of {host.dtype} and "
                 f'requires_grad={requires_grad} here ({error!s:.200}); load with arrays="numpy"',
-                reason="array-not-exact",
+                reason=Reason.ARRAY_NOT_EXACT,
             ) from error
         if persistent is not None:
             x.persistent, x._is_buffer = persistent, True

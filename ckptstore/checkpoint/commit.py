@@ -15,6 +15,7 @@ from ckptstore.errors import (
     CheckpointError,
     NotCommittedError,
     OutcomeUnknownError,
+    Reason,
     StorageError,
 )
 from ckptstore.format import manifest as format
@@ -39,7 +40,7 @@ def current(storage: Storage) -> bytes | None:
         raise StorageError(
             f"{storage.url}: {MANIFEST} there has {len(data)} bytes at least, so it is no manifest "
             "of ckptstore, and nothing was written; remove it first, or save to another place",
-            reason="foreign-manifest",
+            reason=Reason.FOREIGN_MANIFEST,
         )
     return data
 
@@ -105,7 +106,7 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: bytes |
             raise StorageError(
                 f"{storage.url}: {lost}; somebody removes files there, or the store lost them; "
                 "nothing was committed; save again",
-                reason="lost-file",
+                reason=Reason.LOST_FILE,
             )
     except BaseException:
         discard(storage, attempt)
@@ -204,7 +205,7 @@ def _collected(storage: Storage, attempt: str) -> StorageError:
     return StorageError(
         f"{storage.url}: a garbage collector took this save (attempt {attempt}) for a dead one; "
         "save again, and give the collector a longer grace period",
-        reason="collected",
+        reason=Reason.COLLECTED,
     )
 
 
@@ -275,7 +276,7 @@ def delete(storage: Storage, attempt: str | None = None) -> None:
         raise StorageError(
             f"{storage.url}: the checkpoint is deleted, but not all of its files are removed: "
             f"{left}",
-            reason="not-removed",
+            reason=Reason.NOT_REMOVED,
         )
     storage.remove()
 
@@ -306,18 +307,18 @@ def not_committed(storage: Storage) -> NotCommittedError:
             f"{storage.url}: not a checkpoint but a run, with directories of {len(run)} step(s) up "
             f"to step {max(run.values())}: Manager(url).load() loads its newest, "
             "Manager(url).load(step) another",
-            reason="is-a-run",
+            reason=Reason.IS_A_RUN,
         )
     attempts = {format.attempt_of(name) for name in names} - {None}
     if attempts:
         return NotCommittedError(
             f"{storage.url}: not a committed checkpoint: {len(attempts)} unfinished save(s), no "
             f"{MANIFEST}; the save was killed or is still going on; load an older checkpoint",
-            reason="unfinished",
+            reason=Reason.UNFINISHED,
         )
     return NotCommittedError(
         f"{storage.url}: not a checkpoint: no {MANIFEST} there"
         + (" (it holds other files)" if names else "")
         + "; check the path",
-        reason="no-manifest",
+        reason=Reason.NO_MANIFEST,
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from ckptstore.checkpoint import commit
 from ckptstore.checkpoint.commit import MANIFEST
-from ckptstore.errors import CorruptError, StorageError
+from ckptstore.errors import CorruptError, Reason, StorageError
 from ckptstore.format import manifest as format
 from ckptstore.storage import Storage
 
@@ -42,7 +42,7 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
         raise CorruptError(
             f"{storage.url}: {MANIFEST} is damaged, so what is garbage cannot be told; nothing was "
             "removed; verify it",
-            reason="corrupt",
+            reason=Reason.CORRUPT,
         )
     attempts = _by_attempt(changed, unfinished)
     attempts.pop(committed or "", None)

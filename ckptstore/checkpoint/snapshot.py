@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from ckptstore.checkpoint.commit import MANIFEST, held, not_committed, surely_held
 from ckptstore.digests import Buffer, Digest, Hasher
-from ckptstore.errors import CorruptError, StorageError
+from ckptstore.errors import CorruptError, Reason, StorageError
 from ckptstore.format import manifest as format
 from ckptstore.format.index import INDEX_MAX_NBYTES
 from ckptstore.format.manifest import File, Manifest
@@ -43,9 +43,9 @@ class Snapshot:
                 self.storage.get(name, offset + at, piece)
                 state.update(piece)
         except FileNotFoundError:
-            raise _Changed(f"the file {name} is missing", "missing-file") from None
+            raise _Changed(f"the file {name} is missing", Reason.MISSING_FILE) from None
         except EOFError as error:
-            raise _Changed(str(error), "file-size") from None
+            raise _Changed(str(error), Reason.FILE_SIZE) from None
         return state.digest()
 
 
@@ -76,7 +76,7 @@ def read(storage: Storage, use: Callable[[Snapshot], T]) -> T:
             ) from None
     raise StorageError(
         f"{storage.url}: overwritten {_READS} times while it was read; try again",
-        reason="overwritten",
+        reason=Reason.OVERWRITTEN,
     )
 
 
@@ -94,10 +94,10 @@ def _open(storage: Storage, data: bytes) -> Snapshot:
     for file in manifest.files:
         have = sizes.get(file.name)
         if have is None:
-            raise _Changed(f"the {file.role} file {file.name} is missing", "missing-file")
+            raise _Changed(f"the {file.role} file {file.name} is missing", Reason.MISSING_FILE)
         if have != file.nbytes:
             raise _Changed(
-                f"{file.name} has {have} bytes, the manifest says {file.nbytes}", "file-size"
+                f"{file.name} has {have} bytes, the manifest says {file.nbytes}", Reason.FILE_SIZE
             )
     snapshot = Snapshot(storage, manifest, [] if manifest.index is None else [manifest.index])
     for file in manifest.files:
@@ -111,12 +111,12 @@ def _read_index(snapshot: Snapshot, file: File) -> bytes:
     if file.nbytes > INDEX_MAX_NBYTES:
         raise CorruptError(
             f"{where}: {file.nbytes} bytes, at most {INDEX_MAX_NBYTES}",
-            reason="too-many",
+            reason=Reason.TOO_MANY,
         )
     buffer = bytearray(file.nbytes)
     if not any(snapshot.fill(file.name, 0, buffer) == file.digest for _ in range(2)):
         raise CorruptError(
             f"{where}: the checksum does not match; restore the file from a copy",
-            reason="checksum",
+            reason=Reason.CHECKSUM,
         )
     return bytes(buffer)

@@ -14,7 +14,7 @@ from ckptstore.convert import files, inputs
 from ckptstore.convert.files import Options
 from ckptstore.convert.like import Likeness, expected, filled, text_of
 from ckptstore.digests import Buffer
-from ckptstore.errors import CorruptError
+from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import array_bytes, dtypes
 from ckptstore.format.dtypes import Array
 
@@ -116,7 +116,7 @@ def _read(data: Buffer, at: int, where: str) -> _Record:
     if nbytes > len(data) - start:
         raise CorruptError(
             f"{where}: {dtype}{list(shape)} takes {nbytes} bytes, {len(data) - start} are left",
-            reason="truncated",
+            reason=Reason.TRUNCATED,
         )
     end = start + nbytes
     return _Record(inputs.owned(memoryview(data)[start:end]), dtype, shape, fortran, end)

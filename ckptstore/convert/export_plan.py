@@ -17,7 +17,7 @@ from ckptstore.checkpoint import snapshot as snapshots
 from ckptstore.checkpoint.snapshot import Snapshot
 from ckptstore.convert.files import Options
 from ckptstore.convert.flat_names import Loss, Names
-from ckptstore.errors import StructureError
+from ckptstore.errors import Reason, StructureError
 from ckptstore.format import dtypes, validate
 from ckptstore.format.dtypes import Array, DtypeRefusal, Stored
 from ckptstore.loading import fetch
@@ -102,7 +102,7 @@ class Outline:
             raise StructureError(
                 f"{form} cannot hold {len(bad)} array(s), and nothing is cast:{''.join(lines)}\n"
                 "leave them out with select=, or convert them in a tree of your own",
-                reason="cannot-carry",
+                reason=Reason.CANNOT_CARRY,
             )
 
     @property
@@ -143,7 +143,7 @@ def _read(walk: Walk, leaf: int, path: str) -> Array:
     try:
         return walk.leaves[leaf].read()
     except (Refusal, DtypeRefusal) as refusal:
-        raise StructureError(f"{path}: {refusal}", reason="cannot-carry") from None
+        raise StructureError(f"{path}: {refusal}", reason=Reason.CANNOT_CARRY) from None
 
 
 def _of_checkpoint(snapshot: Snapshot, select: str | Sequence[str] | None) -> Outline:

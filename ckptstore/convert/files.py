@@ -11,7 +11,7 @@ from typing import Any
 
 from ckptstore import concurrency, storage
 from ckptstore.digests import Buffer
-from ckptstore.errors import AlreadyCommittedError, StorageError
+from ckptstore.errors import AlreadyCommittedError, Reason, StorageError
 from ckptstore.storage import Storage
 
 Options = Mapping[str, Any] | None
@@ -130,7 +130,7 @@ def locate(url: Any, storage_options: Options) -> tuple[Storage, str]:
     if directory.endswith(":/") or (protocol(url) and os.fspath(url).endswith("/")):
         raise StorageError(
             f"{whole.url}/: a bucket or a directory, where a file in one was expected",
-            reason="bad-url",
+            reason=Reason.BAD_URL,
         )
     return storage.open(directory or "/", storage_options), name
 
@@ -154,7 +154,7 @@ def shared(storage_options: Options, path: Any, source: Any) -> tuple[Options, O
         raise StorageError(
             f"storage_options for {to}:// and for {of}:// at once; load the checkpoint with its "
             "own, and export the tree with those of the file",
-            reason="bad-options",
+            reason=Reason.BAD_OPTIONS,
         )
     # Where nothing is a URL, the disk says that it takes none.
     return storage_options if to or not of else None, storage_options if of else None
@@ -186,4 +186,6 @@ def each(wanted: Sequence[Span], take: Callable[[Storage, str, int, int], None])
 
 def changed(where: str) -> StorageError:
     """Return the error for what is not as it was when its reading began."""
-    return StorageError(f"{where}: changed while it was read; read it again", reason="overwritten")
+    return StorageError(
+        f"{where}: changed while it was read; read it again", reason=Reason.OVERWRITTEN
+    )

@@ -10,7 +10,7 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ckptstore.errors import StructureError
+from ckptstore.errors import Reason, StructureError
 from ckptstore.format.index import DICT_KINDS, Kind
 from ckptstore.tree import paths, selection
 from ckptstore.tree.flattening import Walk
@@ -110,14 +110,14 @@ class Names:
             raise StructureError(
                 f"{place.path} and {self.found[name][0]} would both be named {name!r:.200}; export "
                 "them one by one with select=",
-                reason="name-clash",
+                reason=Reason.NAME_CLASH,
             )
         try:
             name.encode()
         except UnicodeEncodeError:
             raise StructureError(
                 f"{place.path}: its name is no text that a file can hold; select it by itself",
-                reason="bad-name",
+                reason=Reason.BAD_NAME,
             ) from None
         self.found[name] = place.path, leaf
         row = self.table.leaf(leaf)[0]

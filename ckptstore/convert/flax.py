@@ -17,7 +17,7 @@ from ckptstore.convert import inputs
 from ckptstore.convert.files import Options
 from ckptstore.convert.like import Likeness, step, text_of
 from ckptstore.digests import Buffer
-from ckptstore.errors import CorruptError, StructureError
+from ckptstore.errors import CorruptError, Reason, StructureError
 from ckptstore.format import array_bytes, dtypes, wire
 from ckptstore.format.dtypes import Array
 
@@ -93,7 +93,7 @@ class _Decoder:
                 raise self._bad(f"a key of type {type(key).__name__}")
             if key in out:
                 raise CorruptError(
-                    f"{self.where}: the key {key!r:.200} stands twice", reason="duplicate-key"
+                    f"{self.where}: the key {key!r:.200} stands twice", reason=Reason.DUPLICATE_KEY
                 )
             out[key] = value
         return self._joined(out) if _CHUNKED in out else out
@@ -126,7 +126,7 @@ class _Decoder:
         if not dtype.itemsize or dtype.itemsize * math.prod(shape) != len(data):
             raise CorruptError(
                 f"{self.where}: {len(data)} bytes for an array of {stored}{shape}",
-                reason="truncated",
+                reason=Reason.TRUNCATED,
             )
         return array_bytes.from_bytes(inputs.owned(data), dtype, tuple(shape), where=self.where)
 
@@ -141,7 +141,7 @@ class _Decoder:
 
     def _bad(self, what: str) -> CorruptError:
         return CorruptError(
-            f"{self.where}: {what} is nothing that flax writes", reason="bad-msgpack"
+            f"{self.where}: {what} is nothing that flax writes", reason=Reason.BAD_MSGPACK
         )
 
 
@@ -165,7 +165,7 @@ def _fill(stored: Any, like: Any, where: str) -> Any:
     except Exception as error:  # functions that classes of the user registered
         raise StructureError(
             f"{where}: flax could not put the values into `like`: {error!s:.500}",
-            reason="differs-from-like",
+            reason=Reason.DIFFERS_FROM_LIKE,
         ) from error
 
 

@@ -15,6 +15,7 @@ from ckptstore.digests import Buffer
 from ckptstore.errors import (
     CheckpointError,
     CorruptError,
+    Reason,
     StorageError,
     StructureError,
     UnknownTypeError,
@@ -42,7 +43,7 @@ def read(source: Any, storage_options: Options) -> tuple[str, Buffer]:
     if storage_options and (held or hasattr(source, "read")):
         raise StorageError(
             "bytes and open files take no storage_options; leave them out, or give the URL",
-            reason="bad-options",
+            reason=Reason.BAD_OPTIONS,
         )
     if held:
         return "the bytes", memoryview(source).cast("B")
@@ -50,7 +51,7 @@ def read(source: Any, storage_options: Options) -> tuple[str, Buffer]:
         data = source.read()
         if not isinstance(data, bytes):
             raise StorageError(
-                f"{source!r:.200} is open as text; open it as 'rb'", reason="bad-url"
+                f"{source!r:.200} is open as text; open it as 'rb'", reason=Reason.BAD_URL
             )
         return str(getattr(source, "name", "the open file")), data
     with files.opened(source, storage_options) as file:
@@ -71,7 +72,7 @@ def framework(name: str, distribution: str | None = None) -> Any:
         package = distribution or registry.top_level(name)
         raise UnknownTypeError(
             f"the package {package} is not installed here: pip install {package}",
-            reason="not-installed",
+            reason=Reason.NOT_INSTALLED,
         ) from None
 
 
@@ -85,7 +86,7 @@ def maker(arrays: Any) -> Callable[[Array], Any]:
         return lambda host: host
     if arrays != "jax":
         raise StructureError(
-            f"arrays={arrays!r:.80}, expected 'numpy' or 'jax'", reason="bad-argument"
+            f"arrays={arrays!r:.80}, expected 'numpy' or 'jax'", reason=Reason.BAD_ARGUMENT
         )
     framework("jax")
     adapter = registry.adapter("jax")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from ckptstore.convert import files
 from ckptstore.convert.files import File, Span
-from ckptstore.errors import CorruptError, StorageError
+from ckptstore.errors import CorruptError, Reason, StorageError
 from ckptstore.storage import Storage
 from ckptstore.storage.local import LocalStorage
 
@@ -114,5 +114,5 @@ def _writing(where: str, directory: str) -> Iterator[None]:
         raise StorageError(
             f"{where}: could not be copied to {directory}: {error.strerror or error}; make room "
             "there, or name another directory in the environment as TMPDIR",
-            reason="disk-full" if error.errno in _FULL else "storage",
+            reason=Reason.DISK_FULL if error.errno in _FULL else Reason.STORAGE,
         ) from error

@@ -19,7 +19,7 @@ from ckptstore import storage
 from ckptstore.convert import inputs, local_copy
 from ckptstore.convert.files import Options
 from ckptstore.convert.like import Likeness, expected, filled, step, text_of
-from ckptstore.errors import NotCommittedError, StorageError, StructureError
+from ckptstore.errors import NotCommittedError, Reason, StorageError, StructureError
 from ckptstore.format.dtypes import describe
 from ckptstore.storage import Storage
 from ckptstore.tree import comparison, encoding
@@ -109,13 +109,13 @@ def _item(place: Storage) -> Storage:
         raise StructureError(
             f"{place.url}: no item of Orbax, which has a file {_TREE}; name one of its "
             f"directories: {', '.join(names[:_SHOWN]) or 'there are none'}",
-            reason="ambiguous",
+            reason=Reason.AMBIGUOUS,
         )
     if place.url.startswith(_GCS) and not place.holds(_FINISHED):
         raise NotCommittedError(
             f"{place.url}: no file {_FINISHED}, so Orbax did not finish it; take another step; or, "
             "where it was copied there from a disk, copy it back and give that path",
-            reason="unfinished",
+            reason=Reason.UNFINISHED,
         )
     return place
 
@@ -142,7 +142,7 @@ def _leaves(tree: Any) -> dict[Path, Any]:
         if path in out:
             raise StructureError(
                 f"{_shown(path)} stands for two leaves, whose keys Orbax writes alike; rename one",
-                reason="ambiguous",
+                reason=Reason.AMBIGUOUS,
             )
         out[path] = leaf
     return out
@@ -166,7 +166,7 @@ def _check_names(where: str, stored: Mapping[Path, Any]) -> None:
             raise StructureError(
                 f"{where}: Orbax wrote {_shown(first)} and {_shown(path)} to one place, {name!r}, "
                 "so one of them is lost; restore what is left with Orbax",
-                reason="ambiguous",
+                reason=Reason.AMBIGUOUS,
             )
 
 
@@ -177,7 +177,7 @@ def _needs_like(where: str, stored: Mapping[Path, Any]) -> StructureError:
         f"{where}: Orbax does not say which of its containers were NamedTuples, tuples or "
         "dataclasses, nor what a None was; pass like=, the tree as your program has it, with "
         f"optimizer.init(params) for the optimizer's state:{''.join(lines[:_SHOWN] + more)}",
-        reason="needs-like",
+        reason=Reason.NEEDS_LIKE,
     )
 
 

@@ -17,7 +17,7 @@ from ckptstore.convert.export_plan import Entry, Report
 from ckptstore.convert.files import Options
 from ckptstore.convert.flat_names import Loss
 from ckptstore.digests import Buffer
-from ckptstore.errors import CorruptError, StructureError, UnsupportedError
+from ckptstore.errors import CorruptError, Reason, StructureError, UnsupportedError
 from ckptstore.format import array_bytes, dtypes
 from ckptstore.format.dtypes import Array
 
@@ -123,7 +123,7 @@ def _read(path: Any, storage_options: Options) -> dict[str, Array]:
         if code not in _DTYPES:
             raise UnsupportedError(
                 f"{where}: {name!r:.200} is of {code}, which has no numpy dtype of whole bytes",
-                reason="dtype-not-here",
+                reason=Reason.DTYPE_NOT_HERE,
             )
         dtype = dtypes.resolve(_DTYPES[code], where=where)
         with inputs.damage(where, f"no array at {name!r:.200}"):
@@ -219,7 +219,8 @@ def _checked(metadata: Mapping[str, str] | None) -> dict[str, str]:
     sound = isinstance(found, Mapping)
     if not sound or not all(_is_text(x) for item in found.items() for x in item):
         raise StructureError(
-            "metadata must be a map from str to str, without lone surrogates", reason="metadata"
+            "metadata must be a map from str to str, without lone surrogates",
+            reason=Reason.METADATA,
         )
     return dict(found)
 
@@ -247,7 +248,7 @@ def _header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
     if len(text) > _HEADER_MAX_NBYTES:
         raise StructureError(
             f"a header of {len(text)} bytes, which readers of safetensors refuse; select less",
-            reason="too-many",
+            reason=Reason.TOO_MANY,
         )
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

@@ -12,7 +12,7 @@ import numpy as np
 from ckptstore.convert import files, inputs, local_copy
 from ckptstore.convert.files import Options
 from ckptstore.convert.like import step
-from ckptstore.errors import CorruptError, StructureError, UnsupportedError
+from ckptstore.errors import CorruptError, Reason, StructureError, UnsupportedError
 from ckptstore.format import dtypes
 
 _GROWTH = 4
@@ -47,7 +47,7 @@ def from_torch(
     """
     if arrays not in ("torch", "numpy"):
         raise StructureError(
-            f"arrays={arrays!r:.80}, expected 'torch' or 'numpy'", reason="bad-argument"
+            f"arrays={arrays!r:.80}, expected 'torch' or 'numpy'", reason=Reason.BAD_ARGUMENT
         )
     torch = inputs.framework("torch")
     with files.opened(path, storage_options) as file, local_copy.file(file) as here:
@@ -83,7 +83,7 @@ def _check_zip(where: str, here: str, nbytes: int) -> None:
             f"{where}: the bytes of {bad:.200} do not match their CRC-32; restore the file from a "
             "copy; or, where it was written without checksums (compute_crc32 off), write it again "
             "with them",
-            reason="checksum",
+            reason=Reason.CHECKSUM,
         )
 
 
@@ -94,7 +94,7 @@ def _refused(where: str, error: Exception) -> Exception:
         f"{where}: it holds more than tensors and plain containers, or is damaged ({wanted:.300}); "
         "reading that could run code which the file chooses. In the program that wrote it, save "
         "the tensors alone: torch.save(model.state_dict(), path)",
-        reason="weights-only",
+        reason=Reason.WEIGHTS_ONLY,
     )
 
 
@@ -136,7 +136,7 @@ class _Arrays:
             raise UnsupportedError(
                 f"{self.where}: {path}: a {type(x).__qualname__}, where no numpy array can stand; "
                 'read it with arrays="torch"',
-                reason="dtype-not-here",
+                reason=Reason.DTYPE_NOT_HERE,
             )
         for part in x if isinstance(x, tuple | set | frozenset) else ():
             self._refuse_tensors(part, path)
@@ -158,7 +158,7 @@ class _Arrays:
             raise UnsupportedError(
                 f"{self.where}: {path}: a tensor of {x.dtype}, {x.layout} has no numpy array; read "
                 'it with arrays="torch"',
-                reason="dtype-not-here",
+                reason=Reason.DTYPE_NOT_HERE,
             ) from None
         return np.array(host.numpy(), order="C").view(dtype)
 
@@ -169,5 +169,5 @@ class _Arrays:
             raise UnsupportedError(
                 f"{self.where}: {path}: expanded, this tensor of {list(x.shape)} takes over "
                 f'{_GROWTH} times the bytes of the file; read it with arrays="torch"',
-                reason="array-not-exact",
+                reason=Reason.ARRAY_NOT_EXACT,
             )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.errors import CorruptError
+from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import dtypes
 from ckptstore.format.dtypes import Array, DtypeRefusal
 
@@ -133,12 +133,12 @@ def from_bytes(data: Array, dtype: np.dtype[Any], shape: tuple[int, ...], *, whe
     if bits < 8 and int(data.max()) >= 1 << bits:
         raise CorruptError(
             f"{where}: a byte over {(1 << bits) - 1} in an array of {dtype.name}",
-            reason="bad-value",
+            reason=Reason.BAD_VALUE,
         )
     array = data.view(little).reshape(shape)
     if _beyond_unicode(array):
         raise CorruptError(
-            f"{where}: a code point over U+10FFFF in an array of str", reason="bad-value"
+            f"{where}: a code point over U+10FFFF in an array of str", reason=Reason.BAD_VALUE
         )
     if dtype != little:
         array = _swapped(array, dtype)

@@ -16,7 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ckptstore.errors import CorruptError, UnsupportedError
+from ckptstore.errors import CorruptError, Reason, UnsupportedError
 
 Array = np.ndarray[Any, Any]
 Stored = str | dict[str, Any]
@@ -170,7 +170,7 @@ def item_nbytes(stored: Any, *, where: str, depth: int = 0) -> int:
             nbytes = _sub_array_nbytes(stored, where, depth)
     if not 0 <= nbytes <= MAX_ITEM_NBYTES:
         text = f"{where}: {stored!r:.200} is not a dtype of the format"
-        raise CorruptError(text, reason="bad-dtype")
+        raise CorruptError(text, reason=Reason.BAD_DTYPE)
     return nbytes
 
 
@@ -238,7 +238,7 @@ def resolve(stored: Stored, *, where: str) -> np.dtype[Any]:
     except (DtypeRefusal, ValueError, TypeError) as error:
         raise UnsupportedError(
             f"{where}: the dtype {stored!r:.200} cannot be made here: {error}",
-            reason="dtype-not-here",
+            reason=Reason.DTYPE_NOT_HERE,
         ) from None
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ckptstore.digests import Digest
-from ckptstore.errors import CorruptError
+from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import dtypes, wire
 from ckptstore.format.manifest import DIGEST, MAX_DEPTH, MAX_ELEMENTS, Fields
 
@@ -228,7 +228,9 @@ def decode_tables(parts: Sequence[bytes], *, where: str) -> Index:
         for name in ("types", "dtypes", "nodes", "leaves"):
             if name in got.value:
                 if name in tables:
-                    raise CorruptError(f"{what}: two tables of {name}", reason="duplicate-table")
+                    raise CorruptError(
+                        f"{what}: two tables of {name}", reason=Reason.DUPLICATE_TABLE
+                    )
                 tables[name] = got.value[name]
         spans.append(_decode_spans(Fields(got.get("spans", dict), f"{what}: spans")))
     top = Fields(tables, f"{where}: index")
@@ -247,13 +249,13 @@ def _decode_types(table: Fields) -> list[TypeRow]:
         table.get(c, list) for c in ("binding", "main", "fields", "package", "version", "extra")
     ]
     if len({len(kinds), len(modules), len(names), *map(len, columns)}) != 1:
-        raise CorruptError(f"{table.where}: columns of unequal length", reason="bad-column")
+        raise CorruptError(f"{table.where}: columns of unequal length", reason=Reason.BAD_COLUMN)
     rows = []
     for kind, module, name, binding, main, fields, package, version, extra in zip(
         kinds, modules, names, *columns, strict=True
     ):
         if kind not in TypeKind.__members__.values():
-            raise CorruptError(f"{table.where}: unknown kind {kind!r:.80}", reason="bad-type")
+            raise CorruptError(f"{table.where}: unknown kind {kind!r:.80}", reason=Reason.BAD_TYPE)
         strings_or_none = (binding, main, package, version)
         if (
             not all(value is None or type(value) is str for value in strings_or_none)
@@ -263,7 +265,7 @@ def _decode_types(table: Fields) -> list[TypeRow]:
             or type(extra) is not dict
             or (fields and kind in (TypeKind.PYTREE, TypeKind.ENUM, TypeKind.ARRAY))
         ):
-            raise CorruptError(f"{table.where}: bad row of {module}.{name}", reason="bad-type")
+            raise CorruptError(f"{table.where}: bad row of {module}.{name}", reason=Reason.BAD_TYPE)
         rows.append(
             TypeRow(kind, module, name, binding, main, tuple(fields), package, version, extra)
         )
@@ -288,7 +290,7 @@ def _decode_leaves(table: Fields) -> Leaves:
     if count and int(ndim.max()) > dtypes.MAX_RANK:
         raise CorruptError(
             f"{table.where}: an array of {int(ndim.max())} axes, at most {dtypes.MAX_RANK}",
-            reason="bad-shape",
+            reason=Reason.BAD_SHAPE,
         )
     axes = int(ndim.sum())
     dims = wire.unpack_integers(table.get("dims", bytes), axes, f"{table.where}.dims")
@@ -314,7 +316,7 @@ def _join(parts: list[Spans]) -> Spans:
     if len(parts) == 1:
         return parts[0]
     if not parts:
-        raise CorruptError("no index, neither inline nor in a file", reason="missing-field")
+        raise CorruptError("no index, neither inline nor in a file", reason=Reason.MISSING_FIELD)
     leaf, cell, file, offset, size = (
         np.concatenate([getattr(part, c) for part in parts])
         for c in ("leaf", "cell", "file", "offset", "size")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ckptstore.digests import Digest, digest
-from ckptstore.errors import CorruptError, StructureError, UnsupportedError
+from ckptstore.errors import CorruptError, Reason, StructureError, UnsupportedError
 from ckptstore.format import wire
 
 MAGIC = "ckptstore"
@@ -128,7 +128,7 @@ def decode(data: bytes, *, where: str) -> Manifest:
     if len(data) > MANIFEST_MAX_NBYTES:
         raise CorruptError(
             f"{where}: {len(data)} bytes, more than the {MANIFEST_MAX_NBYTES} a manifest may have",
-            reason="manifest-size",
+            reason=Reason.MANIFEST_SIZE,
         )
     if not data.startswith(_HEAD):
         short = _HEAD.startswith(data)
@@ -136,30 +136,30 @@ def decode(data: bytes, *, where: str) -> Manifest:
             f"{where}: "
             + ("truncated: " if short else "not a ckptstore manifest: ")
             + f"begins with {data[:12]!r}, expected {_HEAD!r}",
-            reason="truncated" if short else "bad-magic",
+            reason=Reason.TRUNCATED if short else Reason.BAD_MAGIC,
         )
     if len(data) < _PAYLOAD_AT:
-        raise CorruptError(f"{where}: truncated at {len(data)} bytes", reason="truncated")
+        raise CorruptError(f"{where}: truncated at {len(data)} bytes", reason=Reason.TRUNCATED)
     major, minor = data[_VERSION_AT], data[_VERSION_AT + 1]
     if major != VERSION[0] or minor > 127:
         raise UnsupportedError(
             f"{where}: format version {major}.{minor}; this ckptstore reads {VERSION[0]}.x; "
             "upgrade ckptstore to read it",
-            reason="newer-major",
+            reason=Reason.NEWER_MAJOR,
         )
     end = _PAYLOAD_AT + int.from_bytes(data[_PAYLOAD_AT - 4 : _PAYLOAD_AT], "big")
     if data[_VERSION_AT + 2] != 0xC6:
-        raise CorruptError(f"{where}: the payload is not a bin 32", reason="bad-msgpack")
+        raise CorruptError(f"{where}: the payload is not a bin 32", reason=Reason.BAD_MSGPACK)
     if end > len(data):
         raise CorruptError(
-            f"{where}: truncated: {end} bytes declared, {len(data)} there", reason="truncated"
+            f"{where}: truncated: {end} bytes declared, {len(data)} there", reason=Reason.TRUNCATED
         )
     digests = wire.unpack(data[end:], what=f"{where}: checksum", max_elements=64, max_depth=2)
     if type(digests) is not dict or digests.get(DIGEST) != digest(data[:end]):
         raise CorruptError(
             f"{where}: the checksum does not match; the manifest was damaged after it was written; "
             "restore it from a copy",
-            reason="checksum",
+            reason=Reason.CHECKSUM,
         )
     payload = wire.unpack(
         data[_PAYLOAD_AT:end], what=where, max_elements=MAX_ELEMENTS, max_depth=MAX_DEPTH
@@ -175,20 +175,20 @@ def _decode_payload(payload: Any, version: tuple[int, int], where: str) -> Manif
         raise UnsupportedError(
             f"{where}: needs the feature {', '.join(map(repr, unknown))}, which this ckptstore "
             "does not have; upgrade ckptstore to read it",
-            reason="unknown-feature",
+            reason=Reason.UNKNOWN_FEATURE,
         )
     attempt = fields.get("attempt", str)
     if not _ATTEMPT.fullmatch(attempt):
-        raise CorruptError(f"{where}: {attempt!r:.80} is no attempt id", reason="bad-field")
+        raise CorruptError(f"{where}: {attempt!r:.80} is no attempt id", reason=Reason.BAD_FIELD)
     metrics = fields.get("metrics", dict)
     writer = fields.get("writer", dict)
     for value in metrics.values():
         if type(value) not in (int, float):
-            raise CorruptError(f"{where}: a metric is not a number", reason="bad-field")
+            raise CorruptError(f"{where}: a metric is not a number", reason=Reason.BAD_FIELD)
     if (time_ms := fields.integer("time_ms")) > MAX_TIME_MS:
-        raise CorruptError(f"{where}: time_ms is {time_ms}", reason="integer-range")
+        raise CorruptError(f"{where}: time_ms is {time_ms}", reason=Reason.INTEGER_RANGE)
     if not all(type(value) is str for value in writer.values()):
-        raise CorruptError(f"{where}: a package version is not a str", reason="bad-field")
+        raise CorruptError(f"{where}: a package version is not a str", reason=Reason.BAD_FIELD)
     return Manifest(
         attempt=attempt,
         time_ms=time_ms,
@@ -208,9 +208,9 @@ def _decode_files(fields: Fields, attempt: str) -> list[File]:
     names, roles = fields.strings("name"), fields.strings("role")
     digests = fields.get(DIGEST, list)
     if len(names) > MAX_FILES:
-        raise CorruptError(f"{fields.where}: over {MAX_FILES} rows", reason="too-many")
+        raise CorruptError(f"{fields.where}: over {MAX_FILES} rows", reason=Reason.TOO_MANY)
     if not len(names) == len(roles) == len(digests):
-        raise CorruptError(f"{fields.where}: columns of unequal length", reason="bad-column")
+        raise CorruptError(f"{fields.where}: columns of unequal length", reason=Reason.BAD_COLUMN)
     sizes = wire.unpack_integers(fields.get("size", bytes), len(names), f"{fields.where}.size")
     ages = np.zeros(len(names), np.int64)
     if "age" in fields.value:
@@ -223,15 +223,17 @@ def _decode_files(fields: Fields, attempt: str) -> list[File]:
         if match is None or match[1] != role or match[2] != attempt:
             raise CorruptError(
                 f"{fields.where}: {name!r:.200} is no name of a {role} file of attempt {attempt}",
-                reason="bad-file-name",
+                reason=Reason.BAD_FILE_NAME,
             )
         if (role == "data" and file_digest is not None) or (
             role == "index" and not _is_digest(file_digest)
         ):
-            raise CorruptError(f"{fields.where}: bad file_digest of {name}", reason="bad-field")
+            raise CorruptError(
+                f"{fields.where}: bad file_digest of {name}", reason=Reason.BAD_FIELD
+            )
         files.append(File(name, nbytes, match[1], file_digest, age))  # type: ignore[arg-type]
     if len(set(names)) != len(names):
-        raise CorruptError(f"{fields.where}: a name stands twice", reason="bad-file-name")
+        raise CorruptError(f"{fields.where}: a name stands twice", reason=Reason.BAD_FILE_NAME)
     return files
 
 
@@ -288,12 +290,14 @@ def _is_text(value: str) -> bool:
 
 
 def _metadata_error(message: str) -> StructureError:
-    return StructureError(f"save: {message}; put it in the tree", reason="metadata")
+    return StructureError(f"save: {message}; put it in the tree", reason=Reason.METADATA)
 
 
 def _decode_metadata(data: bytes, where: str) -> Metadata:
     if len(data) > METADATA_MAX_NBYTES:
-        raise CorruptError(f"{where}: metadata over {METADATA_MAX_NBYTES} bytes", reason="too-many")
+        raise CorruptError(
+            f"{where}: metadata over {METADATA_MAX_NBYTES} bytes", reason=Reason.TOO_MANY
+        )
     value = wire.unpack(
         data,
         what=f"{where}: metadata",
@@ -309,7 +313,7 @@ class Fields:
     def __init__(self, value: Any, where: str) -> None:
         if type(value) is not dict:
             raise CorruptError(
-                f"{where}: found {type(value).__name__}, expected a map", reason="bad-field"
+                f"{where}: found {type(value).__name__}, expected a map", reason=Reason.BAD_FIELD
             )
         self.value: dict[str, Any] = value
         self.where = where
@@ -317,13 +321,13 @@ class Fields:
     def get(self, name: str, *types: type) -> Any:
         """Return a field that must be there and of one of `types`."""
         if name not in self.value:
-            raise CorruptError(f"{self.where}: no field {name!r}", reason="missing-field")
+            raise CorruptError(f"{self.where}: no field {name!r}", reason=Reason.MISSING_FIELD)
         value = self.value[name]
         if type(value) not in types:
             raise CorruptError(
                 f"{self.where}: {name} is {type(value).__name__}, expected "
                 + " or ".join(t.__name__ for t in types),
-                reason="bad-field",
+                reason=Reason.BAD_FIELD,
             )
         return value
 
@@ -332,7 +336,7 @@ class Fields:
         value: int = self.get(name, int)
         if not 0 <= value <= wire.MAX_INTEGER:
             raise CorruptError(
-                f"{self.where}: {name} is {value}, out of range", reason="integer-range"
+                f"{self.where}: {name} is {value}, out of range", reason=Reason.INTEGER_RANGE
             )
         return value
 
@@ -340,5 +344,7 @@ class Fields:
         """Return a field that is an array of str."""
         value: list[str] = self.get(name, list)
         if not all(type(entry) is str for entry in value):
-            raise CorruptError(f"{self.where}: {name} holds other than str", reason="bad-field")
+            raise CorruptError(
+                f"{self.where}: {name} holds other than str", reason=Reason.BAD_FIELD
+            )
         return value

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ckptstore.errors import StructureError
+from ckptstore.errors import Reason, StructureError
 from ckptstore.format import wire
 
 _NAME = re.compile(r"step-[0-9]{12,16}")
@@ -43,5 +43,5 @@ def check_step(step: Any) -> None:
         found = "out of range" if huge else f"{step!r:.80} ({type(step).__name__})"
         raise StructureError(
             f"step is {found}, expected an int from 0 to 2^53 - 1; int(step) of an array gives one",
-            reason="bad-step",
+            reason=Reason.BAD_STEP,
         )

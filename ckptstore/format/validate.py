@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.errors import CorruptError
+from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import dtypes, index, wire
 from ckptstore.format.index import BLOB_KINDS, DICT_KINDS, Index, Integers, Kind, TypeKind
 from ckptstore.format.manifest import File
@@ -77,13 +77,14 @@ def layout(arity: Sequence[int], *, where: str) -> Layout:
             depth[node] = len(stack)
             left[-1] -= 1
         elif node:
-            raise CorruptError(f"{where}: nodes after the end of the tree", reason="bad-tree")
+            raise CorruptError(f"{where}: nodes after the end of the tree", reason=Reason.BAD_TREE)
         if children:
             stack.append(node)
             left.append(children)
             if len(stack) > index.TREE_MAX_DEPTH:
                 raise CorruptError(
-                    f"{where}: a tree deeper than {index.TREE_MAX_DEPTH} levels", reason="too-deep"
+                    f"{where}: a tree deeper than {index.TREE_MAX_DEPTH} levels",
+                    reason=Reason.TOO_DEEP,
                 )
         else:
             end[node] = node + 1
@@ -91,7 +92,7 @@ def layout(arity: Sequence[int], *, where: str) -> Layout:
                 end[stack.pop()] = node + 1
                 left.pop()
     if stack or not arity:
-        raise CorruptError(f"{where}: the tree of nodes is not complete", reason="bad-tree")
+        raise CorruptError(f"{where}: the tree of nodes is not complete", reason=Reason.BAD_TREE)
     return Layout(parent, end, depth)
 
 
@@ -128,7 +129,7 @@ def _check_nodes(got: Index, tree: Layout, where: str) -> None:
     def refuse_if(bad: Any, message: str) -> None:
         if bad.any():
             node = int(np.argmax(bad))
-            raise _fail(where, f"node {node} of kind {int(kind[node])}: {message}", "bad-node")
+            raise _fail(where, f"node {node} of kind {int(kind[node])}: {message}", Reason.BAD_NODE)
 
     refuse_if(~of(*Kind), "unknown kind")
     for each, arity in _FIXED_ARITY.items():
@@ -143,7 +144,7 @@ def _check_nodes(got: Index, tree: Layout, where: str) -> None:
     refuse_if((kind == Kind.COMPLEX) & (nodes.size != 16), "16 bytes expected")
     refuse_if(nodes.size > len(nodes.heap), "bytes beyond the heap")
     if int(nodes.size.sum()) != len(nodes.heap):
-        raise _fail(where, "the sizes of the nodes do not add up to the heap", "bad-node")
+        raise _fail(where, "the sizes of the nodes do not add up to the heap", Reason.BAD_NODE)
     refuse_if(nodes.type > len(got.types), "a type that is not in the table")
     type_kinds = np.array(["", *(row.kind for row in got.types)])
     for each, allowed in _TYPED.items():
@@ -177,11 +178,15 @@ def _check_keys(got: Index, tree: Layout, parent: Integers, where: str) -> None:
             end = tree.end[node]
             inside[node:end] = True
             if max(tree.depth[node:end]) - tree.depth[node] > index.KEY_MAX_DEPTH:
-                raise _fail(where, f"a key nested deeper than {index.KEY_MAX_DEPTH}", "too-deep")
+                raise _fail(
+                    where, f"a key nested deeper than {index.KEY_MAX_DEPTH}", Reason.TOO_DEEP
+                )
     bad = inside & ~np.isin(kind, _KEYS)
     if bad.any():
         name = Kind(int(kind[np.argmax(bad)])).name
-        raise _fail(where, f"node {int(np.argmax(bad))}: {name} in a key or an item", "bad-key")
+        raise _fail(
+            where, f"node {int(np.argmax(bad))}: {name} in a key or an item", Reason.BAD_KEY
+        )
 
 
 def _check_references(got: Index, tree: Layout, where: str) -> None:
@@ -191,22 +196,24 @@ def _check_references(got: Index, tree: Layout, where: str) -> None:
     scalars = nodes.arg[np.isin(nodes.kind, BLOB_KINDS) & (nodes.arg > 0)] - 1
     held = np.sort(np.concatenate([arrays, scalars]))
     if len(held) != len(got.leaves) or (held != np.arange(len(held))).any():
-        raise _fail(where, "not every leaf is held by exactly one node", "bad-reference")
+        raise _fail(where, "not every leaf is held by exactly one node", Reason.BAD_REFERENCE)
     leaves = got.leaves
     rows = np.array([False, *((r.module, r.name) == SCALAR for r in got.types)])
     uint8 = np.array([stored == "uint8" for stored in got.dtypes], bool)
     if (leaves.type > len(got.types)).any() or (leaves.dtype >= len(got.dtypes)).any():
-        raise _fail(where, "a leaf of a type or dtype that is not in the table", "bad-leaf")
+        raise _fail(where, "a leaf of a type or dtype that is not in the table", Reason.BAD_LEAF)
     plain = rows[leaves.type] & (leaves.ndim == 1)
     if rows[leaves.type[arrays]].any() or not (plain[scalars] & uint8[leaves.dtype[scalars]]).all():
-        raise _fail(where, "a long scalar that is no scalar, or an array that is", "bad-leaf")
+        raise _fail(where, "a long scalar that is no scalar, or an array that is", Reason.BAD_LEAF)
     same = np.flatnonzero(nodes.kind == Kind.SAME)
     target = nodes.arg[same]
     if (target >= same).any():
-        raise _fail(where, "a SAME node that points forward", "bad-reference")
+        raise _fail(where, "a SAME node that points forward", Reason.BAD_REFERENCE)
     end = np.asarray(tree.end, np.int64)
     if (end[target] > same).any() or (nodes.kind[target] == Kind.SAME).any():
-        raise _fail(where, "a SAME node that points at its own parent, or at SAME", "bad-reference")
+        raise _fail(
+            where, "a SAME node that points at its own parent, or at SAME", Reason.BAD_REFERENCE
+        )
 
 
 def _check_leaves(got: Index, where: str) -> Integers:
@@ -214,11 +221,11 @@ def _check_leaves(got: Index, where: str) -> Integers:
     leaves = got.leaves
     arrays = np.array([False, *(row.kind == TypeKind.ARRAY for row in got.types)])
     if not arrays[leaves.type].all():
-        raise _fail(where, "a leaf whose type is not an array", "bad-leaf")
+        raise _fail(where, "a leaf whose type is not an array", Reason.BAD_LEAF)
     itemsize = np.array([dtypes.item_nbytes(each, where=where) for each in got.dtypes], np.int64)
     sub_array = np.array([dtypes.is_sub_array(each) for each in got.dtypes], bool)
     if sub_array[leaves.dtype].any():
-        raise _fail(where, "a leaf of a dtype that holds no array", "bad-leaf")
+        raise _fail(where, "a leaf of a dtype that holds no array", Reason.BAD_LEAF)
     # Logarithms find the suspects without overflow; they are then multiplied exactly.
     axis_leaf = np.repeat(np.arange(len(leaves)), leaves.ndim)
     logs = np.log2(np.maximum(itemsize[leaves.dtype], 1))
@@ -227,11 +234,11 @@ def _check_leaves(got: Index, where: str) -> Integers:
         product = math.prod(max(n, 1) for n in got.shape(leaf))
         if product * max(int(itemsize[leaves.dtype[leaf]]), 1) > wire.MAX_INTEGER:
             raise _fail(
-                where, f"leaf {leaf}: the shape {got.shape(leaf)} overflows", "shape-overflow"
+                where, f"leaf {leaf}: the shape {got.shape(leaf)} overflows", Reason.SHAPE_OVERFLOW
             )
     if (leaves.grid == 1).all():
         if leaves.cuts.size:
-            raise _fail(where, "cut points without a grid", "bad-grid")
+            raise _fail(where, "cut points without a grid", Reason.BAD_GRID)
         counts = np.ones(len(leaves), np.int64)
         np.multiply.at(counts, axis_leaf, leaves.dims)
         return counts * itemsize[leaves.dtype]
@@ -244,7 +251,7 @@ def _cells(got: Index, itemsize: Any, where: str) -> Integers:
     # Each by itself first: a sum of numbers near 2^53 could wrap.
     possible = (leaves.grid >= 1) & (leaves.grid <= len(leaves.cuts) + 1)
     if not possible.all() or int((leaves.grid - 1).sum()) != len(leaves.cuts):
-        raise _fail(where, "the grid does not match the cut points", "bad-grid")
+        raise _fail(where, "the grid does not match the cut points", Reason.BAD_GRID)
     out: list[Integers] = []
     axis = cut = total = 0
     for leaf, ndim in enumerate(leaves.ndim.tolist()):
@@ -254,15 +261,15 @@ def _cells(got: Index, itemsize: Any, where: str) -> Integers:
             cut += len(inner)
             lengths = np.diff(np.concatenate([[0], inner, [leaves.dims[a]]]))
             if len(inner) and (lengths <= 0).any():
-                raise _fail(where, f"leaf {leaf}: cut points out of order", "bad-grid")
+                raise _fail(where, f"leaf {leaf}: cut points out of order", Reason.BAD_GRID)
             # Every cell has bytes and so a span; a leaf without bytes is not cut.
             if len(inner) and total + len(cells) * len(lengths) > len(got.spans):
-                raise _fail(where, f"leaf {leaf}: more cells than spans", "bad-grid")
+                raise _fail(where, f"leaf {leaf}: more cells than spans", Reason.BAD_GRID)
             cells = (cells[:, None] * lengths[None, :]).reshape(-1)
         axis += ndim
         total += len(cells) if len(cells) > 1 else 0
         if len(cells) > 1 and not cells.all():
-            raise _fail(where, f"leaf {leaf}: a cell without bytes", "bad-grid")
+            raise _fail(where, f"leaf {leaf}: a cell without bytes", Reason.BAD_GRID)
         out.append(cells)
     return np.concatenate(out) if out else np.zeros(0, np.int64)
 
@@ -279,11 +286,11 @@ def _check_spans(got: Index, files: Sequence[File], cell_nbytes: Integers, where
     spans = got.spans
     starts = cell_starts(got)
     if (spans.leaf >= len(got.leaves)).any():
-        raise _fail(where, "a span of a leaf that is not there", "bad-span")
+        raise _fail(where, "a span of a leaf that is not there", Reason.BAD_SPAN)
     if (spans.cell >= (starts[1:] - starts[:-1])[spans.leaf]).any():
-        raise _fail(where, "a span of a cell that is not there", "bad-span")
+        raise _fail(where, "a span of a cell that is not there", Reason.BAD_SPAN)
     if (spans.size < 1).any() or (spans.size > index.SPAN_MAX_NBYTES).any():
-        raise _fail(where, f"a span of 0 or over {index.SPAN_MAX_NBYTES} bytes", "bad-span")
+        raise _fail(where, f"a span of 0 or over {index.SPAN_MAX_NBYTES} bytes", Reason.BAD_SPAN)
     sums = np.zeros(len(cell_nbytes), np.int64)
     np.add.at(sums, starts[spans.leaf] + spans.cell, spans.size)
     if (sums != cell_nbytes).any():
@@ -293,30 +300,32 @@ def _check_spans(got: Index, files: Sequence[File], cell_nbytes: Integers, where
             where,
             f"leaf {leaf} of shape {got.shape(leaf)}: spans of {sums[cell]} bytes, "
             f"expected {cell_nbytes[cell]}",
-            "span-sum",
+            Reason.SPAN_SUM,
         )
     data = np.array([file.role == "data" for file in files], bool)
     nbytes = np.array([file.nbytes for file in files], np.int64)
     if (spans.file >= len(files)).any() or not data[spans.file].all():
-        raise _fail(where, "a span in a file that is no data file of the table", "bad-span")
+        raise _fail(where, "a span in a file that is no data file of the table", Reason.BAD_SPAN)
     end = spans.offset + spans.size
     if (end > nbytes[spans.file]).any():
-        raise _fail(where, "a span beyond the end of its file", "span-range")
+        raise _fail(where, "a span beyond the end of its file", Reason.SPAN_RANGE)
     alignment = np.where(
         spans.size >= index.LARGE_NBYTES, index.LARGE_ALIGNMENT, index.SMALL_ALIGNMENT
     )
     if (spans.offset % alignment).any():
-        raise _fail(where, "a span that is not aligned", "span-alignment")
+        raise _fail(where, "a span that is not aligned", Reason.SPAN_ALIGNMENT)
     order = np.lexsort((spans.offset, spans.file))
     file, begin, end = spans.file[order], spans.offset[order], end[order]
     first = np.concatenate([[True], file[1:] != file[:-1]])[: len(file)]
     gap = begin - np.where(first, 0, np.concatenate([[0], end[:-1]])[: len(end)])
     if (gap < 0).any():
-        raise _fail(where, "spans overlap", "span-overlap")
+        raise _fail(where, "spans overlap", Reason.SPAN_OVERLAP)
     if (gap >= alignment[order]).any():
-        raise _fail(where, "bytes between spans that nothing accounts for", "span-gap")
+        raise _fail(where, "bytes between spans that nothing accounts for", Reason.SPAN_GAP)
     last = np.concatenate([file[1:] != file[:-1], [True]])[: len(file)]
     held = np.zeros(len(files), np.int64)
     held[file[last]] = end[last]
     if (held != nbytes)[data].any():
-        raise _fail(where, "bytes at the end of a data file that nothing accounts for", "span-gap")
+        raise _fail(
+            where, "bytes at the end of a data file that nothing accounts for", Reason.SPAN_GAP
+        )

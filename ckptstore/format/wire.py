@@ -14,7 +14,7 @@ import msgpack
 import numpy as np
 
 from ckptstore.digests import Buffer, Digest
-from ckptstore.errors import CorruptError, StructureError
+from ckptstore.errors import CorruptError, Reason, StructureError
 
 MAX_INTEGER = 2**53 - 1
 """Every integer of the format is at most this (it is exact in JavaScript too)."""
@@ -34,7 +34,9 @@ def pack(value: Any) -> bytes:
     try:
         packed: bytes = msgpack.packb(value, use_bin_type=True)
     except (ValueError, OverflowError, TypeError) as error:
-        raise StructureError(f"save: cannot be encoded: {error}", reason="cannot-carry") from None
+        raise StructureError(
+            f"save: cannot be encoded: {error}", reason=Reason.CANNOT_CARRY
+        ) from None
     return packed
 
 
@@ -61,7 +63,7 @@ def unpack(data: bytes, *, what: str, max_elements: int, max_depth: int) -> Any:
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise CorruptError(
             f"{what}: not valid msgpack ({error}); restore the file from a copy",
-            reason="bad-msgpack",
+            reason=Reason.BAD_MSGPACK,
         ) from None
 
 
@@ -69,9 +71,9 @@ def _pairs(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in pairs:
         if type(key) is not str:
-            raise CorruptError(f"a map key is {type(key).__name__}, not str", reason="bad-key")
+            raise CorruptError(f"a map key is {type(key).__name__}, not str", reason=Reason.BAD_KEY)
         if key in out:
-            raise CorruptError(f"the map key {key!r} stands twice", reason="duplicate-key")
+            raise CorruptError(f"the map key {key!r} stands twice", reason=Reason.DUPLICATE_KEY)
         out[key] = value
     return out
 
@@ -109,7 +111,7 @@ def scan(
         elements += 1
         if elements > max_elements:
             raise CorruptError(
-                f"{what}: more than {max_elements} msgpack values", reason="too-many"
+                f"{what}: more than {max_elements} msgpack values", reason=Reason.TOO_MANY
             )
         if position >= end:
             raise _truncated(what, position, end)
@@ -131,7 +133,7 @@ def scan(
                 if abs(value) > MAX_INTEGER:
                     raise CorruptError(
                         f"{what}: {value} at byte {position - 9} is over 2^53 - 1",
-                        reason="integer-range",
+                        reason=Reason.INTEGER_RANGE,
                     )
         elif byte in _SIZED:
             width = _SIZED[byte]
@@ -147,26 +149,27 @@ def scan(
         else:
             raise CorruptError(
                 f"{what}: msgpack type 0x{byte:02x} at byte {position - 1} is not used here",
-                reason="bad-msgpack",
+                reason=Reason.BAD_MSGPACK,
             )
         if position > end or children > end - position:
             raise _truncated(what, position + children, end)
         if children:
             if len(open_counts) > max_depth:
                 raise CorruptError(
-                    f"{what}: nested deeper than {max_depth} levels", reason="too-deep"
+                    f"{what}: nested deeper than {max_depth} levels", reason=Reason.TOO_DEEP
                 )
             open_counts.append(children)
     if position != end:
         raise CorruptError(
-            f"{what}: {end - position} bytes after the end of the value", reason="trailing-bytes"
+            f"{what}: {end - position} bytes after the end of the value",
+            reason=Reason.TRAILING_BYTES,
         )
 
 
 def _truncated(what: str, need: int, have: int) -> CorruptError:
     return CorruptError(
         f"{what}: truncated: at least {need} bytes are declared, {have} are there",
-        reason="truncated",
+        reason=Reason.TRUNCATED,
     )
 
 
@@ -187,18 +190,20 @@ def unpack_integers(data: Any, count: int, what: str) -> Integers:
     """
     if type(data) is not bytes:
         raise CorruptError(
-            f"{what}: found {type(data).__name__}, expected bin", reason="bad-column"
+            f"{what}: found {type(data).__name__}, expected bin", reason=Reason.BAD_COLUMN
         )
     width = len(data) // count if count else 0
     if len(data) != count * width or (count and width not in _WIDTHS):
         raise CorruptError(
-            f"{what}: {len(data)} bytes do not hold {count} integers", reason="bad-column"
+            f"{what}: {len(data)} bytes do not hold {count} integers", reason=Reason.BAD_COLUMN
         )
     if not count:
         return np.zeros(0, np.int64)
     column = np.frombuffer(data, _WIDTHS[width])
     if width == 8 and int(column.max()) > MAX_INTEGER:
-        raise CorruptError(f"{what}: {int(column.max())} is over 2^53 - 1", reason="integer-range")
+        raise CorruptError(
+            f"{what}: {int(column.max())} is over 2^53 - 1", reason=Reason.INTEGER_RANGE
+        )
     return column.astype(np.int64)
 
 
@@ -210,5 +215,5 @@ def pack_digests(digests: Sequence[Digest]) -> bytes:
 def unpack_digests(data: Any, count: int, what: str) -> list[Digest]:
     """Split a column of `count` digests of 16 bytes."""
     if type(data) is not bytes or len(data) != count * _DIGEST_NBYTES:
-        raise CorruptError(f"{what}: not {count} digests of 16 bytes", reason="bad-column")
+        raise CorruptError(f"{what}: not {count} digests of 16 bytes", reason=Reason.BAD_COLUMN)
     return [data[i : i + _DIGEST_NBYTES] for i in range(0, len(data), _DIGEST_NBYTES)]

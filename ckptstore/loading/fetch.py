@@ -13,7 +13,7 @@ import numpy as np
 from ckptstore import concurrency
 from ckptstore.checkpoint.snapshot import Snapshot
 from ckptstore.digests import digest
-from ckptstore.errors import CorruptError
+from ckptstore.errors import CorruptError, Reason
 from ckptstore.format.dtypes import Array
 from ckptstore.format.index import LARGE_NBYTES, Index
 from ckptstore.loading import ranges
@@ -134,7 +134,7 @@ def _get(
                 f"{snapshot.storage.url}/{file}: {name(part.leaf)}: the checksum of "
                 f"{part.size} bytes at {offset} does not match; they were damaged "
                 "after the save; load an older checkpoint, or restore the file from a copy",
-                reason="checksum",
+                reason=Reason.CHECKSUM,
             )
 
 
@@ -233,10 +233,10 @@ def _damaged(
             offset, size = int(spans.offset[span]), int(spans.size[span])
             padding = memory[end - begin : offset - begin]
             if padding.any():
-                found.append(("padding", name, end + int(np.argmax(padding != 0)), None))
+                found.append((Reason.PADDING, name, end + int(np.argmax(padding != 0)), None))
             end = offset + size
             if digest(memory[offset - begin : end - begin]) != spans.digests[span]:
-                found.append(("checksum", name, offset, int(spans.leaf[span])))
+                found.append((Reason.CHECKSUM, name, offset, int(spans.leaf[span])))
         if not found:
             break
     return found

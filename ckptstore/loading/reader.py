@@ -10,7 +10,7 @@ from ckptstore import storage
 from ckptstore.checkpoint import snapshot as snapshots
 from ckptstore.checkpoint.description import Checkpoint
 from ckptstore.checkpoint.snapshot import Snapshot
-from ckptstore.errors import CorruptError, StructureError
+from ckptstore.errors import CorruptError, Reason, StructureError
 from ckptstore.format import validate
 from ckptstore.format.dtypes import Array
 from ckptstore.loading import fetch
@@ -79,14 +79,15 @@ def load(
     """
     if arrays not in (None, "numpy"):
         raise StructureError(
-            f"load: arrays={arrays!r}, expected None or 'numpy'", reason="bad-argument"
+            f"load: arrays={arrays!r}, expected None or 'numpy'", reason=Reason.BAD_ARGUMENT
         )
     if isinstance(like, str) and like.startswith("$"):
         raise StructureError(
-            f"load: like={like!r} looks like a pattern; pass select={like!r}", reason="bad-argument"
+            f"load: like={like!r} looks like a pattern; pass select={like!r}",
+            reason=Reason.BAD_ARGUMENT,
         )
     if cast and like is None:
-        raise StructureError("load: cast=True needs like=", reason="bad-argument")
+        raise StructureError("load: cast=True needs like=", reason=Reason.BAD_ARGUMENT)
     given = _given(types)
 
     def use(snapshot: Snapshot) -> Any:
@@ -152,7 +153,7 @@ def _given(types: Iterable[type] | Mapping[str, type]) -> dict[str, type]:
 def _bad_types(found: str) -> StructureError:
     return StructureError(
         f"load: types {found}, expected classes in a list, or in a dict by stored name",
-        reason="bad-argument",
+        reason=Reason.BAD_ARGUMENT,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.errors import StructureError
+from ckptstore.errors import Reason, StructureError
 from ckptstore.optax.counter_table import NEED_THE_FIRST_UPDATE, Meaning
 from ckptstore.optax.finder import Count, Found, Scan, integers
 from ckptstore.tree import filling, selection
@@ -118,7 +118,7 @@ def shift_counts(
     """
     if (by is None) == (to is None):
         raise StructureError(
-            "shift_counts: give either by= or to=, a number of updates", reason="bad-argument"
+            "shift_counts: give either by= or to=, a number of updates", reason=Reason.BAD_ARGUMENT
         )
     scan = Scan(opt_state)
     moving = _moving(scan, strict) if select is None else _selected(scan, select)
@@ -223,7 +223,7 @@ def _moving(scan: Scan, strict: bool) -> list[Found]:
             "moved; or strict=False to leave these as they are"
         )
         if strict:
-            raise StructureError(message, reason="unknown-counts")
+            raise StructureError(message, reason=Reason.UNKNOWN_COUNTS)
         warnings.warn(message, UserWarning, stacklevel=3)
     return [f for f in scan.found if f.count.moves]
 
@@ -245,7 +245,7 @@ def _selected(scan: Scan, select: str | Sequence[str]) -> list[Found]:
         if not hits:
             raise StructureError(
                 f"shift_counts: no counter is at {pattern}; counts(opt_state) lists them",
-                reason="no-match",
+                reason=Reason.NO_MATCH,
             )
         chosen |= hits
     return [f for f in scan.found if f.node in chosen]
@@ -272,7 +272,7 @@ def _amounts(
                 raise StructureError(
                     f"shift_counts: nothing is to be moved that counts the updates of {clock!r}; "
                     f"there is {', '.join(clocks) or 'nothing'}",
-                    reason="which-clock",
+                    reason=Reason.WHICH_CLOCK,
                 )
         return {clock: _whole(amount) for clock, amount in given.items()}
     amount = _whole(given)
@@ -289,7 +289,7 @@ def _amounts(
             "updated; give a number for each:\n  "
             + "\n  ".join(lines)
             + f"\nas in {{{example}}}; 0 leaves one where it is",
-            reason="which-clock",
+            reason=Reason.WHICH_CLOCK,
         )
     return dict.fromkeys(clocks, amount)
 
@@ -302,7 +302,7 @@ def _whole(amount: Any) -> int:
     except TypeError:
         raise StructureError(
             f"shift_counts: found {amount!r:.80}, expected a whole number of updates",
-            reason="bad-argument",
+            reason=Reason.BAD_ARGUMENT,
         ) from None
 
 
@@ -318,7 +318,7 @@ def _moved(scan: Scan, found: Found, amount: int, *, relative: bool) -> Any:
             f"{count.path}: {count.value} moved by {amount} is below 0"
             if relative
             else f"{count.path}: {amount} is below 0",
-            reason="negative-count",
+            reason=Reason.NEGATIVE_COUNT,
         )
     new = np.minimum(new, most)
     if type(x) is int:

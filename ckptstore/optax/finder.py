@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.errors import StructureError
+from ckptstore.errors import Reason, StructureError
 from ckptstore.format import dtypes
 from ckptstore.format.index import DICT_KINDS, Kind
 from ckptstore.optax.counter_table import (
@@ -217,7 +217,7 @@ class Scan:
                     f"{self._path(node)}: {type(x).__module__}.{type(x).__qualname__} is no "
                     "counter with a value that can be read here; call it outside of jit, with a "
                     "state of concrete integers",
-                    reason="bad-count",
+                    reason=Reason.BAD_COUNT,
                 )
             return
         plain = value if value.ndim else int(value)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ckptstore.errors import StructureError
+from ckptstore.errors import Reason, StructureError
 from ckptstore.format.index import DICT_KINDS, Kind
 from ckptstore.optax import expected as optimizer
 from ckptstore.optax.counter_table import STATES
@@ -39,7 +39,7 @@ def fit(loaded: Any, tx: Any, params: Any) -> Fitting:
         raise StructureError(
             f"fit: tx.init(params) failed: {type(error).__name__}: {error!s:.500}; pass the "
             "optimizer, and the parameters that it updates",
-            reason="bad-argument",
+            reason=Reason.BAD_ARGUMENT,
         ) from error
     found = Fitting(loaded, fresh)
     if found.changes or found.refused:
@@ -56,7 +56,7 @@ def fit(loaded: Any, tx: Any, params: Any) -> Fitting:
             + "\npass the state of the optimizer alone, with the `tx` and the `params` that belong "
             "to it; what may begin anew or be lost, put in or leave out by hand, as in "
             "(*loaded, tx.init(params)[-1])",
-            reason="does-not-fit",
+            reason=Reason.DOES_NOT_FIT,
         )
     return found
 

@@ -13,6 +13,7 @@ from ckptstore.errors import (
     CheckpointError,
     CorruptError,
     NotCommittedError,
+    Reason,
     StructureError,
 )
 from ckptstore.format import manifest
@@ -120,7 +121,7 @@ class Run:
             )
         raise NotCommittedError(
             f"{self.url}: no checkpoint of any step there; check the path, or save one first",
-            reason="no-step",
+            reason=Reason.NO_STEP,
         )
 
     def base(self, step: int | None) -> Base | None:
@@ -156,7 +157,8 @@ class Run:
         """Collect the garbage of each step; raises as `garbage.collect`."""
         if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < 1e12:
             raise StructureError(
-                f"gc: grace is {grace!r:.80}, expected seconds, 0 or more", reason="bad-argument"
+                f"gc: grace is {grace!r:.80}, expected seconds, 0 or more",
+                reason=Reason.BAD_ARGUMENT,
             )
         removed = {}
         with self._open() as store:
@@ -200,7 +202,7 @@ def _refuse_checkpoint(store: Storage) -> None:
     raise StructureError(
         f"{store.url}: a checkpoint{'' if step is None else f' of step {step}'}, not a run of "
         "them: ckptstore.load(url) loads it; give Manager the directory above it, or another",
-        reason="is-a-checkpoint",
+        reason=Reason.IS_A_CHECKPOINT,
     )
 
 

@@ -6,7 +6,7 @@ import datetime
 import time
 from typing import Any
 
-from ckptstore.errors import StructureError
+from ckptstore.errors import Reason, StructureError
 
 Every = int | datetime.timedelta | None
 
@@ -66,5 +66,5 @@ def _check(every: Any) -> None:
         raise StructureError(
             f"Manager: every is {every!r:.80}, expected a number of steps (an int over 0) or "
             "datetime.timedelta(minutes=10)",
-            reason="bad-argument",
+            reason=Reason.BAD_ARGUMENT,
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from ckptstore.checkpoint.description import Checkpoint
-from ckptstore.errors import CorruptError, NotCommittedError, StructureError
+from ckptstore.errors import CorruptError, NotCommittedError, Reason, StructureError
 from ckptstore.format.names import check_step
 from ckptstore.loading import reader
 from ckptstore.runs import retention
@@ -193,7 +193,7 @@ class Manager:
             raise StructureError(
                 "load: fallback=True is for the newest; leave out the step, or try those of "
                 "Manager.steps() one by one",
-                reason="bad-argument",
+                reason=Reason.BAD_ARGUMENT,
             )
         return self._load(step, like, options)
 
@@ -214,12 +214,12 @@ class Manager:
             raise StructureError(
                 f"load_or_init: init is {init!r:.80} ({type(init).__name__}), expected a function "
                 "that makes the state: load_or_init(lambda: state)",
-                reason="bad-argument",
+                reason=Reason.BAD_ARGUMENT,
             )
         try:
             return self.load(like=like, fallback=fallback, **options)
         except NotCommittedError as error:
-            if error.reason != "no-step":
+            if error.reason != Reason.NO_STEP:
                 raise
         return init()
 

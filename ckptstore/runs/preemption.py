@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from ckptstore.errors import StructureError
+from ckptstore.errors import Reason, StructureError
 
 _log = logging.getLogger("ckptstore")
 
@@ -39,20 +39,20 @@ class Preemption:
             raise StructureError(
                 f"on_preemption: notice is {notice!r:.80}, expected a callable without arguments "
                 "that gives something true once this machine will be taken away",
-                reason="bad-argument",
+                reason=Reason.BAD_ARGUMENT,
             )
         if threading.current_thread() is not threading.main_thread():
             raise StructureError(
                 "on_preemption: called in a thread, and Python lets only the main thread take a "
                 "signal; call it there, before the thread is started, and hand it the flag",
-                reason="not-main-thread",
+                reason=Reason.NOT_MAIN_THREAD,
             )
         old = signal.getsignal(signal.SIGTERM)
         if old is None:
             raise StructureError(
                 "on_preemption: SIGTERM has a handler that was not installed by Python, so it "
                 "could neither run nor be put back; remove it first",
-                reason="foreign-handler",
+                reason=Reason.FOREIGN_HANDLER,
             )
         self._told = False
         self._over = threading.Event()

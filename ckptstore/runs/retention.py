@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ckptstore.errors import StructureError
+from ckptstore.errors import Reason, StructureError
 from ckptstore.format import wire
 
 Mode = Literal["min", "max"]
@@ -99,7 +99,7 @@ def evicted(keep: Rule, steps: Sequence[StepInfo], saved: int) -> list[int]:
             raise StructureError(
                 f"keep gave {info!r:.80} ({type(info).__name__}), expected some of the steps that "
                 "it was given: lambda steps: [s for s in steps if s.step % 1000 == 0]",
-                reason="bad-argument",
+                reason=Reason.BAD_ARGUMENT,
             )
         kept.add(info.step)
     return [step for step in given if step not in kept]
@@ -119,7 +119,7 @@ def ranked(steps: Sequence[StepInfo], metric: str, mode: Mode) -> list[StepInfo]
             f"no finite value of the metric {metric!r} in {_few([info.step for info in steps])}"
             + (f", which have {_few(others)}" if others else "")
             + f"; save it with the step: save(step, tree, metrics={{{metric!r}: value}})",
-            reason="missing-metric",
+            reason=Reason.MISSING_METRIC,
         )
     sign = 1 if mode == "min" else -1
     finite.sort(key=lambda row: (sign * row[0], -row[1].step))
@@ -132,7 +132,7 @@ def check_rule(keep: Any) -> None:
         raise StructureError(
             f"Manager: keep is {keep!r:.80}, expected a rule: keep_last(3), keep_every(1000), "
             "keep_best(1, metric), several of them with |, or a callable of your own",
-            reason="bad-argument",
+            reason=Reason.BAD_ARGUMENT,
         )
 
 
@@ -144,7 +144,7 @@ def check_given(keep: Rule | None, step: int, metrics: Any) -> None:
         raise StructureError(
             f"save: step {step} comes without the metric {lacking[0]!r} that {keep} looks at; "
             f"save(step, tree, metrics={{{lacking[0]!r}: value}})",
-            reason="missing-metric",
+            reason=Reason.MISSING_METRIC,
         )
 
 
@@ -152,12 +152,12 @@ def check_metric(where: str, metric: Any, mode: Any) -> None:
     """Raise StructureError, reason ``bad-argument``, for what is no metric or no mode."""
     if not isinstance(metric, str):
         raise StructureError(
-            f"{where}: metric is {metric!r:.80}, expected its name", reason="bad-argument"
+            f"{where}: metric is {metric!r:.80}, expected its name", reason=Reason.BAD_ARGUMENT
         )
     if mode not in ("min", "max"):
         raise StructureError(
             f"{where}: mode is {mode!r:.80}, expected 'min' (of a loss) or 'max' (of an accuracy)",
-            reason="bad-argument",
+            reason=Reason.BAD_ARGUMENT,
         )
 
 
@@ -174,7 +174,9 @@ def _few(found: Sequence[Any]) -> str:
 
 def _count(what: str, n: Any) -> int:
     if type(n) is not int or not 0 < n <= wire.MAX_INTEGER:
-        raise StructureError(f"{what} is {n!r:.80}, expected an int over 0", reason="bad-argument")
+        raise StructureError(
+            f"{what} is {n!r:.80}, expected an int over 0", reason=Reason.BAD_ARGUMENT
+        )
     return n
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ckptstore.checkpoint.description import Checkpoint
-from ckptstore.errors import CheckpointError
+from ckptstore.errors import CheckpointError, Reason
 from ckptstore.saving import process_exit, writer
 from ckptstore.saving.incremental import Series
 from ckptstore.saving.writer import Attempt
@@ -96,7 +96,7 @@ class PendingSave:
             raise CheckpointError(
                 f"{self.url}: a rule of `keep` waits for the save that asks it, which would be for "
                 "ever; a rule only says what to keep: save in the loop",
-                reason="save-pending",
+                reason=Reason.SAVE_PENDING,
             )
         self._ended.wait()
 
@@ -157,7 +157,7 @@ class PendingSave:
             self._error = CheckpointError(
                 f"{self.url}: this save was begun by the process that this one was forked from; "
                 "ask there, or load the checkpoint to see whether it is there",
-                reason="other-process",
+                reason=Reason.OTHER_PROCESS,
             )
             self._ended.set()
 
@@ -250,7 +250,7 @@ def _settle(wait: bool) -> None:
 
 def _pending(why: str) -> CheckpointError:
     return CheckpointError(
-        f"save_async: {why}; save later, or wait with wait=True", reason="save-pending"
+        f"save_async: {why}; save later, or wait with wait=True", reason=Reason.SAVE_PENDING
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ckptstore.checkpoint import snapshot as snapshots
 from ckptstore.checkpoint.snapshot import Snapshot
 from ckptstore.digests import Buffer, Digest, Hasher, digest
-from ckptstore.errors import CheckpointError, StructureError
+from ckptstore.errors import CheckpointError, Reason, StructureError
 from ckptstore.format import validate
 from ckptstore.format.dtypes import Array
 from ckptstore.format.index import LARGE_NBYTES, Spans
@@ -122,7 +122,7 @@ class Series:
         if type(keep_full_every) is not int or keep_full_every < 1:
             raise StructureError(
                 f"Manager: keep_full_every is {keep_full_every!r:.80}, expected an int, 1 or more",
-                reason="bad-argument",
+                reason=Reason.BAD_ARGUMENT,
             )
         self.keep_full_every = keep_full_every
         self._newest: Callable[[], Base | None] | None = newest

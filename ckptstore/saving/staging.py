@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ckptstore.digests import Buffer, Digest, Hasher, digest
-from ckptstore.errors import CheckpointError, StructureError
+from ckptstore.errors import CheckpointError, Reason, StructureError
 from ckptstore.format import dtypes
 from ckptstore.format.dtypes import Array
 from ckptstore.format.index import LARGE_NBYTES, Kind
@@ -79,12 +79,14 @@ class Staging:
         try:
             host = read()
         except (Refusal, dtypes.DtypeRefusal) as refusal:
-            raise StructureError(f"{self._path(leaf)}: {refusal}", reason="cannot-carry") from None
+            raise StructureError(
+                f"{self._path(leaf)}: {refusal}", reason=Reason.CANNOT_CARRY
+            ) from None
         if host.size != self.nbytes[leaf]:
             raise StructureError(
                 f"{self._path(leaf)}: {host.size} bytes, {self.nbytes[leaf]} when the save "
                 "began; do not resize an array while it is saved",
-                reason="cannot-carry",
+                reason=Reason.CANNOT_CARRY,
             )
         return host
 

@@ -17,7 +17,7 @@ from ckptstore import concurrency, storage
 from ckptstore.checkpoint import commit
 from ckptstore.checkpoint.description import Checkpoint
 from ckptstore.digests import Digest, digest
-from ckptstore.errors import CorruptError, StructureError
+from ckptstore.errors import CorruptError, Reason, StructureError
 from ckptstore.format import index, validate
 from ckptstore.format import manifest as format
 from ckptstore.format.index import Index, Leaves, Spans
@@ -291,7 +291,7 @@ def _check_readable(manifest: Manifest, table: Index) -> None:
         validate.decode([encoded], final.files, where="manifest")
     except CorruptError as error:
         raise StructureError(
-            f"save: this tree is beyond a limit of the format: {error}", reason="cannot-carry"
+            f"save: this tree is beyond a limit of the format: {error}", reason=Reason.CANNOT_CARRY
         ) from None
 
 

@@ -8,7 +8,7 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from ckptstore.errors import StorageError
+from ckptstore.errors import Reason, StorageError
 from ckptstore.storage import local
 from ckptstore.storage.base import Storage
 
@@ -41,7 +41,7 @@ def open(url: Any, storage_options: Mapping[str, Any] | None = None) -> Storage:
         found = ", ".join(map(str, storage_options)) if named else type(storage_options).__name__
         raise StorageError(
             f"{path}: a local disk takes no storage_options, found {found:.200}; leave them out",
-            reason="bad-options",
+            reason=Reason.BAD_OPTIONS,
         )
     return local.LocalStorage(path)
 
@@ -69,7 +69,7 @@ def _text(url: Any) -> str:
     except TypeError:
         text = None
     if not isinstance(text, str) or not text:
-        raise StorageError(f"{url!r:.200} is no path and no URL", reason="bad-url")
+        raise StorageError(f"{url!r:.200} is no path and no URL", reason=Reason.BAD_URL)
     return text
 
 
@@ -84,7 +84,9 @@ def parse(url: Any) -> str:
     if scheme == "file" and separator:
         host, slash, rest = rest.partition("/")
         if host not in ("", "localhost"):
-            raise StorageError(f"{path}: file:// has no host, found {host!r}", reason="bad-url")
+            raise StorageError(
+                f"{path}: file:// has no host, found {host!r}", reason=Reason.BAD_URL
+            )
         path = os.fsdecode(urllib.parse.unquote_to_bytes(os.fsencode(slash + rest)))
     elif _LIKE_URL.match(path):
         shown = _USER.sub("***@", path)
@@ -95,13 +97,14 @@ def parse(url: Any) -> str:
                 "a URL that lost a slash (pathlib does that); give it as a str, or, if it is a "
                 f"path, as ./{shown}"
             )
-        raise StorageError(f"{shown}: {text}", reason="bad-url")
+        raise StorageError(f"{shown}: {text}", reason=Reason.BAD_URL)
     home = os.path.expanduser(path)
     if not path or "\0" in path or (path.startswith("~") and home == path):
-        raise StorageError(f"{url!r:.200} is no path: check the name", reason="bad-url")
+        raise StorageError(f"{url!r:.200} is no path: check the name", reason=Reason.BAD_URL)
     try:
         return os.path.abspath(home)
     except FileNotFoundError:
         raise StorageError(
-            f"{path}: the current directory was deleted; give an absolute path", reason="bad-url"
+            f"{path}: the current directory was deleted; give an absolute path",
+            reason=Reason.BAD_URL,
         ) from None

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ckptstore.digests import Buffer, Hasher
-from ckptstore.errors import CheckpointError, OutcomeUnknownError, StorageError
+from ckptstore.errors import CheckpointError, OutcomeUnknownError, Reason, StorageError
 from ckptstore.storage import uploads
 from ckptstore.storage.base import Storage
 from ckptstore.storage.clients.base import Kind, Upload
@@ -84,7 +84,7 @@ class Publication:
             raise StorageError(
                 f"{failure}; somebody gives up uploads there that are not finished, or the store "
                 "lost this one; nothing was written; try again",
-                reason="lost-file",
+                reason=Reason.LOST_FILE,
             ) from None
         if not isinstance(failure, FileExistsError) and not given_up:
             raise _unknown(str(failure)) from failure
@@ -109,14 +109,14 @@ class Publication:
             except FileNotFoundError:  # an answer before was lost, a success
                 pass
             except StorageError as error:
-                if error.reason != "not-supported":
+                if error.reason != Reason.NOT_SUPPORTED:
                     raise
             raise StorageError(
                 f"{place.url}: this store ({client.endpoint}) does not honour the condition of an "
                 f"upload in parts that no object is there, which more than {uploads.PART_NBYTES} "
                 "bytes need: another writer's object could be replaced; pass overwrite=True if it "
                 "may be, or write to a disk",
-                reason="not-atomic",
+                reason=Reason.NOT_ATOMIC,
             )
         except FileExistsError:
             _proven.add(store)

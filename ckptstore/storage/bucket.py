@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 
 from ckptstore import concurrency
 from ckptstore.digests import Buffer
-from ckptstore.errors import CheckpointError, StorageError
+from ckptstore.errors import CheckpointError, Reason, StorageError
 from ckptstore.storage.atomic_upload import Publication
 from ckptstore.storage.base import Traffic
 from ckptstore.storage.clients.base import ABSENT, Client, Failure, Kind, Page, Upload, Version
@@ -82,14 +82,14 @@ class BucketStorage:
                 except (FileExistsError, FileNotFoundError):
                     continue
                 except StorageError as error:
-                    if error.reason != "not-supported":
+                    if error.reason != Reason.NOT_SUPPORTED:
                         raise
                 raise StorageError(
                     f"{self.url}: this store ({client.endpoint}) does not honour the condition of "
                     f"a write {meaning}, so a commit there would not be atomic: two saves at once "
                     "could destroy each other; save to another store, or, if only one process ever "
                     'writes, pass storage_options={"ckptstore": {"assume_atomic": True}}',
-                    reason="not-atomic",
+                    reason=Reason.NOT_ATOMIC,
                 )
         finally:
             with contextlib.suppress(CheckpointError):
@@ -118,9 +118,9 @@ class BucketStorage:
         except (FileNotFoundError, FileExistsError):
             pass
         except StorageError as error:
-            if error.reason == "unavailable":
+            if error.reason == Reason.UNAVAILABLE:
                 raise
-            if error.reason == "not-supported":
+            if error.reason == Reason.NOT_SUPPORTED:
                 return False
         with contextlib.suppress(CheckpointError):
             self.delete(name)  # what a try that seemed to fail may have made

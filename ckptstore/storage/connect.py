@@ -18,7 +18,7 @@ from fsspec.registry import (  # type: ignore[import-untyped, unused-ignore]
 )
 from fsspec.utils import tokenize  # type: ignore[import-untyped, unused-ignore]
 
-from ckptstore.errors import StorageError
+from ckptstore.errors import Reason, StorageError
 from ckptstore.storage.bucket import BucketStorage
 from ckptstore.storage.clients.base import Client, Failure, Settings
 from ckptstore.storage.retry import Requests
@@ -68,21 +68,22 @@ def open(url: str, storage_options: Mapping[str, Any] | None) -> BucketStorage:
         raise StorageError(
             f"{shown}: a chain of file systems cannot promise what a commit needs (caches drop the "
             "condition of a write); give the URL of the store itself",
-            reason="no-such-store",
+            reason=Reason.NO_SUCH_STORE,
         )
     _check_known(protocol, shown)
     bucket, _, prefix = rest.strip("/").partition("/")
     slash_first = rest.startswith("/") and protocol in _CLIENTS and protocol != "memory"
     if not bucket or slash_first or "\0" in rest:
         raise StorageError(
-            f"{shown}: no bucket there; a URL is {protocol}://BUCKET/DIRECTORY", reason="bad-url"
+            f"{shown}: no bucket there; a URL is {protocol}://BUCKET/DIRECTORY",
+            reason=Reason.BAD_URL,
         )
     account_allowed = protocol in _CLIENTS and _CLIENTS[protocol][0] == "azure"
     if protocol in _CLIENTS and (":" in bucket or ("@" in bucket and not account_allowed)):
         raise StorageError(
             f"{protocol}://***: no place for a host or for credentials; give them in "
             "storage_options or in the environment",
-            reason="bad-url",
+            reason=Reason.BAD_URL,
         )
     if protocol not in _CLIENTS and (
         ("@" in prefix and ":" in bucket) or (protocol.startswith("http") and "?" in rest)
@@ -90,19 +91,19 @@ def open(url: str, storage_options: Mapping[str, Any] | None) -> BucketStorage:
         raise StorageError(
             f"{shown}: a password with a slash, or a query, has no place in the URL of a "
             "directory; give them in storage_options",
-            reason="bad-url",
+            reason=Reason.BAD_URL,
         )
     if not {".", ".."}.isdisjoint(prefix.split("/")):
         raise StorageError(
             f"{shown}: has a part . or .., which some clients would take out of a key; "
             "leave them out",
-            reason="bad-url",
+            reason=Reason.BAD_URL,
         )
     if len(os.fsencode(prefix)) > _PREFIX_MAX_NBYTES:
         raise StorageError(
             f"{shown:.200}...: a directory of {len(os.fsencode(prefix))} bytes, at most "
             f"{_PREFIX_MAX_NBYTES}; take a shorter one",
-            reason="bad-url",
+            reason=Reason.BAD_URL,
         )
     settings, options = _settings(shown, storage_options)
     root = f"{protocol}://{bucket}/"
@@ -159,7 +160,7 @@ class Connector:
             raise StorageError(
                 f"{where}: needs the package {library}, which cannot be imported ({error}); "
                 f'pip install "ckptstore[{extra}]"',
-                reason="missing-package",
+                reason=Reason.MISSING_PACKAGE,
             ) from error
         try:
             client: Client = made(self.bucket, self.options, self.settings)
@@ -173,7 +174,7 @@ class Connector:
                 f"{where}: {library} does not take these storage_options "
                 f"({', '.join(self.options) or 'none'}): "
                 f"{type(error).__name__}: {self.redact(str(error))}",
-                reason="bad-options",
+                reason=Reason.BAD_OPTIONS,
             ) from None
 
 
@@ -181,7 +182,8 @@ def _check_known(protocol: str, shown: str) -> None:
     """Refuse a protocol that neither this package nor fsspec knows."""
     if protocol == "local":
         raise StorageError(
-            f"{shown}: for a local disk give the path, or a file:// URL", reason="no-such-store"
+            f"{shown}: for a local disk give the path, or a file:// URL",
+            reason=Reason.NO_SUCH_STORE,
         )
     known = {*_CLIENTS, *known_implementations, *registry}
     if protocol not in known:
@@ -190,7 +192,7 @@ def _check_known(protocol: str, shown: str) -> None:
         raise StorageError(
             f"{shown}: no store is known as {protocol!r}"
             + (f"; did you mean {meant}?" if meant else "; check the part before ://"),
-            reason="no-such-store",
+            reason=Reason.NO_SUCH_STORE,
         )
 
 
@@ -211,13 +213,13 @@ def _settings(
     if storage_options is not None and not isinstance(storage_options, Mapping):
         raise StorageError(
             f"{where}: storage_options is a {type(storage_options).__name__}, expected a dict",
-            reason="bad-options",
+            reason=Reason.BAD_OPTIONS,
         )
     options = dict(storage_options or {})
     if not all(isinstance(name, str) for name in options):
         raise StorageError(
             f"{where}: storage_options has a name that is no str; they are those of fsspec",
-            reason="bad-options",
+            reason=Reason.BAD_OPTIONS,
         )
     given = options.pop(_OWN, {})
     known = [field.name for field in fields(Settings)]
@@ -226,7 +228,7 @@ def _settings(
         raise StorageError(
             f"{where}: storage_options[{_OWN!r}] has {found:.200}; expected a dict with some of "
             + ", ".join(known),
-            reason="bad-options",
+            reason=Reason.BAD_OPTIONS,
         )
     for name, value in given.items():
         if name in ("timeout", "deadline"):
@@ -238,7 +240,7 @@ def _settings(
             found = value if type(value) in (int, float, bool) else f"a {type(value).__name__}"
             raise StorageError(
                 f"{where}: storage_options[{_OWN!r}][{name!r}] is {found}, expected {expected}",
-                reason="bad-options",
+                reason=Reason.BAD_OPTIONS,
             )
     return Settings(**given), options
 

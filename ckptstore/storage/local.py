@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 from ckptstore.digests import Buffer
-from ckptstore.errors import OutcomeUnknownError, StorageError
+from ckptstore.errors import OutcomeUnknownError, Reason, StorageError
 from ckptstore.storage import posix
 from ckptstore.storage.base import Traffic
 
@@ -62,7 +62,7 @@ class LocalStorage:
                 raise StorageError(
                     f"{self.url}: {path} is there and is no directory; remove it or choose another "
                     "place",
-                    reason="not-a-directory",
+                    reason=Reason.NOT_A_DIRECTORY,
                 )
             missing.append(path)
             path = os.path.dirname(path)
@@ -320,6 +320,6 @@ class LocalStorage:
                 raise StorageError(
                     f"{self._at(name)}: a symbolic link to nothing; remove it, or restore what it "
                     "points to",
-                    reason="dangling-link",
+                    reason=Reason.DANGLING_LINK,
                 ) from None
             raise

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator
 
 from ckptstore.digests import Buffer
-from ckptstore.errors import StorageError
+from ckptstore.errors import Reason, StorageError
 
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in a file's place must not block
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -39,11 +39,11 @@ _REMEDIES = {
     errno.EBADF: _NO_LOCKS,  # flock of a directory on NFS
 }
 _REASONS = {
-    errno.ENOSPC: "disk-full",
-    errno.EDQUOT: "disk-full",
-    errno.EROFS: "read-only",
-    errno.EACCES: "permission",
-    errno.EPERM: "permission",
+    errno.ENOSPC: Reason.DISK_FULL,
+    errno.EDQUOT: Reason.DISK_FULL,
+    errno.EROFS: Reason.READ_ONLY,
+    errno.EACCES: Reason.PERMISSION,
+    errno.EPERM: Reason.PERMISSION,
 }
 
 
@@ -60,7 +60,7 @@ def errors(operation: str, path: str, passing: tuple[type[OSError], ...] = ()) -
         remedy = _REMEDIES.get(error.errno or 0, "")
         raise StorageError(
             f"{path}: could not {operation}: {error.strerror or error}{remedy}",
-            reason=_REASONS.get(error.errno or 0, "storage"),
+            reason=_REASONS.get(error.errno or 0, Reason.STORAGE),
         ) from error
 
 
@@ -148,5 +148,5 @@ def _rename_no_replace(source: str, target: str) -> None:
     raise StorageError(
         f"{target}: this file system has neither hard links nor an atomic rename that replaces "
         f"nothing ({os.strerror(number)}), so a commit here would not be atomic; save elsewhere",
-        reason="not-atomic",
+        reason=Reason.NOT_ATOMIC,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 from ckptstore import concurrency
-from ckptstore.errors import OutcomeUnknownError, StorageError
+from ckptstore.errors import OutcomeUnknownError, Reason, StorageError
 from ckptstore.storage.clients.base import Client, Failure, Kind, Request, Settings
 from ckptstore.storage.uploads import Uploader
 
@@ -128,14 +128,15 @@ class Requests:
 
     def error(self, operation: str, key: str, failure: Failure, tries: int) -> StorageError:
         """Return the error for a request that failed for good."""
-        reason = "unavailable" if failure.kind is not Kind.REFUSED else failure.reason
-        if reason == "unavailable":
+        reason = Reason.UNAVAILABLE if failure.kind is not Kind.REFUSED else failure.reason
+        if reason == Reason.UNAVAILABLE:
             self.link.answered = False  # tidying up after this should not take as long again
-        if reason == "credentials":
+        if reason == Reason.CREDENTIALS:
             self._connect.forget()
         after = f" ({_times(tries)})" if tries > 1 else ""
         message = f"{self.root}{key}: could not {operation}{after}: {self._said(failure)}"
-        return StorageError(message + _REMEDIES.get(reason, ""), reason=reason)
+        remedy = f"; {_REMEDIES[reason]}" if reason in _REMEDIES else ""
+        return StorageError(message + remedy, reason=reason)
 
     def unknown(
         self, key: str, failure: Failure, tries: int, more: str = ""
@@ -156,15 +157,15 @@ _PLAIN: Mapping[Kind, type[Exception]] = {
     Kind.SHORT: EOFError,
 }
 _REMEDIES = {
-    "unavailable": "; the store does not answer as it should: check the endpoint and the network, "
-    "or try again later",
-    "no-bucket": "; make the bucket first, or check its name, the endpoint and the account",
-    "permission": "; ask for permission to read, write, list and delete there (a bucket that may "
-    "not be listed says this of a missing object too)",
-    "credentials": "; renew them, or give others in storage_options or the environment; look at "
-    "this machine's clock, too",
-    "storage": "; check the endpoint, the bucket and the options",
-    "wrong-region": "; give the bucket's region, for S3 in the environment as AWS_REGION or as "
+    Reason.UNAVAILABLE: "the store does not answer as it should: check the endpoint and the "
+    "network, or try again later",
+    Reason.NO_BUCKET: "make the bucket first, or check its name, the endpoint and the account",
+    Reason.PERMISSION: "ask for permission to read, write, list and delete there (a bucket that "
+    "may not be listed says this of a missing object too)",
+    Reason.CREDENTIALS: "renew them, or give others in storage_options or the environment; look "
+    "at this machine's clock, too",
+    Reason.STORAGE: "check the endpoint, the bucket and the options",
+    Reason.WRONG_REGION: "give the bucket's region, for S3 in the environment as AWS_REGION or as "
     'storage_options={"client_kwargs": {"region_name": ...}}',
 }
 

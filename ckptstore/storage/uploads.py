@@ -10,7 +10,7 @@ from typing import Any
 
 from ckptstore import concurrency
 from ckptstore.digests import Buffer
-from ckptstore.errors import CheckpointError, StorageError
+from ckptstore.errors import CheckpointError, Reason, StorageError
 from ckptstore.storage.clients.base import Client, Failure, Kind, Upload
 
 PART_NBYTES = 8 << 20
@@ -84,7 +84,7 @@ class Uploader:
                 raise StorageError(
                     f"{error}; somebody gives up uploads there that are not finished, or the store "
                     "lost this one; nothing was committed; save again",
-                    reason="lost-file",
+                    reason=Reason.LOST_FILE,
                 ) from None
             raise
         if begun > 1:  # a try whose answer was lost may have begun one too

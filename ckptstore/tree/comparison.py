@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.errors import StructureError, UnknownTypeError
+from ckptstore.errors import Reason, StructureError, UnknownTypeError
 from ckptstore.format import dtypes
 from ckptstore.format.index import DICT_KINDS, Kind, TypeKind, TypeRow
 from ckptstore.tree import paths
@@ -69,7 +69,7 @@ def differences(where: str, lines: list[str]) -> StructureError:
         f"{where}: {len(lines)} difference(s) from `like`:\n  "
         + "\n  ".join(lines[:_SHOWN])
         + more,
-        reason="differs-from-like",
+        reason=Reason.DIFFERS_FROM_LIKE,
     )
 
 

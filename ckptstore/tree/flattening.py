@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.errors import StructureError
+from ckptstore.errors import Reason, StructureError
 from ckptstore.format import dtypes, index, validate
 from ckptstore.format.dtypes import Stored
 from ckptstore.format.index import Kind, Nodes, TypeKind, TypeRow
@@ -189,7 +189,7 @@ class Walk:
                         raise StructureError(
                             f"the tree is deeper than {index.TREE_MAX_DEPTH} levels at "
                             f"{paths.format_paths(self, [node])[0][:200]}…; make it flatter",
-                            reason="too-deep",
+                            reason=Reason.TOO_DEEP,
                         )
                     on_path.add(id(x))
                     holds = _Holds.KEYS if in_key else _HOLDS.get(self.kind[node], _Holds.VALUES)
@@ -258,7 +258,7 @@ class Walk:
             lines.append(f"… and {len(self._refusals) - len(shown)} more")
         raise StructureError(
             lines[0] if len(lines) == 1 else "cannot be carried:\n  " + "\n  ".join(lines),
-            reason="cannot-carry",
+            reason=Reason.CANNOT_CARRY,
         )
 
 
@@ -301,7 +301,7 @@ def _supplied_ids(tree: Any, patterns: Sequence[str]) -> set[int]:
     for pattern, found in zip(patterns, paths.select(outline, patterns), strict=True):
         if not found:
             raise StructureError(
-                f"supplied: nothing in the tree is at {pattern}", reason="bad-pattern"
+                f"supplied: nothing in the tree is at {pattern}", reason=Reason.BAD_PATTERN
             )
         for _, node in found:
             x = outline.objects[node]
@@ -309,7 +309,7 @@ def _supplied_ids(tree: Any, patterns: Sequence[str]) -> set[int]:
                 raise StructureError(
                     f"supplied: {pattern} is a {type(x).__name__}, which can be stored; leave it "
                     "out of supplied",
-                    reason="bad-pattern",
+                    reason=Reason.BAD_PATTERN,
                 )
             chosen[id(x)] = node
             inside[node : end[node]] = b"\1" * (end[node] - node)
@@ -318,6 +318,6 @@ def _supplied_ids(tree: Any, patterns: Sequence[str]) -> set[int]:
             here, there = paths.format_paths(outline, [node, chosen[id(x)]])
             raise StructureError(
                 f"supplied: the object at {there} also stands at {here}; name both, or neither",
-                reason="bad-pattern",
+                reason=Reason.BAD_PATTERN,
             )
     return set(chosen)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.errors import CheckpointError, CorruptError, StructureError, UnsupportedError
+from ckptstore.errors import CheckpointError, CorruptError, Reason, StructureError, UnsupportedError
 from ckptstore.format import array_bytes
 from ckptstore.format.dtypes import Array
 from ckptstore.format.index import TypeRow
@@ -62,7 +62,7 @@ class Maker:
             raise StructureError(
                 f"{self.where}: a value of an array of {array.dtype} and shape {list(self.shape)} "
                 f"does not fit into {dtype}; change `like`",
-                reason="cast-range",
+                reason=Reason.CAST_RANGE,
             )
         return out
 
@@ -89,10 +89,12 @@ def making(
         raise UnsupportedError(
             f"{where}: {row} {dtype}{list(shape)} could not be made here: {type(error).__name__}: "
             f"{error}",
-            reason="array-not-exact",
+            reason=Reason.ARRAY_NOT_EXACT,
         ) from error
 
 
 def unknown(row: TypeRow, *, where: str) -> CorruptError:
     """Return the error that a stored type is none of an array."""
-    return CorruptError(f"{where}: {row} is no array that this ckptstore knows", reason="bad-type")
+    return CorruptError(
+        f"{where}: {row} is no array that this ckptstore knows", reason=Reason.BAD_TYPE
+    )

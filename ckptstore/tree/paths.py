@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from ckptstore.errors import StructureError
+from ckptstore.errors import Reason, StructureError
 from ckptstore.format.index import DICT_KINDS, Kind, TypeKind, TypeRow
 from ckptstore.format.validate import Layout
 
@@ -119,7 +119,7 @@ def parse(pattern: str) -> tuple[str, ...]:
         raise StructureError(
             f"select: {pattern!r:.200} is no pattern; it begins with $, as in $.params or "
             "$.opt_state[0]",
-            reason="bad-pattern",
+            reason=Reason.BAD_PATTERN,
         )
     steps, at = [], 1
     while at < len(pattern):
@@ -128,7 +128,7 @@ def parse(pattern: str) -> tuple[str, ...]:
             raise StructureError(
                 f"select: {pattern!r:.200} cannot be read from {pattern[at:]!r:.80} on; a step is "
                 ".name, [0], ['key'], .* or .**",
-                reason="bad-pattern",
+                reason=Reason.BAD_PATTERN,
             )
         if match["field"] is not None:
             steps.append(match["field"] if match["field"] in ("*", "**") else normal(match[0]))

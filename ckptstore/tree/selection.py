@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
-from ckptstore.errors import StructureError, UnknownTypeError
+from ckptstore.errors import Reason, StructureError, UnknownTypeError
 from ckptstore.format.index import Kind, TypeRow
 from ckptstore.tree import paths
 from ckptstore.tree.flattening import Walk
@@ -23,7 +23,7 @@ def patterns_of(select: Any) -> list[str]:
         return list(select)
     raise StructureError(
         f"select={select!r:.80}, expected a pattern such as $.params, or a list of them",
-        reason="bad-pattern",
+        reason=Reason.BAD_PATTERN,
     )
 
 
@@ -38,7 +38,8 @@ def selected(table: Any, patterns: Sequence[str], where: str) -> dict[str, int]:
         if not places:
             near = _near(table, pattern)
             raise StructureError(
-                f"{where}: nothing is at {pattern}; there is {', '.join(near)}", reason="no-match"
+                f"{where}: nothing is at {pattern}; there is {', '.join(near)}",
+                reason=Reason.NO_MATCH,
             )
     out: dict[str, int] = {}
     for path, node in dict.fromkeys(place for places in found for place in places):
@@ -46,7 +47,7 @@ def selected(table: Any, patterns: Sequence[str], where: str) -> dict[str, int]:
             raise StructureError(
                 f"{where}: {path} names several places, whose keys print the same; select what "
                 "holds them",
-                reason="ambiguous",
+                reason=Reason.AMBIGUOUS,
             )
     return dict(sorted(out.items(), key=lambda place: place[1]))  # in the tree's order
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.errors import CorruptError
+from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import dtypes
 from ckptstore.format.dtypes import Stored
 from ckptstore.format.index import BLOB_KINDS, DICT_KINDS, Index, Kind, TypeRow
@@ -140,7 +140,7 @@ class StoredTree:
             return self.data(node).decode()
         except UnicodeDecodeError:
             raise CorruptError(
-                f"{self.where}: node {node} is not valid UTF-8", reason="bad-scalar"
+                f"{self.where}: node {node} is not valid UTF-8", reason=Reason.BAD_SCALAR
             ) from None
 
     def scalar(self, node: int) -> Any:
@@ -150,7 +150,8 @@ class StoredTree:
             return _SCALARS[kind](data, self.arg[node])
         except (ValueError, struct.error) as error:
             raise CorruptError(
-                f"{self.where}: node {node} is no {Kind(kind).name}: {error}", reason="bad-scalar"
+                f"{self.where}: node {node} is no {Kind(kind).name}: {error}",
+                reason=Reason.BAD_SCALAR,
             ) from None
 
 

@@ -10,7 +10,7 @@ import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ckptstore.errors import CheckpointError, CorruptError, StructureError, UnknownTypeError
+from ckptstore.errors import CheckpointError, CorruptError, Reason, StructureError, UnknownTypeError
 from ckptstore.format.index import Index, Kind
 from ckptstore.format.validate import Layout
 from ckptstore.tree import encoding, paths
@@ -18,7 +18,7 @@ from ckptstore.tree.stored import StoredTree
 from ckptstore.types import instances, lookup, registry, standins
 
 _MISSING_SHOWN = 20
-_NOT_IMPORTED = ("module-not-imported", "no-such-name")
+_NOT_IMPORTED = (Reason.MODULE_NOT_IMPORTED, Reason.NO_SUCH_NAME)
 
 
 class Rebuild(StoredTree):
@@ -160,7 +160,7 @@ class Rebuild(StoredTree):
                 raise UnknownTypeError(
                     f"{self.where}: {self.path(node)}: {self.row(node)} could not be made of what "
                     f"is stored: {what}",
-                    reason="cannot-make",
+                    reason=Reason.CANNOT_MAKE,
                 ) from error
         container = _CONTAINERS.get(kind)
         if container is not None:
@@ -205,7 +205,7 @@ class Rebuild(StoredTree):
             raise StructureError(
                 f"{self.where}: {listed}{more}; give it back by load(url, like=...), where `like` "
                 "is such a tree made anew, or load the rest by select=",
-                reason="supplied",
+                reason=Reason.SUPPLIED,
             )
 
     def _in_stand_in(self, node: int) -> bool:
@@ -241,7 +241,7 @@ class Rebuild(StoredTree):
         raise UnknownTypeError(
             f"{self.where}: {self.path(node)}: {name:.200} is not in the table of functions and "
             "scalar types that a checkpoint may name",
-            reason="unknown-symbol",
+            reason=Reason.UNKNOWN_SYMBOL,
         )
 
 
@@ -256,7 +256,8 @@ def _make_dict(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
         name = self.text(node)
         if name not in encoding.FACTORIES:
             raise CorruptError(
-                f"{self.where}: {name!r:.80} is no factory of a defaultdict", reason="bad-scalar"
+                f"{self.where}: {name!r:.80} is no factory of a defaultdict",
+                reason=Reason.BAD_SCALAR,
             )
         out = collections.defaultdict(encoding.FACTORIES[name])
     _refuse_crowd(self, node, values[::2])
@@ -265,7 +266,7 @@ def _make_dict(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
             raise CorruptError(
                 f"{self.where}: {self.path(node)}: the key {encoding.printable(key):.80} "
                 "stands twice",
-                reason="duplicate-key",
+                reason=Reason.DUPLICATE_KEY,
             )
         out[key] = value
     return out
@@ -275,7 +276,7 @@ def _refuse_crowd(self: Rebuild, node: int, keys: Sequence[Any]) -> None:
     if encoding.is_crowd(keys):
         raise CorruptError(
             f"{self.where}: {self.path(node)}: over {encoding.CROWD} keys of one hash",
-            reason="too-many",
+            reason=Reason.TOO_MANY,
         )
 
 
@@ -284,14 +285,14 @@ def _make_set(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
     out = set(values)  # of kinds that `validate` lets be hashed
     if len(out) != len(values):
         raise CorruptError(
-            f"{self.where}: {self.path(node)}: an item stands twice", reason="duplicate-key"
+            f"{self.where}: {self.path(node)}: an item stands twice", reason=Reason.DUPLICATE_KEY
         )
     return out if self.kind[node] == Kind.SET else frozenset(out)
 
 
 def _make_range(self: Rebuild, node: int, values: Sequence[Any]) -> Any:
     if not all(type(value) is int for value in values) or values[2] == 0:
-        raise CorruptError(f"{self.where}: {self.path(node)}: no range", reason="bad-scalar")
+        raise CorruptError(f"{self.where}: {self.path(node)}: no range", reason=Reason.BAD_SCALAR)
     return range(*values)
 
 

@@ -12,7 +12,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ckptstore.errors import UnknownTypeError
+from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format.index import TypeKind, TypeRow
 from ckptstore.types import classes, lookup, registry
 from ckptstore.types.registry import Child, Record, Refusal
@@ -34,7 +34,7 @@ def find(row: TypeRow, given: Mapping[str, type]) -> Any:
             raise UnknownTypeError(
                 f"{row}: no adapter here makes it of the fields {', '.join(row.fields)}; upgrade "
                 "ckptstore, or install what brings the adapter",
-                reason="unknown-object",
+                reason=Reason.UNKNOWN_OBJECT,
             )
         return record
     if row.kind == TypeKind.PYTREE:
@@ -51,7 +51,7 @@ def find(row: TypeRow, given: Mapping[str, type]) -> Any:
             raise UnknownTypeError(
                 f"{row}: {cls!r} is not registered with jax.tree_util in this process; register it "
                 "there before loading",
-                reason="not-registered",
+                reason=Reason.NOT_REGISTERED,
             )
         return record
     cls, upgrade = lookup.find(row, given)
@@ -236,7 +236,7 @@ def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum
             )
             + "; a member keeps its name and its value, a plain and hashable one, for as long as "
             "checkpoints have it",
-            reason="no-such-member",
+            reason=Reason.NO_SUCH_MEMBER,
         )
     return member
 

@@ -10,7 +10,7 @@ import importlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from ckptstore.errors import UnknownTypeError
+from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format.index import TypeKind, TypeRow
 from ckptstore.types import classes, migrations, registry
 from ckptstore.types.migrations import Migration, Upgrade
@@ -36,12 +36,12 @@ def find(row: TypeRow, given: Mapping[str, type]) -> tuple[type, Upgrade]:
         raise UnknownTypeError(
             f"{row}: its unflatten runs code of its own; pass types=[{row.name}] to load, or call "
             f"ckptstore.register({row.name})",
-            reason="needs-types",
+            reason=Reason.NEEDS_TYPES,
         )
     wrong_kind = UnknownTypeError(
         f"{row}: found {type.__repr__(cls)}, expected a {stored}; pass "
         f"types={{{where!r}: YourClass}}",
-        reason="wrong-kind",
+        reason=Reason.WRONG_KIND,
     )
     if kind is None or (kind != stored and not {kind, stored} <= {*classes.RECORDS}):
         raise wrong_kind
@@ -52,14 +52,14 @@ def find(row: TypeRow, given: Mapping[str, type]) -> tuple[type, Upgrade]:
             raise UnknownTypeError(
                 f"{row}: not rebuilt, because {error}; if you trust the class, pass "
                 f"types=[{row.name}]",
-                reason="unsafe-class",
+                reason=Reason.UNSAFE_CLASS,
             ) from None
     if kind != stored and not _may_be_either(row, cls):  # asks the class, which is safe by now
         raise wrong_kind
     have = classes.fields_of(cls, kind)
     upgrade = migrations.upgrade(row.fields, have, _migrations(cls))
     if upgrade is None:
-        raise UnknownTypeError(_fields_differ(row, cls, have), reason="fields-differ")
+        raise UnknownTypeError(_fields_differ(row, cls, have), reason=Reason.FIELDS_DIFFER)
     return cls, upgrade
 
 
@@ -139,7 +139,7 @@ def _find_by_name(row: TypeRow) -> type:
             raise UnknownTypeError(
                 f"{row}: its adapter lists the module {module}, which cannot be imported: "
                 f"{type(error).__name__}: {error}",
-                reason="bad-adapter",
+                reason=Reason.BAD_ADAPTER,
             ) from error
     name = row.binding or row.name
     places = (classes.locate(module, name) for module in _modules(row))
@@ -152,7 +152,7 @@ def _find_by_name(row: TypeRow) -> type:
         raise UnknownTypeError(
             f"{row}: found {object.__repr__(found)}, which is no class; a checkpoint names only "
             "classes",
-            reason="wrong-kind",
+            reason=Reason.WRONG_KIND,
         )
     cls: type = found
     return cls
@@ -193,7 +193,7 @@ def _not_found(row: TypeRow) -> UnknownTypeError:
             f"if the class has moved, {named}, or {given}{release}"
         )
     return UnknownTypeError(
-        f"{row}: {text}", reason="no-such-name" if loaded else "module-not-imported"
+        f"{row}: {text}", reason=Reason.NO_SUCH_NAME if loaded else Reason.MODULE_NOT_IMPORTED
     )
 
 

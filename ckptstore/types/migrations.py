@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptstore.errors import StructureError, UnknownTypeError
+from ckptstore.errors import Reason, StructureError, UnknownTypeError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,12 +172,12 @@ def _value(name: str, value: Any, old: Mapping[str, Any]) -> Any:
     except Exception as error:  # the user's function, or his object's
         raise UnknownTypeError(
             f"the value of its added field {name!r} failed: {type(error).__name__}: {error}",
-            reason="cannot-make",
+            reason=Reason.CANNOT_MAKE,
         ) from error
 
 
 def _bad(message: str) -> StructureError:
-    return StructureError(message, reason="bad-migration")
+    return StructureError(message, reason=Reason.BAD_MIGRATION)
 
 
 def _listed(names: set[str] | frozenset[str]) -> str:

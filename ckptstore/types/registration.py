@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ckptstore.errors import StructureError
+from ckptstore.errors import Reason, StructureError
 from ckptstore.format.index import TypeKind
 from ckptstore.types import classes, migrations, registry
 from ckptstore.types.migrations import Migration
@@ -43,21 +43,22 @@ def register(
             ``bad-migration`` where `migrate` does not lead to the fields of `cls`.
     """
     if not isinstance(cls, type):
-        raise StructureError(f"register: found {cls!r}, expected a class", reason="register")
+        raise StructureError(f"register: found {cls!r}, expected a class", reason=Reason.REGISTER)
     if (flatten is None) != (unflatten is None):
         raise StructureError(
             f"register({cls.__qualname__}): give flatten and unflatten both, or neither",
-            reason="register",
+            reason=Reason.REGISTER,
         )
     if registry.is_built_in(cls):
         raise StructureError(
-            f"register: {cls.__qualname__} is built in and needs no registration", reason="register"
+            f"register: {cls.__qualname__} is built in and needs no registration",
+            reason=Reason.REGISTER,
         )
     name = registry.default_name(cls) if name is None else name
     if not isinstance(name, str) or not all(name.rpartition(".")[::2]):
         raise StructureError(
             f"register: name={name!r}, expected a dotted name such as 'project.State'",
-            reason="register",
+            reason=Reason.REGISTER,
         )
     migrate = _checked(cls, migrate, own=flatten is not None)
     registry.add(registry.Registration(cls, name, migrate, flatten, unflatten))
@@ -70,7 +71,7 @@ def _checked(cls: type, migrate: Any, *, own: bool) -> Sequence[Migration]:
         raise StructureError(
             f"register({cls.__qualname__}): migrate={migrate!r:.200}, expected a list of "
             "ckptstore.Migration, oldest first",
-            reason="bad-migration",
+            reason=Reason.BAD_MIGRATION,
         )
     if not migrate:
         return ()
@@ -79,7 +80,7 @@ def _checked(cls: type, migrate: Any, *, own: bool) -> Sequence[Migration]:
         raise StructureError(
             f"register({cls.__qualname__}): migrate is for a NamedTuple or a dataclass without "
             "flatten and unflatten; let unflatten know the old static parts",
-            reason="bad-migration",
+            reason=Reason.BAD_MIGRATION,
         )
     fields = classes.fields_of(cls, TypeKind(kind))
     try:

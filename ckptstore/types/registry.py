@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ckptstore.errors import StructureError, UnknownTypeError
+from ckptstore.errors import Reason, StructureError, UnknownTypeError
 from ckptstore.format.dtypes import Array, Stored
 from ckptstore.format.index import TypeKind, TypeRow
 from ckptstore.types.migrations import Migration
@@ -205,7 +205,7 @@ def _not_installed(name: str) -> UnknownTypeError:
     return UnknownTypeError(
         f"the package {name} is not installed here: pip install {_DISTRIBUTIONS.get(name, name)}, "
         'or load with arrays="numpy"',
-        reason="not-installed",
+        reason=Reason.NOT_INSTALLED,
     )
 
 
@@ -245,7 +245,9 @@ def _brought(package: str) -> Adapter:
 
 
 def _bad_adapter(package: str, text: str) -> UnknownTypeError:
-    return UnknownTypeError(f"the adapter of the package {package} {text}", reason="bad-adapter")
+    return UnknownTypeError(
+        f"the adapter of the package {package} {text}", reason=Reason.BAD_ADAPTER
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +295,7 @@ def add(new: Registration) -> None:
     if other is not None and default_name(other.cls) != default_name(new.cls):
         raise StructureError(
             f"register: the name {new.name} belongs to {other.cls!r}; give another name=",
-            reason="register",
+            reason=Reason.REGISTER,
         )
     for old in (other, _BY_CLASS.get(new.cls)):
         if old is not None:  # the class was defined again, or is registered again

@@ -13,10 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ckptstore.errors import Reason
 from ckptstore.format.index import TypeKind, TypeRow
 from ckptstore.types import registry
 
-_NOT_HERE = frozenset({"not-installed", "module-not-imported", "no-such-name", "needs-types"})
+_NOT_HERE = frozenset(
+    {Reason.NOT_INSTALLED, Reason.MODULE_NOT_IMPORTED, Reason.NO_SUCH_NAME, Reason.NEEDS_TYPES}
+)
 
 
 class Symbol(NamedTuple):
@@ -45,7 +48,7 @@ def allowed(row: TypeRow, reason: str) -> bool:
         row: a stored type.
         reason: why it has no class.
     """
-    if reason == "unknown-object":
+    if reason == Reason.UNKNOWN_OBJECT:
         return registry.adapter(registry.top_level(row.module)) is None
     return reason in _NOT_HERE
 

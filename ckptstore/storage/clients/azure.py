@@ -14,6 +14,7 @@ from azure.core.exceptions import ClientAuthenticationError
 from azure.storage.blob import BlobBlock, BlobProperties
 
 from ckptstore.digests import Buffer
+from ckptstore.errors import Reason
 from ckptstore.storage.clients import sync
 from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Page, Settings, Upload, Version
 
@@ -43,7 +44,7 @@ class AzureClient:
                 Kind.REFUSED,
                 f"{host} is no ACCOUNT.dfs.core.windows.net; give account_name and account_host in "
                 "storage_options",
-                "bad-url",
+                Reason.BAD_URL,
             )
         given = {"use_listings_cache": False} | named | dict(options)
         self._fs = adlfs.AzureBlobFileSystem(skip_instance_cache=True, **given)
@@ -109,7 +110,7 @@ class AzureClient:
 
     def copy(self, origin: str, key: str, nbytes: int) -> None:
         """Refuse: it would need a signed URL of the source."""
-        raise Failure(Kind.REFUSED, "copies are not supported", "not-supported")
+        raise Failure(Kind.REFUSED, "copies are not supported", Reason.NOT_SUPPORTED)
 
     def delete(self, key: str, version: Version | None = None) -> None:
         """Delete Blob, with If-Match."""
@@ -226,14 +227,14 @@ _CODES = {
 }
 _STATUSES = {404: Kind.MISSING, 412: Kind.CONDITION, 416: Kind.SHORT, 408: Kind.AGAIN}
 _REASONS = {
-    "ContainerNotFound": "no-bucket",
-    "ContainerBeingDeleted": "no-bucket",
-    "ContainerDisabled": "no-bucket",
-    "InvalidResourceName": "bad-url",
-    "AuthenticationFailed": "credentials",
-    "InvalidAuthenticationInfo": "credentials",
-    "NoAuthenticationInformation": "credentials",
-    "LeaseIdMissing": "permission",
+    "ContainerNotFound": Reason.NO_BUCKET,
+    "ContainerBeingDeleted": Reason.NO_BUCKET,
+    "ContainerDisabled": Reason.NO_BUCKET,
+    "InvalidResourceName": Reason.BAD_URL,
+    "AuthenticationFailed": Reason.CREDENTIALS,
+    "InvalidAuthenticationInfo": Reason.CREDENTIALS,
+    "NoAuthenticationInformation": Reason.CREDENTIALS,
+    "LeaseIdMissing": Reason.PERMISSION,
 }
 
 
@@ -246,7 +247,7 @@ def failure_of(error: Exception) -> Failure:
     message = f"{status or type(error).__name__} {code} ({lines[0]})"
     if not isinstance(status, int):
         if isinstance(error, ClientAuthenticationError):
-            return Failure(Kind.REFUSED, message, "credentials")
+            return Failure(Kind.REFUSED, message, Reason.CREDENTIALS)
         return Failure(Kind.AGAIN, message, answered=False)
     if code in _REASONS:
         return Failure(Kind.REFUSED, message, _REASONS[code])
@@ -255,5 +256,5 @@ def failure_of(error: Exception) -> Failure:
         return Failure(kind, message)
     if status == 429 or status >= 500:
         return Failure(Kind.AGAIN, message)
-    reason = {401: "credentials", 403: "permission"}.get(status, "storage")
+    reason = {401: Reason.CREDENTIALS, 403: Reason.PERMISSION}.get(status, Reason.STORAGE)
     return Failure(Kind.REFUSED, message, reason)

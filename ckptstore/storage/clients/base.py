@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from ckptstore.digests import Buffer
+from ckptstore.errors import Reason
 
 Version = str
 """What a store calls one content of an object: S3 its ETag, GCS its generation."""
@@ -38,7 +39,7 @@ class Failure(Exception):
     """
 
     def __init__(
-        self, kind: Kind, message: str, reason: str = "storage", *, answered: bool = True
+        self, kind: Kind, message: str, reason: Reason = Reason.STORAGE, *, answered: bool = True
     ) -> None:
         super().__init__(message)
         self.kind = kind

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ckptstore import digests
 from ckptstore.digests import Buffer
+from ckptstore.errors import Reason
 from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Page, Settings, Upload, Version
 from ckptstore.storage.clients.fsspec_files import Filesystem, WebFilesystem, time_of
 
@@ -86,7 +87,7 @@ class FilesystemClient:
 
     def copy(self, origin: str, key: str, nbytes: int) -> None:
         """Refuse: most file systems would read the file and write it again."""
-        raise Failure(Kind.REFUSED, "copies are not supported", "not-supported")
+        raise Failure(Kind.REFUSED, "copies are not supported", Reason.NOT_SUPPORTED)
 
     def delete(self, key: str, version: Version | None = None) -> None:
         """Remove a file; look first, where there is a condition."""
@@ -138,7 +139,7 @@ class FilesystemClient:
                 Kind.REFUSED,
                 f"{self._protocol}:// may show a file of {nbytes} bytes while it grows; write it "
                 "to a local disk, and copy it there",
-                "not-atomic",
+                Reason.NOT_ATOMIC,
             )
         upload = Upload(key, secrets.token_hex(16), nbytes)
         self._begun[upload.id] = self._files.open(key)
@@ -151,7 +152,7 @@ class FilesystemClient:
             with self._files.alone():
                 written = file.write(bytes(data))
         except Failure as failure:
-            reason = failure.reason if failure.kind is Kind.REFUSED else "unavailable"
+            reason = failure.reason if failure.kind is Kind.REFUSED else Reason.UNAVAILABLE
             raise Failure(Kind.REFUSED, str(failure), reason) from None
         if isinstance(written, int) and written < memoryview(data).nbytes:
             raise Failure(Kind.REFUSED, f"wrote {written} of {memoryview(data).nbytes} bytes")
@@ -188,7 +189,7 @@ class FilesystemClient:
                 "commit there would not be atomic, and nothing is written; save to a local disk or "
                 "to s3://, gs:// or abfs://, or, where only one process ever writes, pass "
                 'storage_options={"ckptstore": {"assume_atomic": True}}',
-                "not-atomic",
+                Reason.NOT_ATOMIC,
             )
 
     def _check(self, key: str, condition: Version) -> None:

@@ -6,9 +6,14 @@ import errno
 import ftplib
 import re
 
+from ckptstore.errors import Reason
 from ckptstore.storage.clients.base import Failure, Kind
 
-_ERRNOS = {errno.ENOSPC: "disk-full", errno.EDQUOT: "disk-full", errno.EROFS: "read-only"}
+_ERRNOS = {
+    errno.ENOSPC: Reason.DISK_FULL,
+    errno.EDQUOT: Reason.DISK_FULL,
+    errno.EROFS: Reason.READ_ONLY,
+}
 _STATUSES = {
     404: Kind.MISSING,
     410: Kind.MISSING,
@@ -17,7 +22,12 @@ _STATUSES = {
     408: Kind.AGAIN,
     429: Kind.AGAIN,
 }
-_REFUSALS = {401: "credentials", 403: "permission", 405: "read-only", 501: "read-only"}
+_REFUSALS = {
+    401: Reason.CREDENTIALS,
+    403: Reason.PERMISSION,
+    405: Reason.READ_ONLY,
+    501: Reason.READ_ONLY,
+}
 _LOGIN = re.compile(r"Auth|Credential|Login")
 _NO_LOGIN = re.compile(r"error_perm: 530")  # of ftplib
 
@@ -31,7 +41,7 @@ def failure_of(error: Exception) -> Failure:
         if status in _STATUSES:
             return Failure(_STATUSES[status], message)
         if status in _REFUSALS or status < 500:
-            return Failure(Kind.REFUSED, message, _REFUSALS.get(status, "storage"))
+            return Failure(Kind.REFUSED, message, _REFUSALS.get(status, Reason.STORAGE))
         return Failure(Kind.AGAIN, message)
     if isinstance(error, FileNotFoundError):
         cause = error.__cause__  # fsspec's HTTP says this whatever happened
@@ -41,17 +51,17 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, FileExistsError):
         return Failure(Kind.CONDITION, message)
     if isinstance(error, PermissionError):
-        return Failure(Kind.REFUSED, message, "permission")
+        return Failure(Kind.REFUSED, message, Reason.PERMISSION)
     if isinstance(error, NotImplementedError):
-        return Failure(Kind.REFUSED, message, "read-only")
+        return Failure(Kind.REFUSED, message, Reason.READ_ONLY)
     if isinstance(error, IsADirectoryError | NotADirectoryError):
-        return Failure(Kind.REFUSED, message, "not-a-directory")
+        return Failure(Kind.REFUSED, message, Reason.NOT_A_DIRECTORY)
     if isinstance(error, OSError) and error.errno in _ERRNOS:
         return Failure(Kind.REFUSED, message, _ERRNOS[error.errno])
     if _LOGIN.search(type(error).__name__) or _NO_LOGIN.match(message):
-        return Failure(Kind.REFUSED, message, "credentials")
+        return Failure(Kind.REFUSED, message, Reason.CREDENTIALS)
     if isinstance(error, ftplib.error_perm):
-        return Failure(Kind.REFUSED, message, "permission")
+        return Failure(Kind.REFUSED, message, Reason.PERMISSION)
     if isinstance(error, TypeError | ValueError | LookupError | AttributeError | ImportError):
         return Failure(Kind.REFUSED, message)
     return Failure(Kind.AGAIN, message, answered=False)

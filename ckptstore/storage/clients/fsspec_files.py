@@ -15,11 +15,12 @@ from typing import Any
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
+from ckptstore.errors import Reason
 from ckptstore.storage.clients import sync
 from ckptstore.storage.clients.base import Failure, Kind
 from ckptstore.storage.clients.fsspec_errors import failure_of
 
-_UNSUPPORTED = {"read-only", "storage"}
+_UNSUPPORTED = {Reason.READ_ONLY, Reason.STORAGE}
 _TIMES = "mtime", "modified", "last_modified", "LastModified", "Last-Modified", "updated", "created"
 
 
@@ -57,12 +58,12 @@ class Filesystem:
             given = kind._get_kwargs_from_urls(self._root) | dict(options)
             self._fs = fsspec.filesystem(protocol, skip_instance_cache=True, **given)
         except ImportError as error:
-            raise Failure(Kind.REFUSED, str(error), "missing-package") from error
+            raise Failure(Kind.REFUSED, str(error), Reason.MISSING_PACKAGE) from error
         except (TypeError, ValueError) as error:
             raise type(error)(self._redact(str(error))) from None  # of the options
         except Exception as error:
             failure = self._failure(error)
-            reason = failure.reason if failure.kind is Kind.REFUSED else "unavailable"
+            reason = failure.reason if failure.kind is Kind.REFUSED else Reason.UNAVAILABLE
             raise Failure(Kind.REFUSED, str(failure), reason) from None
         self._async = bool(getattr(self._fs, "async_impl", False))
         if hasattr(getattr(self._fs, "dircache", None), "use_listings_cache"):
@@ -100,7 +101,7 @@ class Filesystem:
             else:
                 found = self._call("ls", top, detail=True)
         except Failure as failure:
-            if failure.kind is Kind.MISSING or failure.reason == "read-only":
+            if failure.kind is Kind.MISSING or failure.reason == Reason.READ_ONLY:
                 return {}  # it is not there, or it cannot list
             raise
         entries: dict[str, Mapping[str, Any]] = {}
@@ -198,7 +199,7 @@ class WebFilesystem(Filesystem):
 
     def _path(self, key: str) -> str:
         if "?" in key or "#" in key:
-            raise Failure(Kind.REFUSED, "a URL of a directory has no ? and no #", "bad-url")
+            raise Failure(Kind.REFUSED, "a URL of a directory has no ? and no #", Reason.BAD_URL)
         path: str = self._fs._strip_protocol(self._root + key)
         return path
 

@@ -20,6 +20,7 @@ from gcsfs.core import (  # type: ignore[import-untyped, unused-ignore]
 from yarl import URL
 
 from ckptstore.digests import Buffer
+from ckptstore.errors import Reason
 from ckptstore.storage.clients import sync
 from ckptstore.storage.clients.base import Failure, Kind, Settings
 from ckptstore.storage.clients.gcs_errors import answered, failure_of, no_credentials
@@ -47,7 +48,9 @@ class Api:
     def __init__(self, bucket: str, options: Mapping[str, Any], settings: Settings) -> None:
         unknown = sorted(set(options) - _known_options())
         if unknown:
-            raise Failure(Kind.REFUSED, f"gcsfs has no option {', '.join(unknown)}", "bad-options")
+            raise Failure(
+                Kind.REFUSED, f"gcsfs has no option {', '.join(unknown)}", Reason.BAD_OPTIONS
+            )
         own = {"skip_instance_cache": True, "use_listings_cache": False, "asynchronous": False}
         try:
             self._fs = GCSFileSystem(**dict(options) | own)

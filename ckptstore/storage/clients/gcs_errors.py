@@ -8,6 +8,7 @@ import re
 import aiohttp
 from google.auth.exceptions import GoogleAuthError, TransportError
 
+from ckptstore.errors import Reason
 from ckptstore.storage.clients.base import Failure, Kind
 
 
@@ -18,7 +19,7 @@ def failure_of(error: BaseException) -> Failure:
         return failure
     message = _shown(f"{type(error).__name__}: {error}")
     if isinstance(error, aiohttp.InvalidURL):
-        return Failure(Kind.REFUSED, message, "bad-url")
+        return Failure(Kind.REFUSED, message, Reason.BAD_URL)
     return Failure(Kind.AGAIN, message, answered=False)
 
 
@@ -29,13 +30,13 @@ def no_credentials(error: BaseException) -> Failure | None:
             continue
         message = _shown(f"{type(cause).__name__}: {cause.args[0] if cause.args else ''}")
         if isinstance(cause, TransportError) or getattr(cause, "retryable", False):
-            return Failure(Kind.AGAIN, message, "unavailable", answered=False)
-        return Failure(Kind.REFUSED, message, "credentials")
+            return Failure(Kind.AGAIN, message, Reason.UNAVAILABLE, answered=False)
+        return Failure(Kind.REFUSED, message, Reason.CREDENTIALS)
     if type(error).__module__.startswith("requests"):  # it shows the URL, which holds the token
         message = f"the token could not be checked: {type(error).__name__}"
-        return Failure(Kind.AGAIN, message, "unavailable", answered=False)
+        return Failure(Kind.AGAIN, message, Reason.UNAVAILABLE, answered=False)
     if type(error) is ValueError and re.search(r"\b[Tt]oken", str(error)):
-        return Failure(Kind.REFUSED, _shown(str(error)), "credentials")
+        return Failure(Kind.REFUSED, _shown(str(error)), Reason.CREDENTIALS)
     return None
 
 
@@ -44,7 +45,7 @@ _NO_BUCKET = re.compile(
     r"(The specified )?[Bb]ucket .*(does not|doesn't) exist|Invalid bucket name"
 )
 _DAMAGED = re.compile(r"(crc32c|md5|hash|checksum).*match", re.IGNORECASE)
-_REASONS = {401: "credentials", 403: "permission"}
+_REASONS = {401: Reason.CREDENTIALS, 403: Reason.PERMISSION}
 _BUSY = {"rateLimitExceeded", "userRateLimitExceeded", "backendError"}
 
 
@@ -64,7 +65,7 @@ def answered(status: int, body: bytes, where: str) -> Failure:
     if status == 416:
         return Failure(Kind.SHORT, message)
     if _NO_BUCKET.match(text) or (status == 404 and where == "bucket"):
-        return Failure(Kind.REFUSED, message, "no-bucket")
+        return Failure(Kind.REFUSED, message, Reason.NO_BUCKET)
     if where == "upload" and status in (404, 410, 499):
         return Failure(Kind.REFUSED, f"the store gave up the upload: {message}")
     if status in (404, 410, 499):
@@ -75,7 +76,7 @@ def answered(status: int, body: bytes, where: str) -> Failure:
         return Failure(Kind.AGAIN, message)
     if status == 400 and _DAMAGED.search(text):
         return Failure(Kind.AGAIN, message)
-    return Failure(Kind.REFUSED, message, _REASONS.get(status, "storage"))
+    return Failure(Kind.REFUSED, message, _REASONS.get(status, Reason.STORAGE))
 
 
 def _shown(message: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
 from ckptstore.digests import Buffer
+from ckptstore.errors import Reason
 from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Page, Settings, Upload, Version
 from ckptstore.storage.clients.fsspec import FOREIGN, version_of
 
@@ -155,7 +156,7 @@ class MemoryClient:
             self._fs.pipe_file(self._root + key, data)
         except OSError as error:  # a file where a directory should be, or the reverse
             message = f"{type(error).__name__}: {error}"
-            raise Failure(Kind.REFUSED, message, "not-a-directory") from None
+            raise Failure(Kind.REFUSED, message, Reason.NOT_A_DIRECTORY) from None
 
 
 def _missing(key: str) -> Failure:

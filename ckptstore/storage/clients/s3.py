@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import s3fs  # type: ignore[import-untyped, unused-ignore]
 
 from ckptstore.digests import Buffer
+from ckptstore.errors import Reason
 from ckptstore.storage.clients import sync
 from ckptstore.storage.clients.base import (
     ABSENT,
@@ -117,7 +118,7 @@ class S3Client:
     def copy(self, origin: str, key: str, nbytes: int) -> None:
         """CopyObject, which takes no more than 5 GiB."""
         if nbytes > _COPY_MAX_NBYTES:
-            raise Failure(Kind.REFUSED, f"{nbytes} bytes in one copy", "not-supported")
+            raise Failure(Kind.REFUSED, f"{nbytes} bytes in one copy", Reason.NOT_SUPPORTED)
         source = {"Bucket": self._bucket, "Key": origin}
         self._run(self._call("copy_object", Key=key, CopySource=source), nbytes // COPIED_NBYTES)
 
@@ -232,30 +233,30 @@ _BUSY = {
     "Throttling", "ThrottlingException", "TooManyRequests",
 }  # fmt: skip
 _REASONS = {
-    "NoSuchBucket": "no-bucket",
-    "InvalidBucketName": "no-bucket",
-    "AccessDenied": "permission",
-    "AllAccessDisabled": "permission",
-    "403": "permission",
-    "Forbidden": "permission",
-    "ExpiredToken": "credentials",
-    "ExpiredTokenException": "credentials",
-    "TokenRefreshRequired": "credentials",
-    "InvalidToken": "credentials",
-    "InvalidAccessKeyId": "credentials",
-    "SignatureDoesNotMatch": "credentials",
-    "RequestTimeTooSkewed": "credentials",
-    "PermanentRedirect": "wrong-region",
-    "TemporaryRedirect": "wrong-region",
-    "301": "wrong-region",
-    "AuthorizationHeaderMalformed": "wrong-region",
-    "IllegalLocationConstraintException": "wrong-region",
-    "QuotaExceeded": "disk-full",
-    "InsufficientStorage": "disk-full",
-    "NotImplemented": "not-supported",
-    "501": "not-supported",
-    "507": "disk-full",
-    "InvalidObjectState": "storage",
+    "NoSuchBucket": Reason.NO_BUCKET,
+    "InvalidBucketName": Reason.NO_BUCKET,
+    "AccessDenied": Reason.PERMISSION,
+    "AllAccessDisabled": Reason.PERMISSION,
+    "403": Reason.PERMISSION,
+    "Forbidden": Reason.PERMISSION,
+    "ExpiredToken": Reason.CREDENTIALS,
+    "ExpiredTokenException": Reason.CREDENTIALS,
+    "TokenRefreshRequired": Reason.CREDENTIALS,
+    "InvalidToken": Reason.CREDENTIALS,
+    "InvalidAccessKeyId": Reason.CREDENTIALS,
+    "SignatureDoesNotMatch": Reason.CREDENTIALS,
+    "RequestTimeTooSkewed": Reason.CREDENTIALS,
+    "PermanentRedirect": Reason.WRONG_REGION,
+    "TemporaryRedirect": Reason.WRONG_REGION,
+    "301": Reason.WRONG_REGION,
+    "AuthorizationHeaderMalformed": Reason.WRONG_REGION,
+    "IllegalLocationConstraintException": Reason.WRONG_REGION,
+    "QuotaExceeded": Reason.DISK_FULL,
+    "InsufficientStorage": Reason.DISK_FULL,
+    "NotImplemented": Reason.NOT_SUPPORTED,
+    "501": Reason.NOT_SUPPORTED,
+    "507": Reason.DISK_FULL,
+    "InvalidObjectState": Reason.STORAGE,
 }
 _NO_CREDENTIALS = re.compile(r"Credential|Profile|SSO|Token|Config")
 _BAD_URL = re.compile(r"ParamValidation|InvalidRegion|UnknownEndpoint|EndpointResolver")
@@ -273,11 +274,11 @@ def failure_of(error: BaseException) -> Failure:
     name, message = type(cause).__name__, f"{type(cause).__name__}: {cause}"
     if type(cause).__module__.startswith("botocore") and not isinstance(cause, OSError):
         if _NO_CREDENTIALS.search(name):
-            return Failure(Kind.REFUSED, message, "credentials")
+            return Failure(Kind.REFUSED, message, Reason.CREDENTIALS)
         if _BAD_URL.search(name):
-            return Failure(Kind.REFUSED, message, "bad-url")
+            return Failure(Kind.REFUSED, message, Reason.BAD_URL)
         if _BAD_OPTION.search(name):
-            return Failure(Kind.REFUSED, message, "bad-options")
+            return Failure(Kind.REFUSED, message, Reason.BAD_OPTIONS)
     return Failure(Kind.AGAIN, message, answered=False)
 
 
@@ -297,5 +298,7 @@ def _answered(response: Mapping[str, Any]) -> Failure:
         return Failure(Kind.AGAIN, message)
     if region := response["Error"].get("Region"):
         message += f"; the bucket is in {region}"
-    reason = _REASONS.get(code) or {403: "permission", 401: "credentials"}.get(status, "storage")
+    reason = _REASONS.get(code) or {403: Reason.PERMISSION, 401: Reason.CREDENTIALS}.get(
+        status, Reason.STORAGE
+    )
     return Failure(Kind.REFUSED, message, reason)
