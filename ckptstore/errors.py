@@ -16,6 +16,8 @@ Every exception carries ``reason``, a member of `Reason` for programs, and ``exi
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "AlreadyCommittedError",
@@ -253,3 +255,28 @@ class StorageError(CheckpointError):
 
     reason = Reason.STORAGE
     exit_code = 10
+
+
+def bad_argument(
+    where: str, name: str, value: Any, expected: str, *, reason: Reason = Reason.BAD_ARGUMENT
+) -> StructureError:
+    """Return the error for an argument of another type or value than is expected.
+
+    Args:
+        where: the call, such as ``"load"``.
+        name: of the argument.
+        value: what was passed.
+        expected: in words, with an example.
+        reason: a finer code, where there is one.
+    """
+    return StructureError(
+        f"{where}: {name} is {value!r:.80} ({type(value).__name__}), expected {expected}",
+        reason=reason,
+    )
+
+
+def listed(lines: Iterable[str], most: int) -> list[str]:
+    """Return the first lines, and a last one that says how many more there are."""
+    lines = list(lines)
+    more = len(lines) - most
+    return [*lines[:most], f"… and {more} more"] if more > 0 else lines
