@@ -397,8 +397,8 @@ MORE: dict[str, tuple[Any, Any, list[str]]] = {
         optax.inject_hyperparams(optax.sgd)(catalogue.Decay()),
         old_inject,
         [
-            "$.hyperparams_states['learning_rate']: optax_catalogue.DecayState expected, "
-            "nothing found"
+            "$.hyperparams_states['learning_rate']: "
+            "tests.support.optax_catalogue.DecayState expected, nothing found"
         ],
     ),
     "a history that is masked now": (
@@ -470,10 +470,10 @@ class TraceState(NamedTuple):
 def test_a_class_of_the_same_fields_is_another_class() -> None:
     state = trained(ADAM)
     assert refused((Unlike(*state[0]), state[1]), ADAM) == [
-        "$[0]: test_fit.Unlike found, ScaleByAdamState expected"
+        "$[0]: tests.unit.optax.test_fit.Unlike found, ScaleByAdamState expected"
     ]
     assert refused((TraceState(params()), EMPTY), OPTIMISTIC) == [
-        "$[0]: test_fit.TraceState found, ScaleByOptimisticGradientState expected"
+        "$[0]: tests.unit.optax.test_fit.TraceState found, ScaleByOptimisticGradientState expected"
     ]
 
 

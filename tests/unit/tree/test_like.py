@@ -91,7 +91,7 @@ def test_every_difference_is_reported_at_once_by_path(url: pathlib.Path) -> None
     assert caught.value.reason == "differs-from-like"
     assert lines == [
         "$['more']: numpy.ndarray float64[3] in `like`, not in the checkpoint",
-        "$['state']: test_like.State in the checkpoint, test_like.OtherState in `like`",
+        f"$['state']: {__name__}.State in the checkpoint, {__name__}.OtherState in `like`",
         "$['items'][0]: int in the checkpoint, float in `like`",
         "$['items'][1][2]: int in `like`, not in the checkpoint",
         "$['items'][1][1]: None in the checkpoint, int in `like`",
@@ -344,7 +344,7 @@ def test_a_registered_name_outlives_a_move(
 ) -> None:
     ckptstore.save(tmp_path / "c", State(1, 2))
     monkeypatch.delattr(sys.modules[__name__], "State")
-    ckptstore.register(OtherState, name="test_like.State")
+    ckptstore.register(OtherState, name="tests.unit.tree.test_like.State")
     assert differences(OtherState(1, 2), ckptstore.load(tmp_path / "c")) == []
 
 
@@ -356,7 +356,7 @@ def test_register_refuses_what_makes_no_sense() -> None:
     with pytest.raises(ckptstore.StructureError, match="expected a class"):
         ckptstore.register(Odd(1, 2))  # type: ignore[arg-type]
     with pytest.raises(ckptstore.StructureError, match="belongs to"):
-        ckptstore.register(State, name="test_like.Odd")
+        ckptstore.register(State, name="tests.unit.tree.test_like.Odd")
 
 
 def test_types_gives_a_class_for_a_stored_name(
@@ -365,24 +365,26 @@ def test_types_gives_a_class_for_a_stored_name(
     original, other = State, OtherState
     ckptstore.save(tmp_path / "c", State(1, 2))
     monkeypatch.delattr(sys.modules[__name__], "State")
-    with pytest.raises(ckptstore.UnknownTypeError, match=r"types=\{'test_like.State': YourClass\}"):
+    with pytest.raises(
+        ckptstore.UnknownTypeError, match=rf"types=\{{'{__name__}.State': YourClass\}}"
+    ):
         ckptstore.load(tmp_path / "c")
-    found = ckptstore.load(tmp_path / "c", types={"test_like.State": other})
+    found = ckptstore.load(tmp_path / "c", types={"tests.unit.tree.test_like.State": other})
     assert differences(other(1, 2), found) == []
     assert differences(original(1, 2), ckptstore.load(tmp_path / "c", types=[original])) == []
     with pytest.raises(ckptstore.StructureError, match="expected classes"):
-        ckptstore.load(tmp_path / "c", types={"test_like.State": 3})  # type: ignore[dict-item]
+        ckptstore.load(tmp_path / "c", types={"tests.unit.tree.test_like.State": 3})  # type: ignore[dict-item]
 
 
 def test_types_must_have_the_stored_fields_and_kind(tmp_path: pathlib.Path) -> None:
     ckptstore.save(tmp_path / "c", State(1, 2))
     with pytest.raises(ckptstore.UnknownTypeError, match="expected a namedtuple"):
-        ckptstore.load(tmp_path / "c", types={"test_like.State": Train})
+        ckptstore.load(tmp_path / "c", types={"tests.unit.tree.test_like.State": Train})
     short = collections.namedtuple("short", "step")
     with pytest.raises(
         ckptstore.UnknownTypeError, match="only in the checkpoint: params; only in the class"
     ):
-        ckptstore.load(tmp_path / "c", types={"test_like.State": short})
+        ckptstore.load(tmp_path / "c", types={"tests.unit.tree.test_like.State": short})
 
 
 # --- jax ---------------------------------------------------------------------------------------

@@ -585,7 +585,7 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "a builtin function": (lambda: len, ("the function len",)),
     "a partial with an attribute": (lambda: with_attribute(functools.partial(max)), ("'extra'",)),
     "a module": (lambda: math, ("a module",)),
-    "a class as a value": (lambda: Data, ("the class test_tree.Data", "str")),
+    "a class as a value": (lambda: Data, ("test_tree.Data", "str")),
     "a generator": (lambda: iter([1]), ("list_iterator",)),
     "an object": (Opaque, ("test_tree.Opaque", "register(Opaque")),
     "an int subclass": (lambda: IntSub(3), ("test_tree.IntSub",)),
@@ -718,7 +718,7 @@ def test_all_missing_types_are_listed_at_once(
     with pytest.raises(ckptstore.UnknownTypeError) as caught:
         ckptstore.load(tmp_path / "c")
     for name in ("Point", "Data", "Color"):
-        assert f"pass types={{'test_tree.{name}'" in str(caught.value)
+        assert f"pass types={{'{__name__}.{name}'" in str(caught.value)
     assert "Frozen" not in str(caught.value)
 
 

@@ -138,7 +138,7 @@ class TestOfAnAdapter:
 
     @pytest.fixture(autouse=True)
     def of_this_module(self, monkeypatch):
-        monkeypatch.setitem(registry.ADAPTERS, __name__, __name__)
+        monkeypatch.setitem(registry.ADAPTERS, __name__.partition(".")[0], __name__)
         self.adapter = registry.Adapter()
         monkeypatch.setattr(HERE, "ADAPTER", self.adapter, raising=False)
 
