@@ -28,6 +28,7 @@ from ckptstore.saving import background
 from ckptstore.saving.background import PendingSave
 from ckptstore.saving.staging import Staging
 from ckptstore.saving.writer import Attempt
+from ckptstore.tree.flattening import flatten
 from tests.support import compare, places
 
 STEPS = 200
@@ -190,7 +191,7 @@ def test_donation_cannot_change_what_is_saved(tmp_path, gate, dtype, size):
 
 def test_jax_arrays_of_this_host_are_not_copied():
     x, n = jnp.ones(LARGE), np.ones(LARGE)
-    staging = Staging(ckptstore.tree.flatten({"x": x, "n": n}))
+    staging = Staging(flatten({"x": x, "n": n}))
     staging.fix()
     at = [staging.read(leaf).ctypes.data for leaf in range(2)]
     assert at[0] == x.unsafe_buffer_pointer()
