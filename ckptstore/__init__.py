@@ -16,9 +16,14 @@ from ckptstore.errors import (
     UnsupportedError,
 )
 from ckptstore.loading.reader import Problem, inspect, load, verify
-from ckptstore.runs.manager import Manager
-from ckptstore.runs.preemption import Preemption
-from ckptstore.runs.retention import StepInfo, keep_best, keep_every, keep_last
+from ckptstore.runs import (
+    Manager,
+    Preemption,
+    StepInfo,
+    keep_best,
+    keep_every,
+    keep_last,
+)
 from ckptstore.saving.background import PendingSave, save_async
 from ckptstore.saving.writer import save
 from ckptstore.types.migrations import Migration

@@ -1,4 +1,4 @@
-"""Which calls save: at steps that are a number apart, or after a time."""
+"""The save interval of a run: which calls of `Manager.save` save, by step or by time."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import datetime
 import time
 from typing import Any
 
-from ckptstore.errors import Reason, StructureError
+from ckptstore.errors import bad_argument
 
 Every = int | datetime.timedelta | None
+"""A number of steps, a time, or None for each call."""
 
 
-class Cadence:
-    """What `every=` of a Manager says, and what it has to know for that.
+class SaveInterval:
+    """What ``every=`` of a Manager asks for, and when the run saved last.
 
     Args:
         every: a number of steps, a time, or None for each call.
@@ -24,47 +25,49 @@ class Cadence:
     def __init__(self, every: Every) -> None:
         _check(every)
         self.every = every
-        self._seen: int | None = None
+        self._last_step: int | None = None
         self._saved_at = time.monotonic()
-        self._owed = False
+        self._overdue = False
 
     def resumed(self, step: int) -> None:
         """Count from a step that was loaded, where there was no call yet."""
-        if self._seen is None:
-            self._seen = step
+        if self._last_step is None:
+            self._last_step = step
 
     def called(self, step: int) -> bool:
-        """Tell whether a call for a step is to save.
+        """Return whether the call for a step is to save, and note that it came.
 
-        That is each multiple of a number of steps, and the first step after one that was jumped
-        over; so it does not matter how many calls there were, or where the run was resumed. Until
-        `saved` is called, a save that failed, the next call is to save as well.
+        A number of steps is due at each of its multiples, and at the first step after one that was
+        jumped over. So neither the number of calls matters nor the step at which a run resumes. A
+        call that is due stays so until `saved` is called.
         """
-        if self.every is None or self._owed:
+        if self.every is None or self._overdue:
             return True
         if isinstance(self.every, datetime.timedelta):
             return time.monotonic() - self._saved_at >= self.every.total_seconds()
-        before = step - 1 if self._seen is None else self._seen
+        before = step - 1 if self._last_step is None else self._last_step
         due = step % self.every == 0 or step // self.every > before // self.every
-        self._seen = before if due else step
+        self._last_step = before if due else step
         return due
 
     def saved(self, step: int) -> None:
         """Count from a step that was saved, or is being saved, and from now."""
-        self._seen = step
+        self._last_step = step
         self._saved_at = time.monotonic()
-        self._owed = False
+        self._overdue = False
 
     def failed(self) -> None:
-        """Let the next call save: the save that `saved` told of came to nothing."""
-        self._owed = True
+        """Make the next call save: the save that `saved` announced has failed."""
+        self._overdue = True
 
 
 def _check(every: Any) -> None:
-    time_ = isinstance(every, datetime.timedelta) and every > datetime.timedelta(0)
-    if not (every is None or time_ or (type(every) is int and every > 0)):
-        raise StructureError(
-            f"Manager: every is {every!r:.80}, expected a number of steps (an int over 0) or "
-            "datetime.timedelta(minutes=10)",
-            reason=Reason.BAD_ARGUMENT,
+    is_time = isinstance(every, datetime.timedelta) and every > datetime.timedelta(0)
+    is_steps = type(every) is int and every > 0
+    if every is not None and not is_time and not is_steps:
+        raise bad_argument(
+            "Manager",
+            "every",
+            every,
+            "a number of steps (an int over 0) or datetime.timedelta(minutes=10)",
         )

@@ -13,7 +13,7 @@ from ckptstore.format.names import check_step
 from ckptstore.loading import reader
 from ckptstore.runs import retention
 from ckptstore.runs.directory import Run
-from ckptstore.runs.interval import Cadence, Every
+from ckptstore.runs.interval import Every, SaveInterval
 from ckptstore.runs.preemption import Preemption
 from ckptstore.runs.retention import Mode, Rule
 from ckptstore.saving import background, request, writer
@@ -67,7 +67,7 @@ class Manager:
     ) -> None:
         retention.check_rule(keep)
         self._keep = keep
-        self._cadence = Cadence(every)
+        self._interval = SaveInterval(every)
         self._run = Run(url, storage_options)
         # The first save may take over what is in the step that this process has read.
         self._series = Series(keep_full_every, lambda: self._run.base(self.loaded_step))
@@ -84,7 +84,7 @@ class Manager:
         made = functools.partial(
             Manager,
             keep=self._keep,
-            every=self._cadence.every,
+            every=self._interval.every,
             keep_full_every=self._series.keep_full_every,
         )
         return made, (self._run.place,)
@@ -134,7 +134,7 @@ class Manager:
         self._wait()
         self._tell()
         saved = writer.save(self._run.at(step), tree, **self._told(step, metrics, options))
-        self._cadence.saved(step)
+        self._interval.saved(step)
         self._saved(saved)
         return saved
 
@@ -293,7 +293,7 @@ class Manager:
         self._tell()
         check_step(step)
         request.check_metrics(metrics)
-        if not self._cadence.called(step) and not force:
+        if not self._interval.called(step) and not force:
             return False
         if not force:
             retention.check_given(self._keep, step, metrics)
@@ -316,12 +316,12 @@ class Manager:
         """Know the save in the background, of several threads the one that was begun last."""
         assert pending.step is not None
         self._pending = pending
-        self._cadence.saved(pending.step)
+        self._interval.saved(pending.step)
 
     def _ended(self, saved: Checkpoint | None) -> None:
         """Do what comes after a save in the background, in its thread."""
         if saved is None:
-            self._cadence.failed()
+            self._interval.failed()
         else:
             self._saved(saved)
 
@@ -341,7 +341,7 @@ class Manager:
             self._series.distrust()
             raise
         self.loaded_step = step
-        self._cadence.resumed(step)
+        self._interval.resumed(step)
         return loaded
 
     def _wait(self) -> None:

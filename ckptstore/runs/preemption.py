@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM, or a notice of the cloud, becomes a flag that a loop reads."""
+"""The request to stop: SIGTERM, or a notice of the cloud, becomes a flag that the loop reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from ckptstore.errors import Reason, StructureError
+from ckptstore.errors import Reason, StructureError, bad_argument
 
 _log = logging.getLogger("ckptstore")
 
@@ -20,31 +20,48 @@ _open: list[Preemption] = []
 
 
 class Preemption:
-    """A flag, false until this process is told to stop: ``if preempted: …``.
+    """A flag that is false until this process is told to stop: ``if preempted: …``.
 
-    From when it is made until `close`, SIGTERM raises the flag and does no more than the handler
-    that was there before: that one runs too, and where there was none, the process lives on. In a
-    forked child the old handler is back at once.
+    Until `close`, SIGTERM raises the flag, and the handler that was there before runs as well.
+    Where there was none, the process lives on. A forked child has the old handler back at once.
+
+    `Manager.on_preemption` makes one that the end of the Manager's `with` block closes.
 
     Args:
-        notice: asked once a second, in a thread of its own, until it gives something true; that
-            raises the flag too. An error in it is logged, and it is asked again.
+        notice: a function without arguments, called once a second in a thread of its own until it
+            returns something true, which raises the flag too. An error in it is logged, and it is
+            called again.
 
     Raises:
-        StructureError: reason ``not-main-thread``, ``foreign-handler`` or ``bad-argument``.
+        StructureError: reason ``not-main-thread``: Python lets only the main thread take signals;
+            ``foreign-handler``: SIGTERM has a handler that cannot be put back; ``bad-argument``.
+
+    Example:
+        >>> import signal
+        >>> preempted = Preemption()
+        >>> bool(preempted)
+        False
+        >>> signal.raise_signal(signal.SIGTERM)  # as a cluster does before it takes the machine
+        >>> bool(preempted)
+        True
+        >>> preempted.close()
+
+    Source: docs/runs.md, "Preemption".
     """
 
-    def __init__(self, notice: Callable[[], Any] | None = None) -> None:
+    def __init__(self, notice: Callable[[], object] | None = None) -> None:
         if notice is not None and not callable(notice):
-            raise StructureError(
-                f"on_preemption: notice is {notice!r:.80}, expected a callable without arguments "
-                "that gives something true once this machine will be taken away",
-                reason=Reason.BAD_ARGUMENT,
+            raise bad_argument(
+                "on_preemption",
+                "notice",
+                notice,
+                "a callable without arguments that returns something true once this machine will "
+                "be taken away",
             )
         if threading.current_thread() is not threading.main_thread():
             raise StructureError(
                 "on_preemption: called in a thread, and Python lets only the main thread take a "
-                "signal; call it there, before the thread is started, and hand it the flag",
+                "signal; call it in the main thread before you start this one, and pass the flag",
                 reason=Reason.NOT_MAIN_THREAD,
             )
         old = signal.getsignal(signal.SIGTERM)
@@ -54,8 +71,8 @@ class Preemption:
                 "could neither run nor be put back; remove it first",
                 reason=Reason.FOREIGN_HANDLER,
             )
-        self._told = False
-        self._over = threading.Event()
+        self._raised = False
+        self._closed = threading.Event()
         self._old: Any = old
         _open.append(self)
         signal.signal(signal.SIGTERM, self._handle)
@@ -65,54 +82,67 @@ class Preemption:
             ).start()
 
     def __bool__(self) -> bool:
-        return self._told
+        return self._raised
 
     def __repr__(self) -> str:
-        return f"<Preemption {'told to stop' if self._told else 'not told'}>"
+        return f"<Preemption {'told to stop' if self._raised else 'not told'}>"
 
     def close(self) -> None:
-        """Put the old handler back, and ask for no more notices; the flag stays as it is."""
-        self._over.set()
+        """Put the old handler back, and stop to call `notice`; the flag stays as it is.
+
+        Example:
+            >>> import signal
+            >>> before = signal.getsignal(signal.SIGTERM)
+            >>> preempted = Preemption()
+            >>> preempted.close()
+            >>> signal.getsignal(signal.SIGTERM) == before
+            True
+
+        Source: docs/runs.md, "Preemption".
+        """
+        self._closed.set()
         if self in _open:
             _open.remove(self)
         self._restore()
 
     def _restore(self) -> None:
-        """Put the old handler back, if nobody put another over this one: that one calls this."""
+        """Put the old handler back, unless another was put over this one: that one calls this."""
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGTERM) == self._handle:
             signal.signal(signal.SIGTERM, self._old)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # Nothing here takes a lock: the main thread may hold it where it was interrupted.
-        over = self not in _open
-        if not over:
-            self._told = True
+        closed = self not in _open
+        if not closed:
+            self._raised = True
         if callable(self._old):
             self._old(number, frame)
-        elif over and self._old == signal.SIG_DFL:
+        elif closed and self._old == signal.SIG_DFL:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
-    def _poll(self, notice: Callable[[], Any]) -> None:
+    def _poll(self, notice: Callable[[], object]) -> None:
         failed = False
-        while not self._over.is_set():
+        while not self._closed.is_set():
             try:
                 if notice():
-                    self._told = True
+                    self._raised = True
                     return
                 failed = False
             except Exception:
                 if not failed:  # once, not each second
-                    _log.warning("on_preemption: the notice failed; asking on", exc_info=True)
+                    _log.warning(
+                        "on_preemption: the notice failed; it is called again", exc_info=True
+                    )
                 failed = True
-            self._over.wait(_POLL_S)
+            self._closed.wait(_POLL_S)
 
 
 def _after_fork() -> None:
     """Let a child be ended by SIGTERM again, as multiprocessing ends its workers."""
     for preemption in reversed(_open):
-        preemption._over = threading.Event()  # a thread that is not here may hold its lock
+        preemption._closed = threading.Event()  # a thread that is not here may hold its lock
         preemption._restore()
     _open.clear()
 

@@ -1,6 +1,6 @@
 """Which steps of a run are kept: rules, each a callable, combined with ``|``. No I/O.
 
-A rule is given all committed steps in order and returns those of them that it keeps.
+A rule is called with all committed steps in order and returns those of them that it keeps.
 """
 
 from __future__ import annotations
@@ -10,17 +10,33 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ckptstore.errors import Reason, StructureError
+from ckptstore.errors import Reason, StructureError, bad_argument, listed
 from ckptstore.format import wire
 
 Mode = Literal["min", "max"]
 
+_SHOWN = 5
+
 
 class StepInfo:
-    """One committed step, as a rule of retention is given it.
+    """One committed step, as a rule of retention sees it.
 
     Attributes:
         step: its number.
+
+    Example:
+        A rule of your own, which keeps the steps with a loss below 1:
+
+        >>> import ckptstore
+        >>> def below_one(steps: list[StepInfo]) -> list[StepInfo]:
+        ...     return [info for info in steps if info.metrics["loss"] < 1]
+        >>> manager = ckptstore.Manager("run", keep=below_one)
+        >>> for step, loss in [(100, 0.5), (200, 2.0), (300, 4.0)]:
+        ...     saved = manager.save(step, {"step": step}, metrics={"loss": loss})
+        >>> manager.steps()  # the newest is always kept
+        [100, 300]
+
+    Source: docs/runs.md, "What is kept".
     """
 
     __slots__ = ("_read", "step")
@@ -31,7 +47,15 @@ class StepInfo:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """What its save was given; read from the store where this process does not know it."""
+        """The metrics that this step was saved with, by name.
+
+        The first step that is asked for metrics reads the manifests of **all** steps whose metrics
+        this process does not know yet: one request each, several at a time. Later ones cost
+        nothing. A step that was deleted meanwhile, or whose manifest is damaged, has none.
+
+        Raises:
+            StorageError: the store does not answer.
+        """
         return self._read(self.step)
 
     def __repr__(self) -> str:
@@ -42,7 +66,7 @@ Rule = Callable[[Sequence[StepInfo]], Iterable[StepInfo]]
 
 
 class Keep:
-    """A ready-made rule; ``|`` with another callable keeps what either keeps.
+    """A rule that ckptstore brings; ``|`` with another callable keeps what either keeps.
 
     Attributes:
         metrics: the names of the metrics that it looks at.
@@ -62,47 +86,103 @@ class Keep:
 
 
 def keep_last(n: int) -> Keep:
-    """Keep the `n` newest steps."""
-    return _Last(_count("keep_last: n", n))
+    """Keep the `n` newest steps.
+
+    Args:
+        n: how many, 1 or more.
+
+    Returns:
+        A rule for ``Manager(keep=…)``; combine rules with ``|``.
+
+    Raises:
+        StructureError: reason ``bad-argument``.
+
+    Example:
+        >>> import ckptstore
+        >>> manager = ckptstore.Manager("run", keep=keep_last(2))
+        >>> for step in (100, 200, 300):
+        ...     saved = manager.save(step, {"step": step})
+        >>> manager.steps()
+        [200, 300]
+
+    Source: docs/runs.md, "What is kept".
+    """
+    return _Last(_positive("keep_last", "n", n))
 
 
 def keep_every(steps: int) -> Keep:
-    """Keep the multiples of `steps`, and where one was not saved, the first step after it."""
-    return _Every(_count("keep_every: steps", steps))
+    """Keep the multiples of `steps`; where one was not saved, the first step after it.
+
+    Args:
+        steps: how many steps lie between two that are kept, 1 or more.
+
+    Returns:
+        A rule for ``Manager(keep=…)``; combine rules with ``|``.
+
+    Raises:
+        StructureError: reason ``bad-argument``.
+
+    Example:
+        >>> import ckptstore
+        >>> manager = ckptstore.Manager("run", keep=keep_every(200) | keep_last(1))
+        >>> for step in (100, 200, 300, 400, 500):
+        ...     saved = manager.save(step, {"step": step})
+        >>> manager.steps()
+        [200, 400, 500]
+
+    Source: docs/runs.md, "What is kept".
+    """
+    return _Every(_positive("keep_every", "steps", steps))
 
 
 def keep_best(n: int, metric: str, mode: Mode = "min") -> Keep:
     """Keep the `n` steps with the best values of a metric.
 
-    Of equal values the newer is better. A value that is not finite, and a step that was saved
-    without the metric, are never among the best.
+    Of equal values the newer is better. A value that is not finite is never among the best, nor is
+    a step that was saved without the metric.
 
     Args:
-        n: how many.
+        n: how many, 1 or more.
         metric: its name in ``save(step, tree, metrics={name: value})``.
-        mode: whether the smallest (of a loss) or the largest (of an accuracy) is the best.
+        mode: whether the smallest value is the best (of a loss) or the largest (of an accuracy).
+
+    Returns:
+        A rule for ``Manager(keep=…)``; combine rules with ``|``.
+
+    Raises:
+        StructureError: reason ``bad-argument``.
+
+    Example:
+        >>> import ckptstore
+        >>> manager = ckptstore.Manager("run", keep=keep_best(1, "loss") | keep_last(1))
+        >>> for step, loss in [(100, 0.5), (200, 0.2), (300, 0.4)]:
+        ...     saved = manager.save(step, {"step": step}, metrics={"loss": loss})
+        >>> manager.steps()
+        [200, 300]
+
+    Source: docs/runs.md, "What is kept".
     """
     check_metric("keep_best", metric, mode)
-    return _Best(_count("keep_best: n", n), metric, mode)
+    return _Best(_positive("keep_best", "n", n), metric, mode)
 
 
 def evicted(keep: Rule, steps: Sequence[StepInfo], saved: int) -> list[int]:
     """Return the steps that a rule does not keep, less the newest and the one just saved.
 
     Raises:
-        StructureError: reason ``bad-argument``: the rule gave something else than steps.
+        StructureError: reason ``bad-argument``: the rule returned something else than steps.
     """
-    given = {info.step: info for info in steps}
-    kept = {saved, *list(given)[-1:]}
+    info_of = {info.step: info for info in steps}
+    kept = {saved, *list(info_of)[-1:]}
     for info in _answer(keep, steps):
-        if not isinstance(info, StepInfo) or given.get(info.step) is not info:
+        if not isinstance(info, StepInfo) or info_of.get(info.step) is not info:
             raise StructureError(
-                f"keep gave {info!r:.80} ({type(info).__name__}), expected some of the steps that "
-                "it was given: lambda steps: [s for s in steps if s.step % 1000 == 0]",
+                f"keep returned {info!r:.80} ({type(info).__name__}), expected some of the steps "
+                "that it was called with: lambda steps: [s for s in steps if s.step % 1000 == 0]",
                 reason=Reason.BAD_ARGUMENT,
             )
         kept.add(info.step)
-    return [step for step in given if step not in kept]
+    return [step for step in info_of if step not in kept]
 
 
 def ranked(steps: Sequence[StepInfo], metric: str, mode: Mode) -> list[StepInfo]:
@@ -114,10 +194,12 @@ def ranked(steps: Sequence[StepInfo], metric: str, mode: Mode) -> list[StepInfo]
     rows = [(info.metrics[metric], info) for info in steps if metric in info.metrics]
     finite = [(value, info) for value, info in rows if math.isfinite(value)]
     if steps and not finite:
-        others = sorted({name for info in steps for name in info.metrics} - {metric})
+        looked_at = ", ".join(listed((f"step {info.step}" for info in steps), _SHOWN))
+        names = sorted({name for info in steps for name in info.metrics} - {metric})
+        others = ", ".join(listed(map(repr, names), _SHOWN))
         raise StructureError(
-            f"no finite value of the metric {metric!r} in {_few([info.step for info in steps])}"
-            + (f", which have {_few(others)}" if others else "")
+            f"no finite value of the metric {metric!r} in {looked_at}"
+            + (f", which have {others}" if others else "")
             + f"; save it with the step: save(step, tree, metrics={{{metric!r}: value}})",
             reason=Reason.MISSING_METRIC,
         )
@@ -127,20 +209,22 @@ def ranked(steps: Sequence[StepInfo], metric: str, mode: Mode) -> list[StepInfo]
 
 
 def check_rule(keep: Any) -> None:
-    """Raise StructureError, reason ``bad-argument``, for what is no rule and not None."""
+    """Raise StructureError, reason ``bad-argument``, unless `keep` is a rule or None."""
     if keep is not None and not callable(keep):
-        raise StructureError(
-            f"Manager: keep is {keep!r:.80}, expected a rule: keep_last(3), keep_every(1000), "
-            "keep_best(1, metric), several of them with |, or a callable of your own",
-            reason=Reason.BAD_ARGUMENT,
+        raise bad_argument(
+            "Manager",
+            "keep",
+            keep,
+            "a rule: keep_last(3), keep_every(1000), keep_best(1, metric), several of them with |, "
+            "or a callable of your own",
         )
 
 
 def check_given(keep: Rule | None, step: int, metrics: Any) -> None:
     """Raise StructureError, reason ``missing-metric``, for a save without what `keep` looks at."""
     needed = keep.metrics if isinstance(keep, Keep) else frozenset[str]()
-    given = metrics if isinstance(metrics, Mapping) else {}
-    if lacking := sorted(needed.difference(given)):
+    passed = metrics if isinstance(metrics, Mapping) else {}
+    if lacking := sorted(needed.difference(passed)):
         raise StructureError(
             f"save: step {step} comes without the metric {lacking[0]!r} that {keep} looks at; "
             f"save(step, tree, metrics={{{lacking[0]!r}: value}})",
@@ -149,34 +233,22 @@ def check_given(keep: Rule | None, step: int, metrics: Any) -> None:
 
 
 def check_metric(where: str, metric: Any, mode: Any) -> None:
-    """Raise StructureError, reason ``bad-argument``, for what is no metric or no mode."""
+    """Raise StructureError, reason ``bad-argument``, unless both are what `keep_best` takes."""
     if not isinstance(metric, str):
-        raise StructureError(
-            f"{where}: metric is {metric!r:.80}, expected its name", reason=Reason.BAD_ARGUMENT
-        )
+        raise bad_argument(where, "metric", metric, "its name, such as 'loss'")
     if mode not in ("min", "max"):
-        raise StructureError(
-            f"{where}: mode is {mode!r:.80}, expected 'min' (of a loss) or 'max' (of an accuracy)",
-            reason=Reason.BAD_ARGUMENT,
-        )
+        raise bad_argument(where, "mode", mode, "'min' (of a loss) or 'max' (of an accuracy)")
 
 
 def _answer(rule: Rule, steps: Sequence[StepInfo]) -> Iterable[Any]:
-    """Ask a rule, with a list of its own: it may sort it, or take from it."""
+    """Call a rule with a list of its own: it may sort the list, or delete from it."""
     answer = rule(list(steps))
     return answer if isinstance(answer, Iterable) else [answer]
 
 
-def _few(found: Sequence[Any]) -> str:
-    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    return ", ".join(f"step {x}" if isinstance(x, int) else repr(x) for x in found[:5]) + more
-
-
-def _count(what: str, n: Any) -> int:
+def _positive(where: str, name: str, n: Any) -> int:
     if type(n) is not int or not 0 < n <= wire.MAX_INTEGER:
-        raise StructureError(
-            f"{what} is {n!r:.80}, expected an int over 0", reason=Reason.BAD_ARGUMENT
-        )
+        raise bad_argument(where, name, n, "an int over 0")
     return n
 
 
