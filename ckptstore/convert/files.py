@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,16 +171,15 @@ def each(wanted: Sequence[Span], take: Callable[[Storage, str, int, int], None])
     Raises:
         StorageError: reason ``overwritten`` where a file is gone, or became shorter, meanwhile.
     """
-    stop = threading.Event()
 
     def call(place: Storage, name: str, at: int, nbytes: int) -> None:
         try:
-            concurrency.call(stop, take, place, name, at, nbytes)
+            take(place, name, at, nbytes)
         except (EOFError, FileNotFoundError):
             raise changed(os.path.join(place.url, name)) from None
 
     count = wanted[0][0].traffic.reads if wanted else 0
-    concurrency.run(call, wanted, count, name="ckptstore-read", stop=stop.set)
+    concurrency.run(call, wanted, count, name="ckptstore-read")
 
 
 def changed(where: str) -> StorageError:

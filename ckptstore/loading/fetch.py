@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import collections
-import threading
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -59,35 +59,28 @@ def fetch(
         alone_nbytes=traffic.alone_nbytes,
         gap_nbytes=traffic.gap_nbytes,
     )
-    stop = threading.Event()
-    with ThreadPoolExecutor(traffic.reads, thread_name_prefix="ckptstore-read") as pool:
-        try:
-            for range_ in wanted:
-                while queue and in_flight + range_.nbytes > _IN_FLIGHT_NBYTES:
-                    in_flight -= queue[0][0].nbytes
-                    yield from _take(queue.popleft(), whole, missing, cut, index, makers)
-                for part in range_.parts:
-                    large = sizes[part.leaf] >= LARGE_NBYTES or counts[part.leaf] > 1
-                    if large and part.leaf not in whole:
-                        whole[part.leaf] = _aligned(sizes[part.leaf])
-                        missing[part.leaf] = counts[part.leaf]
-                first = range_.parts[0]
-                direct = len(range_.parts) == 1 and first.leaf in whole
-                memory = (
-                    whole[first.leaf][first.start : first.start + first.size]
-                    if direct
-                    else np.empty(range_.nbytes, np.uint8)
-                )
-                job = pool.submit(
-                    concurrency.call, stop, _get, snapshot, index, range_, memory, name
-                )
-                queue.append((range_, memory, direct, job))
-                in_flight += range_.nbytes
-            while queue:
+    with concurrency.workers(traffic.reads, name="ckptstore-read") as submit:
+        for range_ in wanted:
+            while queue and in_flight + range_.nbytes > _IN_FLIGHT_NBYTES:
+                in_flight -= queue[0][0].nbytes
                 yield from _take(queue.popleft(), whole, missing, cut, index, makers)
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            for part in range_.parts:
+                large = sizes[part.leaf] >= LARGE_NBYTES or counts[part.leaf] > 1
+                if large and part.leaf not in whole:
+                    whole[part.leaf] = _aligned(sizes[part.leaf])
+                    missing[part.leaf] = counts[part.leaf]
+            first = range_.parts[0]
+            direct = len(range_.parts) == 1 and first.leaf in whole
+            memory = (
+                whole[first.leaf][first.start : first.start + first.size]
+                if direct
+                else np.empty(range_.nbytes, np.uint8)
+            )
+            job = submit(_get, snapshot, index, range_, memory, name)
+            queue.append((range_, memory, direct, job))
+            in_flight += range_.nbytes
+        while queue:
+            yield from _take(queue.popleft(), whole, missing, cut, index, makers)
 
 
 def _take(
@@ -183,21 +176,13 @@ Damage = tuple[str, str, int, int | None]
 
 def damage(snapshot: Snapshot, index: Index) -> Iterator[Damage]:
     """Read every byte of every data file, and give all that is damaged."""
-    stop = threading.Event()
-    with ThreadPoolExecutor(
-        snapshot.storage.traffic.reads, thread_name_prefix="ckptstore-verify"
-    ) as pool:
-        queue: collections.deque[Future[list[Damage]]] = collections.deque()
-        try:
-            for where in _stretches(index):
-                queue.append(pool.submit(concurrency.call, stop, _damaged, snapshot, index, where))
-                if len(queue) > 2 * snapshot.storage.traffic.reads:
-                    yield from queue.popleft().result()
-            while queue:
-                yield from queue.popleft().result()
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+    stretches = concurrency.map(
+        lambda stretch: _damaged(snapshot, index, stretch),
+        _stretches(index),
+        snapshot.storage.traffic.reads,
+        name="ckptstore-verify",
+    )
+    return itertools.chain.from_iterable(stretches)
 
 
 def _stretches(index: Index) -> Iterator[tuple[int, int, list[int]]]:

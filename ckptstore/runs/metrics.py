@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 
 from ckptstore import concurrency
@@ -80,14 +78,8 @@ class Look:
         return self._here[step][1] if step in self._here else {}
 
     def _read(self, missing: Sequence[int]) -> None:
-        stop = threading.Event()
-        concurrency.run(
-            functools.partial(concurrency.call, stop, self._read_one),
-            [(step,) for step in missing],
-            self._run.traffic.reads,
-            name="ckptstore-metrics",
-            stop=stop.set,
-        )
+        rows = [(step,) for step in missing]
+        concurrency.run(self._read_one, rows, self._run.traffic.reads, name="ckptstore-metrics")
 
     def _read_one(self, step: int) -> None:
         place = self._run.child(names.name(step))

@@ -9,10 +9,8 @@ import contextlib
 import functools
 import itertools
 import os
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
 from ckptstore import concurrency
@@ -235,18 +233,10 @@ class BucketStorage:
                 found += [part[0] for part in parts if len(part) == 2 and part[1] == name]
             return found
         names = self.children()
-        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="ckptstore-look") as pool:
-            stop = threading.Event()
-
-            def look(child: str) -> bool:
-                return concurrency.call(stop, self.child(child).holds, name)
-
-            try:
-                there = list(pool.map(look, names))
-            except BaseException:
-                stop.set()
-                raise
-            return [child for child, is_there in zip(names, there, strict=True) if is_there]
+        holds = concurrency.map(
+            lambda child: self.child(child).holds(name), names, PARALLEL, name="ckptstore-look"
+        )
+        return [child for child, is_holder in zip(names, holds, strict=True) if is_holder]
 
     def holds(self, name: str) -> bool:
         """Tell whether an object is there."""

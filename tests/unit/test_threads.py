@@ -1,4 +1,4 @@
-"""`concurrency.run`: every row once, no call that goes on, whatever happens."""
+"""Calls in several threads: each once, in order, and none that goes on, whatever happens."""
 
 from __future__ import annotations
 
@@ -61,3 +61,53 @@ def test_an_executor_has_all_its_threads_at_once():
     with concurrency.pool(5, name="t") as pool:
         assert len([t for t in threading.enumerate() if t.name.startswith("t_")]) == 5
         assert list(pool.map(abs, [-1, -2])) == [1, 2]
+
+
+def test_results_come_in_the_order_of_their_items():
+    together = threading.Barrier(3)
+
+    def take(item: int) -> int:
+        if item < 3:
+            together.wait(30)
+        time.sleep(0.01 * (5 - item))
+        return item * item
+
+    assert concurrency.map(take, range(5), 3, name="t") == [0, 1, 4, 9, 16]
+    assert concurrency.map(take, [], 3, name="t") == []
+
+
+def test_a_call_that_failed_ends_what_the_others_wait_for():
+    waiting = threading.Barrier(2)
+
+    def take(item: int) -> None:
+        waiting.wait(30)
+        if item:
+            raise ZeroDivisionError
+        assert concurrency.stoppable()
+        concurrency.pause(60)
+        assert concurrency.stopped()
+
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        concurrency.map(take, [0, 1], 2, name="t")
+    assert time.monotonic() - began < 30
+    assert not concurrency.stoppable()
+
+
+def test_no_call_goes_on_after_the_block_of_its_workers():
+    calls, begun = [], threading.Event()
+
+    def wait(item: int) -> None:
+        begun.set()
+        concurrency.pause(60)
+        calls.append(item)
+
+    began = time.monotonic()
+    with pytest.raises(KeyError), concurrency.workers(1, name="t") as submit:
+        assert submit(abs, -1).result() == 1
+        first, second = submit(wait, 1), submit(wait, 2)
+        begun.wait(30)
+        raise KeyError
+    assert time.monotonic() - began < 30
+    assert calls == [1]
+    assert first.done() and second.cancelled()
