@@ -8,6 +8,7 @@ with 1 where something does.
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import pathlib
 import subprocess
@@ -15,9 +16,12 @@ import sys
 import tempfile
 from typing import Any
 
-TESTS = pathlib.Path(__file__).resolve().parents[1]
-if str(TESTS) not in sys.path:
-    sys.path.insert(0, str(TESTS))
+TOP = next(p for p in pathlib.Path(__file__).resolve().parents if (p / "pyproject.toml").exists())
+# Where the modules are that are imported here, wherever below the tests that is.
+(_CATALOGUE,) = (TOP / "tests").rglob("golden_trees/__init__.py")
+(_READER,) = (TOP / "tests").rglob("independent_reader.py")
+PLACES = [_CATALOGUE.parents[1], _READER.parent]
+sys.path += [str(place) for place in PLACES if str(place) not in sys.path]
 
 import golden_trees  # noqa: E402 - run as a script, it has to say where the tests are
 import independent_reader  # noqa: E402
@@ -46,7 +50,7 @@ def run(
     Returns:
         What the process printed: first which ckptstore it imported.
     """
-    places = [TESTS] if checkout is None else [checkout, TESTS]
+    places = PLACES if checkout is None else [checkout, *PLACES]
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -132,8 +136,12 @@ def main() -> int:
     old, new = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
     with tempfile.TemporaryDirectory() as directory:
         places = [pathlib.Path(directory, name) for name in ("old", "new")]
-        for checkout, place in zip((old, new), places, strict=True):
-            print(run("write", place, checkout=checkout)[0])
+        with concurrent.futures.ThreadPoolExecutor() as both:
+            jobs = [
+                both.submit(run, "write", place, checkout=checkout)
+                for checkout, place in zip((old, new), places, strict=True)
+            ]
+        print(*(job.result()[0] for job in jobs), sep="\n")
         count, found = differences(*places)
     print(*found, sep="\n", end="\n" if found else "")
     print(f"{count} cases compared, {len(found)} files differ")

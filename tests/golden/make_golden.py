@@ -16,7 +16,8 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+(_CATALOGUE,) = HERE.parent.rglob("golden_trees/__init__.py")
+sys.path.insert(0, str(_CATALOGUE.parents[1]))
 
 import golden_trees  # noqa: E402 - run as a script, it has to say where the tests are
 from golden_trees import archive, public  # noqa: E402
