@@ -54,6 +54,7 @@ class Case:
         write: instead of one save: writes checkpoints below a directory and says which.
         numpy: whether ``arrays="numpy"`` loads it too.
         longdouble: whether it holds numbers that only some platforms have.
+        since: the first minor version whose archives have it.
     """
 
     make: Callable[[], Any] = dict
@@ -63,6 +64,7 @@ class Case:
     write: Callable[[pathlib.Path], Mapping[str, Written]] | None = None
     numpy: bool = True
     longdouble: bool = False
+    since: tuple[int, int] = (0, 1)
 
 
 def cases(framework: str) -> dict[str, Case]:
@@ -70,6 +72,12 @@ def cases(framework: str) -> dict[str, Case]:
     module = importlib.import_module(f"{__name__}.{FRAMEWORKS[framework]}")
     found: dict[str, Case] = module.CASES
     return found
+
+
+def archived(version: str, framework: str) -> dict[str, Case]:
+    """Return the cases that the archive of a minor version has."""
+    number = tuple(map(int, version.split(".")))
+    return {name: case for name, case in cases(framework).items() if case.since <= number}
 
 
 def write(case: Case, root: pathlib.Path) -> Mapping[str, Written]:
