@@ -16,17 +16,14 @@ import sys
 import tempfile
 from typing import Any
 
-TOP = next(p for p in pathlib.Path(__file__).resolve().parents if (p / "pyproject.toml").exists())
-# Where the modules are that are imported here, wherever below the tests that is.
-(_CATALOGUE,) = (TOP / "tests").rglob("golden_trees/__init__.py")
-(_READER,) = (TOP / "tests").rglob("independent_reader.py")
-PLACES = [_CATALOGUE.parents[1], _READER.parent]
-sys.path += [str(place) for place in PLACES if str(place) not in sys.path]
+TREES = pathlib.Path(__file__).resolve().parent / "trees"
+sys.path += [str(pathlib.Path(__file__).resolve().parents[2]), str(TREES)]
 
 import golden_trees  # noqa: E402 - run as a script, it has to say where the tests are
-import independent_reader  # noqa: E402
 import msgpack  # noqa: E402
 from golden_trees import archive  # noqa: E402
+
+from tests.support import independent_reader  # noqa: E402
 
 # The trees are small: what their functions take to compile is the time that writing them takes.
 _QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -50,7 +47,7 @@ def run(
     Returns:
         What the process printed: first which ckptstore it imported.
     """
-    places = PLACES if checkout is None else [checkout, *PLACES]
+    places = [TREES] if checkout is None else [checkout, TREES]
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",

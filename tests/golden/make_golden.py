@@ -16,8 +16,7 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-(_CATALOGUE,) = HERE.parent.rglob("golden_trees/__init__.py")
-sys.path.insert(0, str(_CATALOGUE.parents[1]))
+sys.path.insert(0, str(HERE / "trees"))
 
 import golden_trees  # noqa: E402 - run as a script, it has to say where the tests are
 from golden_trees import archive, public  # noqa: E402
@@ -50,7 +49,7 @@ def main() -> None:
     wrote = versions()
     into = HERE / f"ckptstore-{'.'.join(ckptstore.__version__.split('.')[:2])}"
     into.mkdir()
-    (into / "public.json").write_text(public.text(HERE.parents[1]))
+    (into / "public.json").write_text(public.text())
     for framework in golden_trees.FRAMEWORKS:
         with tempfile.TemporaryDirectory() as directory:
             root = pathlib.Path(directory)

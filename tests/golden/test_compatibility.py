@@ -14,14 +14,14 @@ import tarfile
 
 import golden_trees
 import pytest
-from golden import compare_bytes
 
 import ckptstore
+from tests.golden import compare_bytes
+from tests.support import ROOT
 
 pytestmark = [pytest.mark.whole, pytest.mark.timeout(900)]
 
 FROZEN = "a76152b"  # the commit whose checkpoints are in golden/ckptstore-0.1
-TOP = next(p for p in pathlib.Path(__file__).resolve().parents if (p / "pyproject.toml").exists())
 TODAY = pathlib.Path(ckptstore.__file__).resolve().parents[1]
 COUNT = sum(len(golden_trees.cases(framework)) for framework in golden_trees.FRAMEWORKS)
 
@@ -29,7 +29,7 @@ COUNT = sum(len(golden_trees.cases(framework)) for framework in golden_trees.FRA
 def sources(into: pathlib.Path) -> None:
     """Put the package as it was at the frozen commit into a directory."""
     done = subprocess.run(
-        ["git", "-C", str(TOP), "archive", FROZEN, "ckptstore"], capture_output=True, check=False
+        ["git", "-C", str(ROOT), "archive", FROZEN, "ckptstore"], capture_output=True, check=False
     )
     if done.returncode:
         pytest.fail(

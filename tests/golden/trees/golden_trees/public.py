@@ -6,11 +6,11 @@ import dataclasses
 import importlib
 import inspect
 import json
-import pathlib
-import re
 import warnings
 from collections.abc import Collection
 from typing import Any
+
+from ckptstore import Reason
 
 MODULES = ("ckptstore", "ckptstore.adapters", "ckptstore.convert", "ckptstore.optax")
 # The classes that a user makes instances of. Of the others ckptstore gives them.
@@ -24,7 +24,6 @@ _MADE_BY_USERS = {
     "Refusal",
     "TypeRow",
 }
-_CODE = re.compile(r"`([a-z][a-z0-9-]*)`")
 
 
 def names() -> dict[str, Any]:
@@ -63,11 +62,12 @@ def gone_too_early(listed: dict[str, Any], new: Collection[str]) -> list[str]:
     )
 
 
-def text(root: pathlib.Path) -> str:
+def text() -> str:
     """Return all of it as JSON, a line for each name."""
     found, deprecated = _look()
     lines = ",\n".join(f'"{name}": {json.dumps(found[name])}' for name in sorted(found))
-    rest = f'"deprecated": {json.dumps(deprecated)},\n"reasons": {json.dumps(reasons(root))}'
+    reasons = json.dumps(sorted(Reason))
+    rest = f'"deprecated": {json.dumps(deprecated)},\n"reasons": {reasons}'
     return f'{{"names": {{\n{lines}\n}},\n{rest}}}\n'
 
 
@@ -97,6 +97,8 @@ def broken(old: list[Any], new: list[Any] | None) -> str:
         return "cannot be called"
     now = {name: (kind, default) for name, kind, default in new}
     for name, kind, default in old:
+        if kind == "VAR_KEYWORD" and kind not in {kind for kind, _ in now.values()}:
+            continue  # its keywords are spelled out now
         if name not in now:
             return f"the argument {name} is gone"
         if now[name][0] not in (kind, "POSITIONAL_OR_KEYWORD"):
@@ -111,10 +113,3 @@ def broken(old: list[Any], new: list[Any] | None) -> str:
     before = {name for name, _, _ in old}
     more = [n for n, kind, default in new if n not in before and not default and "VAR" not in kind]
     return f"the argument {more[0]} is new and has no default" if more else ""
-
-
-def reasons(root: pathlib.Path) -> list[str]:
-    """Return every reason code that the specification below a directory lists."""
-    spec = (root / "docs" / "spec.md").read_text()
-    section = spec[spec.index("## 12 Reason codes") : spec.index("## 13 ")]
-    return sorted({*_CODE.findall(section)})
