@@ -5,9 +5,9 @@ Guide: docs/adapters.md.
 
 from __future__ import annotations
 
+from ckptstore.format import TypeKind, TypeRow
 from ckptstore.format.array_bytes import to_bytes
 from ckptstore.format.dtypes import describe as describe_dtype
-from ckptstore.format.index import TypeKind, TypeRow
 from ckptstore.types.migrations import Migration
 from ckptstore.types.registry import Adapter, Child, Leaf, Record, Refusal
 

@@ -13,7 +13,7 @@ from typing import Any
 import equinox
 from equinox.nn import State, StateIndex
 
-from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.format import TypeKind, TypeRow
 from ckptstore.types import classes, instances
 from ckptstore.types.registry import Adapter, Record, Refusal
 

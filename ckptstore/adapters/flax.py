@@ -13,7 +13,7 @@ from typing import Any
 from flax import linen
 from flax.core import FrozenDict
 
-from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.format import TypeKind, TypeRow
 from ckptstore.types import classes
 from ckptstore.types.registry import Adapter, Record, Refusal
 

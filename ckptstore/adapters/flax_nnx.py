@@ -9,7 +9,7 @@ from typing import Any
 from flax import nnx
 from flax.nnx.statelib import FlatState
 
-from ckptstore.format.index import TypeRow
+from ckptstore.format import TypeRow
 from ckptstore.types import classes
 from ckptstore.types.registry import Record, Refusal
 

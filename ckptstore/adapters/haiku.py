@@ -9,7 +9,7 @@ from typing import Any
 import haiku
 import jax
 
-from ckptstore.format.index import TypeRow
+from ckptstore.format import TypeRow
 from ckptstore.types import classes
 from ckptstore.types.registry import Adapter, Record, Refusal
 

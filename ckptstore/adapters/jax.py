@@ -15,9 +15,8 @@ import numpy as np
 
 from ckptstore.adapters import jax_classes, jax_symbols
 from ckptstore.errors import Reason, UnsupportedError
-from ckptstore.format import array_bytes, dtypes
+from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
-from ckptstore.format.index import TypeKind, TypeRow
 from ckptstore.types.registry import Adapter, Leaf, Record, Refusal
 
 # What releases from 0.4.20 on, the oldest that is tested, call otherwise or do not have.

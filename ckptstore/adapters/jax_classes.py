@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ckptstore.adapters import jax_symbols
-from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.format import TypeKind, TypeRow
 from ckptstore.types import classes
 from ckptstore.types.registry import Record, Refusal
 

@@ -9,9 +9,8 @@ import ml_dtypes
 import numpy as np
 
 from ckptstore.errors import CorruptError, Reason
-from ckptstore.format import array_bytes, dtypes
+from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
-from ckptstore.format.index import TypeKind, TypeRow
 from ckptstore.types.registry import Adapter, Leaf, Record, Refusal
 
 ARRAY = TypeRow(TypeKind.ARRAY, "numpy", "ndarray")

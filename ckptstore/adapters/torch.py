@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from ckptstore.errors import Reason, UnsupportedError
-from ckptstore.format import array_bytes, dtypes
+from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
-from ckptstore.format.index import TypeKind, TypeRow
 from ckptstore.types import classes
 from ckptstore.types.registry import Adapter, Leaf, Record, Refusal
 

@@ -18,14 +18,12 @@ from ckptstore.errors import (
     Reason,
     StorageError,
 )
-from ckptstore.format import manifest as format
-from ckptstore.format import names as steps
-from ckptstore.format.manifest import Manifest
+from ckptstore.format import MANIFEST_MAX_NBYTES, Manifest, decode_manifest
+from ckptstore.format.names import MANIFEST, attempt_of, mark, steps_of
 from ckptstore.storage import Storage
 
 _log = logging.getLogger("ckptstore")
 
-MANIFEST = "MANIFEST"
 _SENDS = 10
 
 
@@ -36,7 +34,7 @@ def current(storage: Storage) -> bytes | None:
         StorageError: reason ``foreign-manifest``: too large to be one, so no swap can compare it.
     """
     data = surely_held(storage)
-    if data is not None and len(data) > format.MANIFEST_MAX_NBYTES:
+    if data is not None and len(data) > MANIFEST_MAX_NBYTES:
         raise StorageError(
             f"{storage.url}: {MANIFEST} there has {len(data)} bytes at least, so it is no manifest "
             "of ckptstore, and nothing was written; remove it first, or save to another place",
@@ -48,7 +46,7 @@ def current(storage: Storage) -> bytes | None:
 def held(storage: Storage) -> bytes | None:
     """Return the bytes of the committed manifest, or None where nothing is committed."""
     try:
-        return storage.read(MANIFEST, format.MANIFEST_MAX_NBYTES)
+        return storage.read(MANIFEST, MANIFEST_MAX_NBYTES)
     except FileNotFoundError:
         return None
 
@@ -70,7 +68,7 @@ def attempt_in(data: bytes | None) -> str | None:
     if data is None:
         return None
     try:
-        return format.decode(data, where=MANIFEST).attempt
+        return decode_manifest(data, where=MANIFEST).attempt
     except CheckpointError:
         return None
 
@@ -187,11 +185,6 @@ def _send(storage: Storage, attempt: str, data: bytes, replaced: bytes | None) -
     ) from error
 
 
-def mark(attempt: str) -> str:
-    """Return the name of the mark that a collector makes before it removes an attempt."""
-    return f"VOID-{attempt}"
-
-
 def _lost(manifest: Manifest, found: Mapping[str, int]) -> str | None:
     """Return what is wrong with the files of an attempt that are there, or None."""
     for file in manifest.files:
@@ -289,7 +282,7 @@ def discard(storage: Storage, attempt: str) -> CheckpointError | None:
     first = None
     try:
         for name in storage.list():
-            if format.attempt_of(name) == attempt:
+            if attempt_of(name) == attempt:
                 try:
                     storage.delete(name)
                 except CheckpointError as error:
@@ -302,14 +295,14 @@ def discard(storage: Storage, attempt: str) -> CheckpointError | None:
 def not_committed(storage: Storage) -> NotCommittedError:
     """Return the error for a place without a manifest, saying what is there instead."""
     names = storage.list()
-    if run := steps.named(storage.children()):
+    if run := steps_of(storage.children()):
         return NotCommittedError(
             f"{storage.url}: not a checkpoint but a run, with directories of {len(run)} step(s) up "
             f"to step {max(run.values())}: Manager(url).load() loads its newest, "
             "Manager(url).load(step) another",
             reason=Reason.IS_A_RUN,
         )
-    attempts = {format.attempt_of(name) for name in names} - {None}
+    attempts = {attempt_of(name) for name in names} - {None}
     if attempts:
         return NotCommittedError(
             f"{storage.url}: not a committed checkpoint: {len(attempts)} unfinished save(s), no "

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.format import dtypes, validate
-from ckptstore.format.index import Kind
-from ckptstore.format.manifest import Manifest
+from ckptstore.format import Kind, Manifest, decode_index, dtypes
 from ckptstore.tree import paths
 from ckptstore.tree.stored import StoredTree
 
@@ -66,7 +64,7 @@ class Checkpoint:
 
     @functools.cached_property
     def _tree(self) -> StoredTree:
-        return StoredTree(*validate.decode(self._parts, self._files, where=self.url), self.url)
+        return StoredTree(*decode_index(self._parts, self._files, where=self.url), self.url)
 
     @functools.cached_property
     def types(self) -> Sequence[str]:

@@ -6,18 +6,13 @@ Why it cannot break a save that returned success: docs/commit.md.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 
 from ckptstore.checkpoint import commit
-from ckptstore.checkpoint.commit import MANIFEST
 from ckptstore.errors import CorruptError, Reason, StorageError
-from ckptstore.format import manifest as format
+from ckptstore.format import names
+from ckptstore.format.names import MANIFEST, attempt_of
 from ckptstore.storage import Storage
-
-_SHORT_LIVED = re.compile(
-    r"PROBE-[0-9a-f]{32}|VOID-[0-9a-f]{32}|(MANIFEST|VOID-[0-9a-f]{32})\.[0-9a-f]{16}\.tmp"
-)
 
 
 def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[str]:
@@ -46,7 +41,7 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
         )
     attempts = _by_attempt(changed, unfinished)
     attempts.pop(committed or "", None)
-    short_lived = [name for name in changed if _SHORT_LIVED.fullmatch(name)]
+    short_lived = [name for name in changed if names.is_short_lived(name)]
     if not attempts and not short_lived:
         return []
     try:
@@ -65,7 +60,7 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
             removed.append(name)
     for attempt, files in attempts.items():
         if max(files.values()) <= old:
-            marked = changed.get(commit.mark(attempt), old) > old  # another collector is at it
+            marked = changed.get(names.mark(attempt), old) > old  # another collector is at it
             if marked or not (dry_run or _remove(storage, attempt, files)):
                 continue
             removed += sorted(files)
@@ -76,7 +71,7 @@ def _by_attempt(*times: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Return when each file was changed, by the attempt that it belongs to."""
     attempts: dict[str, dict[str, float]] = {}
     for name, time in (item for found in times for item in found.items()):
-        if (attempt := format.attempt_of(name)) is not None:
+        if (attempt := attempt_of(name)) is not None:
             files = attempts.setdefault(attempt, {})
             files[name] = max(time, files.get(name, time))
     return attempts
@@ -84,7 +79,7 @@ def _by_attempt(*times: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 def _clock(storage: Storage) -> float:
     """Return the time by the store's own clock: that of a file made now."""
-    name = f"PROBE-{os.urandom(16).hex()}"
+    name = names.probe(os.urandom(16).hex())
     try:
         storage.put(name, [b""], 0)
         time = storage.changed().get(name)
@@ -104,7 +99,7 @@ def _remove(storage: Storage, attempt: str, files: Iterable[str]) -> bool:
     Only who made the mark may remove files or take the mark back: a writer that sees neither the
     mark nor a file missing must be safe from every collector.
     """
-    mark, mine = commit.mark(attempt), os.urandom(16)
+    mark, mine = names.mark(attempt), os.urandom(16)
     try:
         storage.create(mark, mine)
     except FileExistsError:

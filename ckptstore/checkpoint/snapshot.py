@@ -9,12 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ckptstore.checkpoint.commit import MANIFEST, held, not_committed, surely_held
+from ckptstore.checkpoint.commit import held, not_committed, surely_held
 from ckptstore.digests import Buffer, Digest, Hasher
 from ckptstore.errors import CorruptError, Reason, StorageError
-from ckptstore.format import manifest as format
-from ckptstore.format.index import INDEX_MAX_NBYTES
-from ckptstore.format.manifest import File, Manifest
+from ckptstore.format import INDEX_MAX_NBYTES, File, Manifest, decode_manifest
+from ckptstore.format.names import MANIFEST
 from ckptstore.storage import Storage
 
 _READS = 100
@@ -89,7 +88,7 @@ class _Changed(Exception):
 
 
 def _open(storage: Storage, data: bytes) -> Snapshot:
-    manifest = format.decode(data, where=f"{storage.url}/{MANIFEST}")
+    manifest = decode_manifest(data, where=f"{storage.url}/{MANIFEST}")
     sizes = storage.sizes([file.name for file in manifest.files])
     for file in manifest.files:
         have = sizes.get(file.name)

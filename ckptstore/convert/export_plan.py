@@ -18,7 +18,7 @@ from ckptstore.checkpoint.snapshot import Snapshot
 from ckptstore.convert.files import Options
 from ckptstore.convert.flat_names import Loss, Names
 from ckptstore.errors import Reason, StructureError
-from ckptstore.format import dtypes, validate
+from ckptstore.format import decode_index, dtypes
 from ckptstore.format.dtypes import Array, DtypeRefusal, Stored
 from ckptstore.loading import fetch
 from ckptstore.tree import flattening
@@ -148,7 +148,7 @@ def _read(walk: Walk, leaf: int, path: str) -> Array:
 
 def _of_checkpoint(snapshot: Snapshot, select: str | Sequence[str] | None) -> Outline:
     where = snapshot.storage.url
-    index, layout = validate.decode(snapshot.index_parts, snapshot.manifest.files, where=where)
+    index, layout = decode_index(snapshot.index_parts, snapshot.manifest.files, where=where)
     table = StoredTree(index, layout, where)
 
     def name(leaf: int) -> str:

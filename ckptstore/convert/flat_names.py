@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ckptstore.errors import Reason, StructureError
-from ckptstore.format.index import DICT_KINDS, Kind
+from ckptstore.format import DICT_KINDS, Kind
 from ckptstore.tree import paths, selection
 from ckptstore.tree.flattening import Walk
 from ckptstore.tree.stored import StoredTree

@@ -20,8 +20,8 @@ from ckptstore.errors import (
     StructureError,
     UnknownTypeError,
 )
+from ckptstore.format import TypeKind, TypeRow
 from ckptstore.format.dtypes import Array
-from ckptstore.format.index import TypeKind, TypeRow
 from ckptstore.types import registry
 
 _JAX_ARRAY = TypeRow(TypeKind.ARRAY, "jax", "Array")

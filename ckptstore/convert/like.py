@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from ckptstore.convert.inputs import framework
-from ckptstore.format import dtypes
+from ckptstore.format import TypeRow, dtypes
 from ckptstore.format.dtypes import Array, DtypeRefusal, Stored
-from ckptstore.format.index import TypeRow
 from ckptstore.tree import comparison, encoding
 from ckptstore.tree import leaves as arrays
 from ckptstore.types import registry

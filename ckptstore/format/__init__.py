@@ -1,1 +1,64 @@
 """The bytes of a checkpoint: docs/spec.md, section by section."""
+
+from __future__ import annotations
+
+from ckptstore.format.index import (
+    BLOB_KINDS,
+    DICT_KINDS,
+    INDEX_MAX_NBYTES,
+    KEY_MAX_DEPTH,
+    LARGE_ALIGNMENT,
+    LARGE_NBYTES,
+    SMALL_ALIGNMENT,
+    TREE_MAX_DEPTH,
+    Index,
+    Integers,
+    Kind,
+    Leaves,
+    Nodes,
+    Spans,
+    TypeKind,
+    TypeRow,
+    encode_index,
+)
+from ckptstore.format.layout import Layout, lay_out
+from ckptstore.format.manifest import (
+    MANIFEST_MAX_NBYTES,
+    File,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+)
+from ckptstore.format.metadata import Metadata, encode_metadata
+from ckptstore.format.validate import cell_starts, decode_index
+
+__all__ = [
+    "BLOB_KINDS",
+    "DICT_KINDS",
+    "INDEX_MAX_NBYTES",
+    "KEY_MAX_DEPTH",
+    "LARGE_ALIGNMENT",
+    "LARGE_NBYTES",
+    "MANIFEST_MAX_NBYTES",
+    "SMALL_ALIGNMENT",
+    "TREE_MAX_DEPTH",
+    "File",
+    "Index",
+    "Integers",
+    "Kind",
+    "Layout",
+    "Leaves",
+    "Manifest",
+    "Metadata",
+    "Nodes",
+    "Spans",
+    "TypeKind",
+    "TypeRow",
+    "cell_starts",
+    "decode_index",
+    "decode_manifest",
+    "encode_index",
+    "encode_manifest",
+    "encode_metadata",
+    "lay_out",
+]

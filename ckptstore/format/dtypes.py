@@ -1,7 +1,7 @@
 """The dtypes of the format: their names and sizes. Spec: section 6.
 
 A stored dtype is a string, or a map for structured and sub-array dtypes. A leading ``>`` in the
-name says that the array was big-endian in memory and is made so again; elements.py has the bytes.
+name says that the array was big-endian in memory and is made so again; `array_bytes` has the bytes.
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@ so a million rows are checked in a second.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,8 @@ import numpy as np
 from ckptstore.digests import Digest
 from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import dtypes, wire
-from ckptstore.format.manifest import DIGEST, MAX_DEPTH, MAX_ELEMENTS, Fields
+from ckptstore.format.fields import Fields
+from ckptstore.format.wire import DIGEST, MAX_DEPTH, MAX_ELEMENTS
 
 INDEX_MAX_NBYTES = 1 << 31
 TREE_MAX_DEPTH = 10_000
@@ -165,51 +167,53 @@ class Index:
         return [0, *itertools.accumulate(self.leaves.ndim.tolist())]
 
 
-def encode(index: Index) -> bytes:
-    """Return the msgpack map of all tables."""
-    nodes, leaves, spans = index.nodes, index.leaves, index.spans
-    pack = wire.pack_integers
+def _integer_columns(table: type) -> tuple[str, ...]:
+    return tuple(row.name for row in dataclasses.fields(table) if row.type == "Integers")
+
+
+_TYPE_COLUMNS = tuple(row.name for row in dataclasses.fields(TypeRow))
+_NODE_COLUMNS = _integer_columns(Nodes)
+_LEAF_COLUMNS = _integer_columns(Leaves)[:3]  # the others do not have one number a leaf
+_SPAN_COLUMNS = _integer_columns(Spans)
+
+
+def encode_index(index: Index) -> bytes:
+    """Return the msgpack map of all tables; the digests of the spans are its last bytes."""
+    leaves = index.leaves
     leaf_table = {
         "count": len(leaves),
-        "type": pack(leaves.type),
-        "dtype": pack(leaves.dtype),
-        "ndim": pack(leaves.ndim),
-        "dims": pack(leaves.dims),
+        **_pack_columns(leaves, _LEAF_COLUMNS),
+        "dims": wire.pack_integers(leaves.dims),
     }
     if leaves.cuts.size:
-        leaf_table |= {"grid": pack(leaves.grid), "cuts": pack(leaves.cuts)}
-        leaf_table["cut_count"] = len(leaves.cuts)
+        leaf_table |= {**_pack_columns(leaves, ("grid", "cuts")), "cut_count": len(leaves.cuts)}
     return wire.pack(
         {
             "types": {
-                "kind": [str(row.kind) for row in index.types],
-                "module": [row.module for row in index.types],
-                "name": [row.name for row in index.types],
-                "binding": [row.binding for row in index.types],
-                "main": [row.main for row in index.types],
-                "fields": [list(row.fields) for row in index.types],
-                "package": [row.package for row in index.types],
-                "version": [row.version for row in index.types],
-                "extra": [dict(row.extra) for row in index.types],
+                column: [getattr(row, column) for row in index.types] for column in _TYPE_COLUMNS
             },
             "dtypes": list(index.dtypes),
             "nodes": {
-                "count": len(nodes),
-                **{c: pack(getattr(nodes, c)) for c in ("kind", "arity", "type", "arg", "size")},
-                "heap": nodes.heap,
+                "count": len(index.nodes),
+                **_pack_columns(index.nodes, _NODE_COLUMNS),
+                "heap": index.nodes.heap,
             },
             "leaves": leaf_table,
             "spans": {
-                "count": len(spans),
-                **{c: pack(getattr(spans, c)) for c in ("leaf", "cell", "file", "offset", "size")},
-                DIGEST: wire.pack_digests(spans.digests),
+                "count": len(index.spans),
+                **_pack_columns(index.spans, _SPAN_COLUMNS),
+                DIGEST: wire.pack_digests(index.spans.digests),
             },
         }
     )
 
 
+def _pack_columns(table: Nodes | Leaves | Spans, columns: Iterable[str]) -> dict[str, Any]:
+    return {column: wire.pack_integers(getattr(table, column)) for column in columns}
+
+
 def decode_tables(parts: Sequence[bytes], *, where: str) -> Index:
-    """Decode the tables and check each by itself; `validate.decode` checks what they say together.
+    """Decode the tables and check each by itself; `decode_index` checks what they say together.
 
     Args:
         parts: the inline index, if any, then the index files in the order of the table of files.
@@ -222,17 +226,17 @@ def decode_tables(parts: Sequence[bytes], *, where: str) -> Index:
     spans: list[Spans] = []
     for part in parts:
         what = f"{where}: index"
-        got = Fields(
+        fields = Fields(
             wire.unpack(part, what=what, max_elements=MAX_ELEMENTS, max_depth=MAX_DEPTH), what
         )
         for name in ("types", "dtypes", "nodes", "leaves"):
-            if name in got.value:
+            if name in fields.value:
                 if name in tables:
                     raise CorruptError(
                         f"{what}: two tables of {name}", reason=Reason.DUPLICATE_TABLE
                     )
-                tables[name] = got.value[name]
-        spans.append(_decode_spans(Fields(got.get("spans", dict), f"{what}: spans")))
+                tables[name] = fields.value[name]
+        spans.append(_decode_spans(Fields(fields.get("spans", dict), f"{what}: spans")))
     top = Fields(tables, f"{where}: index")
     return Index(
         types=_decode_types(Fields(top.get("types", dict), f"{top.where}: types")),
@@ -244,72 +248,67 @@ def decode_tables(parts: Sequence[bytes], *, where: str) -> Index:
 
 
 def _decode_types(table: Fields) -> list[TypeRow]:
-    kinds, modules, names = (table.strings(column) for column in ("kind", "module", "name"))
-    columns = [
-        table.get(c, list) for c in ("binding", "main", "fields", "package", "version", "extra")
-    ]
-    if len({len(kinds), len(modules), len(names), *map(len, columns)}) != 1:
+    strings = {column: table.strings(column) for column in ("kind", "module", "name")}
+    columns = [strings.get(column) or table.get(column, list) for column in _TYPE_COLUMNS]
+    if len(set(map(len, columns))) != 1:
         raise CorruptError(f"{table.where}: columns of unequal length", reason=Reason.BAD_COLUMN)
     rows = []
-    for kind, module, name, binding, main, fields, package, version, extra in zip(
-        kinds, modules, names, *columns, strict=True
-    ):
+    for values in zip(*columns, strict=True):
+        cells = dict(zip(_TYPE_COLUMNS, values, strict=True))
+        kind, fields = cells["kind"], cells["fields"]
         if kind not in TypeKind.__members__.values():
             raise CorruptError(f"{table.where}: unknown kind {kind!r:.80}", reason=Reason.BAD_TYPE)
-        strings_or_none = (binding, main, package, version)
+        strings_or_none = (cells[column] for column in ("binding", "main", "package", "version"))
         if (
             not all(value is None or type(value) is str for value in strings_or_none)
             or type(fields) is not list
             or not all(type(value) is str for value in fields)
             or len(set(fields)) != len(fields)
-            or type(extra) is not dict
+            or type(cells["extra"]) is not dict
             or (fields and kind in (TypeKind.PYTREE, TypeKind.ENUM, TypeKind.ARRAY))
         ):
-            raise CorruptError(f"{table.where}: bad row of {module}.{name}", reason=Reason.BAD_TYPE)
-        rows.append(
-            TypeRow(kind, module, name, binding, main, tuple(fields), package, version, extra)
-        )
+            raise CorruptError(
+                f"{table.where}: bad row of {cells['module']}.{cells['name']}",
+                reason=Reason.BAD_TYPE,
+            )
+        rows.append(TypeRow(**cells | {"fields": tuple(fields)}))
     return rows
 
 
+def _unpack_columns(table: Fields, columns: Iterable[str], count: int) -> dict[str, Any]:
+    return {
+        column: wire.unpack_integers(table.get(column, bytes), count, f"{table.where}.{column}")
+        for column in columns
+    }
+
+
 def _decode_nodes(table: Fields) -> Nodes:
-    count = table.integer("count")
-    kind, arity, type_, arg, size = (
-        wire.unpack_integers(table.get(c, bytes), count, f"{table.where}.{c}")
-        for c in ("kind", "arity", "type", "arg", "size")
-    )
-    return Nodes(kind, arity, type_, arg, size, table.get("heap", bytes))
+    columns = _unpack_columns(table, _NODE_COLUMNS, table.integer("count"))
+    return Nodes(**columns, heap=table.get("heap", bytes))
 
 
 def _decode_leaves(table: Fields) -> Leaves:
     count = table.integer("count")
-    type_, dtype, ndim = (
-        wire.unpack_integers(table.get(c, bytes), count, f"{table.where}.{c}")
-        for c in ("type", "dtype", "ndim")
-    )
+    columns = _unpack_columns(table, _LEAF_COLUMNS, count)
+    ndim = columns["ndim"]
     if count and int(ndim.max()) > dtypes.MAX_RANK:
         raise CorruptError(
             f"{table.where}: an array of {int(ndim.max())} axes, at most {dtypes.MAX_RANK}",
             reason=Reason.BAD_SHAPE,
         )
     axes = int(ndim.sum())
-    dims = wire.unpack_integers(table.get("dims", bytes), axes, f"{table.where}.dims")
-    grid, cuts = np.ones(axes, np.int64), np.zeros(0, np.int64)
-    if "grid" in table.value:
-        grid = wire.unpack_integers(table.get("grid", bytes), axes, f"{table.where}.grid")
-        cut_count = table.integer("cut_count")
-        cuts = wire.unpack_integers(table.get("cuts", bytes), cut_count, f"{table.where}.cuts")
-    return Leaves(type_, dtype, ndim, dims, grid, cuts)
+    columns |= _unpack_columns(table, ["dims"], axes)
+    if "grid" not in table.value:
+        return Leaves(**columns, grid=np.ones(axes, np.int64), cuts=np.zeros(0, np.int64))
+    columns |= _unpack_columns(table, ["grid"], axes)
+    return Leaves(**columns, **_unpack_columns(table, ["cuts"], table.integer("cut_count")))
 
 
 def _decode_spans(table: Fields) -> Spans:
     count = table.integer("count")
-    leaf, cell, file, offset, size = (
-        wire.unpack_integers(table.get(c, bytes), count, f"{table.where}.{c}")
-        for c in ("leaf", "cell", "file", "offset", "size")
-    )
+    columns = _unpack_columns(table, _SPAN_COLUMNS, count)
     digests = wire.unpack_digests(table.get(DIGEST, bytes), count, f"{table.where}.{DIGEST}")
-    return Spans(leaf, cell, file, offset, size, digests)
+    return Spans(**columns, digests=digests)
 
 
 def _join(parts: list[Spans]) -> Spans:
@@ -317,9 +316,8 @@ def _join(parts: list[Spans]) -> Spans:
         return parts[0]
     if not parts:
         raise CorruptError("no index, neither inline nor in a file", reason=Reason.MISSING_FIELD)
-    leaf, cell, file, offset, size = (
-        np.concatenate([getattr(part, c) for part in parts])
-        for c in ("leaf", "cell", "file", "offset", "size")
-    )
-    digests = [digest for part in parts for digest in part.digests]
-    return Spans(leaf, cell, file, offset, size, digests)
+    columns: dict[str, Any] = {
+        column: np.concatenate([getattr(part, column) for part in parts])
+        for column in _SPAN_COLUMNS
+    }
+    return Spans(**columns, digests=[digest for part in parts for digest in part.digests])

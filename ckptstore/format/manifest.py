@@ -6,28 +6,26 @@ payload     map: attempt, features, time_ms, step, metrics, writer, metadata, fi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ckptstore.digests import Digest, digest
-from ckptstore.errors import CorruptError, Reason, StructureError, UnsupportedError
+from ckptstore.errors import CorruptError, Reason, UnsupportedError
 from ckptstore.format import wire
+from ckptstore.format.fields import Fields
+from ckptstore.format.metadata import Metadata, decode_metadata, encode_metadata
+from ckptstore.format.names import Role, is_attempt, is_file_name
+from ckptstore.format.wire import DIGEST, MAX_DEPTH, MAX_ELEMENTS
 
 MAGIC = "ckptstore"
 VERSION = (1, 0)
-DIGEST = "xxh3-128"
 SUPPORTED: frozenset[str] = frozenset()
 """The required features that this reader knows. Version 1.0 has none."""
 
 MANIFEST_MAX_NBYTES = 1 << 20
-METADATA_MAX_NBYTES = 256 << 10
-METADATA_MAX_DEPTH = 32
-MAX_ELEMENTS = 1 << 17
-MAX_DEPTH = 64
 MAX_FILES = 1 << 14
 MAX_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 
@@ -35,11 +33,6 @@ MAX_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 _HEAD = b"\x94\xa9" + MAGIC.encode() + b"\x92"
 _VERSION_AT = len(_HEAD)
 _PAYLOAD_AT = _VERSION_AT + 2 + 5
-_ATTEMPT = re.compile(r"[0-9a-f]{32}")
-_FILE = re.compile(r"(data|index)-([0-9a-f]{32})-(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})\.bin")
-
-Role = Literal["data", "index"]
-Metadata = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +70,7 @@ class Manifest:
     version: tuple[int, int] = VERSION
 
 
-def file_name(role: Role, attempt: str, process: int, number: int) -> str:
-    """Return the name of the data or index file `number` of one process of an attempt."""
-    return f"{role}-{attempt}-{process}-{number}.bin"
-
-
-def attempt_of(name: str) -> str | None:
-    """Return the attempt that a data or index file belongs to, or None for any other name."""
-    match = _FILE.fullmatch(name)
-    return match[2] if match else None
-
-
-def encode(manifest: Manifest) -> bytes:
+def encode_manifest(manifest: Manifest) -> bytes:
     """Return the bytes of `MANIFEST`."""
     ages = [file.age for file in manifest.files]
     payload = wire.pack(
@@ -114,7 +96,7 @@ def encode(manifest: Manifest) -> bytes:
     return body + wire.pack({DIGEST: digest(body)})
 
 
-def decode(data: bytes, *, where: str) -> Manifest:
+def decode_manifest(data: bytes, *, where: str) -> Manifest:
     """Check and decode the bytes of `MANIFEST`.
 
     Args:
@@ -178,8 +160,10 @@ def _decode_payload(payload: Any, version: tuple[int, int], where: str) -> Manif
             reason=Reason.UNKNOWN_FEATURE,
         )
     attempt = fields.get("attempt", str)
-    if not _ATTEMPT.fullmatch(attempt):
-        raise CorruptError(f"{where}: {attempt!r:.80} is no attempt id", reason=Reason.BAD_FIELD)
+    if not is_attempt(attempt):
+        raise CorruptError(
+            f"{where}: {attempt!r:.80} is not an attempt id", reason=Reason.BAD_FIELD
+        )
     metrics = fields.get("metrics", dict)
     writer = fields.get("writer", dict)
     for value in metrics.values():
@@ -195,7 +179,7 @@ def _decode_payload(payload: Any, version: tuple[int, int], where: str) -> Manif
         step=None if fields.get("step", int, type(None)) is None else fields.integer("step"),
         metrics=metrics,
         writer=writer,
-        metadata=_decode_metadata(fields.get("metadata", bytes), where),
+        metadata=decode_metadata(fields.get("metadata", bytes), where=where),
         files=_decode_files(Fields(fields.get("files", dict), f"{where}: files"), attempt),
         index=fields.get("index", bytes, type(None)),
         required=required,
@@ -219,10 +203,10 @@ def _decode_files(fields: Fields, attempt: str) -> list[File]:
     for name, nbytes, role, file_digest, age in zip(
         names, sizes.tolist(), roles, digests, ages.tolist(), strict=True
     ):
-        match = _FILE.fullmatch(name)
-        if match is None or match[1] != role or match[2] != attempt:
+        if not is_file_name(name, role, attempt):
             raise CorruptError(
-                f"{fields.where}: {name!r:.200} is no name of a {role} file of attempt {attempt}",
+                f"{fields.where}: {name!r:.200} is not the name of a {role} file of attempt "
+                f"{attempt}",
                 reason=Reason.BAD_FILE_NAME,
             )
         if (role == "data" and file_digest is not None) or (
@@ -231,7 +215,7 @@ def _decode_files(fields: Fields, attempt: str) -> list[File]:
             raise CorruptError(
                 f"{fields.where}: bad file_digest of {name}", reason=Reason.BAD_FIELD
             )
-        files.append(File(name, nbytes, match[1], file_digest, age))  # type: ignore[arg-type]
+        files.append(File(name, nbytes, role, file_digest, age))  # type: ignore[arg-type]
     if len(set(names)) != len(names):
         raise CorruptError(f"{fields.where}: a name stands twice", reason=Reason.BAD_FILE_NAME)
     return files
@@ -239,112 +223,3 @@ def _decode_files(fields: Fields, attempt: str) -> list[File]:
 
 def _is_digest(value: Any) -> bool:
     return type(value) is bytes and len(value) == 16
-
-
-def encode_metadata(metadata: Metadata) -> bytes:
-    """Check and encode the user's metadata, a map of plain values.
-
-    Raises:
-        StructureError: reason ``metadata`` where a value is not None, bool, int, float, str, bytes,
-            list or a dict with str keys, or the whole is over 256 KiB or 32 levels.
-    """
-    _check_plain(metadata)
-    data = wire.pack(metadata)
-    if len(data) > METADATA_MAX_NBYTES:
-        raise _metadata_error(f"metadata: {len(data)} bytes, at most {METADATA_MAX_NBYTES}")
-    return data
-
-
-def _check_plain(metadata: Any) -> None:
-    """Refuse what msgpack does not carry, counting on the way: each value takes a byte or more."""
-    todo, count = [("metadata", metadata, METADATA_MAX_DEPTH)], 0
-    while todo:
-        path, value, levels = todo.pop()
-        count += 1
-        if levels < 0:
-            raise _metadata_error(f"{path}: nested over {METADATA_MAX_DEPTH} deep")
-        if count > METADATA_MAX_NBYTES:
-            raise _metadata_error(f"metadata: over {METADATA_MAX_NBYTES} values")
-        if type(value) is dict:
-            for key, entry in value.items():
-                if type(key) is not str or not _is_text(key):
-                    raise _metadata_error(f"{path}: the key {key!a:.80} is no str of valid Unicode")
-                todo.append((f"{path}[{key!r:.80}]", entry, levels - 1))
-        elif type(value) is list:
-            todo.extend((f"{path}[{i}]", entry, levels - 1) for i, entry in enumerate(value))
-        elif type(value) is int:
-            if abs(value) > wire.MAX_INTEGER:
-                raise _metadata_error(f"{path}: an int over 2^53 - 1")
-        elif type(value) is str:
-            if not _is_text(value):
-                raise _metadata_error(f"{path}: a lone surrogate in a str")
-        elif type(value) not in (type(None), bool, float, bytes):
-            raise _metadata_error(
-                f"{path}: found {type(value).__qualname__}, expected None, bool, int, float, str, "
-                "bytes, list or dict with str keys"
-            )
-
-
-def _is_text(value: str) -> bool:
-    return value.isascii() or value == value.encode("utf-8", "replace").decode()
-
-
-def _metadata_error(message: str) -> StructureError:
-    return StructureError(f"save: {message}; put it in the tree", reason=Reason.METADATA)
-
-
-def _decode_metadata(data: bytes, where: str) -> Metadata:
-    if len(data) > METADATA_MAX_NBYTES:
-        raise CorruptError(
-            f"{where}: metadata over {METADATA_MAX_NBYTES} bytes", reason=Reason.TOO_MANY
-        )
-    value = wire.unpack(
-        data,
-        what=f"{where}: metadata",
-        max_elements=METADATA_MAX_NBYTES,
-        max_depth=METADATA_MAX_DEPTH + 1,
-    )
-    return Fields(value, f"{where}: metadata").value
-
-
-class Fields:
-    """A decoded map whose fields are checked as they are taken; unknown ones are ignored."""
-
-    def __init__(self, value: Any, where: str) -> None:
-        if type(value) is not dict:
-            raise CorruptError(
-                f"{where}: found {type(value).__name__}, expected a map", reason=Reason.BAD_FIELD
-            )
-        self.value: dict[str, Any] = value
-        self.where = where
-
-    def get(self, name: str, *types: type) -> Any:
-        """Return a field that must be there and of one of `types`."""
-        if name not in self.value:
-            raise CorruptError(f"{self.where}: no field {name!r}", reason=Reason.MISSING_FIELD)
-        value = self.value[name]
-        if type(value) not in types:
-            raise CorruptError(
-                f"{self.where}: {name} is {type(value).__name__}, expected "
-                + " or ".join(t.__name__ for t in types),
-                reason=Reason.BAD_FIELD,
-            )
-        return value
-
-    def integer(self, name: str) -> int:
-        """Return an integer field of 0 to 2^53 - 1."""
-        value: int = self.get(name, int)
-        if not 0 <= value <= wire.MAX_INTEGER:
-            raise CorruptError(
-                f"{self.where}: {name} is {value}, out of range", reason=Reason.INTEGER_RANGE
-            )
-        return value
-
-    def strings(self, name: str) -> list[str]:
-        """Return a field that is an array of str."""
-        value: list[str] = self.get(name, list)
-        if not all(type(entry) is str for entry in value):
-            raise CorruptError(
-                f"{self.where}: {name} holds other than str", reason=Reason.BAD_FIELD
-            )
-        return value

@@ -1,18 +1,65 @@
-"""The names of the directories of steps in a run."""
+"""The names of files and directories. Spec: section 2; of a run: docs/runs.md."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from ckptstore.errors import Reason, StructureError
 from ckptstore.format import wire
 
-_NAME = re.compile(r"step-[0-9]{12,16}")
+MANIFEST = "MANIFEST"
+"""The file whose existence is the commit."""
+
+Role = Literal["data", "index"]
+
+_ATTEMPT = re.compile(r"[0-9a-f]{32}")
+_FILE = re.compile(r"(data|index)-([0-9a-f]{32})-(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})\.bin")
+_SHORT_LIVED = re.compile(
+    r"PROBE-[0-9a-f]{32}|VOID-[0-9a-f]{32}|(MANIFEST|VOID-[0-9a-f]{32})\.[0-9a-f]{16}\.tmp"
+)
+_STEP = re.compile(r"step-[0-9]{12,16}")
 
 
-def name(step: Any) -> str:
+def file_name(role: Role, attempt: str, process: int, number: int) -> str:
+    """Return the name of the data or index file `number` of one process of an attempt."""
+    return f"{role}-{attempt}-{process}-{number}.bin"
+
+
+def is_file_name(name: str, role: str, attempt: str) -> bool:
+    """Tell whether a name is that of a file of this role and attempt."""
+    match = _FILE.fullmatch(name)
+    return match is not None and match[1] == role and match[2] == attempt
+
+
+def attempt_of(name: str) -> str | None:
+    """Return the attempt that a data or index file belongs to, or None for any other name."""
+    match = _FILE.fullmatch(name)
+    return match[2] if match else None
+
+
+def is_attempt(text: str) -> bool:
+    """Tell whether a text can be the id of an attempt."""
+    return _ATTEMPT.fullmatch(text) is not None
+
+
+def mark(attempt: str) -> str:
+    """Return the name of the mark that a collector makes before it removes an attempt."""
+    return f"VOID-{attempt}"
+
+
+def probe(random: str) -> str:
+    """Return the name of the file whose time is the store's clock; `random` is 32 hex digits."""
+    return f"PROBE-{random}"
+
+
+def is_short_lived(name: str) -> bool:
+    """Tell whether a name is one of those that no file keeps: marks, probes, temporary files."""
+    return _SHORT_LIVED.fullmatch(name) is not None
+
+
+def step_name(step: Any) -> str:
     """Return the name of the directory of a step.
 
     Raises:
@@ -22,13 +69,13 @@ def name(step: Any) -> str:
     return f"step-{step:012d}"
 
 
-def named(names: Iterable[str]) -> dict[str, int]:
+def steps_of(names: Iterable[str]) -> dict[str, int]:
     """Return the step of each name that is one of a step's directory."""
-    found = {text: int(text[5:]) for text in names if _NAME.fullmatch(text)}
+    steps = {name: int(name[5:]) for name in names if _STEP.fullmatch(name)}
     return {
-        text: step
-        for text, step in found.items()
-        if step <= wire.MAX_INTEGER and text == name(step)
+        name: step
+        for name, step in steps.items()
+        if step <= wire.MAX_INTEGER and name == step_name(step)
     }
 
 
@@ -40,8 +87,8 @@ def check_step(step: Any) -> None:
     """
     if type(step) is not int or not 0 <= step <= wire.MAX_INTEGER:
         huge = type(step) is int and abs(step) > wire.MAX_INTEGER  # repr may refuse it
-        found = "out of range" if huge else f"{step!r:.80} ({type(step).__name__})"
+        value = "out of range" if huge else f"{step!r:.80} ({type(step).__name__})"
         raise StructureError(
-            f"step is {found}, expected an int from 0 to 2^53 - 1; int(step) of an array gives one",
+            f"step is {value}, expected an int from 0 to 2^53 - 1; int(step) of an array gives one",
             reason=Reason.BAD_STEP,
         )

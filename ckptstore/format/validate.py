@@ -7,19 +7,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ckptstore.errors import CorruptError, Reason
-from ckptstore.format import dtypes, index, wire
-from ckptstore.format.index import BLOB_KINDS, DICT_KINDS, Index, Integers, Kind, TypeKind
+from ckptstore.format import dtypes, wire
+from ckptstore.format.index import (
+    BLOB_KINDS,
+    DICT_KINDS,
+    KEY_MAX_DEPTH,
+    LARGE_ALIGNMENT,
+    LARGE_NBYTES,
+    SMALL_ALIGNMENT,
+    SPAN_MAX_NBYTES,
+    Index,
+    Integers,
+    Kind,
+    TypeKind,
+    decode_tables,
+)
+from ckptstore.format.layout import Layout, lay_out
 from ckptstore.format.manifest import File
 
 _NO_CHILDREN = (
-    *range(Kind.NONE, Kind.SLICE),
-    *(Kind.SYMBOL, Kind.DTYPE, Kind.LEAF, Kind.SAME, Kind.SUPPLIED),
+    *(Kind.NONE, Kind.BOOL, Kind.INT, Kind.FLOAT, Kind.COMPLEX, Kind.STR, Kind.SURROGATE_STR),
+    *(Kind.BYTES, Kind.BYTEARRAY, Kind.ELLIPSIS, Kind.SYMBOL, Kind.DTYPE),
+    *(Kind.LEAF, Kind.SAME, Kind.SUPPLIED),
 )
 _FIXED_ARITY = {**dict.fromkeys(_NO_CHILDREN, 0), Kind.SLICE: 3, Kind.RANGE: 3, Kind.ENUM: 1}
 _TYPED = {
@@ -39,64 +53,9 @@ SCALAR = ("ckptstore", "scalar")
 """Module and name of the type of the leaves that hold long scalars."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where each node stands in the tree.
-
-    Attributes:
-        parent: the node's parent; -1 for the root.
-        end: the node after the last of its subtree.
-        depth: how many containers it is in.
-    """
-
-    parent: list[int]
-    end: list[int]
-    depth: list[int]
-
-    def children(self, node: int) -> list[int]:
-        """Return the children of a node, in order."""
-        out, child = [], node + 1
-        while child < self.end[node]:
-            out.append(child)
-            child = self.end[child]
-        return out
-
-
-def layout(arity: Sequence[int], *, where: str) -> Layout:
-    """Compute parents and subtree ends from child counts in preorder.
-
-    Raises:
-        CorruptError: reason ``bad-tree`` where the counts make no single tree, ``too-deep``.
-    """
-    parent, end, depth = [-1] * len(arity), [0] * len(arity), [0] * len(arity)
-    stack: list[int] = []  # open nodes
-    left: list[int] = []  # how many children each of them still lacks
-    for node, children in enumerate(arity):
-        if stack:
-            parent[node] = stack[-1]
-            depth[node] = len(stack)
-            left[-1] -= 1
-        elif node:
-            raise CorruptError(f"{where}: nodes after the end of the tree", reason=Reason.BAD_TREE)
-        if children:
-            stack.append(node)
-            left.append(children)
-            if len(stack) > index.TREE_MAX_DEPTH:
-                raise CorruptError(
-                    f"{where}: a tree deeper than {index.TREE_MAX_DEPTH} levels",
-                    reason=Reason.TOO_DEEP,
-                )
-        else:
-            end[node] = node + 1
-            while left and left[-1] == 0:
-                end[stack.pop()] = node + 1
-                left.pop()
-    if stack or not arity:
-        raise CorruptError(f"{where}: the tree of nodes is not complete", reason=Reason.BAD_TREE)
-    return Layout(parent, end, depth)
-
-
-def decode(parts: Sequence[bytes], files: Sequence[File], *, where: str) -> tuple[Index, Layout]:
+def decode_index(
+    parts: Sequence[bytes], files: Sequence[File], *, where: str
+) -> tuple[Index, Layout]:
     """Decode and check the whole index.
 
     Args:
@@ -107,21 +66,21 @@ def decode(parts: Sequence[bytes], files: Sequence[File], *, where: str) -> tupl
     Raises:
         CorruptError: with the reason of the first check that fails.
     """
-    got = index.decode_tables(parts, where=where)
+    index = decode_tables(parts, where=where)
     where = f"{where}: index"
-    tree = layout(got.nodes.arity.tolist(), where=where)
-    _check_nodes(got, tree, where)
-    cell_nbytes = _check_leaves(got, where)
-    _check_spans(got, files, cell_nbytes, where)
-    return got, tree
+    tree = lay_out(index.nodes.arity.tolist(), where=where)
+    _check_nodes(index, tree, where)
+    cell_nbytes = _check_leaves(index, where)
+    _check_spans(index, files, cell_nbytes, where)
+    return index, tree
 
 
 def _fail(where: str, message: str, reason: str) -> CorruptError:
     return CorruptError(f"{where}: {message}", reason=reason)
 
 
-def _check_nodes(got: Index, tree: Layout, where: str) -> None:
-    nodes, kind = got.nodes, got.nodes.kind
+def _check_nodes(index: Index, tree: Layout, where: str) -> None:
+    nodes, kind = index.nodes, index.nodes.kind
 
     def of(*kinds: Kind) -> Any:
         return np.isin(kind, kinds)
@@ -145,26 +104,26 @@ def _check_nodes(got: Index, tree: Layout, where: str) -> None:
     refuse_if(nodes.size > len(nodes.heap), "bytes beyond the heap")
     if int(nodes.size.sum()) != len(nodes.heap):
         raise _fail(where, "the sizes of the nodes do not add up to the heap", Reason.BAD_NODE)
-    refuse_if(nodes.type > len(got.types), "a type that is not in the table")
-    type_kinds = np.array(["", *(row.kind for row in got.types)])
+    refuse_if(nodes.type > len(index.types), "a type that is not in the table")
+    type_kinds = np.array(["", *(row.kind for row in index.types)])
     for each, allowed in _TYPED.items():
         wrong = ~np.isin(type_kinds[nodes.type], allowed)
         refuse_if((kind == each) & wrong, "a type of another kind")
     fields = np.array(
-        [0, *(-1 if row.kind == TypeKind.PYTREE else len(row.fields) for row in got.types)]
+        [0, *(-1 if row.kind == TypeKind.PYTREE else len(row.fields) for row in index.types)]
     )[nodes.type]
     wrong = np.where(fields < 0, nodes.arity < 1, nodes.arity != fields)
     refuse_if((kind == Kind.RECORD) & wrong, "its children are not the fields of its type")
-    refuse_if((kind == Kind.DTYPE) & (nodes.arg >= len(got.dtypes)), "a dtype not in the table")
+    refuse_if((kind == Kind.DTYPE) & (nodes.arg >= len(index.dtypes)), "a dtype not in the table")
     parent = np.asarray(tree.parent, np.int64)
     refuse_if((kind[parent] == Kind.RANGE) & (parent >= 0) & (kind != Kind.INT), "INT expected")
-    _check_keys(got, tree, parent, where)
-    _check_references(got, tree, where)
+    _check_keys(index, tree, parent, where)
+    _check_references(index, tree, where)
 
 
-def _check_keys(got: Index, tree: Layout, parent: Integers, where: str) -> None:
+def _check_keys(index: Index, tree: Layout, parent: Integers, where: str) -> None:
     """Refuse keys, set items and enum values that could run code when they are hashed."""
-    kind, arity = got.nodes.kind, got.nodes.arity
+    kind, arity = index.nodes.kind, index.nodes.arity
     holder = np.where(parent < 0, -1, kind[parent])
     order = np.argsort(parent, kind="stable")
     first = np.concatenate([[True], np.diff(parent[order]) != 0])
@@ -177,10 +136,8 @@ def _check_keys(got: Index, tree: Layout, parent: Integers, where: str) -> None:
         if not (node and inside[node - 1] and inside[parent[node]]):
             end = tree.end[node]
             inside[node:end] = True
-            if max(tree.depth[node:end]) - tree.depth[node] > index.KEY_MAX_DEPTH:
-                raise _fail(
-                    where, f"a key nested deeper than {index.KEY_MAX_DEPTH}", Reason.TOO_DEEP
-                )
+            if max(tree.depth[node:end]) - tree.depth[node] > KEY_MAX_DEPTH:
+                raise _fail(where, f"a key nested deeper than {KEY_MAX_DEPTH}", Reason.TOO_DEEP)
     bad = inside & ~np.isin(kind, _KEYS)
     if bad.any():
         name = Kind(int(kind[np.argmax(bad)])).name
@@ -189,18 +146,18 @@ def _check_keys(got: Index, tree: Layout, parent: Integers, where: str) -> None:
         )
 
 
-def _check_references(got: Index, tree: Layout, where: str) -> None:
+def _check_references(index: Index, tree: Layout, where: str) -> None:
     """Each leaf is held by exactly one node; SAME points to an earlier, finished node."""
-    nodes = got.nodes
+    nodes = index.nodes
     arrays = nodes.arg[nodes.kind == Kind.LEAF]
     scalars = nodes.arg[np.isin(nodes.kind, BLOB_KINDS) & (nodes.arg > 0)] - 1
     held = np.sort(np.concatenate([arrays, scalars]))
-    if len(held) != len(got.leaves) or (held != np.arange(len(held))).any():
+    if len(held) != len(index.leaves) or (held != np.arange(len(held))).any():
         raise _fail(where, "not every leaf is held by exactly one node", Reason.BAD_REFERENCE)
-    leaves = got.leaves
-    rows = np.array([False, *((r.module, r.name) == SCALAR for r in got.types)])
-    uint8 = np.array([stored == "uint8" for stored in got.dtypes], bool)
-    if (leaves.type > len(got.types)).any() or (leaves.dtype >= len(got.dtypes)).any():
+    leaves = index.leaves
+    rows = np.array([False, *((r.module, r.name) == SCALAR for r in index.types)])
+    uint8 = np.array([stored == "uint8" for stored in index.dtypes], bool)
+    if (leaves.type > len(index.types)).any() or (leaves.dtype >= len(index.dtypes)).any():
         raise _fail(where, "a leaf of a type or dtype that is not in the table", Reason.BAD_LEAF)
     plain = rows[leaves.type] & (leaves.ndim == 1)
     if rows[leaves.type[arrays]].any() or not (plain[scalars] & uint8[leaves.dtype[scalars]]).all():
@@ -216,14 +173,14 @@ def _check_references(got: Index, tree: Layout, where: str) -> None:
         )
 
 
-def _check_leaves(got: Index, where: str) -> Integers:
+def _check_leaves(index: Index, where: str) -> Integers:
     """Check types, dtypes, shapes and grids; return the bytes of every cell of every leaf."""
-    leaves = got.leaves
-    arrays = np.array([False, *(row.kind == TypeKind.ARRAY for row in got.types)])
+    leaves = index.leaves
+    arrays = np.array([False, *(row.kind == TypeKind.ARRAY for row in index.types)])
     if not arrays[leaves.type].all():
         raise _fail(where, "a leaf whose type is not an array", Reason.BAD_LEAF)
-    itemsize = np.array([dtypes.item_nbytes(each, where=where) for each in got.dtypes], np.int64)
-    sub_array = np.array([dtypes.is_sub_array(each) for each in got.dtypes], bool)
+    itemsize = np.array([dtypes.item_nbytes(each, where=where) for each in index.dtypes], np.int64)
+    sub_array = np.array([dtypes.is_sub_array(each) for each in index.dtypes], bool)
     if sub_array[leaves.dtype].any():
         raise _fail(where, "a leaf of a dtype that holds no array", Reason.BAD_LEAF)
     # Logarithms find the suspects without overflow; they are then multiplied exactly.
@@ -231,10 +188,12 @@ def _check_leaves(got: Index, where: str) -> Integers:
     logs = np.log2(np.maximum(itemsize[leaves.dtype], 1))
     np.add.at(logs, axis_leaf, np.log2(np.maximum(leaves.dims, 1)))
     for leaf in np.flatnonzero(logs > 52).tolist():
-        product = math.prod(max(n, 1) for n in got.shape(leaf))
+        product = math.prod(max(n, 1) for n in index.shape(leaf))
         if product * max(int(itemsize[leaves.dtype[leaf]]), 1) > wire.MAX_INTEGER:
             raise _fail(
-                where, f"leaf {leaf}: the shape {got.shape(leaf)} overflows", Reason.SHAPE_OVERFLOW
+                where,
+                f"leaf {leaf}: the shape {index.shape(leaf)} overflows",
+                Reason.SHAPE_OVERFLOW,
             )
     if (leaves.grid == 1).all():
         if leaves.cuts.size:
@@ -242,12 +201,12 @@ def _check_leaves(got: Index, where: str) -> Integers:
         counts = np.ones(len(leaves), np.int64)
         np.multiply.at(counts, axis_leaf, leaves.dims)
         return counts * itemsize[leaves.dtype]
-    return _cells(got, itemsize, where)
+    return _cells(index, itemsize, where)
 
 
-def _cells(got: Index, itemsize: Any, where: str) -> Integers:
+def _cells(index: Index, itemsize: Any, where: str) -> Integers:
     """The bytes of the cells of all leaves, row-major within a leaf, where some leaf is cut."""
-    leaves = got.leaves
+    leaves = index.leaves
     # Each by itself first: a sum of numbers near 2^53 could wrap.
     possible = (leaves.grid >= 1) & (leaves.grid <= len(leaves.cuts) + 1)
     if not possible.all() or int((leaves.grid - 1).sum()) != len(leaves.cuts):
@@ -263,7 +222,7 @@ def _cells(got: Index, itemsize: Any, where: str) -> Integers:
             if len(inner) and (lengths <= 0).any():
                 raise _fail(where, f"leaf {leaf}: cut points out of order", Reason.BAD_GRID)
             # Every cell has bytes and so a span; a leaf without bytes is not cut.
-            if len(inner) and total + len(cells) * len(lengths) > len(got.spans):
+            if len(inner) and total + len(cells) * len(lengths) > len(index.spans):
                 raise _fail(where, f"leaf {leaf}: more cells than spans", Reason.BAD_GRID)
             cells = (cells[:, None] * lengths[None, :]).reshape(-1)
         axis += ndim
@@ -274,23 +233,23 @@ def _cells(got: Index, itemsize: Any, where: str) -> Integers:
     return np.concatenate(out) if out else np.zeros(0, np.int64)
 
 
-def cell_starts(got: Index) -> Integers:
+def cell_starts(index: Index) -> Integers:
     """Return the number of the first cell of each leaf, counted over all leaves, and the total."""
-    leaves = got.leaves
+    leaves = index.leaves
     counts = np.ones(len(leaves), np.int64)
     np.multiply.at(counts, np.repeat(np.arange(len(leaves)), leaves.ndim), leaves.grid)
     return np.concatenate([[0], np.cumsum(counts)])
 
 
-def _check_spans(got: Index, files: Sequence[File], cell_nbytes: Integers, where: str) -> None:
-    spans = got.spans
-    starts = cell_starts(got)
-    if (spans.leaf >= len(got.leaves)).any():
+def _check_spans(index: Index, files: Sequence[File], cell_nbytes: Integers, where: str) -> None:
+    spans = index.spans
+    starts = cell_starts(index)
+    if (spans.leaf >= len(index.leaves)).any():
         raise _fail(where, "a span of a leaf that is not there", Reason.BAD_SPAN)
     if (spans.cell >= (starts[1:] - starts[:-1])[spans.leaf]).any():
         raise _fail(where, "a span of a cell that is not there", Reason.BAD_SPAN)
-    if (spans.size < 1).any() or (spans.size > index.SPAN_MAX_NBYTES).any():
-        raise _fail(where, f"a span of 0 or over {index.SPAN_MAX_NBYTES} bytes", Reason.BAD_SPAN)
+    if (spans.size < 1).any() or (spans.size > SPAN_MAX_NBYTES).any():
+        raise _fail(where, f"a span of 0 or over {SPAN_MAX_NBYTES} bytes", Reason.BAD_SPAN)
     sums = np.zeros(len(cell_nbytes), np.int64)
     np.add.at(sums, starts[spans.leaf] + spans.cell, spans.size)
     if (sums != cell_nbytes).any():
@@ -298,7 +257,7 @@ def _check_spans(got: Index, files: Sequence[File], cell_nbytes: Integers, where
         leaf = int(np.searchsorted(starts, cell, side="right")) - 1
         raise _fail(
             where,
-            f"leaf {leaf} of shape {got.shape(leaf)}: spans of {sums[cell]} bytes, "
+            f"leaf {leaf} of shape {index.shape(leaf)}: spans of {sums[cell]} bytes, "
             f"expected {cell_nbytes[cell]}",
             Reason.SPAN_SUM,
         )
@@ -309,9 +268,7 @@ def _check_spans(got: Index, files: Sequence[File], cell_nbytes: Integers, where
     end = spans.offset + spans.size
     if (end > nbytes[spans.file]).any():
         raise _fail(where, "a span beyond the end of its file", Reason.SPAN_RANGE)
-    alignment = np.where(
-        spans.size >= index.LARGE_NBYTES, index.LARGE_ALIGNMENT, index.SMALL_ALIGNMENT
-    )
+    alignment = np.where(spans.size >= LARGE_NBYTES, LARGE_ALIGNMENT, SMALL_ALIGNMENT)
     if (spans.offset % alignment).any():
         raise _fail(where, "a span that is not aligned", Reason.SPAN_ALIGNMENT)
     order = np.lexsort((spans.offset, spans.file))

@@ -19,7 +19,17 @@ from ckptstore.errors import CorruptError, Reason, StructureError
 MAX_INTEGER = 2**53 - 1
 """Every integer of the format is at most this (it is exact in JavaScript too)."""
 
-_DIGEST_NBYTES = 16
+MAX_ELEMENTS = 1 << 17
+"""The most msgpack values of a manifest, or of a part of the index."""
+
+MAX_DEPTH = 64
+"""The deepest nesting of their arrays and maps."""
+
+DIGEST = "xxh3-128"
+"""The name under which digests stand."""
+
+DIGEST_NBYTES = 16
+
 _WIDTHS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -214,6 +224,6 @@ def pack_digests(digests: Sequence[Digest]) -> bytes:
 
 def unpack_digests(data: Any, count: int, what: str) -> list[Digest]:
     """Split a column of `count` digests of 16 bytes."""
-    if type(data) is not bytes or len(data) != count * _DIGEST_NBYTES:
+    if type(data) is not bytes or len(data) != count * DIGEST_NBYTES:
         raise CorruptError(f"{what}: not {count} digests of 16 bytes", reason=Reason.BAD_COLUMN)
-    return [data[i : i + _DIGEST_NBYTES] for i in range(0, len(data), _DIGEST_NBYTES)]
+    return [data[i : i + DIGEST_NBYTES] for i in range(0, len(data), DIGEST_NBYTES)]

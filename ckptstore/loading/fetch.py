@@ -14,8 +14,8 @@ from ckptstore import concurrency
 from ckptstore.checkpoint.snapshot import Snapshot
 from ckptstore.digests import digest
 from ckptstore.errors import CorruptError, Reason
+from ckptstore.format import LARGE_NBYTES, Index
 from ckptstore.format.dtypes import Array
-from ckptstore.format.index import LARGE_NBYTES, Index
 from ckptstore.loading import ranges
 from ckptstore.loading.ranges import Range
 

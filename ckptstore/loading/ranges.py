@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ckptstore.format.index import Index, Integers
-from ckptstore.format.validate import cell_starts
+from ckptstore.format import Index, Integers, cell_starts
 
 RANGE_NBYTES = 8 << 20
 """Neighbours are read together up to this."""

@@ -11,7 +11,7 @@ from ckptstore.checkpoint import snapshot as snapshots
 from ckptstore.checkpoint.description import Checkpoint
 from ckptstore.checkpoint.snapshot import Snapshot
 from ckptstore.errors import CorruptError, Reason, StructureError
-from ckptstore.format import validate
+from ckptstore.format import decode_index
 from ckptstore.format.dtypes import Array
 from ckptstore.loading import fetch
 from ckptstore.tree import comparison, filling, flattening, paths, selection
@@ -169,7 +169,7 @@ class _Load:
         self.numpy = numpy
         self.where = snapshot.storage.url
         parts, files = snapshot.index_parts, snapshot.manifest.files
-        self.index, layout = validate.decode(parts, files, where=self.where)
+        self.index, layout = decode_index(parts, files, where=self.where)
         self.tree = Rebuild(self.index, layout, self.where, stand_in=numpy)
 
     def run(self, like: Any, select: str | Sequence[str] | None) -> Any:
@@ -262,7 +262,7 @@ class _Load:
 def _verify(snapshot: Snapshot) -> list[Problem]:
     """Read all data files from end to end: spans against digests, padding against zero."""
     manifest, where = snapshot.manifest, snapshot.storage.url
-    index, layout = validate.decode(snapshot.index_parts, manifest.files, where=where)
+    index, layout = decode_index(snapshot.index_parts, manifest.files, where=where)
     tree_ = StoredTree(index, layout, where)
     found = list(fetch.damage(snapshot, index))
     nodes = {leaf: tree_.leaf_nodes[leaf] for *_, leaf in found if leaf is not None}

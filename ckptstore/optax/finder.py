@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from ckptstore.errors import Reason, StructureError
-from ckptstore.format import dtypes
-from ckptstore.format.index import DICT_KINDS, Kind
+from ckptstore.format import DICT_KINDS, Kind, dtypes
 from ckptstore.optax.counter_table import (
     AGGREGATORS,
     FOLLOW_THE_STEP,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptstore.errors import Reason, StructureError
-from ckptstore.format.index import DICT_KINDS, Kind
+from ckptstore.format import DICT_KINDS, Kind
 from ckptstore.optax import expected as optimizer
 from ckptstore.optax.counter_table import STATES
 from ckptstore.optax.state_tree import State, named

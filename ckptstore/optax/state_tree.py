@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ckptstore.format.index import Kind
+from ckptstore.format import Kind
 from ckptstore.optax import expected
 from ckptstore.tree import flattening, paths
 from ckptstore.types import instances, registry

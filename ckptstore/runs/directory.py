@@ -16,8 +16,8 @@ from ckptstore.errors import (
     Reason,
     StructureError,
 )
-from ckptstore.format import manifest
-from ckptstore.format import names as steps
+from ckptstore.format import decode_manifest
+from ckptstore.format.names import MANIFEST, step_name, steps_of
 from ckptstore.runs import retention
 from ckptstore.runs.metrics import Metrics
 from ckptstore.runs.retention import Mode, Rule
@@ -54,7 +54,7 @@ class Run:
 
     def at(self, step: int) -> str:
         """Return the URL of a step."""
-        return f"{self.place}/{steps.name(step)}"
+        return f"{self.place}/{step_name(step)}"
 
     def committed(self) -> list[int]:
         """Return the committed steps, in order, without reading a manifest of theirs."""
@@ -73,9 +73,9 @@ class Run:
         before: Mapping[str, int] | None = None
         with self._open() as store:
             while True:
-                found = steps.named(store.children())
+                found = steps_of(store.children())
                 for name in sorted(found, key=lambda name: found[name], reverse=True):
-                    if found[name] not in but and store.child(name).holds(commit.MANIFEST):
+                    if found[name] not in but and store.child(name).holds(MANIFEST):
                         return found[name]
                 if found == before:
                     break
@@ -134,7 +134,7 @@ class Run:
         if found is None:
             return None
         with self._open() as store:
-            return incremental.read(store, steps.name(found))
+            return incremental.read(store, step_name(found))
 
     def best(self, metric: str, mode: Mode) -> int | None:
         """Return the step with the best value of a metric, or None where there are no steps."""
@@ -162,7 +162,7 @@ class Run:
             )
         removed = {}
         with self._open() as store:
-            for name, step in sorted(steps.named(store.children()).items()):
+            for name, step in sorted(steps_of(store.children()).items()):
                 if names := garbage.collect(store.child(name), grace, dry_run=dry_run):
                     removed[step] = names
         return removed
@@ -190,7 +190,7 @@ class Run:
 
 
 def _committed(store: Storage) -> list[int]:
-    return sorted(steps.named(store.holders(commit.MANIFEST)).values())
+    return sorted(steps_of(store.holders(MANIFEST)).values())
 
 
 def _refuse_checkpoint(store: Storage) -> None:
@@ -198,7 +198,7 @@ def _refuse_checkpoint(store: Storage) -> None:
     data = commit.surely_held(store)
     if data is None or commit.attempt_in(data) is None or _committed(store):
         return
-    step = manifest.decode(data, where=store.url).step
+    step = decode_manifest(data, where=store.url).step
     raise StructureError(
         f"{store.url}: a checkpoint{'' if step is None else f' of step {step}'}, not a run of "
         "them: ckptstore.load(url) loads it; give Manager the directory above it, or another",
@@ -208,7 +208,7 @@ def _refuse_checkpoint(store: Storage) -> None:
 
 def _evict(store: Storage, step: int, attempt: str | None) -> None:
     try:
-        commit.delete(store.child(steps.name(step)), attempt)
+        commit.delete(store.child(step_name(step)), attempt)
     except (NotCommittedError, AlreadyCommittedError):
         pass  # another process was faster, or has just saved it again
     except CheckpointError as error:

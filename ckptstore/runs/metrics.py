@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from ckptstore import concurrency
 from ckptstore.checkpoint import commit
-from ckptstore.checkpoint.commit import MANIFEST
 from ckptstore.errors import CorruptError, UnsupportedError
-from ckptstore.format import manifest as format
-from ckptstore.format import names
+from ckptstore.format import decode_manifest
+from ckptstore.format.names import MANIFEST, step_name
 from ckptstore.runs.retention import StepInfo
 from ckptstore.storage import Storage
 
@@ -60,7 +59,7 @@ class Look:
             return False
         if step in self._unreadable:
             return True
-        data = commit.surely_held(self._run.child(names.name(step)))
+        data = commit.surely_held(self._run.child(step_name(step)))
         if data is not None and commit.attempt_in(data) == self._here[step][0]:
             return False
         self._known.pop(step, None)
@@ -82,13 +81,13 @@ class Look:
         concurrency.run(self._read_one, rows, self._run.traffic.reads, name="ckptstore-metrics")
 
     def _read_one(self, step: int) -> None:
-        place = self._run.child(names.name(step))
+        place = self._run.child(step_name(step))
         data = commit.surely_held(place)
         if data is None:  # it was deleted meanwhile
             self._unreadable.add(step)
             return
         try:
-            manifest = format.decode(data, where=f"{place.url}/{MANIFEST}")
+            manifest = decode_manifest(data, where=f"{place.url}/{MANIFEST}")
         except (CorruptError, UnsupportedError) as error:
             _log.warning("%s; so its metrics are not known, and it is not evicted", error)
             self._unreadable.add(step)

@@ -16,10 +16,8 @@ from ckptstore.checkpoint import snapshot as snapshots
 from ckptstore.checkpoint.snapshot import Snapshot
 from ckptstore.digests import Buffer, Digest, Hasher, digest
 from ckptstore.errors import CheckpointError, Reason, StructureError
-from ckptstore.format import validate
+from ckptstore.format import LARGE_NBYTES, File, Spans, decode_index
 from ckptstore.format.dtypes import Array
-from ckptstore.format.index import LARGE_NBYTES, Spans
-from ckptstore.format.manifest import File
 from ckptstore.saving.placement import MAX_FILES, Placed, Taken
 from ckptstore.storage import Storage
 
@@ -90,7 +88,7 @@ def read(run: Storage, directory: str) -> Base:
 
     def look(snapshot: Snapshot) -> Base:
         files = snapshot.manifest.files
-        index, _ = validate.decode(snapshot.index_parts, files, where=snapshot.storage.url)
+        index, _ = decode_index(snapshot.index_parts, files, where=snapshot.storage.url)
         return base(directory, files, index.spans)
 
     return snapshots.read(run.child(directory), look)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ckptstore.digests import Digest
-from ckptstore.format.index import LARGE_ALIGNMENT, LARGE_NBYTES, SMALL_ALIGNMENT
+from ckptstore.format import LARGE_ALIGNMENT, LARGE_NBYTES, SMALL_ALIGNMENT
 
 SPAN_NBYTES = 16 << 20
 FILE_NBYTES = 128 << 20

@@ -10,9 +10,8 @@ import numpy as np
 
 from ckptstore.digests import Buffer, Digest, Hasher, digest
 from ckptstore.errors import CheckpointError, Reason, StructureError
-from ckptstore.format import dtypes
+from ckptstore.format import LARGE_NBYTES, Kind, dtypes
 from ckptstore.format.dtypes import Array
-from ckptstore.format.index import LARGE_NBYTES, Kind
 from ckptstore.saving import incremental
 from ckptstore.saving.placement import Plan
 from ckptstore.tree import paths

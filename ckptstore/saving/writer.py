@@ -18,10 +18,21 @@ from ckptstore.checkpoint import commit
 from ckptstore.checkpoint.description import Checkpoint
 from ckptstore.digests import Digest, digest
 from ckptstore.errors import CorruptError, Reason, StructureError
-from ckptstore.format import index, validate
+from ckptstore.format import (
+    INDEX_MAX_NBYTES,
+    File,
+    Index,
+    Leaves,
+    Manifest,
+    Spans,
+    decode_index,
+    decode_manifest,
+    encode_index,
+    encode_manifest,
+    encode_metadata,
+)
 from ckptstore.format import manifest as format
-from ckptstore.format.index import Index, Leaves, Spans
-from ckptstore.format.manifest import File, Manifest
+from ckptstore.format.names import file_name
 from ckptstore.saving import incremental, request
 from ckptstore.saving import placement as plan
 from ckptstore.saving.incremental import Base, Series
@@ -110,7 +121,7 @@ def prepare(
         StructureError, AlreadyCommittedError, StorageError: as `save`.
     """
     request.check(step, metadata, metrics, supplied)
-    format.encode_metadata(dict(metadata or {}))
+    encode_metadata(dict(metadata or {}))
     walk = flatten(tree, supplied=list(supplied or ()))
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(storage.open(url, storage_options))
@@ -190,7 +201,7 @@ class Attempt:
         store, attempt = self._store, self._manifest.attempt
         try:
             manifest, encoded = self._write()
-            data = format.encode(manifest)
+            data = encode_manifest(manifest)
         except BaseException:
             commit.discard(store, attempt)  # no commit was sent, so this is nobody's data
             raise
@@ -211,7 +222,7 @@ class Attempt:
         job = Job(self._placement, self._staging, self._samples)
         _write_files(store, names, job)
         self._table.spans.digests[:] = job.digests
-        encoded = index.encode(self._table)
+        encoded = encode_index(self._table)
         manifest, outside = _with_index(self._manifest, encoded)
         if outside is not None:
             store.put(outside.name, [encoded], len(encoded))
@@ -228,7 +239,7 @@ class Attempt:
         linked: dict[int, File] = {}
 
         def link(number: int, row: int) -> None:
-            file, name = base.files[row], format.file_name("data", attempt, 0, number)
+            file, name = base.files[row], file_name("data", attempt, 0, number)
             if store.link(name, base.directory, file.name, file.nbytes):
                 linked[row] = File(name, file.nbytes, "data", age=file.age + 1)
 
@@ -261,7 +272,7 @@ class Attempt:
 def _new_files(attempt: str, first: int, placement: Plan) -> list[File]:
     """Return the rows of the files that are to be written, numbered from `first` on."""
     return [
-        File(format.file_name("data", attempt, 0, n), size, "data")
+        File(file_name("data", attempt, 0, n), size, "data")
         for n, size in enumerate(placement.file_nbytes[placement.taken :], first)
     ]
 
@@ -269,9 +280,9 @@ def _new_files(attempt: str, first: int, placement: Plan) -> list[File]:
 def _with_index(manifest: Manifest, encoded: bytes) -> tuple[Manifest, File | None]:
     """Put the index inside the manifest, or where it does not fit, in a file of its own."""
     inside = dataclasses.replace(manifest, index=encoded)
-    if len(format.encode(inside)) <= format.MANIFEST_MAX_NBYTES:
+    if len(encode_manifest(inside)) <= format.MANIFEST_MAX_NBYTES:
         return inside, None
-    name = format.file_name("index", manifest.attempt, 0, 0)
+    name = file_name("index", manifest.attempt, 0, 0)
     outside = File(name, len(encoded), "index", digest(encoded))
     return dataclasses.replace(manifest, files=[*manifest.files, outside]), outside
 
@@ -282,13 +293,13 @@ def _check_readable(manifest: Manifest, table: Index) -> None:
     Raises:
         StructureError: reason ``cannot-carry``.
     """
-    encoded = index.encode(table)
+    encoded = encode_index(table)
     try:
-        if len(encoded) > index.INDEX_MAX_NBYTES:
+        if len(encoded) > INDEX_MAX_NBYTES:
             raise CorruptError(f"an index of {len(encoded)} bytes")
         final, _ = _with_index(manifest, encoded)
-        format.decode(format.encode(final), where="manifest")
-        validate.decode([encoded], final.files, where="manifest")
+        decode_manifest(encode_manifest(final), where="manifest")
+        decode_index([encoded], final.files, where="manifest")
     except CorruptError as error:
         raise StructureError(
             f"save: this tree is beyond a limit of the format: {error}", reason=Reason.CANNOT_CARRY

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from ckptstore.errors import Reason, StructureError, UnknownTypeError
-from ckptstore.format import dtypes
-from ckptstore.format.index import DICT_KINDS, Kind, TypeKind, TypeRow
+from ckptstore.format import DICT_KINDS, Kind, TypeKind, TypeRow, dtypes
 from ckptstore.tree import paths
 from ckptstore.tree.flattening import Walk
 from ckptstore.tree.stored import StoredTree

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptstore.errors import CheckpointError
-from ckptstore.format import dtypes
-from ckptstore.format.index import KEY_MAX_DEPTH, Kind, TypeKind
+from ckptstore.format import KEY_MAX_DEPTH, Kind, TypeKind, dtypes
 from ckptstore.types import classes, instances, registry
 from ckptstore.types.registry import Record, Refusal
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.format.index import Index, Kind, Leaves, Spans
+from ckptstore.format import Index, Kind, Leaves, Spans
 from ckptstore.tree.flattening import Walk
 from ckptstore.tree.unflattening import Rebuild
 

@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 
 from ckptstore.errors import Reason, StructureError
-from ckptstore.format import dtypes, index, validate
+from ckptstore.format import TREE_MAX_DEPTH, Kind, Layout, Nodes, TypeKind, TypeRow, dtypes, lay_out
 from ckptstore.format.dtypes import Stored
-from ckptstore.format.index import Kind, Nodes, TypeKind, TypeRow
-from ckptstore.format.validate import Layout
 from ckptstore.tree import encoding, paths
 from ckptstore.types.registry import Child, Leaf, Refusal
 
@@ -98,7 +96,7 @@ class Walk:
     @functools.cached_property
     def layout(self) -> Layout:
         """Where each node stands, once the whole tree was walked."""
-        return validate.layout(self.arity, where="the tree")
+        return lay_out(self.arity, where="the tree")
 
     def row(self, node: int) -> TypeRow:
         """Return the type of a node that has one."""
@@ -185,9 +183,9 @@ class Walk:
                 below = self._emit(x, on_path, in_key, how)
                 self.objects.append(x)
                 if below:
-                    if len(stack) > index.TREE_MAX_DEPTH:
+                    if len(stack) > TREE_MAX_DEPTH:
                         raise StructureError(
-                            f"the tree is deeper than {index.TREE_MAX_DEPTH} levels at "
+                            f"the tree is deeper than {TREE_MAX_DEPTH} levels at "
                             f"{paths.format_paths(self, [node])[0][:200]}…; make it flatter",
                             reason=Reason.TOO_DEEP,
                         )

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from ckptstore.errors import CheckpointError, CorruptError, Reason, StructureError, UnsupportedError
-from ckptstore.format import array_bytes
+from ckptstore.format import TypeRow, array_bytes
 from ckptstore.format.dtypes import Array
-from ckptstore.format.index import TypeRow
 from ckptstore.types.registry import Adapter
 
 

@@ -16,8 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from ckptstore.errors import Reason, StructureError
-from ckptstore.format.index import DICT_KINDS, Kind, TypeKind, TypeRow
-from ckptstore.format.validate import Layout
+from ckptstore.format import DICT_KINDS, Kind, Layout, TypeKind, TypeRow
 
 _STEP = re.compile(
     r"""\.(?P<field>\*\*|\*|[^.\[\]'"*]+)|\[(?P<item>(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\[\]'"]|\[[^\]]*\])+)\]"""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, overload
 
 from ckptstore.errors import Reason, StructureError, UnknownTypeError
-from ckptstore.format.index import Kind, TypeRow
+from ckptstore.format import Kind, TypeRow
 from ckptstore.tree import paths
 from ckptstore.tree.flattening import Walk
 from ckptstore.tree.stored import StoredTree

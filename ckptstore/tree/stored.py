@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 
 from ckptstore.errors import CorruptError, Reason
-from ckptstore.format import dtypes
+from ckptstore.format import BLOB_KINDS, DICT_KINDS, Index, Kind, Layout, TypeRow, dtypes
 from ckptstore.format.dtypes import Stored
-from ckptstore.format.index import BLOB_KINDS, DICT_KINDS, Index, Kind, TypeRow
-from ckptstore.format.validate import Layout
 from ckptstore.tree import encoding, paths
 
 

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ckptstore.errors import CheckpointError, CorruptError, Reason, StructureError, UnknownTypeError
-from ckptstore.format.index import Index, Kind
-from ckptstore.format.validate import Layout
+from ckptstore.format import Index, Kind, Layout
 from ckptstore.tree import encoding, paths
 from ckptstore.tree.stored import StoredTree
 from ckptstore.types import instances, lookup, registry, standins

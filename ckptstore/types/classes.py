@@ -18,7 +18,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.format import TypeKind, TypeRow
 from ckptstore.types import registry
 from ckptstore.types.registry import Refusal
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ckptstore.errors import Reason, UnknownTypeError
-from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.format import TypeKind, TypeRow
 from ckptstore.types import classes, lookup, registry
 from ckptstore.types.registry import Child, Record, Refusal
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from ckptstore.errors import Reason, UnknownTypeError
-from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.format import TypeKind, TypeRow
 from ckptstore.types import classes, migrations, registry
 from ckptstore.types.migrations import Migration, Upgrade
 

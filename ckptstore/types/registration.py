@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ckptstore.errors import Reason, StructureError
-from ckptstore.format.index import TypeKind
+from ckptstore.format import TypeKind
 from ckptstore.types import classes, migrations, registry
 from ckptstore.types.migrations import Migration
 

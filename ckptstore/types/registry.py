@@ -17,8 +17,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ckptstore.errors import Reason, StructureError, UnknownTypeError
+from ckptstore.format import TypeKind, TypeRow
 from ckptstore.format.dtypes import Array, Stored
-from ckptstore.format.index import TypeKind, TypeRow
 from ckptstore.types.migrations import Migration
 
 ADAPTERS: Mapping[str, str] = {

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ckptstore.errors import Reason
-from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.format import TypeKind, TypeRow
 from ckptstore.types import registry
 
 _NOT_HERE = frozenset(

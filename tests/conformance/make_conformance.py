@@ -20,7 +20,7 @@ from typing import Any
 import msgpack
 import xxhash
 
-from ckptstore.format.index import Kind
+from ckptstore.format import Kind
 
 ROOT = pathlib.Path(__file__).parent
 ATTEMPT = "0123456789abcdef" * 2

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import ckptstore
-from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.format import TypeKind, TypeRow
 from ckptstore.types import registry
 from tests.support.compare import assert_exact, assert_refused, differences, roundtrip
 

@@ -24,8 +24,7 @@ from torch.optim import lr_scheduler
 
 import ckptstore
 from ckptstore.adapters.torch import ADAPTER
-from ckptstore.format import dtypes
-from ckptstore.format.index import TypeKind, TypeRow
+from ckptstore.format import TypeKind, TypeRow, dtypes
 from ckptstore.types import registry
 from tests.support.compare import assert_exact, assert_refused, differences, roundtrip
 

@@ -17,7 +17,8 @@ import pytest
 
 import ckptstore
 from ckptstore.checkpoint import commit
-from ckptstore.format import manifest as format
+from ckptstore.format import Manifest
+from ckptstore.format.names import attempt_of
 from ckptstore.storage import uploads
 from tests.support.places import LESS
 from tests.support.servers import Server
@@ -73,7 +74,7 @@ class Witness:
         self.notes = threading.local()
 
     def __call__(
-        self, storage: Any, manifest: format.Manifest, data: bytes, replaced: bytes | None
+        self, storage: Any, manifest: Manifest, data: bytes, replaced: bytes | None
     ) -> None:
         self.notes.attempt, self.notes.seen = manifest.attempt, commit.attempt_in(replaced)
         self.publish(storage, manifest, data, replaced)
@@ -203,7 +204,7 @@ def sound(
     names = [key.removeprefix(f"{prefix}/") for key in server.objects(bucket)]
     names = [name for name in names if "/" not in name]  # not of the rounds before
     assert names.count("MANIFEST") == 1 and len(names) >= 2
-    assert {format.attempt_of(name) for name in names if name != "MANIFEST"} == {kept}, names
+    assert {attempt_of(name) for name in names if name != "MANIFEST"} == {kept}, names
     assert server.uploads(bucket) == [] or (faults and server.kind == "gcs")
     return found, kept
 

@@ -20,7 +20,7 @@ import pytest
 
 import ckptstore
 from ckptstore import storage
-from ckptstore.format import manifest
+from ckptstore.format import names
 from tests.support import ROOT, bucket_faults
 from tests.support.bucket_faults import (
     DIRECTORY,
@@ -423,7 +423,7 @@ def test_a_kill_at_any_request_leaves_the_old_or_the_new(
             found = place.which()
             assert found in (tried.before, NEW), where
             left = set(place.left()) - earlier
-            attempts = {manifest.attempt_of(key.rstrip("?").rpartition("/")[2]) for key in left}
+            attempts = {names.attempt_of(key.rstrip("?").rpartition("/")[2]) for key in left}
             assert len(attempts) <= 1 and None not in attempts, f"{where}: left {left}"
             outcomes[f"{found}, {'garbage' if left else 'clean'}"] += 1
             check_next(place, where)

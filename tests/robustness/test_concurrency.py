@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import ckptstore
-from ckptstore.format import manifest
+from ckptstore.format.names import attempt_of
 
 WRITERS, READERS = 8, 2
 SAMPLE, WHOLE = 8, 100
@@ -114,8 +114,8 @@ def sound(url: Path) -> tuple[int, int]:
     attempt = ckptstore.inspect(url).attempt
     names = os.listdir(url)
     assert "MANIFEST" in names and len(names) >= 2
-    assert {manifest.attempt_of(name) for name in names} == {None, attempt}, names
-    assert [name for name in names if manifest.attempt_of(name) is None] == ["MANIFEST"]
+    assert {attempt_of(name) for name in names} == {None, attempt}, names
+    assert [name for name in names if attempt_of(name) is None] == ["MANIFEST"]
     return found
 
 

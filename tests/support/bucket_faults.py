@@ -28,6 +28,7 @@ import numpy as np
 import ckptstore
 from ckptstore import storage
 from ckptstore.checkpoint import commit
+from ckptstore.format import decode_manifest, names
 from ckptstore.format import manifest as format
 from ckptstore.saving import placement
 from ckptstore.storage import bucket as bucket_module
@@ -129,11 +130,11 @@ class Place:
         Uploads that were not finished end in "?".
         """
         found = set(self.server.objects(self.bucket))
-        manifest = f"{DIRECTORY}/{commit.MANIFEST}"
+        manifest = f"{DIRECTORY}/{names.MANIFEST}"
         for key, data in FOREIGN_OBJECTS.items():
             assert self.server.get(self.bucket, key) == data, f"{key} was touched"
         if manifest in found:
-            read = format.decode(self.server.get(self.bucket, manifest), where=manifest)
+            read = decode_manifest(self.server.get(self.bucket, manifest), where=manifest)
             found -= {manifest, *(f"{DIRECTORY}/{file.name}" for file in read.files)}
         open_uploads = self.server.uploads(self.bucket)
         assert FOREIGN_UPLOAD in open_uploads, "somebody else's upload was aborted"

@@ -23,7 +23,7 @@ import pytest
 import ckptstore
 from ckptstore import storage as storage_package
 from ckptstore.checkpoint import commit, garbage
-from ckptstore.format import manifest
+from ckptstore.format import names
 from ckptstore.saving import writer
 from ckptstore.storage.base import Traffic
 
@@ -120,7 +120,7 @@ class Model:
         pass
 
     def _commit(self, call: Call) -> None:
-        if self._loses and call[1] == commit.MANIFEST:
+        if self._loses and call[1] == names.MANIFEST:
             self._loses = False
             with contextlib.suppress(OSError):
                 self._ask(call)
@@ -178,7 +178,7 @@ def apply(files: Files, call: Call, fair: bool) -> tuple[Files, Answer]:
 
 def _time(name: str, fair: bool) -> float:
     """The worst case: data is old as soon as it is there. Unfair: the manifest is so, too."""
-    if manifest.attempt_of(name) is not None or (name == commit.MANIFEST and not fair):
+    if names.attempt_of(name) is not None or (name == names.MANIFEST and not fair):
         return OLD
     return YOUNG
 

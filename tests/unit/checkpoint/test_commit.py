@@ -16,7 +16,7 @@ from ckptstore import storage
 from ckptstore.checkpoint import commit
 from ckptstore.checkpoint import snapshot as snapshots
 from ckptstore.checkpoint.snapshot import Snapshot
-from ckptstore.format import manifest
+from ckptstore.format import manifest, names
 from ckptstore.saving import placement
 from ckptstore.storage.local import LocalStorage
 from tests.support import DOCS, TESTS, faults
@@ -28,7 +28,7 @@ def files(url: Path) -> set[str]:
 
 
 def attempts(url: Path) -> set[str | None]:
-    return {manifest.attempt_of(path.name) for path in url.iterdir()} - {None}
+    return {names.attempt_of(path.name) for path in url.iterdir()} - {None}
 
 
 def once(monkeypatch: pytest.MonkeyPatch, name: str, before: Callable[..., None]) -> None:
@@ -133,7 +133,7 @@ def test_an_overwrite_that_loses_leaves_only_the_winner(
 
 def test_an_overwrite_removes_only_the_attempt_that_it_replaced(tmp_path: Path) -> None:
     ckptstore.save(tmp_path, tree(OLD))
-    theirs = manifest.file_name("data", "a" * 32, 0, 0)  # of a save that still goes on
+    theirs = names.file_name("data", "a" * 32, 0, 0)  # of a save that still goes on
     for name in (theirs, "notes.txt", "MANIFEST.0123.tmp"):
         (tmp_path / name).write_text("theirs")
     ckptstore.save(tmp_path, tree(NEW), overwrite=True)
@@ -194,7 +194,7 @@ def test_a_commit_that_always_meets_a_file_nobody_sees_is_of_unknown_outcome(
 def mark(self: LocalStorage, *_: Any) -> None:
     """What a collector does that takes the only uncommitted attempt for a dead one."""
     committed = commit.attempt_in(commit.current(self))
-    (attempt,) = {manifest.attempt_of(name) for name in self.list()} - {None, committed}
+    (attempt,) = {names.attempt_of(name) for name in self.list()} - {None, committed}
     Path(self.url, f"VOID-{attempt}").touch()
 
 
@@ -378,7 +378,7 @@ def test_what_is_no_checkpoint_is_told_from_an_unfinished_one(tmp_path: Path) ->
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ckptstore.NotCommittedError, match="it holds other files"):
         ckptstore.load(tmp_path)
-    (tmp_path / manifest.file_name("data", "a" * 32, 0, 0)).touch()
+    (tmp_path / names.file_name("data", "a" * 32, 0, 0)).touch()
     with pytest.raises(ckptstore.NotCommittedError, match="1 unfinished save") as caught:
         ckptstore.verify(tmp_path)
     assert caught.value.reason == "unfinished"

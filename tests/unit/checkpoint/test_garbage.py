@@ -18,7 +18,7 @@ import pytest
 import ckptstore
 from ckptstore import storage as storage_package
 from ckptstore.checkpoint import commit, garbage
-from ckptstore.format import manifest
+from ckptstore.format import names
 from ckptstore.storage import local, retry
 from ckptstore.storage.bucket import BucketStorage
 from tests.support import faults, interleavings, places
@@ -35,7 +35,7 @@ DEAD, DEAD_TOO = "a" * 32, "b" * 32
 
 
 def data_of(attempt: str, number: int = 0) -> str:
-    return manifest.file_name("data", attempt, 0, number)
+    return names.file_name("data", attempt, 0, number)
 
 
 def tree(who: str) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def explore(world: World, before: str | None, at_most: int | None = None) -> Cou
     for files in ended:
         aged = tuple((name, data, interleavings.OLD) for name, data, _ in files)
         left = world.alone(collects().run, aged, seed="the last")
-        attempts = {manifest.attempt_of(name) for name, _, _ in left} - {None}
+        attempts = {names.attempt_of(name) for name, _, _ in left} - {None}
         assert len(attempts) <= 1 and len(left) == 2 * len(attempts), [row[0] for row in left]
     return total
 
@@ -285,8 +285,8 @@ def test_the_model_finds_a_collector_that_does_not_look_again(
     before: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def remove(storage: Any, attempt: str, files: Any) -> bool:
-        storage.create(commit.mark(attempt), b"")
-        for name in (*files, commit.mark(attempt)):
+        storage.create(names.mark(attempt), b"")
+        for name in (*files, names.mark(attempt)):
             storage.delete(name)
         return True
 
@@ -301,7 +301,7 @@ def test_the_model_finds_a_save_that_takes_a_lost_answer_for_a_conflict(
 ) -> None:
     def send(storage: Any, attempt: str, data: bytes, replaced: bytes | None) -> None:
         try:
-            storage.create(commit.MANIFEST, data)
+            storage.create(names.MANIFEST, data)
         except FileExistsError:
             commit.discard(storage, attempt)
             raise ckptstore.AlreadyCommittedError("somebody was first") from None
@@ -313,7 +313,7 @@ def test_the_model_finds_a_save_that_takes_a_lost_answer_for_a_conflict(
 
 def test_the_model_finds_a_collector_that_makes_no_mark(monkeypatch: pytest.MonkeyPatch) -> None:
     def remove(storage: Any, attempt: str, files: Any) -> bool:
-        if commit.attempt_in(storage.read(commit.MANIFEST, 1 << 20)) == attempt:
+        if commit.attempt_in(storage.read(names.MANIFEST, 1 << 20)) == attempt:
             return False
         for name in files:
             storage.delete(name)
@@ -329,9 +329,9 @@ def test_the_model_finds_a_collector_that_takes_back_the_mark_of_another(
 ) -> None:
     def remove(storage: Any, attempt: str, files: Any) -> bool:
         with contextlib.suppress(FileExistsError):
-            storage.create(commit.mark(attempt), b"")
+            storage.create(names.mark(attempt), b"")
         uncommitted = commit.attempt_in(commit.surely_held(storage)) != attempt
-        for name in (*(files if uncommitted else ()), commit.mark(attempt)):
+        for name in (*(files if uncommitted else ()), names.mark(attempt)):
             storage.delete(name)
         return uncommitted
 
@@ -366,7 +366,7 @@ def test_the_model_finds_a_save_that_does_not_look_after_its_commit(
 ) -> None:
     made = world(monkeypatch, saves(NEW, overwrite=True), collects())
     monkeypatch.setattr(commit, "_lost", lambda *_: None)
-    real = commit.mark
+    real = names.mark
     monkeypatch.setattr(commit, "mark", lambda attempt: f"{real(attempt)}?")
     assert breaks(made, OLD)
 
@@ -400,7 +400,7 @@ def load(place: Place) -> str | None:
 
 
 LEFT = (
-    data_of(DEAD), data_of(DEAD, 1), manifest.file_name("index", DEAD, 0, 0), data_of(DEAD_TOO),
+    data_of(DEAD), data_of(DEAD, 1), names.file_name("index", DEAD, 0, 0), data_of(DEAD_TOO),
     f"PROBE-{'c' * 32}", f"VOID-{'d' * 32}", f"MANIFEST.{'e' * 16}.tmp",
     f"VOID-{'d' * 32}.{'e' * 16}.tmp",
 )  # fmt: skip
@@ -510,7 +510,7 @@ def test_nothing_goes_while_the_manifest_is_young(
 def test_an_attempt_that_another_collector_marked_is_left_to_it(
     place: Place, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mark = commit.mark(DEAD)
+    mark = names.mark(DEAD)
     for name in (data_of(DEAD), data_of(DEAD_TOO)):
         place.put(name)
     place.put(mark, b"its own")
@@ -531,12 +531,12 @@ def test_a_mark_that_comes_after_the_listing_is_left_too(
     clock = garbage._clock
 
     def late(storage: Any) -> float:
-        place.put(commit.mark(DEAD), b"")
+        place.put(names.mark(DEAD), b"")
         return clock(storage)
 
     monkeypatch.setattr(garbage, "_clock", late)
     assert garbage.collect(store, ALL) == []
-    assert place.files() == {data_of(DEAD), commit.mark(DEAD)}
+    assert place.files() == {data_of(DEAD), names.mark(DEAD)}
 
 
 def test_a_save_that_commits_while_it_is_marked_stays(
@@ -643,7 +643,7 @@ def test_a_listing_on_a_disk_looks_at_a_mark_before_the_files(
     save(Place(tmp_path / "run"))
     (tmp_path / "run" / "MANIFEST").rename(tmp_path / "MANIFEST")
     (name,) = os.listdir(tmp_path / "run")
-    mark = tmp_path / "run" / commit.mark(manifest.attempt_of(name) or "")
+    mark = tmp_path / "run" / names.mark(names.attempt_of(name) or "")
     mark.touch()
     real = os.scandir
 
@@ -757,7 +757,7 @@ def test_a_delete_removes_the_manifest_first_and_then_its_own_files(
 
 
 def test_a_delete_touches_nothing_of_others(place: Place, store: Any) -> None:
-    theirs = {data_of(DEAD), "notes.txt", f"below/{data_of(DEAD)}", commit.mark(DEAD)}
+    theirs = {data_of(DEAD), "notes.txt", f"below/{data_of(DEAD)}", names.mark(DEAD)}
     save(place)
     for name in theirs:
         place.put(name)

@@ -13,7 +13,7 @@ import pytest
 
 import ckptstore
 from ckptstore import Manager, storage
-from ckptstore.format import manifest
+from ckptstore.format import names
 from ckptstore.storage.bucket import BucketStorage
 from ckptstore.storage.local import LocalStorage
 from tests.support import places
@@ -22,7 +22,7 @@ from tests.support.runs import is_of, manage, name_of, tree
 from tests.support.servers import Server
 from tests.support.servers.proxy import FaultProxy
 
-DEAD = manifest.file_name("data", "a" * 32, 0, 0)
+DEAD = names.file_name("data", "a" * 32, 0, 0)
 
 
 @pytest.fixture(params=places.KINDS)

@@ -25,8 +25,7 @@ import ckptstore
 from ckptstore import Manager
 from ckptstore.checkpoint import commit
 from ckptstore.digests import Digest, digest
-from ckptstore.format.index import LARGE_ALIGNMENT, LARGE_NBYTES, SMALL_ALIGNMENT, Spans
-from ckptstore.format.manifest import File
+from ckptstore.format import LARGE_ALIGNMENT, LARGE_NBYTES, SMALL_ALIGNMENT, File, Spans
 from ckptstore.saving import incremental
 from ckptstore.saving import placement as plan
 from ckptstore.saving.placement import Placed, Plan
