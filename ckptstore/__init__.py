@@ -15,7 +15,7 @@ from ckptstore.errors import (
     UnknownTypeError,
     UnsupportedError,
 )
-from ckptstore.loading.reader import Problem, inspect, load, verify
+from ckptstore.loading import Problem, inspect, load, verify
 from ckptstore.runs import (
     Manager,
     Preemption,

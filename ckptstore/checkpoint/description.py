@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.format import Kind, Manifest, decode_index, dtypes
-from ckptstore.tree import paths
-from ckptstore.tree.stored import StoredTree
+from ckptstore.format import Kind, Manifest, dtypes
+from ckptstore.tree import StoredTree, paths
 
 _LINES_SHOWN = 100
 
@@ -64,7 +63,7 @@ class Checkpoint:
 
     @functools.cached_property
     def _tree(self) -> StoredTree:
-        return StoredTree(*decode_index(self._parts, self._files, where=self.url), self.url)
+        return StoredTree.decode(self._parts, self._files, where=self.url)
 
     @functools.cached_property
     def types(self) -> Sequence[str]:

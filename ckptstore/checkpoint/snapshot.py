@@ -15,6 +15,7 @@ from ckptstore.errors import CorruptError, Reason, StorageError
 from ckptstore.format import INDEX_MAX_NBYTES, File, Manifest, decode_manifest
 from ckptstore.format.names import MANIFEST
 from ckptstore.storage import Storage
+from ckptstore.tree import StoredTree
 
 _READS = 100
 
@@ -28,6 +29,14 @@ class Snapshot:
     storage: Storage
     manifest: Manifest
     index_parts: list[bytes]
+
+    def tree(self) -> StoredTree:
+        """Decode and check the index, and return the tree of nodes in it.
+
+        Raises:
+            CorruptError: with the reason of the first check that fails.
+        """
+        return StoredTree.decode(self.index_parts, self.manifest.files, where=self.storage.url)
 
     def fill(self, name: str, offset: int, buffer: Buffer) -> Digest:
         """Fill `buffer` from `offset` of a file, a piece at a time, and return its digest.

@@ -18,12 +18,10 @@ from ckptstore.checkpoint.snapshot import Snapshot
 from ckptstore.convert.files import Options
 from ckptstore.convert.flat_names import Loss, Names
 from ckptstore.errors import Reason, StructureError
-from ckptstore.format import decode_index, dtypes
+from ckptstore.format import dtypes
 from ckptstore.format.dtypes import Array, DtypeRefusal, Stored
 from ckptstore.loading import fetch
-from ckptstore.tree import flattening
-from ckptstore.tree.flattening import Walk
-from ckptstore.tree.stored import StoredTree
+from ckptstore.tree import LiveTree, flatten
 from ckptstore.types.registry import Refusal
 
 _SHOWN = 5
@@ -134,31 +132,23 @@ def outline(source: Any, select: str | Sequence[str] | None, storage_options: Op
 
 
 def _of_tree(x: Any, select: str | Sequence[str] | None) -> Outline:
-    walk = flattening.flatten(x)
-    names = Names(walk, "the tree", select)
-    return _outlined(names, lambda leaf, path: functools.partial(_read, walk, leaf, path))
+    tree = flatten(x)
+    names = Names(tree, tree.where, select)
+    return _outlined(names, lambda leaf, path: functools.partial(_read, tree, leaf, path))
 
 
-def _read(walk: Walk, leaf: int, path: str) -> Array:
+def _read(tree: LiveTree, leaf: int, path: str) -> Array:
     try:
-        return walk.leaves[leaf].read()
+        return tree.leaves[leaf].read()
     except (Refusal, DtypeRefusal) as refusal:
         raise StructureError(f"{path}: {refusal}", reason=Reason.CANNOT_CARRY) from None
 
 
 def _of_checkpoint(snapshot: Snapshot, select: str | Sequence[str] | None) -> Outline:
-    where = snapshot.storage.url
-    index, layout = decode_index(snapshot.index_parts, snapshot.manifest.files, where=where)
-    table = StoredTree(index, layout, where)
-
-    def name(leaf: int) -> str:
-        return table.path(table.leaf_nodes[leaf])
-
-    keys = dict.fromkeys(table.key_leaves(), bytes)
-    table.leaf_values.update(fetch.fetch(snapshot, index, keys, name))
-    names = Names(table, where, select)
-    found = dict(fetch.fetch(snapshot, index, dict.fromkeys(names.leaves, lambda data: data), name))
-    return _outlined(names, lambda leaf, path: lambda: found[leaf])
+    tree = fetch.with_keys(snapshot, snapshot.tree())
+    names = Names(tree, tree.where, select)
+    values = dict(fetch.fetch(snapshot, tree, dict.fromkeys(names.leaves, lambda data: data)))
+    return _outlined(names, lambda leaf, path: lambda: values[leaf])
 
 
 def _outlined(names: Names, read: Callable[[int, str], Callable[[], Array]]) -> Outline:

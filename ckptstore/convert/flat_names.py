@@ -10,11 +10,10 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ckptstore import tree
 from ckptstore.errors import Reason, StructureError
 from ckptstore.format import DICT_KINDS, Kind
-from ckptstore.tree import paths, selection
-from ckptstore.tree.flattening import Walk
-from ckptstore.tree.stored import StoredTree
+from ckptstore.tree import NodeTable, paths
 
 _LONE = "array"
 _SEQUENCES = (Kind.LIST, Kind.TUPLE)
@@ -57,9 +56,7 @@ class Names:
         StructureError: reason ``name-clash``, ``bad-name`` or ``no-match``.
     """
 
-    def __init__(
-        self, table: StoredTree | Walk, where: str, select: str | Sequence[str] | None
-    ) -> None:
+    def __init__(self, table: NodeTable, where: str, select: str | Sequence[str] | None) -> None:
         self.table = table
         self.where = where
         self.found: dict[str, tuple[str, int]] = {}  # path and leaf, by name
@@ -80,19 +77,18 @@ class Names:
     def _roots(self, select: str | Sequence[str] | None) -> list[_Place]:
         if select is None:
             return [_Place(0, (), "$")]
-        found = selection.selected(self.table, selection.patterns_of(select), self.where)
-        if isinstance(select, str) and not {"*", "**"} & set(paths.parse(select)):
-            return [_Place(node, (), path) for path, node in found.items()]
+        nodes = tree.select(self.table, tree.patterns_of(select, self.where), self.where)
+        if tree.is_one_place(select):
+            return [_Place(node, (), path) for path, node in nodes.items()]
         return [
-            _Place(node, tuple(map(_part, paths.parse(path))), path) for path, node in found.items()
+            _Place(node, tuple(map(_part, paths.parse(path))), path) for path, node in nodes.items()
         ]
 
     def _walk(self, root: _Place) -> None:
         stack = [root]
         while stack:
             place = stack.pop()
-            if self.table.kind[place.node] == Kind.SAME:
-                place.node = self.table.arg[place.node]
+            place.node = self.table.target(place.node)
             if (first := self.placed.setdefault(place.node, place.path)) != place.path:
                 self._lose(place, "tied", f"the same object as {first}, where it is written")
             elif self.table.kind[place.node] == Kind.LEAF:

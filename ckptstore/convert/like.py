@@ -10,8 +10,8 @@ import numpy as np
 from ckptstore.convert.inputs import framework
 from ckptstore.format import TypeRow, dtypes
 from ckptstore.format.dtypes import Array, DtypeRefusal, Stored
-from ckptstore.tree import comparison, encoding
-from ckptstore.tree import leaves as arrays
+from ckptstore.tree import SCALAR_TYPES, differs_from_like, key_text, number_hint
+from ckptstore.tree.leaves import making
 from ckptstore.types import registry
 from ckptstore.types.registry import Refusal
 
@@ -30,7 +30,7 @@ class Likeness:
     def done(self) -> None:
         """Raise StructureError, reason ``differs-from-like``, where anything was noted."""
         if self._lines:
-            raise comparison.differences(self._where, self._lines)
+            raise differs_from_like(self._where, self._lines)
 
     def leaf(self, path: str, stored: Any, like: Any, *, key: str | None = None) -> Any:
         """Return a value with the type of `like` and the bits of `stored`.
@@ -44,12 +44,10 @@ class Likeness:
         Returns:
             The value; `like` itself where they differ, which is noted.
         """
-        if type(like) in encoding.SCALARS:
+        if type(like) in SCALAR_TYPES:
             if type(stored) is not type(like):
                 text = f"{text_of(stored)} in the file, {text_of(like)} in `like`"
-                self.differ(
-                    path, text + comparison.number_hint(like, getattr(stored, "shape", None))
-                )
+                self.differ(path, text + number_hint(like, getattr(stored, "shape", None)))
                 return like
             return stored
         found = expected(like)
@@ -59,7 +57,7 @@ class Likeness:
         row, dtype, shape = found
         host = np.array(stored, order="C")
         if row.extra.get("impl") != key:
-            here, there = comparison.key_text(key), comparison.key_text(row.extra.get("impl"))
+            here, there = key_text(key), key_text(row.extra.get("impl"))
             self.differ(path, f"{here} in the file, {there} in `like`")
         elif host.shape != shape or _stored(host) != dtype:
             self.differ(
@@ -72,7 +70,7 @@ class Likeness:
     def _make(self, path: str, host: Array, row: TypeRow, like: Any) -> Any:
         adapter = registry.adapter(registry.top_level(type(like).__module__))
         assert adapter is not None  # `expected` found it
-        with arrays.making(row, host.dtype, host.shape, where=f"{self._where}: {path}"):
+        with making(row, host.dtype, host.shape, where=f"{self._where}: {path}"):
             return adapter.array(host, row, adapter.place(like))
 
 

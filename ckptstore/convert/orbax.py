@@ -22,7 +22,7 @@ from ckptstore.convert.like import Likeness, expected, filled, step, text_of
 from ckptstore.errors import NotCommittedError, Reason, StorageError, StructureError
 from ckptstore.format.dtypes import describe
 from ckptstore.storage import Storage
-from ckptstore.tree import comparison, encoding
+from ckptstore.tree import SCALAR_TYPES, number_hint
 
 _TREE = "_METADATA"
 _KEYS = "array_metadatas"
@@ -202,7 +202,7 @@ def _compare(where: str, stored: Mapping[Path, Any], like: Any) -> dict[Path, An
         elif not _agrees(found := stored[path], x):
             text = f"{_described(found)} in the directory, {text_of(x)} in `like`"
             shape = found.shape if type(found).__name__ == "ArrayMetadata" else None
-            likeness.differ(_shown(path), text + comparison.number_hint(x, shape))
+            likeness.differ(_shown(path), text + number_hint(x, shape))
     likeness.done()
     return leaves
 
@@ -213,7 +213,7 @@ def _agrees(found: Any, like: Any) -> bool:
         return type(like) is str
     if getattr(found, "dtype", None) is None:
         return _empty(found) is _empty(like)
-    if type(like) in encoding.SCALARS:
+    if type(like) in SCALAR_TYPES:
         kinds = _SCALARS.get(np.dtype(found.dtype).kind, ())
         return kind == "ScalarMetadata" and type(like) in kinds
     wanted = expected(like)
@@ -270,7 +270,7 @@ def _fitted(
         if _is_container(x):
             continue
         value = values.get(path)
-        if isinstance(x, np.generic) and type(value) in encoding.SCALARS:
+        if isinstance(x, np.generic) and type(value) in SCALAR_TYPES:
             value = type(x)(value)  # Orbax gives every scalar as one of Python
         key = keys.get(".".join(text for _, text in path))
         out.append(likeness.leaf(_shown(path), value, x, key=key))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import collections
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,6 +17,7 @@ from ckptstore.format import LARGE_NBYTES, Index
 from ckptstore.format.dtypes import Array
 from ckptstore.loading import ranges
 from ckptstore.loading.ranges import Range
+from ckptstore.tree import StoredTree
 
 _IN_FLIGHT_NBYTES = 256 << 20
 
@@ -26,7 +26,7 @@ Make = Callable[[Array], Any]
 
 
 def fetch(
-    snapshot: Snapshot, index: Index, makers: Mapping[int, Make], name: Callable[[int], str]
+    snapshot: Snapshot, tree: StoredTree, makers: Mapping[int, Make]
 ) -> Iterator[tuple[int, Any]]:
     """Read and check leaves, and give each with its value as it comes in.
 
@@ -34,13 +34,13 @@ def fetch(
 
     Args:
         snapshot: the checkpoint.
-        index: its tables.
+        tree: its nodes; an error names the path of a leaf in it.
         makers: what the bytes of each wanted leaf become.
-        name: gives the path of a leaf, for the message of an error.
 
     Raises:
         CorruptError: reason ``checksum``.
     """
+    index = tree.index
     nbytes = np.zeros(len(index.leaves), np.int64)
     np.add.at(nbytes, index.spans.leaf, index.spans.size)
     sizes, counts = nbytes.tolist(), np.bincount(index.spans.leaf, minlength=len(nbytes)).tolist()
@@ -76,11 +76,23 @@ def fetch(
                 if direct
                 else np.empty(range_.nbytes, np.uint8)
             )
-            job = submit(_get, snapshot, index, range_, memory, name)
+            job = submit(_get, snapshot, tree, range_, memory)
             queue.append((range_, memory, direct, job))
             in_flight += range_.nbytes
         while queue:
             yield from _take(queue.popleft(), whole, missing, cut, index, makers)
+
+
+def with_keys(snapshot: Snapshot, tree: StoredTree) -> StoredTree:
+    """Return the tree of a snapshot with the long dict keys, which its data files hold.
+
+    A path needs them: read them before anything is selected or named.
+
+    Raises:
+        CorruptError: reason ``checksum``.
+    """
+    leaves = tree.key_leaves()
+    return tree.with_keys(dict(fetch(snapshot, tree, dict.fromkeys(leaves, bytes))))
 
 
 def _take(
@@ -109,22 +121,20 @@ def _take(
             yield leaf, makers[leaf](_join_cells(data, index, leaf) if leaf in cut else data)
 
 
-def _get(
-    snapshot: Snapshot, index: Index, range_: Range, memory: Array, name: Callable[[int], str]
-) -> None:
+def _get(snapshot: Snapshot, tree: StoredTree, range_: Range, memory: Array) -> None:
     """Read one range and check every span in it. A span that is damaged is read once more."""
     file = snapshot.manifest.files[range_.file].name
     together = len(range_.parts) > 1
     if together:
         snapshot.fill(file, range_.offset, memory)
     for part in range_.parts:
-        place, stored = memory[part.at : part.at + part.size], index.spans.digests[part.span]
+        place, stored = memory[part.at : part.at + part.size], tree.index.spans.digests[part.span]
         offset = range_.offset + part.at
         if together and digest(place) == stored:
             continue
         if not any(snapshot.fill(file, offset, place) == stored for _ in range(2)):
             raise CorruptError(
-                f"{snapshot.storage.url}/{file}: {name(part.leaf)}: the checksum of "
+                f"{snapshot.storage.url}/{file}: {tree.leaf_path(part.leaf)}: the checksum of "
                 f"{part.size} bytes at {offset} does not match; they were damaged "
                 "after the save; load an older checkpoint, or restore the file from a copy",
                 reason=Reason.CHECKSUM,
@@ -168,60 +178,3 @@ def _join_cells(data: Array, index: Index, leaf: int) -> Array:
         part[...] = data[at : at + part.size].reshape(part.shape)
         at += part.size
     return out
-
-
-Damage = tuple[str, str, int, int | None]
-"""Reason, file, offset, and the leaf; None where padding is not zero."""
-
-
-def damage(snapshot: Snapshot, index: Index) -> Iterator[Damage]:
-    """Read every byte of every data file, and give all that is damaged."""
-    stretches = concurrency.map(
-        lambda stretch: _damaged(snapshot, index, stretch),
-        _stretches(index),
-        snapshot.storage.traffic.reads,
-        name="ckptstore-verify",
-    )
-    return itertools.chain.from_iterable(stretches)
-
-
-def _stretches(index: Index) -> Iterator[tuple[int, int, list[int]]]:
-    """Cut the data files into reads: (file, first byte, spans in it), with the padding before."""
-    spans = index.spans
-    order = np.lexsort((spans.offset, spans.file))
-    rows = zip(*(c[order].tolist() for c in (spans.file, spans.offset, spans.size)), strict=True)
-    file, begin, end, inside = -1, 0, 0, list[int]()
-    for number, (here, offset, size) in zip(order.tolist(), rows, strict=True):
-        if inside and (here != file or offset + size - begin > ranges.RANGE_NBYTES):
-            yield file, begin, inside
-            begin, inside = end, []
-        if here != file:
-            file, begin = here, 0
-        inside.append(number)
-        end = offset + size
-    if inside:
-        yield file, begin, inside
-
-
-def _damaged(
-    snapshot: Snapshot, index: Index, where: tuple[int, int, Sequence[int]]
-) -> list[Damage]:
-    """Check some neighbouring spans; what is damaged is read once more."""
-    file, begin, inside = where
-    spans, name = index.spans, snapshot.manifest.files[file].name
-    found: list[Damage] = []
-    for _ in range(2):
-        found, end = [], begin
-        memory = np.empty(int(spans.offset[inside[-1]] + spans.size[inside[-1]]) - begin, np.uint8)
-        snapshot.fill(name, begin, memory)
-        for span in inside:
-            offset, size = int(spans.offset[span]), int(spans.size[span])
-            padding = memory[end - begin : offset - begin]
-            if padding.any():
-                found.append((Reason.PADDING, name, end + int(np.argmax(padding != 0)), None))
-            end = offset + size
-            if digest(memory[offset - begin : end - begin]) != spans.digests[span]:
-                found.append((Reason.CHECKSUM, name, offset, int(spans.leaf[span])))
-        if not found:
-            break
-    return found

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from ckptstore import tree
 from ckptstore.errors import Reason, StructureError
 from ckptstore.optax.counter_table import NEED_THE_FIRST_UPDATE, Meaning
 from ckptstore.optax.finder import Count, Found, Scan, integers
-from ckptstore.tree import filling, selection
 from ckptstore.types import registry
 
 __all__ = [
@@ -150,7 +150,7 @@ def shift_counts(
             UserWarning,
             stacklevel=2,
         )
-    return filling.fill(scan.walk, values) if values else opt_state
+    return tree.fill(scan.walk, values) if values else opt_state
 
 
 def check_counts(state: Any, step: int | None = None) -> list[Disagreement]:
@@ -236,9 +236,9 @@ def _selected(scan: Scan, select: str | Sequence[str]) -> list[Found]:
     """
     end = scan.walk.layout.end
     chosen: set[int] = set()
-    for pattern in selection.patterns_of(select):
+    for pattern in tree.patterns_of(select, "shift_counts"):
         hits = set()
-        for path, root in selection.selected(scan.walk, [pattern], "shift_counts").items():
+        for path, root in tree.select(scan.walk, [pattern], "shift_counts").items():
             # What stands in two places has its path from the first, and its node from there too.
             below = range(root, end[root]) if scan.walk.arity[root] else ()
             hits |= {f.node for f in scan.found if f.count.path == path or f.node in below}

@@ -19,7 +19,7 @@ from ckptstore.optax.counter_table import (
     Pace,
     State,
 )
-from ckptstore.tree import flattening, paths
+from ckptstore.tree import flatten, paths
 from ckptstore.types import registry
 
 _NO_COUNTERS = (Kind.SET, Kind.FROZENSET, Kind.ENUM, Kind.RANGE, Kind.SLICE)
@@ -118,7 +118,7 @@ class Scan:
     """
 
     def __init__(self, opt_state: Any) -> None:
-        self.walk = flattening.flatten(opt_state, lenient=True)
+        self.walk = flatten(opt_state, lenient=True)
         self.unsure: set[str] = set()
         self._places: dict[int, _Place] = {0: _Place()}
         self._raw: list[_Raw] = []

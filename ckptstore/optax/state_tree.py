@@ -6,7 +6,7 @@ from typing import Any
 
 from ckptstore.format import Kind
 from ckptstore.optax import expected
-from ckptstore.tree import flattening, paths
+from ckptstore.tree import flatten, paths
 from ckptstore.types import instances, registry
 
 
@@ -14,11 +14,11 @@ class State:
     """A state, or a part of one, as a table of nodes with their objects; the root is node 0."""
 
     def __init__(self, x: Any) -> None:
-        self._walk = flattening.flatten(x, lenient=True)
+        self._walk = flatten(x, lenient=True)
 
     def at(self, node: int) -> int:
         """Return the node itself, or the one that it says it is the same as."""
-        return self._walk.arg[node] if self._walk.kind[node] == Kind.SAME else node
+        return self._walk.target(node)
 
     def kind(self, node: int) -> int:
         """Return the kind of a node."""

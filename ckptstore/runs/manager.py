@@ -7,10 +7,10 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+from ckptstore import loading
 from ckptstore.checkpoint.description import Checkpoint
 from ckptstore.errors import CorruptError, NotCommittedError, Reason, StructureError
 from ckptstore.format.names import check_step
-from ckptstore.loading import reader
 from ckptstore.runs import retention
 from ckptstore.runs.directory import Run
 from ckptstore.runs.interval import Every, SaveInterval
@@ -336,7 +336,7 @@ class Manager:
     def _load(self, step: int, like: Any, options: Mapping[str, Any]) -> Any:
         at, stored = self._run.at(step), self._run.options
         try:
-            loaded = reader.load(at, like, storage_options=stored, **options)
+            loaded = loading.load(at, like, storage_options=stored, **options)
         except CorruptError:
             self._series.distrust()
             raise

@@ -14,8 +14,7 @@ from ckptstore.format import LARGE_NBYTES, Kind, dtypes
 from ckptstore.format.dtypes import Array
 from ckptstore.saving import incremental
 from ckptstore.saving.placement import Plan
-from ckptstore.tree import paths
-from ckptstore.tree.flattening import Walk
+from ckptstore.tree import LiveTree, paths
 from ckptstore.types.registry import Refusal
 
 _PIECE_NBYTES = 1 << 20
@@ -29,7 +28,7 @@ class Staging:
         nbytes: of each leaf.
     """
 
-    def __init__(self, walk: Walk) -> None:
+    def __init__(self, walk: LiveTree) -> None:
         self._walk = walk
         self._kept: dict[int, Array] = {}
         itemsize = [dtypes.item_nbytes(stored, where="save") for stored in walk.dtypes]
@@ -92,7 +91,7 @@ class Staging:
     def _path(self, leaf: int) -> str:
         rows = zip(self._walk.kind, self._walk.arg, strict=True)
         node = next(i for i, row in enumerate(rows) if row == (Kind.LEAF, leaf))
-        return paths.format_paths(self._walk, [node])[0]
+        return paths.path(self._walk, node)
 
 
 class _Stopped(CheckpointError):

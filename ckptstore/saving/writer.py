@@ -39,7 +39,7 @@ from ckptstore.saving.incremental import Base, Series
 from ckptstore.saving.placement import Plan
 from ckptstore.saving.staging import Job, Staging
 from ckptstore.storage import Storage
-from ckptstore.tree.flattening import Walk, flatten
+from ckptstore.tree import LiveTree, flatten
 from ckptstore.types import classes
 
 _LOOKED_AT_ONCE = 4
@@ -144,7 +144,7 @@ class Attempt:
     def __init__(
         self,
         store: Storage,
-        walk: Walk,
+        walk: LiveTree,
         replaced: bytes | None,
         series: Series | None,
         step: int | None,
@@ -306,7 +306,7 @@ def _check_readable(manifest: Manifest, table: Index) -> None:
         ) from None
 
 
-def _leaf_table(walk: Walk) -> Leaves:
+def _leaf_table(walk: LiveTree) -> Leaves:
     ndim = [len(leaf.shape) for leaf in walk.leaves]
     dims = [n for leaf in walk.leaves for n in leaf.shape]
     type_, dtype, ndim_, dims_ = (
@@ -323,7 +323,7 @@ def _span_table(placement: Plan) -> Spans:
     return Spans(leaf, cell, file, offset, size, digests)
 
 
-def _versions(walk: Walk) -> dict[str, str]:
+def _versions(walk: LiveTree) -> dict[str, str]:
     """The versions of Python, of this package and of every package whose types are stored."""
     packages = {"ckptstore", "numpy"} | {row.package for row in walk.types if row.package}
     found = {name: classes.package_version(name) for name in sorted(packages)}

@@ -1,1 +1,36 @@
-"""Between Python objects and the flat table of nodes."""
+"""Between trees of Python objects and the flat table of nodes that a checkpoint has of them.
+
+`flatten` makes a `LiveTree` of objects, an index holds a `StoredTree`, and `unflatten` builds the
+objects of either. Open to other wings: `paths`, and `leaves` for arrays.
+"""
+
+from ckptstore.tree.comparison import Target, check_same_paths, compare
+from ckptstore.tree.differences import differs_from_like, key_text, number_hint
+from ckptstore.tree.filling import fill
+from ckptstore.tree.flattening import flatten
+from ckptstore.tree.live import LiveTree
+from ckptstore.tree.nodes import NodeTable
+from ckptstore.tree.scalars import SCALAR_TYPES
+from ckptstore.tree.selection import is_one_place, named_as_today, patterns_of, select
+from ckptstore.tree.stored import StoredTree
+from ckptstore.tree.unflattening import unflatten
+
+__all__ = [
+    "SCALAR_TYPES",
+    "LiveTree",
+    "NodeTable",
+    "StoredTree",
+    "Target",
+    "check_same_paths",
+    "compare",
+    "differs_from_like",
+    "fill",
+    "flatten",
+    "is_one_place",
+    "key_text",
+    "named_as_today",
+    "number_hint",
+    "patterns_of",
+    "select",
+    "unflatten",
+]

@@ -1,4 +1,4 @@
-"""Holding a checkpoint against `like`."""
+"""Comparing a checkpoint with `like`: every difference, and how its leaves are to come back."""
 
 from __future__ import annotations
 
@@ -8,87 +8,65 @@ from typing import Any
 
 import numpy as np
 
-from ckptstore.errors import Reason, StructureError, UnknownTypeError
+from ckptstore.errors import UnknownTypeError
 from ckptstore.format import DICT_KINDS, Kind, TypeKind, TypeRow, dtypes
 from ckptstore.tree import paths
-from ckptstore.tree.flattening import Walk
+from ckptstore.tree.differences import (
+    LINES_SHOWN,
+    NUMBERS,
+    differs_from_like,
+    key_text,
+    number_hint,
+)
+from ckptstore.tree.live import LiveTree
+from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.stored import StoredTree
 from ckptstore.types import classes, lookup, registry
 
-_SHOWN = 50
 _CASTABLE = "biufcV"
-_NUMBERS = (int, float, complex)
 _VALUE_KINDS = {Kind.SURROGATE_STR: Kind.STR}
 _KIND_NAMES = {Kind.NONE: "None", Kind.SURROGATE_STR: "str", Kind.DEFAULT_DICT: "defaultdict"}
 
-_Table = StoredTree | Walk
+_Key = tuple[str, tuple[str, ...], int]
+"""A printed dict key, the enums in it, and a number where these are equal."""
 
 
-@dataclass
-class Fit:
+@dataclass(frozen=True, slots=True)
+class Target:
     """How the leaves and types of a checkpoint are to come back.
 
     Attributes:
-        given: classes by stored name.
+        classes: by stored name.
         places: where a leaf is to live, in its framework's terms.
         casts: the dtype that a leaf is cast to.
         numbers: leaves that come back as the Python number that they were before jit.
         overrides: stored nodes that are taken from `like` as they are.
     """
 
-    given: dict[str, type] = field(default_factory=dict)
+    classes: dict[str, type] = field(default_factory=dict)
     places: dict[int, Any] = field(default_factory=dict)
     casts: dict[int, np.dtype[Any]] = field(default_factory=dict)
     numbers: set[int] = field(default_factory=set)
     overrides: dict[int, Any] = field(default_factory=dict)
 
 
-def number_hint(x: Any, shape: Sequence[int] | None) -> str:
-    """Say what to put into `like` for a number `x`, where an array of this shape is stored."""
-    return "; pass an array there" if type(x) in _NUMBERS and shape == () else ""
-
-
-def key_text(impl: str | None) -> str:
-    """Say what an array with this key implementation is."""
-    return "a plain array" if impl is None else f"a PRNG key of {impl}"
-
-
-def check_same_paths(stored: Mapping[str, int], like: Mapping[str, int], where: str) -> None:
-    """Refuse a selection that means other places in the checkpoint than in `like`."""
-    if stored.keys() != like.keys():
-        lines = [f"{p}: not in `like`" for p in stored if p not in like]
-        lines += [f"{p}: not in the checkpoint" for p in like if p not in stored]
-        raise differences(where, lines)
-
-
-def differences(where: str, lines: list[str]) -> StructureError:
-    """Return the error that lists differences from `like`, each a line with its path."""
-    more = f"\n  … and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    return StructureError(
-        f"{where}: {len(lines)} difference(s) from `like`:\n  "
-        + "\n  ".join(lines[:_SHOWN])
-        + more,
-        reason=Reason.DIFFERS_FROM_LIKE,
-    )
-
-
-def fit(
+def compare(
     stored: StoredTree,
-    like: Walk,
+    like: LiveTree,
     pairs: Sequence[tuple[int, int]],
-    given: Mapping[str, type],
     *,
+    given: Mapping[str, type],
     cast: bool,
     numpy: bool,
-) -> Fit:
+) -> Target:
     """Compare the subtrees of each pair of (stored node, node of `like`).
 
     Args:
         stored: the checkpoint.
-        like: the tree that it is held against.
+        like: the tree that it is compared with.
         pairs: what to compare.
         given: classes of the caller's by stored name.
-        cast: note differing dtypes in `Fit.casts`.
+        cast: note differing dtypes in `Target.casts`.
         numpy: take a numpy array for any array.
 
     Raises:
@@ -97,13 +75,21 @@ def fit(
     return _Comparison(stored, like, given, cast=cast, numpy=numpy).run(pairs)
 
 
+def check_same_paths(stored: Mapping[str, int], like: Mapping[str, int], where: str) -> None:
+    """Refuse a selection that means other places in the checkpoint than in `like`."""
+    if stored.keys() != like.keys():
+        lines = [f"{path}: not in `like`" for path in stored if path not in like]
+        lines += [f"{path}: not in the checkpoint" for path in like if path not in stored]
+        raise differs_from_like(where, lines)
+
+
 class _Comparison:
     """One comparison; what differs is noted by the node of either table."""
 
     def __init__(
         self,
         stored: StoredTree,
-        like: Walk,
+        like: LiveTree,
         given: Mapping[str, type],
         *,
         cast: bool,
@@ -114,41 +100,44 @@ class _Comparison:
         self.given = given
         self.cast = cast
         self.numpy = numpy
-        self.fit = Fit()
-        self.noted: list[tuple[_Table, int, str]] = []
+        self.target = Target()
+        self.noted: list[tuple[NodeTable, int, str]] = []
         self.origins: dict[tuple[int, type], list[int | None]] = {}
-        self.wishes: dict[int, tuple[str, Any]] = {}  # dtype and place of a leaf in `like`
+        self.wishes: dict[int, tuple[str, Any]] = {}  # dtype and place in `like`, by leaf
 
-    def run(self, pairs: Sequence[tuple[int, int]]) -> Fit:
+    def run(self, pairs: Sequence[tuple[int, int]]) -> Target:
         like = self.like
         for number, kind in enumerate(like.kind):
             if kind in (Kind.RECORD, Kind.ENUM):
-                self.fit.given[str(like.row(number))] = type(like.objects[number])
+                self.target.classes[str(like.row(number))] = type(like.objects[number])
         todo, done = list(reversed(pairs)), set()
         while todo:
             i, j = todo.pop()
-            i = self.stored.arg[i] if self.stored.kind[i] == Kind.SAME else i
-            j = like.arg[j] if like.kind[j] == Kind.SAME else j
-            if (i, j) not in done:
-                done.add((i, j))
-                todo.extend(reversed(self._compare(i, j)))
+            pair = self.stored.target(i), like.target(j)
+            if pair not in done:
+                done.add(pair)
+                todo.extend(reversed(self._compare(*pair)))
         if self.noted:
-            places = {id(table): self._places(table) for table in (self.stored, like)}
-            lines = [f"{places[id(table)][node]}: {text}" for table, node, text in self.noted]
-            raise differences(self.stored.where, lines)
-        return self.fit
+            raise differs_from_like(self.stored.where, self._lines())
+        return self.target
 
-    def _places(self, table: _Table) -> dict[int, str]:
-        """Return the paths of the nodes of a table of which something was noted."""
-        nodes = [node for other, node, _ in self.noted if other is table]
-        return dict(zip(nodes, paths.format_paths(table, nodes), strict=True))
+    def _lines(self) -> list[str]:
+        """Return what was noted, with the paths of the nodes that will be shown."""
+        shown = self.noted[:LINES_SHOWN]
+        places: dict[tuple[int, int], str] = {}
+        for table in (self.stored, self.like):
+            nodes = [node for other, node, _ in shown if other is table]
+            for node, path in zip(nodes, paths.format_paths(table, nodes), strict=True):
+                places[id(table), node] = path
+        lines = [f"{places[id(table), node]}: {text}" for table, node, text in shown]
+        return [*lines, *(text for _, _, text in self.noted[LINES_SHOWN:])]
 
     def _compare(self, i: int, j: int) -> list[tuple[int, int]]:
         """Note how two nodes differ; return the pairs of children to go on with."""
         stored, like = self.stored, self.like
         kind, kind_like = Kind(stored.kind[i]), Kind(like.kind[j])
         if kind == Kind.SUPPLIED:
-            self.fit.overrides[i] = like.objects[j]
+            self.target.overrides[i] = like.objects[j]
             return []
         if kind == Kind.LEAF:
             self._compare_leaf(i, j)
@@ -156,9 +145,8 @@ class _Comparison:
         if _VALUE_KINDS.get(kind, kind) != _VALUE_KINDS.get(kind_like, kind_like):
             self._differ(i, self._name(i), self._like(j))
             return []
-        if kind == Kind.DEFAULT_DICT and stored.data(i) != like.data[j]:
-            mine, theirs = (d.decode() or "None" for d in (stored.data(i), like.data[j]))
-            self._differ(i, f"factory {mine}", theirs)
+        if kind == Kind.DEFAULT_DICT and stored.data(i) != like.data(j):
+            self._differ(i, f"factory {stored.text(i) or None}", like.text(j) or "None")
         if kind in DICT_KINDS:
             return self._compare_dicts(i, j)
         if kind in (Kind.RECORD, Kind.ENUM):
@@ -168,22 +156,22 @@ class _Comparison:
         return self._compare_children(i, j)
 
     def _compare_children(self, i: int, j: int) -> list[tuple[int, int]]:
-        ours, theirs = self.stored.layout.children(i), self.like.layout.children(j)
-        self._unmatched(ours[len(theirs) :], theirs[len(ours) :])
-        return list(zip(ours, theirs, strict=False))
+        stored, like = self.stored.layout.children(i), self.like.layout.children(j)
+        self._unmatched(stored[len(like) :], like[len(stored) :])
+        return list(zip(stored, like, strict=False))
 
     def _compare_records(self, i: int, j: int) -> list[tuple[int, int]]:
-        row, other = self.stored.row(i), self.like.row(j)
+        row, row_like = self.stored.row(i), self.like.row(j)
         cls = type(self.like.objects[j])
-        if str(row) != str(other) and not self._leads_to(row, cls):
-            self._differ(i, str(row), str(other), _hint(row, cls))
+        if str(row) != str(row_like) and not self._leads_to(row, cls):
+            self._differ(i, str(row), str(row_like), _hint(row, cls))
             return []
-        if row.kind not in classes.RECORDS or other.kind not in classes.RECORDS:
-            if row.kind != other.kind or row.fields != other.fields:
-                mine, theirs = (f"{r.kind} ({', '.join(r.fields)})" for r in (row, other))
-                self._differ(i, f"{row}: {mine}", theirs)
+        if row.kind not in classes.RECORDS or row_like.kind not in classes.RECORDS:
+            if row.kind != row_like.kind or row.fields != row_like.fields:
+                texts = [f"{r.kind} ({', '.join(r.fields)})" for r in (row, row_like)]
+                self._differ(i, f"{row}: {texts[0]}", texts[1])
                 return []
-            self.fit.given[str(row)] = cls
+            self.target.classes[str(row)] = cls
             return self._compare_children(i, j) if row.kind != TypeKind.ENUM else []
         origins = self.origins.get((self.stored.type[i], cls))
         if origins is None:
@@ -193,10 +181,10 @@ class _Comparison:
                 self._note(self.stored, i, str(error))
                 return []
             self.origins[self.stored.type[i], cls] = origins
-            self.fit.given[str(row)] = cls
-        ours = self.stored.layout.children(i)
-        places = zip(origins, self.like.layout.children(j), strict=True)
-        return [(ours[place], node) for place, node in places if place is not None]
+            self.target.classes[str(row)] = cls
+        fields = self.stored.layout.children(i)
+        pairs = zip(origins, self.like.layout.children(j), strict=True)
+        return [(fields[origin], node) for origin, node in pairs if origin is not None]
 
     def _leads_to(self, row: TypeRow, cls: type) -> bool:
         """Tell whether a stored name that is not that of `cls` means it all the same."""
@@ -206,40 +194,39 @@ class _Comparison:
             return False
 
     def _compare_dicts(self, i: int, j: int) -> list[tuple[int, int]]:
-        stored, like = self.stored, self.like
-        mine = _by_key(stored, stored.layout.children(i))
-        other = _by_key(like, like.layout.children(j))
+        stored = _by_key(self.stored, self.stored.layout.children(i))
+        like = _by_key(self.like, self.like.layout.children(j))
         self._unmatched(
-            [node for key, node in mine.items() if key not in other],
-            [node for key, node in other.items() if key not in mine],
+            [node for key, node in stored.items() if key not in like],
+            [node for key, node in like.items() if key not in stored],
         )
-        ordered = stored.kind[i] == Kind.ORDERED_DICT and mine.keys() == other.keys()
-        if ordered and list(mine) != list(other):
-            here, there = (", ".join(key for key, *_ in keys) for keys in (mine, other))
-            self._differ(i, f"order {here}", there)
-        return [(node, other[key]) for key, node in mine.items() if key in other]
+        ordered = self.stored.kind[i] == Kind.ORDERED_DICT and stored.keys() == like.keys()
+        if ordered and list(stored) != list(like):
+            orders = [", ".join(text for text, *_ in keys) for keys in (stored, like)]
+            self._differ(i, f"order {orders[0]}", orders[1])
+        return [(node, like[key]) for key, node in stored.items() if key in like]
 
     def _compare_leaf(self, i: int, j: int) -> None:
         leaf, x = self.stored.arg[i], self.like.objects[j]
-        known = registry.adapter(registry.top_level(type(x).__module__))
-        expected = known.expected(x) if known is not None else None
+        adapter = registry.adapter(registry.top_level(type(x).__module__))
+        expected = adapter.expected(x) if adapter is not None else None
         if self.like.kind[j] == Kind.LEAF:
             expected = self.like.leaf(self.like.arg[j])
         row, dtype, shape = self.stored.leaf(leaf)
         if expected is None and row.extra.get("weak") is True and self._is_number(x, dtype, shape):
             self._wish(i, (type(x).__name__, None))
-            self.fit.numbers.add(leaf)
+            self.target.numbers.add(leaf)
             return
         if expected is None:
             self._differ(i, self._name(i), self._like(j), number_hint(x, shape))
             return
-        other, dtype_like, shape_like = expected
-        impl, impl_like = row.extra.get("impl"), other.extra.get("impl")
-        if str(row) == str(other) and impl != impl_like:
+        row_like, dtype_like, shape_like = expected
+        impl, impl_like = row.extra.get("impl"), row_like.extra.get("impl")
+        if str(row) == str(row_like) and impl != impl_like:
             self._differ(i, key_text(impl), key_text(impl_like))
-        elif str(row) != str(other) and not self.numpy:
+        elif str(row) != str(row_like) and not self.numpy:
             remedy = ""
-            if other.module == "numpy":
+            if row_like.module == "numpy":
                 remedy = '; arrays="numpy" gives numpy arrays'
             elif row.module == "numpy":
                 remedy = "; have numpy arrays in `like`, and convert what is loaded"
@@ -248,14 +235,14 @@ class _Comparison:
             self._differ(i, f"shape {list(shape)}", str(list(shape_like)))
         elif dtype != dtype_like:
             self._compare_dtype(i, dtype, dtype_like)
-        wish = (str(dtype_like), known.place(x) if known is not None else None)
+        wish = (str(dtype_like), adapter.place(x) if adapter is not None else None)
         self._wish(i, wish)
-        self.fit.places[leaf] = wish[1]
+        self.target.places[leaf] = wish[1]
 
     def _is_number(self, x: Any, stored: dtypes.Stored, shape: Sequence[int]) -> bool:
         """Tell whether jit makes of such a Python number an array of this dtype and shape."""
         kind = dtypes.resolve(stored, where=self.stored.where).kind
-        return type(x) in _NUMBERS and not shape and np.dtype(type(x)).kind == kind
+        return type(x) in NUMBERS and not shape and np.dtype(type(x)).kind == kind
 
     def _wish(self, i: int, wish: tuple[str, Any]) -> None:
         """Note what `like` has for a leaf, which may stand in several places."""
@@ -267,33 +254,33 @@ class _Comparison:
                 "shardings; make them equal in `like`",
             )
 
-    def _compare_dtype(self, i: int, mine: dtypes.Stored, theirs: dtypes.Stored) -> None:
-        source = dtypes.resolve(mine, where=self.stored.where)
-        target = dtypes.resolve(theirs, where="like")
+    def _compare_dtype(self, i: int, stored: dtypes.Stored, like: dtypes.Stored) -> None:
+        source = dtypes.resolve(stored, where=self.stored.where)
+        target = dtypes.resolve(like, where="like")
         numeric = _is_numeric(source) and _is_numeric(target)
-        if not numeric or _rank(theirs, target) < _rank(mine, source):
-            self._differ(i, str(mine), str(theirs), "; no cast leads there")
+        if not numeric or _rank(like, target) < _rank(stored, source):
+            self._differ(i, str(stored), str(like), "; no cast leads there")
         elif self.cast:
-            self.fit.casts[self.stored.arg[i]] = target
+            self.target.casts[self.stored.arg[i]] = target
         else:
-            self._differ(i, str(mine), str(theirs), "; change `like`, or pass cast=True")
+            self._differ(i, str(stored), str(like), "; change `like`, or pass cast=True")
 
-    def _unmatched(self, ours: Sequence[int], theirs: Sequence[int]) -> None:
-        """Note what stands on one side only."""
-        for node in ours:
+    def _unmatched(self, stored: Sequence[int], like: Sequence[int]) -> None:
+        """Note the nodes that are on one side only."""
+        for node in stored:
             self._note(self.stored, node, f"{self._name(node)} in the checkpoint, not in `like`")
-        for node in theirs:
+        for node in like:
             self._note(self.like, node, f"{self._like(node)} in `like`, not in the checkpoint")
 
-    def _differ(self, i: int, mine: str, theirs: str, remedy: str = "") -> None:
-        """Note what is found at a stored node, and in its place in `like`."""
-        self._note(self.stored, i, f"{mine} in the checkpoint, {theirs} in `like`{remedy}")
+    def _differ(self, i: int, stored: str, like: str, remedy: str = "") -> None:
+        """Note what is at a stored node, and in its place in `like`."""
+        self._note(self.stored, i, f"{stored} in the checkpoint, {like} in `like`{remedy}")
 
-    def _note(self, table: _Table, node: int, text: str) -> None:
+    def _note(self, table: NodeTable, node: int, text: str) -> None:
         self.noted.append((table, node, text))
 
     def _name(self, i: int) -> str:
-        """Say what a stored node is."""
+        """Return the type of a stored node."""
         kind = Kind(self.stored.kind[i])
         if kind == Kind.LEAF:
             return _array(*self.stored.leaf(self.stored.arg[i]))
@@ -302,9 +289,9 @@ class _Comparison:
         return _KIND_NAMES.get(kind, kind.name.lower())
 
     def _like(self, j: int) -> str:
-        """Say what a node of `like` is."""
+        """Return the type of a node of `like`."""
         if self.like.kind[j] == Kind.SUPPLIED:
-            return f"something that cannot be stored ({self.like.data[j].decode()})"
+            return f"something that cannot be stored ({self.like.text(j)})"
         if self.like.kind[j] == Kind.LEAF:
             return _array(*self.like.leaf(self.like.arg[j]))
         cls = type(self.like.objects[j])
@@ -315,9 +302,9 @@ def _array(row: TypeRow, dtype: dtypes.Stored, shape: Sequence[int]) -> str:
     return f"{row} {dtype}{list(shape)}"
 
 
-def _by_key(table: _Table, entries: Sequence[int]) -> dict[tuple[str, tuple[str, ...], int], int]:
+def _by_key(table: NodeTable, entries: Sequence[int]) -> dict[_Key, int]:
     """Return the values of a dict by printed key and the enums in it; equal ones are numbered."""
-    out: dict[tuple[str, tuple[str, ...], int], int] = {}
+    out: dict[_Key, int] = {}
     for key, value in zip(entries[::2], entries[1::2], strict=True):
         enums = [n for n in range(key, value) if table.kind[n] == Kind.ENUM]
         text = (table.key(key), tuple(str(table.row(n)) for n in enums))
@@ -329,7 +316,7 @@ def _by_key(table: _Table, entries: Sequence[int]) -> dict[tuple[str, tuple[str,
 
 
 def _hint(row: TypeRow, cls: type) -> str:
-    """Say what to do where a class may only have moved."""
+    """Return the remedy where a class may only have moved."""
     if row.name.rpartition(".")[2] != cls.__name__:
         return ""
     return (

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from ckptstore.format import Index, Kind, Leaves, Spans
-from ckptstore.tree.flattening import Walk
-from ckptstore.tree.unflattening import Rebuild
+from ckptstore.format import Kind
+from ckptstore.tree.live import LiveTree
+from ckptstore.tree.unflattening import unflatten
 
 
-def fill(like: Walk, values: Mapping[int, Any]) -> Any:
+def fill(like: LiveTree, values: Mapping[int, Any]) -> Any:
     """Return the tree of `like` with some of its nodes replaced.
 
     Args:
         like: the tree, of which all that holds a replaced node is made anew.
-        values: what stands at a node instead, by node.
+        values: what takes the place of a node, by node.
 
     Raises:
         UnknownTypeError: a class that holds such a node cannot be made anew.
     """
-    none = np.zeros(0, np.int64)
-    index = Index(
-        like.types,
-        like.dtypes,
-        like.nodes(),
-        Leaves(none, none, none, none, none, none),
-        Spans(none, none, none, none, none, []),
-    )
-    layout = like.layout
+    parents = like.layout.parent
     ancestors: set[int] = set()
     for node in values:
-        while (node := layout.parent[node]) >= 0:
+        while (node := parents[node]) >= 0:
             ancestors.add(node)
-    tree = Rebuild(index, layout, "like")
-    records = [node for node in ancestors if like.kind[node] == Kind.RECORD]
-    given = {str(like.row(node)): type(like.objects[node]) for node in records}
-    tree.resolve({like.type[node] for node in ancestors if like.type[node]}, given)
-    for node, parent in enumerate(layout.parent):
-        if node in values:
-            tree.overrides[node] = values[node]
-        elif like.kind[node] == Kind.SAME and like.arg[node] in ancestors:
+    overrides = dict(values)
+    for node, parent in enumerate(parents):
+        if node in values or node in ancestors:
+            continue
+        if like.kind[node] == Kind.SAME and like.arg[node] in ancestors:
             continue  # the filled object stands here too
-        elif node not in ancestors and (parent in ancestors or parent < 0):
-            tree.overrides[node] = like.objects[node]
-    return tree.build([0])[0]
+        if parent in ancestors or parent < 0:
+            overrides[node] = like.objects[node]
+    records = [node for node in ancestors if like.kind[node] == Kind.RECORD]
+    classes = {str(like.row(node)): type(like.objects[node]) for node in records}
+    return unflatten(like, [0], read=_no_leaf, classes=classes, overrides=overrides)[0]
+
+
+def _no_leaf(leaves: Sequence[int]) -> Iterable[tuple[int, Any]]:
+    assert not leaves, "all that is not made anew is an object of `like`"
+    return ()

@@ -1,4 +1,4 @@
-"""From the verified bytes of a leaf to its array, as an adapter makes it."""
+"""Arrays of a checkpoint: from the verified bytes of a leaf to what an adapter makes of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Maker:
 
     Attributes:
         where: the checkpoint, for messages.
-        dtype, shape, row: as stored.
+        row, dtype, shape: as stored.
         adapter: what makes the array; None for an array of numpy.
         cast: the dtype that is asked for instead, if any.
         place: where the array is to live, in the adapter's terms.
@@ -29,10 +29,10 @@ class Maker:
     """
 
     where: str
+    row: TypeRow
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     adapter: Adapter | None
-    row: TypeRow
     cast: np.dtype[Any] | None
     place: Any
     is_number: bool
@@ -70,7 +70,7 @@ class Maker:
 def making(
     row: TypeRow, dtype: np.dtype[Any], shape: tuple[int, ...], *, where: str
 ) -> Iterator[None]:
-    """Turn what an adapter raises while it makes an array into an error that says where.
+    """Turn what an adapter raises while it makes an array into an error with the place.
 
     Raises:
         CorruptError: reason ``bad-type``: the adapter knows no such array; or what it found.
@@ -81,7 +81,7 @@ def making(
     except (CorruptError, UnsupportedError) as error:
         raise type(error)(f"{where}: {error}", reason=error.reason) from error
     except KeyError:
-        raise unknown(row, where=where) from None
+        raise unknown_array(row, where=where) from None
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # whatever a framework, or an adapter of another package, raises
@@ -92,8 +92,8 @@ def making(
         ) from error
 
 
-def unknown(row: TypeRow, *, where: str) -> CorruptError:
-    """Return the error that a stored type is none of an array."""
+def unknown_array(row: TypeRow, *, where: str) -> CorruptError:
+    """Return the error that a stored type is not one of an array."""
     return CorruptError(
-        f"{where}: {row} is no array that this ckptstore knows", reason=Reason.BAD_TYPE
+        f"{where}: {row} is not an array that this ckptstore knows", reason=Reason.BAD_TYPE
     )

@@ -13,38 +13,19 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from ckptstore import errors
 from ckptstore.errors import Reason, StructureError
-from ckptstore.format import DICT_KINDS, Kind, Layout, TypeKind, TypeRow
+from ckptstore.format import DICT_KINDS, Kind, TypeKind
+from ckptstore.tree.nodes import NodeTable
 
 _STEP = re.compile(
     r"""\.(?P<field>\*\*|\*|[^.\[\]'"*]+)|\[(?P<item>(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\[\]'"]|\[[^\]]*\])+)\]"""
 )
 
 
-class Table(Protocol):
-    """The columns that a path needs, as lists: a finished table or one still being filled."""
-
-    @property
-    def kind(self) -> Sequence[int]: ...  # noqa: D102
-    @property
-    def arity(self) -> Sequence[int]: ...  # noqa: D102
-    @property
-    def type(self) -> Sequence[int]: ...  # noqa: D102
-    @property
-    def arg(self) -> Sequence[int]: ...  # noqa: D102
-    @property
-    def types(self) -> Sequence[TypeRow]: ...  # noqa: D102
-    @property
-    def layout(self) -> Layout:
-        """Where each node stands, of a finished table."""
-
-    def key(self, node: int) -> Any:
-        """Return a printable form of the dict key that the subtree at `node` holds."""
-
-
-def step(table: Table, parent: int, position: int, previous: int) -> str:
+def step(table: NodeTable, parent: int, position: int, previous: int) -> str:
     """Return the step from `parent` to its child number `position`, "" for what a wrapper holds.
 
     Args:
@@ -57,7 +38,7 @@ def step(table: Table, parent: int, position: int, previous: int) -> str:
     if kind in DICT_KINDS:
         return f"{{key {position // 2}}}" if position % 2 == 0 else f"[{table.key(previous)}]"
     if kind == Kind.RECORD:
-        row = table.types[table.type[parent] - 1]
+        row = table.row(parent)
         if row.extra.get("wraps") is True:
             return f"{{{row.fields[position]}}}" if position else ""
         if row.kind != TypeKind.PYTREE:
@@ -70,7 +51,7 @@ def step(table: Table, parent: int, position: int, previous: int) -> str:
     return f"[{position}]"
 
 
-def walk(table: Table) -> Iterator[tuple[int, int, int, int]]:
+def walk(table: NodeTable) -> Iterator[tuple[int, int, int, int]]:
     """Give (node, parent, position, previous child) of every node after the root, in preorder."""
     stack: list[list[int]] = []  # [node, how many children were seen, the last of them]
     for node, arity in enumerate(table.arity):
@@ -85,7 +66,19 @@ def walk(table: Table) -> Iterator[tuple[int, int, int, int]]:
             stack.append([node, 0, -1])
 
 
-def format_paths(table: Table, wanted: Sequence[int]) -> list[str]:
+def path(table: NodeTable, node: int) -> str:
+    """Return the path of a node."""
+    return format_paths(table, [node])[0]
+
+
+def listed(table: NodeTable, notes: Sequence[tuple[int, str]], most: int) -> list[str]:
+    """Return the first notes on nodes as ``path: text``, and how many more there are."""
+    places = format_paths(table, [node for node, _ in notes[:most]])
+    lines = [f"{place}: {text}" for place, (_, text) in zip(places, notes[:most], strict=True)]
+    return errors.listed([*lines, *(text for _, text in notes[most:])], most)
+
+
+def format_paths(table: NodeTable, wanted: Sequence[int]) -> list[str]:
     """Return the paths of nodes; `table` may still be missing what comes after them."""
     want = set(wanted)
     if not want:
@@ -116,7 +109,7 @@ def parse(pattern: str) -> tuple[str, ...]:
     """
     if not isinstance(pattern, str) or not pattern.startswith("$"):
         raise StructureError(
-            f"select: {pattern!r:.200} is no pattern; it begins with $, as in $.params or "
+            f"select: {pattern!r:.200} is not a pattern; it begins with $, as in $.params or "
             "$.opt_state[0]",
             reason=Reason.BAD_PATTERN,
         )
@@ -153,7 +146,7 @@ def _unquote(text: str) -> Any:
         return text[1:-1]
 
 
-def select(table: Table, patterns: Sequence[str]) -> list[list[tuple[str, int]]]:
+def matches(table: NodeTable, patterns: Sequence[str]) -> list[list[tuple[str, int]]]:
     """Return, for each pattern, the (path, node) of all that it matches, in the tree's order.
 
     What stands in several places is found in each, but by `**` only in the first. Steps inside
@@ -161,17 +154,17 @@ def select(table: Table, patterns: Sequence[str]) -> list[list[tuple[str, int]]]
     """
     parsed = [parse(pattern) for pattern in patterns]
     end = table.layout.end
-    found: list[list[tuple[str, int]]] = [[] for _ in patterns]
+    matched: list[list[tuple[str, int]]] = [[] for _ in patterns]
     # A state is (pattern, how many of its steps are done); a place has those of all patterns.
     start = frozenset(s for i in range(len(parsed)) for s in _close(parsed, (i, 0)))
     shared: set[tuple[int, frozenset[tuple[int, int]]]] = set()
     stack = [(0, "$", start)]
     while stack:
-        node, path, states = stack.pop()
+        node, place, states = stack.pop()
         same = table.kind[node] == Kind.SAME
-        node = table.arg[node] if same else node
+        node = table.target(node)
         for i in sorted({i for i, done in states if done == len(parsed[i])}):
-            found[i].append((path, node))
+            matched[i].append((place, node))
         if any("**" in parsed[i][done : done + 1] for i, done in states):
             if same and (node, states) in shared:
                 continue  # else a chain of shared pairs has endlessly many paths
@@ -183,10 +176,10 @@ def select(table: Table, patterns: Sequence[str]) -> list[list[tuple[str, int]]]
             text = step(table, node, position, previous)
             after = frozenset() if text.startswith("{") else _advance(parsed, states, text)
             if after:
-                below.append((child, path + text, after))
+                below.append((child, place + text, after))
             child, previous = end[child], child
         stack.extend(reversed(below))
-    return found
+    return matched
 
 
 def _advance(

@@ -1,40 +1,44 @@
-"""What `select` means: the places of a table that patterns match."""
+"""Selecting: the places of a table that the patterns of ``select=`` match."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
-from ckptstore.errors import Reason, StructureError, UnknownTypeError
+from ckptstore.errors import Reason, StructureError, UnknownTypeError, bad_argument, listed
 from ckptstore.format import Kind, TypeRow
 from ckptstore.tree import paths
-from ckptstore.tree.flattening import Walk
+from ckptstore.tree.live import LiveTree
+from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.stored import StoredTree
 from ckptstore.types import classes, lookup
 
+_NEAR_SHOWN = 20
 
-def patterns_of(select: Any) -> list[str]:
-    """Return the patterns of ``select=``; raises StructureError, reason ``bad-pattern``."""
+
+def patterns_of(select: Any, where: str) -> list[str]:
+    """Return the patterns of ``select=``, an argument of the call `where`.
+
+    Raises:
+        StructureError: reason ``bad-pattern``.
+    """
     if isinstance(select, str):
         return [select]
     if isinstance(select, Iterable) and not isinstance(select, bytes | bytearray):
         return list(select)
-    raise StructureError(
-        f"select={select!r:.80}, expected a pattern such as $.params, or a list of them",
-        reason=Reason.BAD_PATTERN,
-    )
+    expected = "a pattern such as $.params, or a list of them"
+    raise bad_argument(where, "select", select, expected, reason=Reason.BAD_PATTERN)
 
 
-def selected(table: Any, patterns: Sequence[str], where: str) -> dict[str, int]:
+def select(table: NodeTable, patterns: Sequence[str], where: str) -> dict[str, int]:
     """Return the nodes that the patterns match, by path.
 
     Raises:
-        StructureError: reason ``no-match``, with the paths that are near.
+        StructureError: reason ``no-match``, with the paths that are near; ``ambiguous``.
     """
-    found = paths.select(table, patterns)
-    for pattern, places in zip(patterns, found, strict=True):
+    matches = paths.matches(table, patterns)
+    for pattern, places in zip(patterns, matches, strict=True):
         if not places:
             near = _near(table, pattern)
             raise StructureError(
@@ -42,7 +46,7 @@ def selected(table: Any, patterns: Sequence[str], where: str) -> dict[str, int]:
                 reason=Reason.NO_MATCH,
             )
     out: dict[str, int] = {}
-    for path, node in dict.fromkeys(place for places in found for place in places):
+    for path, node in dict.fromkeys(place for places in matches for place in places):
         if out.setdefault(path, node) != node:
             raise StructureError(
                 f"{where}: {path} names several places, whose keys print the same; select what "
@@ -52,7 +56,12 @@ def selected(table: Any, patterns: Sequence[str], where: str) -> dict[str, int]:
     return dict(sorted(out.items(), key=lambda place: place[1]))  # in the tree's order
 
 
-def as_today(stored: StoredTree, like: Walk, given: Mapping[str, type]) -> StoredTree:
+def is_one_place(select: str | Sequence[str]) -> bool:
+    """Tell whether ``select=`` is one pattern without ``*``, which asks for a value, not a dict."""
+    return isinstance(select, str) and not {"*", "**"} & set(paths.parse(select))
+
+
+def named_as_today(stored: StoredTree, like: LiveTree, given: Mapping[str, type]) -> StoredTree:
     """Return the table of a checkpoint with its fields named as in the classes of `like`.
 
     Args:
@@ -62,9 +71,7 @@ def as_today(stored: StoredTree, like: Walk, given: Mapping[str, type]) -> Store
     """
     rows = zip(like.kind, like.type, like.objects, strict=True)
     own = {str(like.types[t - 1]): type(x) for kind, t, x in rows if kind == Kind.RECORD}
-    view = copy.copy(stored)
-    view.types = _Renamed(stored.types, {**own, **given})
-    return view
+    return stored.with_types(_Renamed(stored.types, {**own, **given}))
 
 
 class _Renamed(Sequence[TypeRow]):
@@ -105,13 +112,13 @@ class _Renamed(Sequence[TypeRow]):
         return replace(row, fields=tuple(fields))
 
 
-def _near(table: Any, pattern: str) -> list[str]:
-    """The children of the deepest place that the pattern does reach."""
+def _near(table: NodeTable, pattern: str) -> list[str]:
+    """Return the children of the deepest place that the pattern does reach."""
     steps = paths.parse(pattern)
     for count in range(len(steps) - 1, -1, -1):
-        near = paths.select(table, ["$" + "".join(_as_text(s) for s in steps[:count]) + ".*"])[0]
+        near = paths.matches(table, ["$" + "".join(map(_as_text, steps[:count])) + ".*"])[0]
         if near:
-            return [path for path, _ in near[:20]] + ["…"] * (len(near) > 20)
+            return listed([path for path, _ in near], _NEAR_SHOWN)
     return ["only $"]
 
 

@@ -5,27 +5,28 @@ Nothing of it is built here: `unflattening.py` does that.
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
-import struct
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 
-from ckptstore.errors import CorruptError, Reason
-from ckptstore.format import BLOB_KINDS, DICT_KINDS, Index, Kind, Layout, TypeRow, dtypes
+from ckptstore.errors import CorruptError
+from ckptstore.format import DICT_KINDS, File, Index, Kind, Layout, TypeRow, decode_index, dtypes
 from ckptstore.format.dtypes import Stored
-from ckptstore.tree import encoding, paths
+from ckptstore.tree import paths, scalars
+from ckptstore.tree.keys import printable
+from ckptstore.tree.nodes import NodeTable
 
 
-class StoredTree:
-    """A decoded table of nodes; it is what `paths` reads too.
+class StoredTree(NodeTable):
+    """The nodes of a checkpoint.
 
     Attributes:
-        index: the decoded index; `layout` says where each of its nodes stands.
-        where: the checkpoint, for messages.
-        leaf_values: what is known of the leaves, by number; those of long scalars are bytes.
+        index: the decoded index.
+        long_keys: the bytes of the long scalars in dict keys, by leaf, once they were read.
     """
 
     def __init__(self, index: Index, layout: Layout, where: str) -> None:
@@ -38,14 +39,41 @@ class StoredTree:
         self.arity: list[int] = nodes.arity.tolist()
         self.type: list[int] = nodes.type.tolist()
         self.arg: list[int] = nodes.arg.tolist()
-        self.leaf_values: dict[int, Any] = {}
+        self.long_keys: Mapping[int, bytes] = {}
         self._heap = nodes.heap
         self._heap_at = [0, *itertools.accumulate(nodes.size.tolist())]
         self._dtypes: dict[int, np.dtype[Any]] = {}
 
-    def row(self, node: int) -> TypeRow:
-        """Return the type of a node that has one."""
-        return self.types[self.type[node] - 1]
+    @classmethod
+    def decode(cls, parts: Sequence[bytes], files: Sequence[File], *, where: str) -> Self:
+        """Decode and check an index.
+
+        Args:
+            parts: the inline index, if any, then the index files in the order of the table of
+                files.
+            files: the table of files.
+            where: the checkpoint, for messages.
+
+        Raises:
+            CorruptError: with the reason of the first check that fails.
+        """
+        return cls(*decode_index(parts, files, where=where), where)
+
+    def with_keys(self, long_keys: Mapping[int, bytes]) -> Self:
+        """Return this tree with the bytes of its `key_leaves`."""
+        view = copy.copy(self)
+        view.long_keys = long_keys
+        return view
+
+    def with_types(self, types: Sequence[TypeRow]) -> Self:
+        """Return this tree with another table of types."""
+        view = copy.copy(self)
+        view.types = types
+        return view
+
+    def data(self, node: int) -> bytes:
+        """Return the bytes of a node in the heap: none of a long scalar."""
+        return self._heap[self._heap_at[node] : self._heap_at[node + 1]]
 
     def leaf(self, number: int) -> tuple[TypeRow, Stored, tuple[int, ...]]:
         """Return the type, dtype and shape of a leaf."""
@@ -53,56 +81,21 @@ class StoredTree:
         row = index.types[int(leaves.type[number]) - 1]
         return row, index.dtypes[int(leaves.dtype[number])], index.shape(number)
 
-    def path(self, node: int) -> str:
-        """Return the path of a node."""
-        return paths.format_paths(self, [node])[0]
+    def dtype(self, number: int) -> np.dtype[Any]:
+        """Return a dtype of the table; each is made once, however many leaves are of it."""
+        if number not in self._dtypes:
+            self._dtypes[number] = dtypes.resolve(self.index.dtypes[number], where=self.where)
+        return self._dtypes[number]
 
-    def data(self, node: int) -> bytes:
-        """Return the bytes of a node in the heap, or of its leaf where the scalar is long."""
-        if (leaf := self.long_scalars.get(node)) is not None:
-            found: bytes = self.leaf_values[leaf]
-            return found
-        return self._heap[self._heap_at[node] : self._heap_at[node + 1]]
+    def leaf_path(self, leaf: int) -> str:
+        """Return the path of the node that holds a leaf."""
+        return paths.path(self, self.leaf_nodes[leaf])
 
-    def key(self, node: int) -> str:
-        """Return a printable form of the dict key at `node`."""
-        try:
-            return self._key(node)
-        except RecursionError:
-            return "<a deeply nested key>"
-
-    def _key(self, node: int) -> str:
-        if self.kind[node] == Kind.SAME:
-            node = self.arg[node]
-        kind = self.kind[node]
-        if kind == Kind.ENUM:
-            return f"{self.row(node).name}.{self.text(node)}"
-        if kind in (Kind.TUPLE, Kind.FROZENSET):
-            parts = [self._key(child) for child in self.layout.children(node)]
-            if kind == Kind.FROZENSET:
-                return f"frozenset({{{', '.join(parts)}}})"
-            return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
-        if node in self.long_scalars and self.long_scalars[node] not in self.leaf_values:
-            return f"<{Kind(kind).name.lower()} of {self.index.shape(self.arg[node] - 1)[0]} bytes>"
-        try:
-            return encoding.printable(self.scalar(node))
-        except (KeyError, ValueError, CorruptError):
-            return f"<{Kind(kind).name.lower()}>"
-
-    def types_in(self, roots: Iterable[int]) -> set[int]:
-        """Return the numbers of the types that the subtrees at `roots` use."""
-        return {self.type[i] for r in roots for i in range(r, self.layout.end[r]) if self.type[i]}
-
-    def leaves(self, roots: Sequence[int]) -> list[int]:
-        """Return the leaves that the subtrees at `roots` hold."""
-        out = []
-        for root in roots:
-            for i in range(root, self.layout.end[root]):
-                if self.kind[i] == Kind.LEAF:
-                    out.append(self.arg[i])
-                elif i in self.long_scalars:
-                    out.append(self.long_scalars[i])
-        return sorted(set(out))
+    @functools.cached_property
+    def leaf_nodes(self) -> Mapping[int, int]:
+        """The node that holds each leaf."""
+        arrays = {self.arg[i]: i for i, kind in enumerate(self.kind) if kind == Kind.LEAF}
+        return arrays | {leaf: node for node, leaf in self.long_scalars.items()}
 
     def key_leaves(self) -> list[int]:
         """Return the leaves that hold long scalars in dict keys."""
@@ -114,60 +107,28 @@ class StoredTree:
                 keys.add(node)
         return [leaf for node, leaf in self.long_scalars.items() if node in keys]
 
-    @functools.cached_property
-    def long_scalars(self) -> dict[int, int]:
-        """The leaf of each scalar whose bytes are too many for the heap, by node."""
-        rows = enumerate(zip(self.kind, self.arg, strict=True))
-        return {node: arg - 1 for node, (kind, arg) in rows if arg and kind in BLOB_KINDS}
-
-    @functools.cached_property
-    def leaf_nodes(self) -> dict[int, int]:
-        """The node that holds each leaf."""
-        held = {self.arg[i]: i for i, kind in enumerate(self.kind) if kind == Kind.LEAF}
-        return held | {leaf: node for node, leaf in self.long_scalars.items()}
-
-    def dtype(self, number: int) -> np.dtype[Any]:
-        """Return a dtype of the table; each is made once, however many leaves are of it."""
-        if number not in self._dtypes:
-            self._dtypes[number] = dtypes.resolve(self.index.dtypes[number], where=self.where)
-        return self._dtypes[number]
-
-    def text(self, node: int) -> str:
-        """Return the text of a node: of a factory, a symbol, an enum's member."""
+    def key(self, node: int) -> str:
+        """Return a printable form of the dict key at `node`; of a long one, once it was read."""
         try:
-            return self.data(node).decode()
-        except UnicodeDecodeError:
-            raise CorruptError(
-                f"{self.where}: node {node} is not valid UTF-8", reason=Reason.BAD_SCALAR
-            ) from None
+            return self._key(node)
+        except RecursionError:
+            return "<a deeply nested key>"
 
-    def scalar(self, node: int) -> Any:
-        """Return the scalar at a node."""
-        kind, data = self.kind[node], self.data(node)
+    def _key(self, node: int) -> str:
+        node = self.target(node)
+        kind = self.kind[node]
+        if kind == Kind.ENUM:
+            return f"{self.row(node).name}.{self.text(node)}"
+        if kind in (Kind.TUPLE, Kind.FROZENSET):
+            parts = [self._key(child) for child in self.layout.children(node)]
+            if kind == Kind.FROZENSET:
+                return f"frozenset({{{', '.join(parts)}}})"
+            return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+        leaf = self.long_scalars.get(node)
+        if leaf is not None and leaf not in self.long_keys:
+            return f"<{Kind(kind).name.lower()} of {self.index.shape(leaf)[0]} bytes>"
+        data = self.data(node) if leaf is None else self.long_keys[leaf]
         try:
-            return _SCALARS[kind](data, self.arg[node])
-        except (ValueError, struct.error) as error:
-            raise CorruptError(
-                f"{self.where}: node {node} is no {Kind(kind).name}: {error}",
-                reason=Reason.BAD_SCALAR,
-            ) from None
-
-
-def _bool(arg: int) -> bool:
-    if arg > 1:
-        raise ValueError(f"{arg} is neither 0 nor 1")
-    return arg == 1
-
-
-_SCALARS: dict[int, Callable[[bytes, int], Any]] = {
-    Kind.NONE: lambda data, arg: None,
-    Kind.BOOL: lambda data, arg: _bool(arg),
-    Kind.INT: lambda data, arg: int.from_bytes(data, "little", signed=True),
-    Kind.FLOAT: lambda data, arg: struct.unpack("<d", data)[0],
-    Kind.COMPLEX: lambda data, arg: complex(*struct.unpack("<dd", data)),
-    Kind.STR: lambda data, arg: data.decode(),
-    Kind.SURROGATE_STR: lambda data, arg: data.decode("utf-8", "surrogatepass"),
-    Kind.BYTES: lambda data, arg: bytes(data),
-    Kind.BYTEARRAY: lambda data, arg: bytearray(data),
-    Kind.ELLIPSIS: lambda data, arg: ...,
-}
+            return printable(scalars.decode(self, node, data))
+        except (KeyError, ValueError, CorruptError):
+            return f"<{Kind(kind).name.lower()}>"

@@ -28,7 +28,7 @@ from ckptstore.saving import background
 from ckptstore.saving.background import PendingSave
 from ckptstore.saving.staging import Staging
 from ckptstore.saving.writer import Attempt
-from ckptstore.tree.flattening import flatten
+from ckptstore.tree import flatten
 from tests.support import compare, places
 
 STEPS = 200

@@ -572,5 +572,5 @@ def test_arrays_numpy_inspect_and_verify_need_no_framework(tmp_path: pathlib.Pat
 
 
 def test_arrays_takes_no_other_word(url: pathlib.Path) -> None:
-    with pytest.raises(ckptstore.StructureError, match="arrays='torch'"):
+    with pytest.raises(ckptstore.StructureError, match="arrays is 'torch'"):
         ckptstore.load(url, arrays="torch")  # type: ignore[arg-type]

@@ -1,0 +1,163 @@
+"""Containers of Python: from an object to its node and children, and back. Spec: section 5.3."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ckptstore.errors import CorruptError, Reason
+from ckptstore.format import Kind
+from ckptstore.tree import keys, paths
+from ckptstore.tree.live import Encode, LiveTree
+from ckptstore.tree.nodes import NodeTable
+from ckptstore.tree.records import encode_record
+from ckptstore.types import registry
+from ckptstore.types.registry import Refusal
+
+_FACTORIES: Mapping[str, Any] = {
+    "": None,
+    **{
+        f.__name__: f
+        for f in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
+    },
+}
+"""What a defaultdict may have for its factory, by stored name."""
+
+
+def _encode_list(live: LiveTree, x: list[Any]) -> Sequence[Any]:
+    live.add(Kind.LIST)
+    return x
+
+
+def _encode_tuple(live: LiveTree, x: tuple[Any, ...]) -> Sequence[Any]:
+    live.add(Kind.TUPLE)
+    return x
+
+
+def _encode_range(live: LiveTree, x: range) -> Sequence[Any]:
+    live.add(Kind.RANGE)
+    return (x.start, x.stop, x.step)
+
+
+def _decode_range(table: NodeTable, node: int, values: Sequence[Any]) -> range:
+    if not all(type(value) is int for value in values) or values[2] == 0:
+        raise _corrupt(table, node, "not a range", Reason.BAD_SCALAR)
+    return range(*values)
+
+
+def _encode_slice(live: LiveTree, x: slice) -> Sequence[Any]:
+    live.add(Kind.SLICE)
+    return (x.start, x.stop, x.step)
+
+
+def _encode_dict(live: LiveTree, x: dict[Any, Any]) -> Sequence[Any]:
+    return _encode_entries(live, Kind.DICT, x)
+
+
+def _encode_ordered_dict(live: LiveTree, x: collections.OrderedDict[Any, Any]) -> Sequence[Any]:
+    if vars(x):
+        adapter = registry.adapter("collections")
+        record = adapter.record(type(x)) if adapter is not None else None
+        assert record is not None
+        return encode_record(record, live, x)
+    return _encode_entries(live, Kind.ORDERED_DICT, x)
+
+
+def _encode_default_dict(live: LiveTree, x: collections.defaultdict[Any, Any]) -> Sequence[Any]:
+    names = [name for name, factory in _FACTORIES.items() if factory is x.default_factory]
+    if not names:
+        raise Refusal(
+            f"the factory {x.default_factory!r} of this defaultdict cannot be carried; use one "
+            f"of {', '.join(filter(None, _FACTORIES))} or None"
+        )
+    return _encode_entries(live, Kind.DEFAULT_DICT, x, names[0].encode())
+
+
+def _encode_entries(
+    live: LiveTree, kind: Kind, x: Mapping[Any, Any], data: bytes = b""
+) -> Sequence[Any]:
+    keys.refuse_unfit(x)
+    live.add(kind, data=data)
+    return [part for entry in x.items() for part in entry]
+
+
+def _decode_dict(table: NodeTable, node: int, values: Sequence[Any]) -> Any:
+    return _filled({}, table, node, values)
+
+
+def _decode_ordered_dict(table: NodeTable, node: int, values: Sequence[Any]) -> Any:
+    return _filled(collections.OrderedDict(), table, node, values)
+
+
+def _decode_default_dict(table: NodeTable, node: int, values: Sequence[Any]) -> Any:
+    name = table.text(node)
+    if name not in _FACTORIES:
+        raise CorruptError(
+            f"{table.where}: {name!r:.80} is not a factory of a defaultdict",
+            reason=Reason.BAD_SCALAR,
+        )
+    return _filled(collections.defaultdict(_FACTORIES[name]), table, node, values)
+
+
+def _filled(
+    out: dict[Any, Any], table: NodeTable, node: int, values: Sequence[Any]
+) -> dict[Any, Any]:
+    """Put the keys and values of a stored dict, which take turns, into an empty one."""
+    _refuse_crowd(table, node, values[::2])
+    for key, value in zip(values[::2], values[1::2], strict=True):
+        if key in out:
+            text = f"the key {keys.printable(key):.80} stands twice"
+            raise _corrupt(table, node, text, Reason.DUPLICATE_KEY)
+        out[key] = value
+    return out
+
+
+def _encode_set(live: LiveTree, x: set[Any] | frozenset[Any]) -> Sequence[Any]:
+    keys.refuse_unfit(x)
+    live.add(Kind.SET if type(x) is set else Kind.FROZENSET)
+    return sorted(x, key=keys.set_order)
+
+
+def _decode_set(table: NodeTable, node: int, values: Sequence[Any]) -> set[Any]:
+    _refuse_crowd(table, node, values)
+    out = set(values)  # of kinds that `validate` lets be hashed
+    if len(out) != len(values):
+        raise _corrupt(table, node, "an item stands twice", Reason.DUPLICATE_KEY)
+    return out
+
+
+def _refuse_crowd(table: NodeTable, node: int, values: Sequence[Any]) -> None:
+    if keys.is_crowd(values):
+        raise _corrupt(table, node, f"over {keys.CROWD} keys of one hash", Reason.TOO_MANY)
+
+
+def _corrupt(table: NodeTable, node: int, text: str, reason: Reason) -> CorruptError:
+    return CorruptError(f"{table.where}: {paths.path(table, node)}: {text}", reason=reason)
+
+
+ENCODERS: Mapping[type, Encode] = {
+    list: _encode_list,
+    tuple: _encode_tuple,
+    dict: _encode_dict,
+    collections.OrderedDict: _encode_ordered_dict,
+    collections.defaultdict: _encode_default_dict,
+    set: _encode_set,
+    frozenset: _encode_set,
+    range: _encode_range,
+    slice: _encode_slice,
+}
+"""By exact type."""
+
+DECODERS: Mapping[int, Callable[[NodeTable, int, Sequence[Any]], Any]] = {
+    Kind.LIST: lambda table, node, values: list(values),
+    Kind.TUPLE: lambda table, node, values: tuple(values),
+    Kind.DICT: _decode_dict,
+    Kind.ORDERED_DICT: _decode_ordered_dict,
+    Kind.DEFAULT_DICT: _decode_default_dict,
+    Kind.SET: _decode_set,
+    Kind.FROZENSET: lambda table, node, values: frozenset(_decode_set(table, node, values)),
+    Kind.RANGE: _decode_range,
+    Kind.SLICE: lambda table, node, values: slice(*values),
+}
+"""By kind; each makes a container of its children."""

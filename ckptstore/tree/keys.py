@@ -1,0 +1,75 @@
+"""Dict keys and set items: which can be carried, in which order, and their text in a path."""
+
+from __future__ import annotations
+
+import collections
+import enum
+import struct
+from collections.abc import Collection
+from typing import Any
+
+from ckptstore.format import KEY_MAX_DEPTH
+from ckptstore.tree.scalars import SCALAR_TYPES, int_bytes
+from ckptstore.types.registry import Refusal
+
+CROWD = 100
+"""How many keys or items of one dict or set may have the same hash."""
+
+_LONG_INT = 10**1000
+"""From here on an int is shown in hex: Python refuses to print thousands of decimal digits."""
+
+
+def printable(key: Any) -> str:
+    """Return the text of a dict key in a path."""
+    if isinstance(key, enum.Enum):
+        return f"{type(key).__qualname__}.{key._name_}"
+    if type(key) is tuple:
+        return f"({', '.join(map(printable, key))}{',' if len(key) == 1 else ''})"
+    if type(key) is frozenset:
+        return f"frozenset({{{', '.join(map(printable, sorted(key, key=set_order)))}}})"
+    return hex(key) if type(key) is int and abs(key) >= _LONG_INT else repr(key)
+
+
+def refuse_unfit(keys: Collection[Any]) -> None:
+    """Raise Refusal where some of these cannot be the keys of a dict or the items of a set."""
+    for key in keys:
+        _check(key)
+    if is_crowd(keys):
+        raise Refusal(f"over {CROWD} keys or items have one hash; store them in a list")
+
+
+def is_crowd(keys: Collection[Any]) -> bool:
+    """Tell whether so many keys have one hash that a dict of them would take forever to make."""
+    if len(keys) <= CROWD:
+        return False
+    return collections.Counter(map(hash, keys)).most_common(1)[0][1] > CROWD
+
+
+def set_order(item: Any) -> tuple[str, bytes]:
+    """Return what sorts items of any mixture of types, by nothing but their values."""
+    if type(item) in (tuple, frozenset):
+        parts = item if type(item) is tuple else sorted(item, key=set_order)
+        return type(item).__qualname__, repr([set_order(part) for part in parts]).encode()
+    if isinstance(item, enum.Enum):
+        return type(item).__qualname__, repr(item._name_).encode()
+    if type(item) in (float, complex):
+        return type(item).__qualname__, struct.pack("<dd", complex(item).real, complex(item).imag)
+    if type(item) is int:
+        return "int", int_bytes(item)
+    return type(item).__qualname__, repr(item).encode("utf-8", "surrogatepass")
+
+
+def _check(key: Any, depth: int = 0) -> None:
+    cls = type(key)
+    if depth > KEY_MAX_DEPTH:
+        raise Refusal(f"a dict key or set item nested over {KEY_MAX_DEPTH} deep; make it flatter")
+    if cls in SCALAR_TYPES or issubclass(cls, enum.Enum):
+        return
+    if cls is tuple or cls is frozenset:
+        for part in key:
+            _check(part, depth + 1)
+        return
+    raise Refusal(
+        f"a dict key or set item of type {cls.__module__}.{cls.__qualname__} cannot be carried; "
+        "use str, int, float, bytes, bool, None, an Enum member or a tuple of these"
+    )

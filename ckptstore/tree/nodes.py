@@ -1,0 +1,75 @@
+"""The table of nodes: what is the same for a tree of live objects and for that of a checkpoint.
+
+A tree is a flat table in preorder with child counts. Spec: sections 5.2 and 5.3.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ckptstore.errors import CorruptError, Reason
+from ckptstore.format import BLOB_KINDS, Kind, Layout, TypeRow
+from ckptstore.format.dtypes import Stored
+
+
+class NodeTable(abc.ABC):
+    """A table of nodes, its columns as lists. `LiveTree` and `StoredTree` are the two kinds.
+
+    Attributes:
+        where: the tree, for messages.
+        kind, arity, type, arg: the columns.
+        types: the rows that `type` counts from 1.
+        layout: where each node of a finished table stands.
+    """
+
+    where: str
+    kind: list[int]
+    arity: list[int]
+    type: list[int]
+    arg: list[int]
+    types: Sequence[TypeRow]
+    layout: Layout
+
+    @abc.abstractmethod
+    def data(self, node: int) -> bytes:
+        """Return the bytes of a node that are kept with it: none of a long scalar."""
+
+    @abc.abstractmethod
+    def key(self, node: int) -> str:
+        """Return a printable form of the dict key at `node`."""
+
+    @abc.abstractmethod
+    def leaf(self, number: int) -> tuple[TypeRow, Stored, tuple[int, ...]]:
+        """Return the type, dtype and shape of a leaf."""
+
+    @abc.abstractmethod
+    def dtype(self, number: int) -> np.dtype[Any]:
+        """Return a dtype of the table of dtypes."""
+
+    def row(self, node: int) -> TypeRow:
+        """Return the type of a node that has one."""
+        return self.types[self.type[node] - 1]
+
+    def target(self, node: int) -> int:
+        """Return the node itself, or the one that a SAME node stands for."""
+        return self.arg[node] if self.kind[node] == Kind.SAME else node
+
+    def text(self, node: int) -> str:
+        """Return the text of a node: of a factory, a symbol, an enum's member."""
+        try:
+            return self.data(node).decode()
+        except UnicodeDecodeError:
+            raise CorruptError(
+                f"{self.where}: node {node} is not valid UTF-8", reason=Reason.BAD_SCALAR
+            ) from None
+
+    @functools.cached_property
+    def long_scalars(self) -> dict[int, int]:
+        """The leaf of each scalar whose bytes are too many for the heap, by node."""
+        rows = enumerate(zip(self.kind, self.arg, strict=True))
+        return {node: arg - 1 for node, (kind, arg) in rows if arg and kind in BLOB_KINDS}

@@ -1,0 +1,81 @@
+"""Instances of classes and members of enums: from an object to its node, and back."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from ckptstore.errors import CheckpointError, Reason, UnknownTypeError
+from ckptstore.format import Kind, TypeKind, dtypes
+from ckptstore.tree import paths
+from ckptstore.tree.live import Encode, LiveTree
+from ckptstore.tree.nodes import NodeTable
+from ckptstore.types import classes, instances
+from ckptstore.types.registry import Record, Refusal
+from ckptstore.types.standins import StandIn
+
+
+def encoder_of(record: Record) -> Encode:
+    """Return what encodes the objects of a record."""
+    return functools.partial(encode_record, record)
+
+
+def encode_record(record: Record, live: LiveTree, x: Any) -> Sequence[Any]:
+    """Append an instance; its children are its fields, or its static part and what is left."""
+    try:
+        children = record.take(x)
+    except (Refusal, dtypes.DtypeRefusal, CheckpointError, MemoryError):
+        raise
+    except Exception as error:  # of an adapter of another package, or a class that it asks
+        raise Refusal(
+            f"taking this {type(x).__qualname__} apart failed: {type(error).__name__}: {error}"
+        ) from error
+    live.add(Kind.RECORD, type=live.type_number(record.row))
+    return children
+
+
+def decode_record(
+    table: NodeTable, node: int, record: Record | StandIn, values: Sequence[Any]
+) -> Any:
+    """Return the instance at a node, of its children.
+
+    Raises:
+        UnknownTypeError: reason ``cannot-make``.
+    """
+    try:
+        return record.make(values)
+    except Exception as error:
+        own = isinstance(error, CheckpointError)
+        text = str(error) if own else f"{type(error).__name__}: {error}"
+        raise UnknownTypeError(
+            f"{table.where}: {paths.path(table, node)}: {table.row(node)} could not be made of "
+            f"what is stored: {text}",
+            reason=Reason.CANNOT_MAKE,
+        ) from error
+
+
+def encode_enum(live: LiveTree, x: enum.Enum) -> Sequence[Any]:
+    """Append a member by its name; its child is its value."""
+    cls = type(x)
+    try:
+        classes.check(cls, TypeKind.ENUM)
+        row = classes.describe(cls, TypeKind.ENUM)
+        instances.enum_member(cls, x._name_ or "", x._value_, str(row))
+    except (classes.Unsafe, CheckpointError) as error:
+        raise Refusal(f"this member of {cls.__qualname__} cannot be carried: {error}") from None
+    live.add(Kind.ENUM, type=live.type_number(row), data=(x._name_ or "").encode())
+    return (x._value_,)
+
+
+def decode_enum(table: NodeTable, node: int, cls: Any, value: Any) -> Any:
+    """Return the member of `cls` at a node.
+
+    Raises:
+        UnknownTypeError: reason ``no-such-member``.
+    """
+    name = table.text(node)
+    if isinstance(cls, StandIn):
+        return cls.make((name, value))
+    return instances.enum_member(cls, name, value, f"{table.where}: {table.row(node)}")

@@ -1,0 +1,95 @@
+"""Published functions and scalar types, carried by their public names: there and back."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+import numpy as np
+
+from ckptstore.errors import Reason, UnknownTypeError
+from ckptstore.format import Kind
+from ckptstore.tree import paths
+from ckptstore.tree.live import LiveTree
+from ckptstore.tree.nodes import NodeTable
+from ckptstore.types import registry, standins
+from ckptstore.types.registry import Refusal
+
+
+def encode_symbol(live: LiveTree, x: Any) -> None:
+    """Append a published function or scalar type by its public name."""
+    for package in _packages(x):
+        adapter = registry.adapter(package)
+        name = adapter.symbol(x) if adapter is not None else None
+        if name is not None:
+            live.add(Kind.SYMBOL, data=name.encode())
+            return
+    raise Refusal(_why_not(x))
+
+
+def decode_symbol(table: NodeTable, node: int, *, stand_in: bool) -> Any:
+    """Return what has the public name at a node.
+
+    Args:
+        table: the nodes.
+        node: one of kind SYMBOL.
+        stand_in: give a stand-in for a function of a framework that is not here.
+
+    Raises:
+        UnknownTypeError: reason ``unknown-symbol``, ``not-installed``.
+    """
+    name = table.text(node)
+    try:
+        adapter = registry.adapter(registry.top_level(name))
+        if adapter is not None:
+            return adapter.symbol_named(name)
+    except KeyError:
+        pass
+    except UnknownTypeError:
+        if stand_in:
+            return standins.Symbol(name)
+        raise
+    raise UnknownTypeError(
+        f"{table.where}: {paths.path(table, node)}: {name:.200} is not in the table of functions "
+        "and scalar types that a checkpoint may name",
+        reason=Reason.UNKNOWN_SYMBOL,
+    )
+
+
+def _packages(x: Any) -> list[str]:
+    """Return the packages whose tables may hold `x`: those that its type or itself names."""
+    if isinstance(x, types.ModuleType):
+        return []  # asking a module for an attribute may import others
+    names = [getattr(x, "__module__", None), type(x).__module__]
+    packages = [registry.top_level(n) for n in names if type(n) is str]
+    if "jax" in sys.modules and callable(x):
+        packages.append("jax")  # jax publishes functions of numpy and of functools
+    return list(dict.fromkeys(packages))
+
+
+def _why_not(x: Any) -> str:
+    cls = type(x)
+    full = f"{cls.__module__}.{cls.__qualname__}"
+    if isinstance(x, types.ModuleType):
+        return "a module cannot be carried; leave it out, or store its name as a str"
+    if isinstance(x, type):
+        return (
+            f"the class {x.__module__}.{x.__qualname__} cannot be carried as a value (only scalar "
+            'types can); store its name as a str, or name its path in save(..., supplied=["$..."])'
+        )
+    if x is np.ma.masked:
+        return "numpy.ma.masked cannot be carried; use a masked array, or None"
+    name = getattr(x, "__qualname__", None)
+    if callable(x) and isinstance(name, str):
+        shown = "a lambda" if "<lambda>" in name else f"the function {name}"
+        return (
+            f"{shown} cannot be carried: no file can hold code; keep it out of the tree, or name "
+            'its path in save(..., supplied=["$..."]) and give it back by load(url, like=...)'
+        )
+    if isinstance(x, np.ndarray):
+        return f"{full} is a subclass of numpy.ndarray; pass np.array(x)"
+    return (
+        f"an object of {full} cannot be carried; make it a dataclass or a NamedTuple, or use "
+        f"ckptstore.register({cls.__qualname__}, flatten=..., unflatten=...)"
+    )
