@@ -26,8 +26,7 @@ from ckptstore.runs import (
 )
 from ckptstore.saving.background import PendingSave, save_async
 from ckptstore.saving.writer import save
-from ckptstore.types.migrations import Migration
-from ckptstore.types.registration import register
+from ckptstore.types import Migration, register
 
 __version__ = "0.1.0"
 

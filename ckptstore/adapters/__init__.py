@@ -8,8 +8,7 @@ from __future__ import annotations
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.format.array_bytes import to_bytes
 from ckptstore.format.dtypes import describe as describe_dtype
-from ckptstore.types.migrations import Migration
-from ckptstore.types.registry import Adapter, Child, Leaf, Record, Refusal
+from ckptstore.types import Adapter, Child, Leaf, Migration, Record, Refusal
 
 __all__ = [
     "Adapter",

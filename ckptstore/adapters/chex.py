@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import chex
 
-from ckptstore.types.registry import Adapter
+from ckptstore.types import Adapter
 
 
 class ChexAdapter(Adapter):

@@ -14,8 +14,7 @@ import equinox
 from equinox.nn import State, StateIndex
 
 from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types import classes, instances
-from ckptstore.types.registry import Adapter, Record, Refusal
+from ckptstore.types import Adapter, Record, Refusal, class_row, fields_of, object_row, record_of
 
 _Shared = getattr(equinox.nn, "Shared", None)
 
@@ -56,9 +55,9 @@ def _symbols() -> dict[str, Any]:
 
 @functools.cache
 def _index_record() -> Record:
-    fields = classes.fields_of(StateIndex, TypeKind.DATACLASS)
-    row = classes.describe(StateIndex, TypeKind.DATACLASS, fields)
-    return instances.of_class(StateIndex, row)
+    fields = fields_of(StateIndex, TypeKind.DATACLASS)
+    row = class_row(StateIndex, TypeKind.DATACLASS, fields)
+    return record_of(StateIndex, row)
 
 
 def _take_index(x: Any) -> Sequence[Any]:
@@ -96,14 +95,12 @@ def _make_state(values: Sequence[Any]) -> Any:
 
 
 _RECORDS: dict[type, Record] = {
-    State: Record(
-        classes.describe_object(State, "equinox", "state", wraps=True), _take_state, _make_state
-    )
+    State: Record(object_row(State, "state", wraps=True), _take_state, _make_state)
 }
 if _Shared is not None:
     _NODE = equinox.nn._shared.SharedNode
     _RECORDS[_NODE] = Record(
-        classes.describe_object(_NODE, "equinox"),
+        object_row(_NODE),
         lambda x: (),
         lambda values: object.__new__(_NODE),
     )

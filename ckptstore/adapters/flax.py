@@ -14,8 +14,7 @@ from flax import linen
 from flax.core import FrozenDict
 
 from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types import classes
-from ckptstore.types.registry import Adapter, Record, Refusal
+from ckptstore.types import Adapter, Record, Refusal, package_version
 
 
 class FlaxAdapter(Adapter):
@@ -70,7 +69,7 @@ _FROZEN_DICT = Record(
         "FrozenDict",
         fields=("mapping",),
         package="flax",
-        version=classes.package_version("flax"),
+        version=package_version("flax"),
         extra={"wraps": True},
     ),
     _take_frozen,

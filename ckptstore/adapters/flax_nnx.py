@@ -10,8 +10,7 @@ from flax import nnx
 from flax.nnx.statelib import FlatState
 
 from ckptstore.format import TypeRow
-from ckptstore.types import classes
-from ckptstore.types.registry import Record, Refusal
+from ckptstore.types import Record, Refusal, locate, object_row
 
 _Object = getattr(nnx, "Pytree", None) or nnx.Object
 
@@ -49,13 +48,13 @@ def _below(cls: type) -> list[type]:
 
 def _is_own_variable(cls: type) -> bool:
     own = issubclass(cls, nnx.Variable) and cls.__module__.startswith("flax.nnx.")
-    return own and classes.locate(cls.__module__, cls.__qualname__) is cls
+    return own and locate(cls.__module__, cls.__qualname__) is cls
 
 
 @functools.cache
 def _variable(cls: Any) -> Record:
     return Record(
-        classes.describe_object(cls, "flax", "value", "metadata"),
+        object_row(cls, "value", "metadata"),
         _take_variable,
         functools.partial(_make, cls),
     )
@@ -98,11 +97,9 @@ def _make_flat(values: Sequence[Any]) -> Any:
     return FlatState.from_sorted_keys_values(keys, leaves)
 
 
-_STATE = Record(
-    classes.describe_object(nnx.State, "flax", "mapping", wraps=True), _take_state, _make_state
-)
+_STATE = Record(object_row(nnx.State, "mapping", wraps=True), _take_state, _make_state)
 _FLAT = Record(
-    classes.describe_object(FlatState, "flax", "keys", "values"),
+    object_row(FlatState, "keys", "values"),
     lambda x: (x._keys, x._values),
     _make_flat,
 )

@@ -10,8 +10,7 @@ import haiku
 import jax
 
 from ckptstore.format import TypeRow
-from ckptstore.types import classes
-from ckptstore.types.registry import Adapter, Record, Refusal
+from ckptstore.types import Adapter, Record, Refusal, object_row
 
 _FlatMap = type(haiku.data_structures.to_immutable_dict({}))
 
@@ -72,11 +71,9 @@ def _make_keys(values: Sequence[Any]) -> Any:
 
 
 _RECORDS: dict[type, Record] = {
-    _FlatMap: Record(
-        classes.describe_object(_FlatMap, "dm-haiku", "mapping", wraps=True), _take_map, _make_map
-    ),
+    _FlatMap: Record(object_row(_FlatMap, "mapping", wraps=True), _take_map, _make_map),
     haiku.PRNGSequence: Record(
-        classes.describe_object(haiku.PRNGSequence, "dm-haiku", "key", "subkeys"),
+        object_row(haiku.PRNGSequence, "key", "subkeys"),
         _take_keys,
         _make_keys,
     ),

@@ -17,7 +17,7 @@ from ckptstore.adapters import jax_classes, jax_symbols
 from ckptstore.errors import Reason, UnsupportedError
 from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
-from ckptstore.types.registry import Adapter, Leaf, Record, Refusal
+from ckptstore.types import Adapter, Leaf, Record, Refusal
 
 # What releases from 0.4.20 on, the oldest that is tested, call otherwise or do not have.
 _REF = getattr(jax, "Ref", None)

@@ -13,8 +13,7 @@ import numpy as np
 
 from ckptstore.adapters import jax_symbols
 from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types import classes
-from ckptstore.types.registry import Record, Refusal
+from ckptstore.types import Record, Refusal, class_row
 
 # Releases from 0.4.20 on, the oldest that is tested, may not have it.
 _make_treedef = getattr(jax.tree_util.PyTreeDef, "from_node_data_and_children", None)
@@ -134,7 +133,7 @@ def _treedef(cls: type, aux: Any, count: int) -> Any:
 
 def _registered(cls: type) -> Record:
     """Take apart by the functions that the user gave to `jax.tree_util`."""
-    row = classes.describe(cls, TypeKind.PYTREE)
+    row = class_row(cls, TypeKind.PYTREE)
 
     def take(x: Any) -> Sequence[Any]:
         found = jax.tree_util.default_registry.flatten_one_level(x)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from ckptstore.types.registry import Refusal
+from ckptstore.types import Refusal
 
 _KEY_DTYPE = "jax.random.key<{}>.dtype"
 _KEY_DTYPE_CLASS = type(jax.eval_shape(lambda: jax.random.key(0)).dtype)

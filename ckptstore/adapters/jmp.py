@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jmp  # noqa: F401 - so that its absence is reported by name
 
-from ckptstore.types.registry import Adapter
+from ckptstore.types import Adapter
 
 
 class JmpAdapter(Adapter):

@@ -11,7 +11,7 @@ import numpy as np
 from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
-from ckptstore.types.registry import Adapter, Leaf, Record, Refusal
+from ckptstore.types import Adapter, Leaf, Record, Refusal
 
 ARRAY = TypeRow(TypeKind.ARRAY, "numpy", "ndarray")
 _RECARRAY = TypeRow(TypeKind.ARRAY, "numpy", "recarray")

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ckptstore.types.migrations import Migration
-from ckptstore.types.registry import Adapter
+from ckptstore.types import Adapter, Migration
 
 # The old module, today's, and the classes that went from one to the other.
 _MOVED = (

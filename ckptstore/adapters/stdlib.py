@@ -16,7 +16,7 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types.registry import Adapter, Record, Refusal
+from ckptstore.types import Adapter, Record, Refusal
 
 _TYPES = {f"builtins.{t.__name__}": t for t in (bool, int, float, complex, str, bytes)}
 

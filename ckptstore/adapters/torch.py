@@ -15,8 +15,7 @@ import torch
 from ckptstore.errors import Reason, UnsupportedError
 from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
-from ckptstore.types import classes
-from ckptstore.types.registry import Adapter, Leaf, Record, Refusal
+from ckptstore.types import Adapter, Leaf, Record, Refusal, package_version
 
 _SAME_NAME = """
     bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64 bfloat16
@@ -64,7 +63,7 @@ class TorchAdapter(Adapter):
         if dtype is None:
             raise Refusal(
                 f"the dtype {x.dtype} is not one of the format, or needs a newer ml_dtypes than "
-                f"{classes.package_version('ml_dtypes')}; view the tensor as integers"
+                f"{package_version('ml_dtypes')}; view the tensor as integers"
             )
         row = _row(_ROW[cls], x.requires_grad, str(x.device), persistent)
         memory = (_memory(x), x.dtype, cls, x.requires_grad, persistent) if x.numel() else None
@@ -245,7 +244,7 @@ def _row(
         extra["device"] = device
     if persistent is not None:
         extra["persistent"] = persistent
-    version = classes.package_version("torch")
+    version = package_version("torch")
     return TypeRow(TypeKind.ARRAY, *names, package="torch", version=version, extra=extra)
 
 
@@ -320,7 +319,7 @@ def _make_device(values: Sequence[Any]) -> Any:
 
 
 def _object(name: str, field: str, **extra: bool) -> TypeRow:
-    version = classes.package_version("torch")
+    version = package_version("torch")
     return TypeRow(
         TypeKind.OBJECT,
         "torch",

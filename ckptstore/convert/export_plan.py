@@ -22,7 +22,7 @@ from ckptstore.format import dtypes
 from ckptstore.format.dtypes import Array, DtypeRefusal, Stored
 from ckptstore.loading import fetch
 from ckptstore.tree import LiveTree, flatten
-from ckptstore.types.registry import Refusal
+from ckptstore.types import Refusal
 
 _SHOWN = 5
 

@@ -22,7 +22,7 @@ from ckptstore.errors import (
 )
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.format.dtypes import Array
-from ckptstore.types import registry
+from ckptstore.types import find_adapter, top_level
 
 _JAX_ARRAY = TypeRow(TypeKind.ARRAY, "jax", "Array")
 
@@ -67,9 +67,9 @@ def framework(name: str, distribution: str | None = None) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if registry.top_level(error.name) != registry.top_level(name):
+        if top_level(error.name) != top_level(name):
             raise
-        package = distribution or registry.top_level(name)
+        package = distribution or top_level(name)
         raise UnknownTypeError(
             f"the package {package} is not installed here: pip install {package}",
             reason=Reason.NOT_INSTALLED,
@@ -89,7 +89,7 @@ def maker(arrays: Any) -> Callable[[Array], Any]:
             f"arrays={arrays!r:.80}, expected 'numpy' or 'jax'", reason=Reason.BAD_ARGUMENT
         )
     framework("jax")
-    adapter = registry.adapter("jax")
+    adapter = find_adapter("jax")
     assert adapter is not None
     return lambda host: adapter.array(host, _JAX_ARRAY, None)
 

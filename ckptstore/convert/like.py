@@ -12,8 +12,7 @@ from ckptstore.format import TypeRow, dtypes
 from ckptstore.format.dtypes import Array, DtypeRefusal, Stored
 from ckptstore.tree import SCALAR_TYPES, differs_from_like, key_text, number_hint
 from ckptstore.tree.leaves import making
-from ckptstore.types import registry
-from ckptstore.types.registry import Refusal
+from ckptstore.types import Refusal, find_adapter
 
 
 class Likeness:
@@ -68,7 +67,7 @@ class Likeness:
         return like
 
     def _make(self, path: str, host: Array, row: TypeRow, like: Any) -> Any:
-        adapter = registry.adapter(registry.top_level(type(like).__module__))
+        adapter = find_adapter(type(like).__module__)
         assert adapter is not None  # `expected` found it
         with making(row, host.dtype, host.shape, where=f"{self._where}: {path}"):
             return adapter.array(host, row, adapter.place(like))
@@ -76,7 +75,7 @@ class Likeness:
 
 def expected(like: Any) -> tuple[TypeRow, Stored, tuple[int, ...]] | None:
     """Return (type, dtype, shape) of the array that `like` is, or stands for, else None."""
-    adapter = registry.adapter(registry.top_level(type(like).__module__))
+    adapter = find_adapter(type(like).__module__)
     if adapter is None:
         return None
     found = adapter.expected(like)

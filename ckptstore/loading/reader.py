@@ -15,7 +15,7 @@ from ckptstore.errors import bad_argument
 from ckptstore.loading import fetch
 from ckptstore.tree import Target
 from ckptstore.tree.leaves import Maker, unknown_array
-from ckptstore.types import classes, registry
+from ckptstore.types import find_adapter, stored_name, top_level
 
 
 def load(
@@ -149,7 +149,7 @@ def _by_name(types: Iterable[type] | Mapping[str, type]) -> dict[str, type]:
             raise bad_argument("load", "types", types, f"{expected}, not {name!r:.80}: {cls!r:.80}")
     by_name: dict[str, type] = {}
     for name, cls in pairs:
-        name = name or classes.stored_name(cls)
+        name = name or stored_name(cls)
         if by_name.setdefault(name, cls) is not cls:
             raise bad_argument("load", "types", types, f"not two classes for {name}")
     return by_name
@@ -226,9 +226,9 @@ class _Load:
                 makers[leaf] = bytes
                 continue
             row = index.types[type_[leaf] - 1]
-            package = registry.top_level(row.module)
+            package = top_level(row.module)
             if package not in adapters and (package == "numpy" or not self.numpy):
-                adapters[package] = registry.adapter(package)
+                adapters[package] = find_adapter(package)
                 if adapters[package] is None:
                     raise unknown_array(row, where=self.where)
             makers[leaf] = Maker(

@@ -17,7 +17,7 @@ from ckptstore import tree
 from ckptstore.errors import Reason, StructureError
 from ckptstore.optax.counter_table import NEED_THE_FIRST_UPDATE, Meaning
 from ckptstore.optax.finder import Count, Found, Scan, integers
-from ckptstore.types import registry
+from ckptstore.types import find_adapter, top_level
 
 __all__ = [
     "Change",
@@ -323,8 +323,8 @@ def _moved(scan: Scan, found: Found, amount: int, *, relative: bool) -> Any:
     new = np.minimum(new, most)
     if type(x) is int:
         return int(new)
-    package = registry.top_level(type(x).__module__)
-    known = registry.adapter(package)
+    package = top_level(type(x).__module__)
+    known = find_adapter(package)
     leaf = known.leaf(x) if known is not None else None
     assert known is not None and leaf is not None  # `integers` saw to it
     return known.array(np.array(new, dtype=old.dtype), leaf.row, known.place(x))

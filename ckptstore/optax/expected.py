@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ckptstore.types.registry import Refusal
+from ckptstore.types import Refusal
 
 _NUMBERS = (bool, int, float, complex)
 

@@ -20,7 +20,7 @@ from ckptstore.optax.counter_table import (
     State,
 )
 from ckptstore.tree import flatten, paths
-from ckptstore.types import registry
+from ckptstore.types import Leaf, Refusal, find_adapter, top_level
 
 _NO_COUNTERS = (Kind.SET, Kind.FROZENSET, Kind.ENUM, Kind.RANGE, Kind.SLICE)
 
@@ -294,7 +294,7 @@ class Scan:
 
 def _known(x: Any) -> State | None:
     cls = type(x)
-    ours = registry.top_level(cls.__module__) == "optax"
+    ours = top_level(cls.__module__) == "optax"
     return STATES.get(cls.__name__) if ours else None
 
 
@@ -315,23 +315,23 @@ def integers(x: Any, *, floats: bool = False) -> Any:
     """
     if type(x) is int:
         return np.asarray(x, dtype=object)
-    package, dtype = registry.top_level(type(x).__module__), getattr(x, "dtype", None)
+    package, dtype = top_level(type(x).__module__), getattr(x, "dtype", None)
     if package in ("numpy", "jax", "jaxlib"):
         if not isinstance(dtype, np.dtype) or dtype.kind not in "iu":
             return None
     elif package != "torch":
         return None
-    known = registry.adapter(package)
+    known = find_adapter(package)
     try:
         leaf = None if known is None else known.leaf(x)
         if leaf is None:
             return None  # a jax.ShapeDtypeStruct
         return _of_tensor(leaf, floats) if package == "torch" else np.asarray(x)
-    except registry.Refusal:
+    except Refusal:
         return None  # a traced value, a meta tensor
 
 
-def _of_tensor(leaf: registry.Leaf, floats: bool) -> Any:
+def _of_tensor(leaf: Leaf, floats: bool) -> Any:
     dtype = dtypes.resolve(leaf.dtype, where="a tensor of torch")
     if dtype.kind not in ("iuf" if floats else "iu"):
         return None

@@ -17,8 +17,7 @@ from ckptstore.format import DICT_KINDS, Kind
 from ckptstore.optax import expected as optimizer
 from ckptstore.optax.counter_table import STATES
 from ckptstore.optax.state_tree import State, named
-from ckptstore.types import registry
-from ckptstore.types.registry import Refusal
+from ckptstore.types import Refusal, top_level
 
 _SHOWN = 50
 
@@ -112,7 +111,7 @@ class Fitting:
             return self._chain(pair)
         if type(x) is type(like):
             return self._parts(pair) if kind in _OF_PARTS else self._value(pair)
-        packages = {registry.top_level(type(a).__module__) for a in (x, like)}
+        packages = {top_level(type(a).__module__) for a in (x, like)}
         names = (type(x).__name__, type(like).__name__)
         convert = _CONVERSIONS.get(names) if packages == {"optax"} else None
         return self._differ(pair) if convert is None else convert(self, pair)

@@ -7,7 +7,7 @@ from typing import Any
 from ckptstore.format import Kind
 from ckptstore.optax import expected
 from ckptstore.tree import flatten, paths
-from ckptstore.types import instances, registry
+from ckptstore.types import find_maker, top_level
 
 
 class State:
@@ -69,12 +69,13 @@ class State:
     def record(self, node: int, values: list[Any]) -> Any:
         """Return an instance of the class at a node, made of other children."""
         row = self._walk.row(node)
-        return instances.find(row, {str(row): type(self.object(node))}).make(values)
+        maker: Any = find_maker(row, {str(row): type(self.object(node))})
+        return maker.make(values)
 
 
 def named(x: Any) -> str:
     """Return the class of an object; those of Python and Optax by their name alone."""
     cls = type(x)
-    if registry.top_level(cls.__module__) in ("builtins", "collections", "optax"):
+    if top_level(cls.__module__) in ("builtins", "collections", "optax"):
         return "None" if x is None else cls.__qualname__
     return f"{cls.__module__}.{cls.__qualname__}"

@@ -15,7 +15,7 @@ from ckptstore.format.dtypes import Array
 from ckptstore.saving import incremental
 from ckptstore.saving.placement import Plan
 from ckptstore.tree import LiveTree, paths
-from ckptstore.types.registry import Refusal
+from ckptstore.types import Refusal
 
 _PIECE_NBYTES = 1 << 20
 """A piece is hashed and then written while it is still in the cache."""

@@ -40,7 +40,7 @@ from ckptstore.saving.placement import Plan
 from ckptstore.saving.staging import Job, Staging
 from ckptstore.storage import Storage
 from ckptstore.tree import LiveTree, flatten
-from ckptstore.types import classes
+from ckptstore.types import package_version
 
 _LOOKED_AT_ONCE = 4
 """Leaves compared with the save before."""
@@ -326,7 +326,7 @@ def _span_table(placement: Plan) -> Spans:
 def _versions(walk: LiveTree) -> dict[str, str]:
     """The versions of Python, of this package and of every package whose types are stored."""
     packages = {"ckptstore", "numpy"} | {row.package for row in walk.types if row.package}
-    found = {name: classes.package_version(name) for name in sorted(packages)}
+    found = {name: package_version(name) for name in sorted(packages)}
     return {"python": platform.python_version()} | {k: v for k, v in found.items() if v is not None}
 
 

@@ -21,7 +21,7 @@ from ckptstore.tree.differences import (
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.stored import StoredTree
-from ckptstore.types import classes, lookup, registry
+from ckptstore.types import RECORD_KINDS, find_adapter, find_class, find_named
 
 _CASTABLE = "biufcV"
 _VALUE_KINDS = {Kind.SURROGATE_STR: Kind.STR}
@@ -166,7 +166,7 @@ class _Comparison:
         if str(row) != str(row_like) and not self._leads_to(row, cls):
             self._differ(i, str(row), str(row_like), _hint(row, cls))
             return []
-        if row.kind not in classes.RECORDS or row_like.kind not in classes.RECORDS:
+        if row.kind not in RECORD_KINDS or row_like.kind not in RECORD_KINDS:
             if row.kind != row_like.kind or row.fields != row_like.fields:
                 texts = [f"{r.kind} ({', '.join(r.fields)})" for r in (row, row_like)]
                 self._differ(i, f"{row}: {texts[0]}", texts[1])
@@ -176,7 +176,7 @@ class _Comparison:
         origins = self.origins.get((self.stored.type[i], cls))
         if origins is None:
             try:
-                origins = lookup.find(row, {str(row): cls})[1].origins()
+                origins = find_class(row, {str(row): cls})[1].origins()
             except UnknownTypeError as error:
                 self._note(self.stored, i, str(error))
                 return []
@@ -189,7 +189,7 @@ class _Comparison:
     def _leads_to(self, row: TypeRow, cls: type) -> bool:
         """Tell whether a stored name that is not that of `cls` means it all the same."""
         try:
-            return lookup.meant(row, self.given) is cls
+            return find_named(row, self.given) is cls
         except UnknownTypeError:
             return False
 
@@ -208,7 +208,7 @@ class _Comparison:
 
     def _compare_leaf(self, i: int, j: int) -> None:
         leaf, x = self.stored.arg[i], self.like.objects[j]
-        adapter = registry.adapter(registry.top_level(type(x).__module__))
+        adapter = find_adapter(type(x).__module__)
         expected = adapter.expected(x) if adapter is not None else None
         if self.like.kind[j] == Kind.LEAF:
             expected = self.like.leaf(self.like.arg[j])

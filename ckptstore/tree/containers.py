@@ -12,8 +12,7 @@ from ckptstore.tree import keys, paths
 from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.records import encode_record
-from ckptstore.types import registry
-from ckptstore.types.registry import Refusal
+from ckptstore.types import Refusal, find_adapter
 
 _FACTORIES: Mapping[str, Any] = {
     "": None,
@@ -57,7 +56,7 @@ def _encode_dict(live: LiveTree, x: dict[Any, Any]) -> Sequence[Any]:
 
 def _encode_ordered_dict(live: LiveTree, x: collections.OrderedDict[Any, Any]) -> Sequence[Any]:
     if vars(x):
-        adapter = registry.adapter("collections")
+        adapter = find_adapter("collections")
         record = adapter.record(type(x)) if adapter is not None else None
         assert record is not None
         return encode_record(record, live, x)

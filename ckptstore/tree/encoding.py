@@ -14,8 +14,19 @@ from ckptstore.tree import containers
 from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.records import encode_enum, encoder_of
 from ckptstore.tree.symbols import encode_symbol
-from ckptstore.types import classes, instances, registry
-from ckptstore.types.registry import Adapter, Refusal
+from ckptstore.types import (
+    Adapter,
+    Refusal,
+    Unsafe,
+    check_safe,
+    class_row,
+    fields_of,
+    find_adapter,
+    find_registration,
+    kind_of,
+    record_of,
+    top_level,
+)
 
 
 def encoder(cls: type, x: Any) -> Encode:
@@ -32,10 +43,10 @@ def encoder(cls: type, x: Any) -> Encode:
         return containers.ENCODERS[cls]
     if cls is bytearray:
         return _encode_bytearray
-    registered = registry.registration(cls)
+    registered = find_registration(cls)
     if registered is not None and (record := registered.record()) is not None:
         return encoder_of(record)
-    adapter = registry.adapter(registry.top_level(cls.__module__))
+    adapter = find_adapter(cls.__module__)
     if adapter is not None and adapter.leaf(x) is not None:
         return functools.partial(_encode_leaf, adapter)
     for adapter in _adapters_of_bases(cls):
@@ -45,12 +56,12 @@ def encoder(cls: type, x: Any) -> Encode:
         return _encode_dtype
     if isinstance(x, type):
         return encode_symbol
-    kind = classes.kind_of(cls)
+    kind = kind_of(cls)
     if kind == TypeKind.ENUM:
         return encode_enum
     if kind is not None:
         return _encoder_of_class(cls, kind)
-    jax = registry.adapter("jax") if "jax" in sys.modules else None
+    jax = find_adapter("jax") if "jax" in sys.modules else None
     if jax is not None and (record := jax.record(cls)) is not None:
         return encoder_of(record)
     return encode_symbol
@@ -58,24 +69,24 @@ def encoder(cls: type, x: Any) -> Encode:
 
 def _adapters_of_bases(cls: type) -> Iterator[Adapter]:
     """Give the adapters of a class and of its bases; jax, which knows any class, is asked last."""
-    packages = [registry.top_level(base.__module__) for base in cls.__mro__]
+    packages = [top_level(base.__module__) for base in cls.__mro__]
     own = packages[0]
     for package in dict.fromkeys(packages):
-        adapter = registry.adapter(package) if package == own or package != "jax" else None
+        adapter = find_adapter(package) if package == own or package != "jax" else None
         if adapter is not None:
             yield adapter
 
 
 def _encoder_of_class(cls: type, kind: TypeKind) -> Encode:
     try:
-        classes.check(cls, kind)
-    except classes.Unsafe as error:
+        check_safe(cls, kind)
+    except Unsafe as error:
         raise Refusal(
             f"an object of {cls.__module__}.{cls.__qualname__} cannot be carried: {error}; use "
             f"ckptstore.register({cls.__qualname__}, flatten=..., unflatten=...)"
         ) from None
-    row = classes.describe(cls, kind, classes.fields_of(cls, kind))
-    return encoder_of(instances.of_class(cls, row))
+    row = class_row(cls, kind, fields_of(cls, kind))
+    return encoder_of(record_of(cls, row))
 
 
 def _encode_bytearray(live: LiveTree, x: bytearray) -> tuple[()]:

@@ -16,7 +16,7 @@ from ckptstore.format import DICT_KINDS, TREE_MAX_DEPTH, Kind, dtypes
 from ckptstore.tree import encoding, paths, scalars
 from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.records import encoder_of
-from ckptstore.types.registry import Child, Refusal
+from ckptstore.types import Child, Refusal
 
 _LINES_SHOWN = 20
 

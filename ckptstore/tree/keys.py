@@ -10,7 +10,7 @@ from typing import Any
 
 from ckptstore.format import KEY_MAX_DEPTH
 from ckptstore.tree.scalars import SCALAR_TYPES, int_bytes
-from ckptstore.types.registry import Refusal
+from ckptstore.types import Refusal
 
 CROWD = 100
 """How many keys or items of one dict or set may have the same hash."""

@@ -12,7 +12,7 @@ import numpy as np
 from ckptstore.errors import CheckpointError, CorruptError, Reason, StructureError, UnsupportedError
 from ckptstore.format import TypeRow, array_bytes
 from ckptstore.format.dtypes import Array
-from ckptstore.types.registry import Adapter
+from ckptstore.types import Adapter
 
 
 @dataclass(frozen=True, slots=True)

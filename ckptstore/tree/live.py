@@ -13,7 +13,7 @@ from ckptstore.format import Kind, Layout, Nodes, TypeKind, TypeRow, dtypes, lay
 from ckptstore.format.dtypes import Stored
 from ckptstore.tree.keys import printable
 from ckptstore.tree.nodes import NodeTable
-from ckptstore.types.registry import Leaf
+from ckptstore.types import Leaf
 
 SCALAR_MAX_NBYTES = 4 << 10
 """Scalars above this go to spans."""

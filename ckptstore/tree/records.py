@@ -12,9 +12,7 @@ from ckptstore.format import Kind, TypeKind, dtypes
 from ckptstore.tree import paths
 from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.nodes import NodeTable
-from ckptstore.types import classes, instances
-from ckptstore.types.registry import Record, Refusal
-from ckptstore.types.standins import StandIn
+from ckptstore.types import Record, Refusal, StandIn, Unsafe, check_safe, class_row, enum_member
 
 
 def encoder_of(record: Record) -> Encode:
@@ -60,10 +58,10 @@ def encode_enum(live: LiveTree, x: enum.Enum) -> Sequence[Any]:
     """Append a member by its name; its child is its value."""
     cls = type(x)
     try:
-        classes.check(cls, TypeKind.ENUM)
-        row = classes.describe(cls, TypeKind.ENUM)
-        instances.enum_member(cls, x._name_ or "", x._value_, str(row))
-    except (classes.Unsafe, CheckpointError) as error:
+        check_safe(cls, TypeKind.ENUM)
+        row = class_row(cls, TypeKind.ENUM)
+        enum_member(cls, x._name_ or "", x._value_, str(row))
+    except (Unsafe, CheckpointError) as error:
         raise Refusal(f"this member of {cls.__qualname__} cannot be carried: {error}") from None
     live.add(Kind.ENUM, type=live.type_number(row), data=(x._name_ or "").encode())
     return (x._value_,)
@@ -78,4 +76,4 @@ def decode_enum(table: NodeTable, node: int, cls: Any, value: Any) -> Any:
     name = table.text(node)
     if isinstance(cls, StandIn):
         return cls.make((name, value))
-    return instances.enum_member(cls, name, value, f"{table.where}: {table.row(node)}")
+    return enum_member(cls, name, value, f"{table.where}: {table.row(node)}")

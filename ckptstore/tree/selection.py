@@ -12,7 +12,7 @@ from ckptstore.tree import paths
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.stored import StoredTree
-from ckptstore.types import classes, lookup
+from ckptstore.types import RECORD_KINDS, find_class
 
 _NEAR_SHOWN = 20
 
@@ -99,10 +99,10 @@ class _Renamed(Sequence[TypeRow]):
         return self._rows[number]
 
     def _renamed(self, row: TypeRow) -> TypeRow:
-        if row.kind not in classes.RECORDS:
+        if row.kind not in RECORD_KINDS:
             return row
         try:
-            _, upgrade = lookup.find(row, self._given)
+            _, upgrade = find_class(row, self._given)
         except UnknownTypeError:
             return row  # the comparison with `like` says so, if it is wanted
         names = {

@@ -13,14 +13,13 @@ from ckptstore.format import Kind
 from ckptstore.tree import paths
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
-from ckptstore.types import registry, standins
-from ckptstore.types.registry import Refusal
+from ckptstore.types import Refusal, Symbol, find_adapter, top_level
 
 
 def encode_symbol(live: LiveTree, x: Any) -> None:
     """Append a published function or scalar type by its public name."""
     for package in _packages(x):
-        adapter = registry.adapter(package)
+        adapter = find_adapter(package)
         name = adapter.symbol(x) if adapter is not None else None
         if name is not None:
             live.add(Kind.SYMBOL, data=name.encode())
@@ -41,14 +40,14 @@ def decode_symbol(table: NodeTable, node: int, *, stand_in: bool) -> Any:
     """
     name = table.text(node)
     try:
-        adapter = registry.adapter(registry.top_level(name))
+        adapter = find_adapter(name)
         if adapter is not None:
             return adapter.symbol_named(name)
     except KeyError:
         pass
     except UnknownTypeError:
         if stand_in:
-            return standins.Symbol(name)
+            return Symbol(name)
         raise
     raise UnknownTypeError(
         f"{table.where}: {paths.path(table, node)}: {name:.200} is not in the table of functions "
@@ -62,7 +61,7 @@ def _packages(x: Any) -> list[str]:
     if isinstance(x, types.ModuleType):
         return []  # asking a module for an attribute may import others
     names = [getattr(x, "__module__", None), type(x).__module__]
-    packages = [registry.top_level(n) for n in names if type(n) is str]
+    packages = [top_level(n) for n in names if type(n) is str]
     if "jax" in sys.modules and callable(x):
         packages.append("jax")  # jax publishes functions of numpy and of functools
     return list(dict.fromkeys(packages))

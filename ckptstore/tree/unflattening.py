@@ -18,9 +18,15 @@ from ckptstore.tree.containers import DECODERS
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.records import decode_enum, decode_record
 from ckptstore.tree.symbols import decode_symbol
-from ckptstore.types import instances, lookup, standins
-from ckptstore.types.registry import Record
-from ckptstore.types.standins import StandIn
+from ckptstore.types import (
+    Record,
+    StandIn,
+    Supplied,
+    find_maker,
+    import_line,
+    may_stand_in,
+    stand_in,
+)
 
 _LINES_SHOWN = 20
 _NOT_IMPORTED = (Reason.MODULE_NOT_IMPORTED, Reason.NO_SUCH_NAME)
@@ -156,13 +162,13 @@ class _Makers:
         errors: dict[int, UnknownTypeError] = {}
         for number in sorted(used):
             try:
-                self.by_type[number] = instances.find(self._tree.types[number - 1], classes)
+                self.by_type[number] = find_maker(self._tree.types[number - 1], classes)
             except UnknownTypeError as error:
                 errors[number] = error
         for number, reason in [(number, error.reason) for number, error in errors.items()]:
             row = self._tree.types[number - 1]
-            if standins.allowed(row, reason) and (self.stand_in or self._all_unused(number)):
-                self.by_type[number] = standins.make(row)
+            if may_stand_in(row, reason) and (self.stand_in or self._all_unused(number)):
+                self.by_type[number] = stand_in(row)
                 del errors[number]
         if errors:
             raise self._unknown(errors)
@@ -196,7 +202,7 @@ class _Makers:
         if len(lines) == 1:
             return UnknownTypeError(f"{where}: {lines[0]}", reason=reason)
         rows = [types[n - 1] for n, error in errors.items() if error.reason in _NOT_IMPORTED]
-        imports = [line for line in dict.fromkeys(map(lookup.import_line, rows)) if line]
+        imports = [line for line in dict.fromkeys(map(import_line, rows)) if line]
         if len(imports) > 1:
             lines.append(f"all imports: {'; '.join(imports)}")
         text = "\n  ".join(lines)
@@ -276,7 +282,7 @@ class _Builder:
         if kind == Kind.DTYPE:
             return tree.dtype(tree.arg[node])
         if kind == Kind.SUPPLIED:
-            return standins.Supplied(tree.text(node))  # `_require_like` lets nothing else pass
+            return Supplied(tree.text(node))  # `_require_like` lets nothing else pass
         leaf = tree.long_scalars.get(node)
         data = tree.data(node) if leaf is None else self._values[leaf]
         return scalars.decode(tree, node, data)

@@ -1,1 +1,48 @@
-"""From a Python class to its stored row, and back to the class of today."""
+"""Types: from a Python class to its stored row, and from the row to the class of today."""
+
+from __future__ import annotations
+
+from ckptstore.types.adapter import Adapter, Child, Leaf, Record, Refusal
+from ckptstore.types.fields import RECORD_KINDS, fields_of, kind_of
+from ckptstore.types.instances import enum_member, find_maker, record_of
+from ckptstore.types.lookup import find_class, find_named, import_line
+from ckptstore.types.migrations import Migration
+from ckptstore.types.naming import class_row, locate, object_row, package_version, stored_name
+from ckptstore.types.registration import register
+from ckptstore.types.registry import find_adapter, find_registration, top_level
+from ckptstore.types.safety import Unsafe, check_safe
+from ckptstore.types.standins import StandIn, Supplied, Symbol, may_stand_in, stand_in
+
+__all__ = [
+    "RECORD_KINDS",
+    "Adapter",
+    "Child",
+    "Leaf",
+    "Migration",
+    "Record",
+    "Refusal",
+    "StandIn",
+    "Supplied",
+    "Symbol",
+    "Unsafe",
+    "check_safe",
+    "class_row",
+    "enum_member",
+    "fields_of",
+    "find_adapter",
+    "find_class",
+    "find_maker",
+    "find_named",
+    "find_registration",
+    "import_line",
+    "kind_of",
+    "locate",
+    "may_stand_in",
+    "object_row",
+    "package_version",
+    "record_of",
+    "register",
+    "stand_in",
+    "stored_name",
+    "top_level",
+]

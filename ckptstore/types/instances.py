@@ -1,4 +1,4 @@
-"""Instances: how those of NamedTuples, dataclasses and enums are taken apart and made.
+"""Instances of NamedTuples, dataclasses and enums: how they are taken apart and made.
 
 They are made without their ``__init__``, ``__new__`` or any descriptor. Spec: section 8.
 """
@@ -14,72 +14,97 @@ from typing import Any
 
 from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types import classes, lookup, registry
-from ckptstore.types.registry import Child, Record, Refusal
+from ckptstore.types.adapter import Adapter, Child, Record, Refusal
+from ckptstore.types.fields import attribute_of, class_dict, kind_of
+from ckptstore.types.lookup import find_class
+from ckptstore.types.registry import find_adapter, find_registration, find_registration_named
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
 _VALUE_MAX_DEPTH = 32
 
 
-def find(row: TypeRow, given: Mapping[str, type]) -> Any:
+def find_maker(row: TypeRow, classes: Mapping[str, type]) -> Record | type[enum.Enum]:
     """Return what makes instances of a stored type: its class for an enum, else its Record.
 
+    Args:
+        row: the stored type.
+        classes: by stored name, those that the caller passed as ``types=`` or that `like` holds.
+
     Raises:
-        UnknownTypeError: it says what was looked for, and the remedy.
+        UnknownTypeError: it says where the type was looked for, and the remedy.
+
+    Example:
+        >>> row = TypeRow(TypeKind.OBJECT, "datetime", "date", fields=("year", "month", "day"))
+        >>> str(find_maker(row, {}).make([2020, 2, 29]))
+        '2020-02-29'
     """
     if row.kind == TypeKind.OBJECT:
-        known = registry.adapter(registry.top_level(row.module))
-        record = known.record_named(row) if known is not None else None
-        if record is None or record.row.fields != row.fields:
-            raise UnknownTypeError(
-                f"{row}: no adapter here makes it of the fields {', '.join(row.fields)}; upgrade "
-                "ckptstore, or install what brings the adapter",
-                reason=Reason.UNKNOWN_OBJECT,
-            )
-        return record
+        return _find_object(row)
     if row.kind == TypeKind.PYTREE:
-        registered = registry.registration_named(f"{row.module}.{row.name}")
-        if registered is not None and (record := registered.record()) is not None:
-            return record
-        cls, _ = lookup.find(row, given)
-        own = registry.registration(cls)
-        if own is not None and (record := own.record()) is not None:
-            return record
-        jax = registry.adapter("jax")
-        record = jax.record(cls) if jax is not None else None
-        if record is None:
-            raise UnknownTypeError(
-                f"{row}: {cls!r} is not registered with jax.tree_util in this process; register it "
-                "there before loading",
-                reason=Reason.NOT_REGISTERED,
-            )
-        return record
-    cls, upgrade = lookup.find(row, given)
+        return _find_pytree(row, classes)
+    cls, upgrade = find_class(row, classes)
     if row.kind == TypeKind.ENUM:
         return cls
-    kind = classes.kind_of(cls)
+    kind = kind_of(cls)
     assert kind is not None
-    today = of_class(cls, dataclasses.replace(row, kind=kind, fields=upgrade.fields))
+    today = record_of(cls, dataclasses.replace(row, kind=kind, fields=upgrade.fields))
     if upgrade.stored == upgrade.fields and not upgrade.steps:
         return today
     unused = frozenset(range(len(upgrade.stored))).difference(upgrade.origins())
     return Record(row, today.take, lambda values: today.make(upgrade.apply(values)), unused)
 
 
-def of_class(cls: type, row: TypeRow) -> Record:
+def _find_object(row: TypeRow) -> Record:
+    adapter = find_adapter(row.module)
+    record = adapter.record_named(row) if adapter is not None else None
+    if record is None or record.row.fields != row.fields:
+        raise UnknownTypeError(
+            f"{row}: no adapter here makes it of the fields {', '.join(row.fields)}; upgrade "
+            "ckptstore, or install what brings the adapter",
+            reason=Reason.UNKNOWN_OBJECT,
+        )
+    return record
+
+
+def _find_pytree(row: TypeRow, classes: Mapping[str, type]) -> Record:
+    registered = find_registration_named(f"{row.module}.{row.name}")
+    if registered is not None and (record := registered.record()) is not None:
+        return record
+    cls, _ = find_class(row, classes)
+    registered = find_registration(cls)
+    if registered is not None and (record := registered.record()) is not None:
+        return record
+    jax = find_adapter("jax")
+    record = jax.record(cls) if jax is not None else None
+    if record is None:
+        raise UnknownTypeError(
+            f"{row}: {cls!r} is not registered with jax.tree_util in this process; register it "
+            "there before loading",
+            reason=Reason.NOT_REGISTERED,
+        )
+    return record
+
+
+def record_of(cls: type, row: TypeRow) -> Record:
     """Return how instances of a NamedTuple or dataclass are taken apart and made.
 
     Args:
         cls: the class.
         row: with the fields that the class has, in their order.
+
+    Example:
+        >>> State = dataclasses.make_dataclass("State", ["step"])
+        >>> row = TypeRow(TypeKind.DATACLASS, "project", "State", fields=("step",))
+        >>> record_of(State, row).make([3]), record_of(State, row).take(State(4))
+        (State(step=3), [4])
     """
     if row.kind == TypeKind.NAMEDTUPLE:
         make = functools.partial(tuple.__new__, cls)
         return Record(row, functools.partial(_take_tuple, row.fields), make)
     fields = row.fields
-    known = _maker_of(cls)
-    if known is not None:
-        known.ready(cls)
+    adapter = _adapter_of_decorator(cls)
+    if adapter is not None:
+        adapter.ready(cls)
 
     def take(x: Any) -> Sequence[Any]:
         values = _take_fields(fields, x)
@@ -94,12 +119,12 @@ def of_class(cls: type, row: TypeRow) -> Record:
     return Record(row, take, _dataclass_maker(cls, row))
 
 
-def _maker_of(cls: type) -> registry.Adapter | None:
+def _adapter_of_decorator(cls: type) -> Adapter | None:
     """Return the adapter of the framework whose decorator made a dataclass (of chex), or None."""
-    hook = classes.lookup(cls, "__setstate__")
+    hook = attribute_of(cls, "__setstate__")
     if type(hook) is not types.FunctionType or hook.__module__ == cls.__module__:
         return None
-    return registry.adapter(registry.top_level(hook.__module__))
+    return find_adapter(hook.__module__)
 
 
 @functools.lru_cache(256)
@@ -107,7 +132,7 @@ def _static_fields(cls: type) -> set[str]:
     """Return the fields that flax, equinox, chex or jax were told to keep out of the pytree."""
     return {
         name
-        for name, field in classes.lookup(cls, "__dataclass_fields__").items()
+        for name, field in attribute_of(cls, "__dataclass_fields__").items()
         if type(field) is dataclasses.Field
         and (field.metadata.get("pytree_node") is False or field.metadata.get("static") is True)
     }
@@ -115,7 +140,7 @@ def _static_fields(cls: type) -> set[str]:
 
 def _is_for_like(x: Any) -> bool:
     """Tell whether a static value is code: a callable or a NamedTuple of them, as in optax."""
-    if isinstance(x, tuple) and classes.kind_of(type(x)) is not None:
+    if isinstance(x, tuple) and kind_of(type(x)) is not None:
         return all(map(callable, tuple.__iter__(x)))
     return callable(x)
 
@@ -142,7 +167,7 @@ def _take_fields(fields: tuple[str, ...], x: Any) -> Sequence[Any]:
         if name in attributes:
             values.append(attributes.pop(name))
             continue
-        slot = classes.lookup(type(x), name)
+        slot = attribute_of(type(x), name)
         try:
             if type(slot) is not types.MemberDescriptorType:
                 raise AttributeError(name)
@@ -156,16 +181,16 @@ def _take_fields(fields: tuple[str, ...], x: Any) -> Sequence[Any]:
 
 
 def _slots_beyond(fields: tuple[str, ...], x: Any) -> list[str]:
-    """Return the slots of `x` that hold something and are no fields."""
-    found = []
+    """Return the slots of `x` that hold something and are not fields."""
+    names = []
     cls: Any = type(x)
     for name, slot in _other_slots(cls, fields):
         try:
             slot.__get__(x)
         except AttributeError:
             continue
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
 @functools.lru_cache(256)
@@ -173,14 +198,14 @@ def _other_slots(cls: type, fields: tuple[str, ...]) -> list[tuple[str, Any]]:
     return [
         (name, member)
         for base in cls.__mro__
-        for name, member in classes.class_dict(base).items()
+        for name, member in class_dict(base).items()
         if type(member) is types.MemberDescriptorType and name not in fields
     ]
 
 
 def _refuse_extra(cls: type, names: list[str]) -> None:
-    """Attributes beyond the fields would vanish, and `==` would not notice."""
-    extra = [n for n in names if not isinstance(classes.lookup(cls, n), functools.cached_property)]
+    """Refuse attributes beyond the fields: they would vanish, and `==` would not notice."""
+    extra = [n for n in names if not isinstance(attribute_of(cls, n), functools.cached_property)]
     if extra:
         raise Refusal(
             f"this {cls.__qualname__} has the attribute {extra[0]!r} beyond its fields, which "
@@ -189,7 +214,7 @@ def _refuse_extra(cls: type, names: list[str]) -> None:
 
 
 def _dataclass_maker(cls: type, row: TypeRow) -> Any:
-    slots = {name: classes.lookup(cls, name) for name in row.fields}
+    slots = {name: attribute_of(cls, name) for name in row.fields}
     slots = {n: s for n, s in slots.items() if type(s) is types.MemberDescriptorType}
 
     def make(values: Sequence[Any]) -> Any:
@@ -210,11 +235,22 @@ def _dataclass_maker(cls: type, row: TypeRow) -> Any:
 def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum.Enum:
     """Return the member of `cls` that has this value, checking that it still has this name.
 
+    Args:
+        cls: the enum.
+        name: of the member; "" for an unnamed combination of flags.
+        value: of the member.
+        where: the path, for messages.
+
     Raises:
         UnknownTypeError: reason ``no-such-member``.
+
+    Example:
+        >>> enum_member(enum.Enum("Phase", "WARMUP DECAY"), "DECAY", 2, "$.phase")
+        <Phase.DECAY: 2>
     """
-    members = classes.class_dict(cls)["_value2member_map_"]
-    member = members.get(value) if _is_plain(value) else None
+    members = class_dict(cls)["_value2member_map_"]
+    is_plain = _is_plain(value)
+    member = members.get(value) if is_plain else None
     if member is None and issubclass(cls, enum.Flag) and _is_plain_flag(cls):
         try:
             member = cls(value)
@@ -226,16 +262,18 @@ def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum
         or value != member._value_
         or member._name_ != (name or None)
     ):
-        raise UnknownTypeError(
-            f"{where}: the checkpoint has {cls.__qualname__}.{name} = {_shown(value)}; the class "
-            "now "
-            + (
-                f"calls that value {member._name_}"
-                if isinstance(member, enum.Enum)
-                else "finds no member by that value"
+        if not is_plain:
+            problem = (
+                "such a value cannot be looked up without running its code; use a plain one: a "
+                "number, text, bytes, an Enum member, or a tuple or frozenset of these"
             )
-            + "; a member keeps its name and its value, a plain and hashable one, for as long as "
-            "checkpoints have it",
+        elif isinstance(member, enum.Enum):
+            problem = f"the class now calls that value {member._name_}"
+        else:
+            problem = "the class now finds no member by that value"
+        raise UnknownTypeError(
+            f"{where}: the checkpoint has {cls.__qualname__}.{name} = {_shown(value)}; {problem}; "
+            "an Enum member stored in a checkpoint must keep its name and its value",
             reason=Reason.NO_SUCH_MEMBER,
         )
     return member
@@ -249,7 +287,7 @@ def _shown(value: Any) -> str:
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
-    """Whether hashing and comparing a value runs no code of a user's class."""
+    """Tell whether hashing and comparing a value runs no code of a user's class."""
     cls = type(value)
     if cls is tuple or cls is frozenset:
         return depth < _VALUE_MAX_DEPTH and all(_is_plain(item, depth + 1) for item in value)
@@ -257,7 +295,6 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
 
 
 def _is_plain_flag(cls: type) -> bool:
-    """Whether making a combined flag runs only the standard library's code."""
-    own = enum.Flag.__dict__["_missing_"].__func__
-    found = classes.lookup(cls, "_missing_")
-    return getattr(found, "__func__", None) is own
+    """Tell whether making a combined flag runs only the standard library's code."""
+    standard = enum.Flag.__dict__["_missing_"].__func__
+    return getattr(attribute_of(cls, "_missing_"), "__func__", None) is standard

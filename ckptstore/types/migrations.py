@@ -29,8 +29,15 @@ class Migration:
         removed: old names that are gone.
 
     Raises:
-        StructureError: reason ``bad-migration`` for what is no such mapping or sequence of names,
-            or says two things of one field.
+        StructureError: reason ``bad-migration`` for an argument that is not a mapping, or sequence,
+            of names, and for a step that says two things of one field.
+
+    Example:
+        >>> from ckptstore import Migration
+        >>> str(Migration(renamed={"lr": "scale"}, removed=["best"]))
+        "Migration(renamed={'lr': 'scale'}, removed=['best'])"
+        >>> Migration(added={"lowest": lambda old: min(old["best"])}, removed=["best"]).removed
+        ('best',)
     """
 
     renamed: Mapping[str, str] = field(default_factory=dict)
@@ -49,7 +56,7 @@ class Migration:
         for names in ([*self.renamed, *self.removed], [*self.renamed.values(), *self.added]):
             for name in names:
                 if not isinstance(name, str):
-                    raise _bad(f"{self}: {name!r:.80} is no name of a field")
+                    raise _bad(f"{self}: {name!r:.80} is not the name of a field")
                 if names.count(name) > 1:
                     raise _bad(f"{self}: says two things of the field {name!r}")
         for name, value in self.added.items():
@@ -89,13 +96,13 @@ class Migration:
         return kept | old
 
     def carry(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what is left of the fields of the version before, by its names after."""
+        """Return the fields of the version before that this step keeps, by their names after it."""
         return {self.renamed.get(n, n): v for n, v in values.items() if n not in self.removed}
 
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """The way from the fields that a checkpoint has to those of a class.
+    """The way from the fields that a checkpoint has to those that a class has today.
 
     Attributes:
         stored: the fields of the checkpoint, in order.
@@ -169,7 +176,7 @@ def _value(name: str, value: Any, old: Mapping[str, Any]) -> Any:
         if inspect.isroutine(value):
             return value(types.MappingProxyType(old))
         return copy.deepcopy(value)
-    except Exception as error:  # the user's function, or his object's
+    except Exception as error:  # of the user's function or object
         raise UnknownTypeError(
             f"the value of its added field {name!r} failed: {type(error).__name__}: {error}",
             reason=Reason.CANNOT_MAKE,

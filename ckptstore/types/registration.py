@@ -1,52 +1,72 @@
-"""`register`: what a user says of a class of their own, checked before it counts."""
+"""`register`: what users say of a class of their own, checked before it counts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ckptstore.errors import Reason, StructureError
 from ckptstore.format import TypeKind
-from ckptstore.types import classes, migrations, registry
+from ckptstore.types import migrations, registry
+from ckptstore.types.fields import RECORD_KINDS, fields_of, kind_of
 from ckptstore.types.migrations import Migration
+
+T = TypeVar("T")
 
 
 def register(
-    cls: type,
+    cls: type[T],
     *,
     name: str | None = None,
     migrate: Sequence[Migration] = (),
-    flatten: Callable[[Any], tuple[Sequence[Any], Any]] | None = None,
-    unflatten: Callable[[Any, Sequence[Any]], Any] | None = None,
-) -> type:
-    """Let `cls` be rebuilt by `load`, and by its own code where it has some.
+    flatten: Callable[[T], tuple[Sequence[Any], Any]] | None = None,
+    unflatten: Callable[[Any, Sequence[Any]], T] | None = None,
+) -> type[T]:
+    """Let `load` rebuild a class, by the class's own code where it has some.
 
     A NamedTuple or a plain dataclass needs no registration. A class that `jax.tree_util` knows
     needs `register(cls)` in the process that loads, because its unflatten runs code. Any other
     class needs `flatten` and `unflatten`, in both processes.
 
     Args:
-        cls: the class; also usable as a decorator without arguments.
+        cls: the class; `register` is also a decorator without arguments.
         name: the stored name, dotted; by default ``module.qualname``. It stays the same when the
-            class moves: give a class that moved the name that it had.
-        migrate: what became of its fields, oldest first, where checkpoints of older versions are
-            to load.
-        flatten: from an instance to (children, static part), as `jax.tree_util` has it.
+            class moves: pass the old name for a class that moved.
+        migrate: what became of its fields, oldest first, so that checkpoints of older versions
+            load.
+        flatten: from an instance to (children, static part), as for `jax.tree_util`.
         unflatten: from (static part, children) to an instance.
 
     Returns:
         cls.
 
     Raises:
-        StructureError: reason ``register`` where `cls` is no class or needs none, only one of the
-            two functions is given, or the name has no dot or belongs to another class; reason
-            ``bad-migration`` where `migrate` does not lead to the fields of `cls`.
+        StructureError: reason ``register`` where `cls` is not a class or needs no registration,
+            only one of the two functions is passed, or the name has no dot or belongs to another
+            class; reason ``bad-migration`` where `migrate` does not lead to the fields of `cls`.
+
+    Example:
+        >>> import tempfile
+        >>> import ckptstore
+        >>> class Ratio:
+        ...     def __init__(self, above, below):
+        ...         self.above, self.below = above, below
+        >>> Ratio = ckptstore.register(
+        ...     Ratio,
+        ...     name="project.Ratio",
+        ...     flatten=lambda ratio: ((ratio.above, ratio.below), None),
+        ...     unflatten=lambda static, children: Ratio(*children),
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = ckptstore.save(f"{folder}/ratio", Ratio(1, 3))
+        ...     ckptstore.load(f"{folder}/ratio").below
+        3
     """
     if not isinstance(cls, type):
         raise StructureError(f"register: found {cls!r}, expected a class", reason=Reason.REGISTER)
     if (flatten is None) != (unflatten is None):
         raise StructureError(
-            f"register({cls.__qualname__}): give flatten and unflatten both, or neither",
+            f"register({cls.__qualname__}): pass flatten and unflatten both, or neither",
             reason=Reason.REGISTER,
         )
     if registry.is_built_in(cls):
@@ -75,14 +95,14 @@ def _checked(cls: type, migrate: Any, *, own: bool) -> Sequence[Migration]:
         )
     if not migrate:
         return ()
-    kind = classes.kind_of(cls)
-    if own or kind not in classes.RECORDS:
+    kind = kind_of(cls)
+    if own or kind not in RECORD_KINDS:
         raise StructureError(
             f"register({cls.__qualname__}): migrate is for a NamedTuple or a dataclass without "
             "flatten and unflatten; let unflatten know the old static parts",
             reason=Reason.BAD_MIGRATION,
         )
-    fields = classes.fields_of(cls, TypeKind(kind))
+    fields = fields_of(cls, TypeKind(kind))
     try:
         migrations.check(fields, migrate)
     except StructureError as error:

@@ -1,4 +1,4 @@
-"""What `load(arrays="numpy")` gives for a type whose framework or module is not here.
+"""Stand-ins: what `load(arrays="numpy")` returns for a type that is not here.
 
 A host that only looks at arrays needs neither jax nor the training script. A stand-in is a
 NamedTuple of the stored name and fields; it is never used without ``arrays="numpy"``.
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ckptstore.errors import Reason
 from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types import registry
+from ckptstore.types.registry import find_adapter
 
 _NOT_HERE = frozenset(
     {Reason.NOT_INSTALLED, Reason.MODULE_NOT_IMPORTED, Reason.NO_SUCH_NAME, Reason.NEEDS_TYPES}
@@ -23,40 +23,68 @@ _NOT_HERE = frozenset(
 
 
 class Symbol(NamedTuple):
-    """A function or scalar type of a framework that is not installed, by its public name."""
+    """A function or scalar type of a framework that is not installed, by its public name.
+
+    Example:
+        >>> Symbol("jax.numpy.tanh").name
+        'jax.numpy.tanh'
+    """
 
     name: str
 
 
 class Supplied(NamedTuple):
-    """What is not stored, in a stand-in; it can be in no instance of the class itself."""
+    """Something that is not stored, in a stand-in; no instance of the class itself can hold it.
+
+    Example:
+        >>> Supplied("a function").name
+        'a function'
+    """
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class StandIn:
-    """Makes the stand-ins of one stored type."""
+    """Makes the stand-ins of one stored type.
+
+    Attributes:
+        make: returns a stand-in from the children of an instance.
+
+    Example:
+        >>> StandIn(tuple).make([1, 2])
+        (1, 2)
+    """
 
     make: Callable[[Sequence[Any]], Any]
 
 
-def allowed(row: TypeRow, reason: str) -> bool:
+def may_stand_in(row: TypeRow, reason: str) -> bool:
     """Tell whether a type may be replaced: it is not here. An unsafe or changed one stays an error.
 
     Args:
         row: a stored type.
         reason: why it has no class.
+
+    Example:
+        >>> row = TypeRow(TypeKind.DATACLASS, "project", "State", fields=("step",))
+        >>> may_stand_in(row, Reason.MODULE_NOT_IMPORTED), may_stand_in(row, Reason.UNSAFE_CLASS)
+        (True, False)
     """
     if reason == Reason.UNKNOWN_OBJECT:
-        return registry.adapter(registry.top_level(row.module)) is None
+        return find_adapter(row.module) is None
     return reason in _NOT_HERE
 
 
-def make(row: TypeRow) -> StandIn:
-    """Return the maker for a stored type.
+def stand_in(row: TypeRow) -> StandIn:
+    """Return the maker of the stand-ins for a stored type.
 
     A record has its fields, a pytree ``static`` and ``children``, an enum ``name`` and ``value``.
+
+    Example:
+        >>> row = TypeRow(TypeKind.DATACLASS, "project", "State", fields=("step", "loss"))
+        >>> stand_in(row).make([3, 0.5])
+        State(step=3, loss=0.5)
     """
     if row.kind == TypeKind.ENUM:
         fields: Sequence[str] = ("name", "value")
@@ -65,13 +93,13 @@ def make(row: TypeRow) -> StandIn:
     else:
         fields = row.fields
     name = row.name.rpartition(".")[2]
-    made = collections.namedtuple(  # type: ignore[misc]
+    namedtuple = collections.namedtuple(  # type: ignore[misc]
         name if name.isidentifier() and not keyword.iskeyword(name) else "StandIn",
         [unicodedata.normalize("NFKC", field) for field in fields],  # as Python reads names
         rename=True,
         module=__name__,
     )
-    cls: Any = made
+    cls: Any = namedtuple
     if row.kind == TypeKind.PYTREE:
         return StandIn(lambda values: cls(values[0], tuple(values[1:])))
     return StandIn(lambda values: cls(*values))

@@ -191,7 +191,7 @@ def adapters() -> Iterator[None]:
     """Load the adapters first, so that a file may not bring about any import at all."""
     for package in registry.ADAPTERS:
         try:
-            found = registry.adapter(package)
+            found = registry.find_adapter(package)
         except ckptstore.UnknownTypeError:
             continue
         for module in found.modules if found else ():

@@ -16,7 +16,7 @@ import pytest
 
 import ckptstore
 from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types import registry
+from ckptstore.types import Refusal, registry
 from tests.support.compare import assert_exact, assert_refused, differences, roundtrip
 
 try:
@@ -516,12 +516,12 @@ class TestJax:
     ) -> None:
         makers = {"int4": lambda: jnp.ones(3, jnp.int4), "key": lambda: jax.random.key(0)}
         x = makers.get(kind, lambda: jnp.arange(3.0))()
-        known = registry.adapter("jax")
+        known = registry.find_adapter("jax")
         assert known is not None
         described = known.leaf(x)
         assert described is not None
         (jax.random.key_data(x) if kind == "key" else x).delete()
-        with pytest.raises(registry.Refusal, match="while it was saved; let save return"):
+        with pytest.raises(Refusal, match="while it was saved; let save return"):
             described.read()
 
     def test_like_may_be_a_state_that_was_donated(self, tmp_path: pathlib.Path) -> None:
@@ -650,7 +650,7 @@ def test_a_float_of_python_is_no_array(tmp_path: pathlib.Path) -> None:
 
 
 def asked(package: str, name: str, host: Any, **extra: Any) -> Any:
-    known = registry.adapter(package)
+    known = registry.find_adapter(package)
     assert known is not None
     return known.array(host, TypeRow(TypeKind.ARRAY, package, name, extra=extra), None)
 
@@ -677,7 +677,7 @@ def test_the_jax_adapter_makes_no_array_it_cannot_make_exactly() -> None:
     for extra in ({"impl": 5}, {"weak": "yes"}, {"committed": 1}):
         with pytest.raises(KeyError):
             asked("jax", "Array", data, **extra)
-    known = registry.adapter("jax")
+    known = registry.find_adapter("jax")
     assert known is not None
     for name in ("jax.random.key<no-such>.dtype", "jax.numpy.load", "jax.pure_callback"):
         with pytest.raises(KeyError):

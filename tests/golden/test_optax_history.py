@@ -30,7 +30,7 @@ import optax
 
 import ckptstore
 from ckptstore.adapters.optax import ADAPTER
-from ckptstore.types import classes
+from ckptstore.types import naming
 from tests.golden import make_optax
 from tests.support import independent_reader
 from tests.support import optax_golden as golden
@@ -82,9 +82,9 @@ def test_the_golden_states_hold_every_class_that_moved() -> None:
 
 def test_every_class_that_moved_is_where_the_table_says() -> None:
     for name in ADAPTER.moved.values():
-        cls = classes.locate_dotted(name)
+        cls = naming.locate_dotted(name)
         assert cls is not None and f"{cls.__module__}.{cls.__qualname__}" == name
-    assert all(classes.locate_dotted(name) is not None for name in ADAPTER.migrations)
+    assert all(naming.locate_dotted(name) is not None for name in ADAPTER.migrations)
 
 
 def test_a_class_that_moved_is_found_when_its_alias_is_gone(
@@ -327,7 +327,7 @@ def test_a_class_of_a_later_release_is_refused_with_the_remedy(
     later.__module__, later.__qualname__ = "optax._src.transform", "ScaleByTomorrowState"
     with monkeypatch.context() as tomorrow:
         tomorrow.setattr(optax._src.transform, "ScaleByTomorrowState", later, raising=False)
-        tomorrow.setattr(classes, "package_version", lambda package: "9.0.0")
+        tomorrow.setattr(naming, "package_version", lambda package: "9.0.0")
         ckptstore.save(tmp_path / "c", {"opt_state": (later(jnp.int32(3)), optax.EmptyState())})
     with pytest.raises(ckptstore.UnknownTypeError) as caught:
         ckptstore.load(tmp_path / "c")
@@ -346,7 +346,7 @@ def test_a_later_release_s_fields_are_refused_with_both_sides(
     later.__module__ = "optax._src.transform"
     with monkeypatch.context() as tomorrow:
         tomorrow.setattr(optax._src.transform, "ScaleByAdamState", later)
-        tomorrow.setattr(classes, "package_version", lambda package: "9.0.0")
+        tomorrow.setattr(naming, "package_version", lambda package: "9.0.0")
         ckptstore.save(tmp_path / "c", later(0, 1, 2, 3))
     with pytest.raises(ckptstore.UnknownTypeError, match="only in the checkpoint: xi") as caught:
         ckptstore.load(tmp_path / "c")

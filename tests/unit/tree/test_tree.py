@@ -342,7 +342,7 @@ def test_attributes_of_an_ordered_dict_are_in_no_ones_way(tmp_path: pathlib.Path
     assert "$['s']: collections.OrderedDict with attributes in the checkpoint, " in str(
         caught.value
     )
-    record = registry.adapter("collections").record(collections.OrderedDict)
+    record = registry.find_adapter("collections").record(collections.OrderedDict)
     plain = collections.OrderedDict(a=1)
     for values in ([{}, {"a": 1}], [plain, {}], [plain, [1]], [plain, {1: 1}], [plain, {"pop": 1}]):
         with pytest.raises(TypeError):

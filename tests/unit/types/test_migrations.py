@@ -14,7 +14,7 @@ import pytest
 
 import ckptstore
 from ckptstore import Migration
-from ckptstore.types import migrations, registry
+from ckptstore.types import Adapter, migrations, registry
 
 HERE = sys.modules[__name__]
 
@@ -139,7 +139,7 @@ class TestOfAnAdapter:
     @pytest.fixture(autouse=True)
     def of_this_module(self, monkeypatch):
         monkeypatch.setitem(registry.ADAPTERS, __name__.partition(".")[0], __name__)
-        self.adapter = registry.Adapter()
+        self.adapter = Adapter()
         monkeypatch.setattr(HERE, "ADAPTER", self.adapter, raising=False)
 
     def save_as(self, name, cls, tree, place):
@@ -333,7 +333,7 @@ class TestRegisterRefuses:
             ({"removed": {"mu"}}, "a list of names"),
             ({"renamed": ["a", "b"]}, "must be mappings"),
             ({"added": ["a"]}, "must be mappings"),
-            ({"renamed": {"a": 1}}, "1 is no name"),
+            ({"renamed": {"a": 1}}, "1 is not the name"),
             ({"added": {"a": dict}}, "is the class dict"),
         ],
     )

@@ -1,0 +1,185 @@
+"""The contract between the tree and a framework: what an adapter is asked, and what it returns.
+
+Guide for authors: docs/adapters.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from ckptstore.format import TypeRow
+from ckptstore.format.dtypes import Array, Stored
+from ckptstore.types.migrations import Migration
+
+
+class Refusal(Exception):
+    """Why an object cannot be carried, and what to do about it; `save` adds the path.
+
+    Example:
+        >>> raise Refusal("this Ring is locked; call unlock() before the save")
+        Traceback (most recent call last):
+        ...
+        ckptstore.types.adapter.Refusal: this Ring is locked; call unlock() before the save
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """An array on its way to a file.
+
+    Attributes:
+        row: the type of the array, of kind ``array``; `row.extra` belongs to its adapter.
+        dtype: as stored.
+        shape: as stored.
+        read: returns the stored bytes, flat uint8, when it is time to write them; raises Refusal.
+        fixed: whether nobody can write to those bytes.
+        start: begins to bring the bytes to this host, where that takes a while, and returns the
+            `read` that waits for them.
+        memory: equal for arrays of one type that are the same view of the same memory: these are
+            stored once and come back as one object. None where only identity counts.
+
+    Example:
+        >>> import numpy
+        >>> from ckptstore.adapters import Leaf, TypeKind, TypeRow, describe_dtype, to_bytes
+        >>> x = numpy.arange(6.0).reshape(2, 3)
+        >>> row = TypeRow(TypeKind.ARRAY, "signals", "Signal", package="signals")
+        >>> leaf = Leaf(row, describe_dtype(x.dtype), x.shape, lambda: to_bytes(x))
+        >>> leaf.shape, len(leaf.read())
+        ((2, 3), 48)
+    """
+
+    row: TypeRow
+    dtype: Stored
+    shape: tuple[int, ...]
+    read: Callable[[], Array]
+    fixed: bool = False
+    start: Callable[[], Callable[[], Array]] | None = None
+    memory: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How the instances of one class become children and come back.
+
+    Attributes:
+        row: the type. The children of a ``pytree`` are its static part and what it holds; the
+            children of every other kind are the fields.
+        take: returns the children of an instance; raises Refusal.
+        make: returns an instance from its children.
+        unused: numbers of the children that no instance has: fields that its class had once.
+
+    Example:
+        >>> import fractions
+        >>> from ckptstore.adapters import Record, TypeKind, TypeRow
+        >>> row = TypeRow(TypeKind.OBJECT, "fractions", "Fraction", fields=("above", "below"))
+        >>> record = Record(row, lambda x: x.as_integer_ratio(), lambda xs: fractions.Fraction(*xs))
+        >>> record.take(fractions.Fraction(2, 6)), record.make((1, 3))
+        ((1, 3), Fraction(1, 3))
+    """
+
+    row: TypeRow
+    take: Callable[[Any], Sequence[Any]]
+    make: Callable[[Sequence[Any]], Any]
+    unused: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A child that `Record.take` returns to be stored otherwise than its own class would be.
+
+    Attributes:
+        value: the child.
+        record: how the child is taken apart; None for a child that `like` supplies where it cannot
+            be carried.
+
+    Example:
+        >>> from ckptstore.adapters import Child
+        >>> Child(len).record is None  # stored where it can be, else supplied by `like`
+        True
+    """
+
+    value: Any
+    record: Record | None = None
+
+
+class Adapter:
+    """How the types of one framework become nodes and leaves; this base knows no type.
+
+    A subclass fills in the tables, and overrides a method where a table does not do.
+
+    Attributes:
+        modules: the modules that may be imported to find a stored class of this framework.
+        records: how the instances of a class are taken apart, by class; subclasses of that class
+            are not meant.
+        symbols: functions and constants that are carried by their name: public name to value.
+        harmless: metaclasses and ``__setattr__`` functions of the framework that need not run when
+            an instance is made by its fields.
+        moved: stored names, as ``module.qualname``, that are gone or are an alias today, to where
+            the class is now.
+        migrations: what became of the fields of a class, oldest first, by its name of today. A
+            class that is named here or in `moved` may also have changed from a NamedTuple to a
+            dataclass, or back.
+
+    Example:
+        >>> import math
+        >>> from ckptstore.adapters import Adapter
+        >>> class MathAdapter(Adapter):
+        ...     symbols = {"math.sin": math.sin, "math.pi": math.pi}
+        >>> MathAdapter().symbol(math.sin), MathAdapter().symbol_named("math.pi") == math.pi
+        ('math.sin', True)
+    """
+
+    modules: Sequence[str] = ()
+    records: Mapping[type, Record] = MappingProxyType({})
+    symbols: Mapping[str, Any] = MappingProxyType({})
+    harmless: Sequence[Any] = ()
+    moved: Mapping[str, str] = MappingProxyType({})
+    migrations: Mapping[str, Sequence[Migration]] = MappingProxyType({})
+
+    def leaf(self, x: Any) -> Leaf | None:
+        """Describe `x` if it is an array of this framework; raises Refusal."""
+        return None
+
+    def array(self, host: Array, row: TypeRow, place: Any) -> Any:
+        """Make the array that `row` describes from verified host memory that nobody else holds.
+
+        Args:
+            host: C-ordered, writable.
+            row: the stored type.
+            place: where the array is to live, in the framework's terms, or None.
+
+        Raises:
+            KeyError: the adapter has no such type of array.
+            CorruptError, UnsupportedError: without the path, which `load` adds.
+        """
+        raise KeyError(row.name)
+
+    def record(self, cls: type) -> Record | None:
+        """Return how instances of exactly this class are taken apart, or None; raises Refusal."""
+        return next((record for known, record in self.records.items() if known is cls), None)
+
+    def record_named(self, row: TypeRow) -> Record | None:
+        """Return how instances of a stored type of kind ``object`` are made, or None."""
+        return next((r for r in self.records.values() if str(r.row) == str(row)), None)
+
+    def ready(self, cls: type) -> None:
+        """Do once what the framework's constructor does for a class, before `load` makes one."""
+
+    def symbol(self, x: Any) -> str | None:
+        """Return the public name of a function or constant in the table of symbols, or None."""
+        return next((name for name, value in self.symbols.items() if value is x), None)
+
+    def symbol_named(self, name: str) -> Any:
+        """Return the function or constant of that name; raises KeyError."""
+        return self.symbols[name]
+
+    def expected(self, x: Any) -> tuple[TypeRow, Stored, tuple[int, ...]] | None:
+        """Return (type, dtype, shape) of the leaf that a placeholder in `like` stands for."""
+        return None
+
+    def place(self, x: Any) -> Any:
+        """Return where an array or placeholder of `like` wants its leaf to live, or None."""
+        return None

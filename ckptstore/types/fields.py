@@ -1,0 +1,70 @@
+"""Kinds and fields of classes, read from their dicts: nothing of a class's own code runs.
+
+`getattr` could run a metaclass, a descriptor or a ``__getattr__``. Spec: section 5.1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+from ckptstore.format import TypeKind
+
+RECORD_KINDS = (TypeKind.NAMEDTUPLE, TypeKind.DATACLASS)
+"""The kinds whose instances are made by writing the fields."""
+
+MISSING = object()
+"""Returned by `attribute_of` where a class and its bases have no such attribute."""
+
+
+def kind_of(cls: type) -> TypeKind | None:
+    """Return which kind of record or enum a class is by itself, or None.
+
+    Example:
+        >>> import fractions
+        >>> str(kind_of(dataclasses.make_dataclass("State", ["step"]))), kind_of(fractions.Fraction)
+        ('dataclass', None)
+    """
+    if issubclass(cls, enum.Enum):
+        return TypeKind.ENUM
+    if issubclass(cls, tuple) and type(attribute_of(cls, "_fields")) is tuple:
+        return TypeKind.NAMEDTUPLE
+    if type(attribute_of(cls, "__dataclass_fields__")) is dict:
+        return TypeKind.DATACLASS
+    return None
+
+
+def fields_of(cls: type, kind: TypeKind) -> tuple[str, ...]:
+    """Return the field names of a NamedTuple or dataclass in order; an enum has none.
+
+    Example:
+        >>> fields_of(dataclasses.make_dataclass("State", ["step", "loss"]), TypeKind.DATACLASS)
+        ('step', 'loss')
+    """
+    if kind == TypeKind.NAMEDTUPLE:
+        return tuple(attribute_of(cls, "_fields"))
+    if kind == TypeKind.DATACLASS:
+        fields = attribute_of(cls, "__dataclass_fields__").values()
+        fields = [f for f in fields if type(f) is dataclasses.Field]
+        return tuple(f.name for f in fields if f._field_type.name == "_FIELD")
+    return ()
+
+
+def class_dict(cls: type) -> Mapping[str, Any]:
+    """Return ``cls.__dict__`` past any metaclass."""
+    namespace: Mapping[str, Any] = type.__dict__["__dict__"].__get__(cls)
+    return namespace
+
+
+def owner_of(cls: type, name: str) -> type | None:
+    """Return the first of a class and its bases that defines a name, or None."""
+    bases: tuple[type, ...] = type.__dict__["__mro__"].__get__(cls)
+    return next((base for base in bases if name in class_dict(base)), None)
+
+
+def attribute_of(cls: type, name: str) -> Any:
+    """Return what a class or a base of it has under a name, or MISSING."""
+    owner = owner_of(cls, name)
+    return MISSING if owner is None else class_dict(owner)[name]

@@ -1,0 +1,118 @@
+"""Which classes are safe to rebuild: their instances can be made without any code of theirs."""
+
+from __future__ import annotations
+
+import abc
+import enum
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+from ckptstore.format import TypeKind
+from ckptstore.types.fields import MISSING, attribute_of, class_dict, fields_of, owner_of
+from ckptstore.types.registry import find_adapter
+
+_HEAP_TYPE = 1 << 9
+"""The flag of what a class statement defined: Py_TPFLAGS_HEAPTYPE."""
+
+_METACLASSES = (type, abc.ABCMeta, type(typing.Protocol))
+_ENUM_METACLASSES = (enum.EnumType,)
+_ENUMS = {t for t in vars(enum).values() if type(t) is enum.EnumType}
+
+
+class Unsafe(Exception):
+    """Why instances of a class are not rebuilt without the user's word."""
+
+
+def check_safe(cls: type, kind: TypeKind) -> None:
+    """Refuse a class whose instances could not be made without running its code.
+
+    Args:
+        cls: a NamedTuple, dataclass or enum.
+        kind: which of the three.
+
+    Raises:
+        Unsafe: for ``__del__``, a ``__setattr__`` of its own, a metaclass, a built-in base, or a
+            descriptor in the place of a field.
+
+    Example:
+        >>> import dataclasses
+        >>> check_safe(dataclasses.make_dataclass("State", ["step"]), TypeKind.DATACLASS)
+        >>> check_safe(dataclasses.make_dataclass("Bag", [], bases=(dict,)), TypeKind.DATACLASS)
+        Traceback (most recent call last):
+        ...
+        ckptstore.types.safety.Unsafe: it is also a dict, whose contents are not its fields
+    """
+    allowed = _ENUM_METACLASSES if kind == TypeKind.ENUM else _METACLASSES
+    if type(cls) not in allowed and not _is_harmless(type(cls), type(cls)):
+        raise Unsafe(f"its metaclass {type(cls).__qualname__} may run code")
+    if attribute_of(cls, "__del__") is not MISSING:
+        raise Unsafe("it has a __del__")
+    if kind == TypeKind.ENUM:
+        _check_comparison(cls)
+        return
+    for base in cls.__mro__:
+        if not base.__flags__ & _HEAP_TYPE and base not in (object, tuple, typing.Generic):
+            raise Unsafe(f"it is also a {base.__qualname__}, whose contents are not its fields")
+    fields = fields_of(cls, kind)
+    if kind == TypeKind.NAMEDTUPLE:
+        if not all(type(attribute_of(cls, name)) is _GETTER for name in fields):
+            raise Unsafe("a field is not what NamedTuple made of it")
+        return
+    try:
+        object.__new__(cls)  # runs no code of the class, and refuses the built-in bases left
+    except TypeError as error:
+        raise Unsafe(f"an instance cannot be made without its own code ({error})") from None
+    setter = attribute_of(cls, "__setattr__")
+    plain = setter is object.__setattr__ or _is_of_frozen_dataclass(cls)
+    if not plain and not _is_harmless(type(cls), setter):
+        raise Unsafe("it has a __setattr__ of its own")
+    for name in fields:
+        value = attribute_of(cls, name)
+        hook = value is not MISSING and attribute_of(type(value), "__set__") is not MISSING
+        if hook and type(value) is not types.MemberDescriptorType:
+            raise Unsafe(f"its field {name!r} is a {type(value).__qualname__}, which runs code")
+
+
+def _check_comparison(cls: type) -> None:
+    """Refuse an enum that compares or hashes its members by code of its own."""
+    for name in ("__eq__", "__hash__"):
+        owner = owner_of(cls, name)
+        assert owner is not None  # object has both
+        if owner.__flags__ & _HEAP_TYPE and owner not in _ENUMS:
+            raise Unsafe(f"it has an {name} of its own")
+
+
+def _is_harmless(metaclass: type, what: Any) -> bool:
+    """Tell whether the framework of a metaclass says that making instances needs no `what`."""
+    if metaclass in _METACLASSES:
+        return False
+    adapter = find_adapter(metaclass.__module__)
+    return adapter is not None and any(what is harmless for harmless in adapter.harmless)
+
+
+class _Example(typing.NamedTuple):
+    a: int
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    a: int
+
+
+_GETTER = type(class_dict(_Example)["a"])
+_PARAMETERS = type(class_dict(_Frozen)["__dataclass_params__"])
+
+
+def _is_of_frozen_dataclass(cls: type) -> bool:
+    """Tell whether the ``__setattr__`` of a class is that of a frozen dataclass.
+
+    The decorator refuses a class that defines one, so a class that has both its own parameters,
+    which say ``frozen``, and a ``__setattr__`` has the generated one. The generated ``__init__``
+    writes the fields past it, as `load` does.
+    """
+    owner = owner_of(cls, "__setattr__")
+    assert owner is not None  # object has one
+    parameters: Any = class_dict(owner).get("__dataclass_params__")
+    return type(parameters) is _PARAMETERS and parameters.frozen is True
