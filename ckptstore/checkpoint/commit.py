@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ckptstore.errors import (
     AlreadyCommittedError,
@@ -18,8 +19,8 @@ from ckptstore.errors import (
     Reason,
     StorageError,
 )
-from ckptstore.format import MANIFEST_MAX_NBYTES, Manifest, decode_manifest
-from ckptstore.format.names import MANIFEST, attempt_of, mark, steps_of
+from ckptstore.format import MANIFEST_MAX_NBYTES, Manifest, decode_manifest, names
+from ckptstore.format.names import MANIFEST
 from ckptstore.storage import Storage
 
 _log = logging.getLogger("ckptstore")
@@ -27,61 +28,99 @@ _log = logging.getLogger("ckptstore")
 _SENDS = 10
 
 
-def current(storage: Storage) -> bytes | None:
-    """Return the bytes of the manifest that a save would replace, or None where there is none.
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The file `MANIFEST` of a place, decoded once.
+
+    Attributes:
+        data: its bytes.
+        decoded: what they say, or why they are not a manifest that this version reads.
+    """
+
+    data: bytes
+    decoded: Manifest | CheckpointError
+
+    @classmethod
+    def of(cls, data: bytes, *, where: str) -> Committed:
+        """Decode the bytes of a manifest; `where` is their place, for the message of an error."""
+        try:
+            return cls(data, decode_manifest(data, where=where))
+        except CheckpointError as error:
+            return cls(data, error.with_traceback(None))
+
+    @property
+    def attempt(self) -> str | None:
+        """The id of the attempt; None where it cannot be read."""
+        return self.decoded.attempt if isinstance(self.decoded, Manifest) else None
+
+    def manifest(self) -> Manifest:
+        """Return the manifest.
+
+        Raises:
+            CorruptError, UnsupportedError: as `decode_manifest`.
+        """
+        if isinstance(self.decoded, Manifest):
+            return self.decoded
+        raise self.decoded
+
+
+def current(storage: Storage) -> Committed | None:
+    """Return the manifest that a save would replace, or None where there is none.
 
     Raises:
         StorageError: reason ``foreign-manifest``: too large to be one, so no swap can compare it.
     """
-    data = surely_held(storage)
-    if data is not None and len(data) > MANIFEST_MAX_NBYTES:
+    holder = committed(storage)
+    if holder is not None and len(holder.data) > MANIFEST_MAX_NBYTES:
         raise StorageError(
-            f"{storage.url}: {MANIFEST} there has {len(data)} bytes at least, so it is no manifest "
-            "of ckptstore, and nothing was written; remove it first, or save to another place",
+            f"{storage.url}: {MANIFEST} there has {len(holder.data)} bytes at least, so it is not "
+            "a manifest of ckptstore, and nothing was written; remove it first, or save to another "
+            "place",
             reason=Reason.FOREIGN_MANIFEST,
         )
-    return data
+    return holder
 
 
-def held(storage: Storage) -> bytes | None:
-    """Return the bytes of the committed manifest, or None where nothing is committed."""
+def committed(storage: Storage) -> Committed | None:
+    """Return the committed manifest, or None where nothing is committed.
+
+    Bytes that are not a manifest are read again: perhaps they were damaged on their way.
+    """
+    data = committed_bytes(storage)
+    for _ in range(_SENDS):
+        if data is None:
+            return None
+        holder = Committed.of(data, where=f"{storage.url}/{MANIFEST}")
+        if holder.attempt is not None:
+            return holder
+        before, data = data, committed_bytes(storage)
+        if data == before:
+            return holder
+    return None if data is None else Committed.of(data, where=f"{storage.url}/{MANIFEST}")
+
+
+def committed_bytes(storage: Storage) -> bytes | None:
+    """Return the bytes of `MANIFEST`, read once, or None where there is none."""
     try:
         return storage.read(MANIFEST, MANIFEST_MAX_NBYTES)
     except FileNotFoundError:
         return None
 
 
-def surely_held(storage: Storage) -> bytes | None:
-    """Return what `held` does; bytes that are no manifest were perhaps damaged on their way."""
-    data = held(storage)
-    for _ in range(_SENDS):
-        if data is None or attempt_in(data) is not None:
-            break
-        before, data = data, held(storage)
-        if data == before:
-            break
-    return data
+def attempt_of(holder: Committed | None) -> str | None:
+    """Return the attempt of a manifest, or None where there is none or it cannot be read."""
+    return None if holder is None else holder.attempt
 
 
-def attempt_in(data: bytes | None) -> str | None:
-    """Return the attempt id of a manifest, or None where it is none or damaged."""
-    if data is None:
-        return None
-    try:
-        return decode_manifest(data, where=MANIFEST).attempt
-    except CheckpointError:
-        return None
-
-
-def occupied(storage: Storage, holder: bytes) -> AlreadyCommittedError:
+def occupied(storage: Storage, holder: Committed) -> AlreadyCommittedError:
     """Return the error for a place that another attempt holds."""
     return AlreadyCommittedError(
         f"{storage.url}: a checkpoint is committed there already (attempt "
-        f"{attempt_in(holder) or 'unreadable'}); save to another place, or pass overwrite=True"
+        f"{holder.attempt or 'unreadable'}); save to another place, or pass overwrite=True"
     )
 
 
-def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: bytes | None) -> None:
+def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committed | None) -> None:
     """Make an attempt, whose files are durable, the checkpoint.
 
     Args:
@@ -98,7 +137,7 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: bytes |
     attempt = manifest.attempt
     try:
         found = storage.list()
-        if mark(attempt) in found:
+        if names.mark(attempt) in found:
             raise _collected(storage, attempt)
         if lost := _lost(manifest, found):
             raise StorageError(
@@ -112,14 +151,14 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: bytes |
     swapped = _send(storage, attempt, data, replaced)
     try:
         found = storage.list()
-        collected = mark(attempt) in found
+        collected = names.mark(attempt) in found
         if not collected and _lost(manifest, found):
             # A collector is done with this attempt, or a later save or a delete came after it.
-            collected = attempt_in(surely_held(storage)) == attempt
+            collected = attempt_of(committed(storage)) == attempt
         if collected:
             _withdraw(storage, data, swapped)
-            holder = surely_held(storage)
-            if holder is not None and attempt_in(holder) in (None, attempt):
+            holder = committed(storage)
+            if holder is not None and holder.attempt in (None, attempt):
                 raise StorageError("it could not be withdrawn")
     except CheckpointError as failed:
         raise OutcomeUnknownError(
@@ -129,20 +168,22 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: bytes |
     if collected:
         discard(storage, attempt)
         raise _collected(storage, attempt)
-    old = attempt_in(swapped)
+    old = attempt_of(swapped)
     left = None if old is None else discard(storage, old)  # the swap is durable
     if left is not None:
         _log.warning("%s: saved, but files of the one before are left: %s", storage.url, left)
 
 
-def _send(storage: Storage, attempt: str, data: bytes, replaced: bytes | None) -> bytes | None:
+def _send(
+    storage: Storage, attempt: str, data: bytes, replaced: Committed | None
+) -> Committed | None:
     """Commit, and return the manifest that this replaced."""
     error: Exception
     for _ in range(_SENDS):
         try:
             if replaced is not None:
                 try:
-                    storage.swap(MANIFEST, data, replaced)
+                    storage.swap(MANIFEST, data, replaced.data)
                     return replaced
                 except FileNotFoundError:
                     replaced = None  # it was deleted meanwhile
@@ -153,8 +194,8 @@ def _send(storage: Storage, attempt: str, data: bytes, replaced: bytes | None) -
         except (CheckpointError, FileExistsError) as caught:
             error = caught
         try:
-            holder = surely_held(storage)
-            if attempt_in(holder) == attempt:  # only the answer was lost
+            holder = committed(storage)
+            if attempt_of(holder) == attempt:  # only the answer was lost
                 storage.flush()
                 return replaced
         except CheckpointError as second:
@@ -166,8 +207,8 @@ def _send(storage: Storage, attempt: str, data: bytes, replaced: bytes | None) -
         if not isinstance(error, FileExistsError):
             discard(storage, attempt)
             raise error
-        if holder is not None and holder != replaced:
-            if attempt_in(holder) is None:  # it may be ours, damaged each time on its way
+        if holder is not None and (replaced is None or holder.data != replaced.data):
+            if holder.attempt is None:  # it may be ours, damaged each time on its way
                 raise OutcomeUnknownError(
                     f"{storage.url}: {MANIFEST} holds bytes that are no manifest, so whether the "
                     f"commit of attempt {attempt} happened cannot be known; nothing was deleted; "
@@ -175,7 +216,7 @@ def _send(storage: Storage, attempt: str, data: bytes, replaced: bytes | None) -
                 ) from error
             discard(storage, attempt)
             raise AlreadyCommittedError(
-                f"{storage.url}: another save (attempt {attempt_in(holder)}) was committed "
+                f"{storage.url}: another save (attempt {holder.attempt}) was committed "
                 "there first; nothing of it was touched; load it, or save again"
             )
         # Something was there and is not any more, or what is to be replaced still is: ask again.
@@ -202,13 +243,13 @@ def _collected(storage: Storage, attempt: str) -> StorageError:
     )
 
 
-def _withdraw(storage: Storage, data: bytes, swapped: bytes | None) -> None:
+def _withdraw(storage: Storage, data: bytes, swapped: Committed | None) -> None:
     """Undo a commit that a collector may be about to remove the data of."""
     if swapped is None:
         storage.delete(MANIFEST, expected=data)
     else:
         with contextlib.suppress(FileExistsError, FileNotFoundError):
-            storage.swap(MANIFEST, swapped, data)
+            storage.swap(MANIFEST, swapped.data, data)
 
 
 def delete(storage: Storage, attempt: str | None = None) -> None:
@@ -224,12 +265,13 @@ def delete(storage: Storage, attempt: str | None = None) -> None:
         StorageError: it is there still; or, reason ``not-removed``, it is deleted, but some of its
             files could not be removed.
     """
-    data = surely_held(storage)
-    if data is None:
+    holder = committed(storage)
+    if holder is None:
         raise not_committed(storage)
-    if attempt not in (None, attempt_in(data)):
+    data, removed = holder.data, holder.attempt
+    if attempt not in (None, removed):
         raise AlreadyCommittedError(
-            f"{storage.url}: another save (attempt {attempt_in(data) or 'unreadable'}) was "
+            f"{storage.url}: another save (attempt {removed or 'unreadable'}) was "
             "committed there meanwhile; nothing of it was touched"
         )
     failed: CheckpointError | None = None
@@ -238,16 +280,17 @@ def delete(storage: Storage, attempt: str | None = None) -> None:
     except StorageError as error:
         failed = error
     try:
-        holder = held(storage)
+        after = committed_bytes(storage)
     except StorageError as error:
-        failed, holder = failed or error, None
-    if holder == data:
+        failed, after = failed or error, None
+    if after == data:
         raise failed or StorageError(
             f"{storage.url}: {MANIFEST} could not be deleted; remove it by hand"
         )
-    if holder is not None:
+    if after is not None:
+        other = Committed.of(after, where=MANIFEST).attempt
         raise AlreadyCommittedError(
-            f"{storage.url}: another save (attempt {attempt_in(holder) or 'unreadable'}) was "
+            f"{storage.url}: another save (attempt {other or 'unreadable'}) was "
             "committed there while it was deleted; nothing of it was touched; delete it again "
             "if you mean it too"
         )
@@ -256,12 +299,11 @@ def delete(storage: Storage, attempt: str | None = None) -> None:
             f"{storage.url}: whether the deletion of {MANIFEST} is done and durable cannot be "
             f"known ({failed}); none of the data was removed; delete it again"
         ) from failed
-    removed = attempt_in(data)
     left = None if removed is None else discard(storage, removed)
     # Its writer may have lost the answer of its commit, and have sent it again in between. If it
     # does so after this look, it finds its files gone, and withdraws.
     try:
-        if held(storage) == data:
+        if committed_bytes(storage) == data:
             storage.delete(MANIFEST, expected=data)
     except CheckpointError as error:
         left = left or error
@@ -282,7 +324,7 @@ def discard(storage: Storage, attempt: str) -> CheckpointError | None:
     first = None
     try:
         for name in storage.list():
-            if attempt_of(name) == attempt:
+            if names.attempt_of(name) == attempt:
                 try:
                     storage.delete(name)
                 except CheckpointError as error:
@@ -294,15 +336,15 @@ def discard(storage: Storage, attempt: str) -> CheckpointError | None:
 
 def not_committed(storage: Storage) -> NotCommittedError:
     """Return the error for a place without a manifest, saying what is there instead."""
-    names = storage.list()
-    if run := steps_of(storage.children()):
+    files = storage.list()
+    if run := names.steps_of(storage.children()):
         return NotCommittedError(
             f"{storage.url}: not a checkpoint but a run, with directories of {len(run)} step(s) up "
             f"to step {max(run.values())}: Manager(url).load() loads its newest, "
             "Manager(url).load(step) another",
             reason=Reason.IS_A_RUN,
         )
-    attempts = {attempt_of(name) for name in names} - {None}
+    attempts = {names.attempt_of(name) for name in files} - {None}
     if attempts:
         return NotCommittedError(
             f"{storage.url}: not a committed checkpoint: {len(attempts)} unfinished save(s), no "
@@ -311,7 +353,7 @@ def not_committed(storage: Storage) -> NotCommittedError:
         )
     return NotCommittedError(
         f"{storage.url}: not a checkpoint: no {MANIFEST} there"
-        + (" (it holds other files)" if names else "")
+        + (" (it holds other files)" if files else "")
         + "; check the path",
         reason=Reason.NO_MANIFEST,
     )

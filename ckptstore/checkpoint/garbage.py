@@ -30,10 +30,10 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
         CorruptError: the manifest cannot be read, so nothing can be told apart; nothing is removed.
         StorageError: as the store says.
     """
-    manifest = commit.surely_held(storage)  # before the listing, whose time of it is then no older
+    holder = commit.committed(storage)  # before the listing, whose time of it is then no older
     changed, unfinished = storage.changed(), storage.unfinished()
-    committed = commit.attempt_in(manifest)
-    if manifest is not None and committed is None:
+    committed = commit.attempt_of(holder)
+    if holder is not None and committed is None:
         raise CorruptError(
             f"{storage.url}: {MANIFEST} is damaged, so what is garbage cannot be told; nothing was "
             "removed; verify it",
@@ -104,8 +104,8 @@ def _remove(storage: Storage, attempt: str, files: Iterable[str]) -> bool:
         storage.create(mark, mine)
     except FileExistsError:
         return False  # another collector's
-    manifest = commit.surely_held(storage)
-    if manifest is not None and commit.attempt_in(manifest) in (None, attempt):
+    holder = commit.committed(storage)
+    if holder is not None and holder.attempt in (None, attempt):
         storage.delete(mark, expected=mine)
         return False
     for name in files:

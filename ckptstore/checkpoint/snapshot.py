@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ckptstore.checkpoint.commit import held, not_committed, surely_held
+from ckptstore.checkpoint.commit import Committed, committed, committed_bytes, not_committed
 from ckptstore.digests import Buffer, Digest, Hasher
 from ckptstore.errors import CorruptError, Reason, StorageError
-from ckptstore.format import INDEX_MAX_NBYTES, File, Manifest, decode_manifest
-from ckptstore.format.names import MANIFEST
+from ckptstore.format import INDEX_MAX_NBYTES, File, Manifest
 from ckptstore.storage import Storage
 from ckptstore.tree import StoredTree
 
@@ -68,14 +67,14 @@ def read(storage: Storage, use: Callable[[Snapshot], T]) -> T:
     """
     before = None
     for _ in range(_READS):
-        data = surely_held(storage)
-        if data is None:
+        holder = committed(storage)
+        if holder is None:
             raise not_committed(storage)
         try:
-            return use(_open(storage, data))
+            return use(_open(storage, holder))
         except _Changed as error:
-            if held(storage) != data or before != data:
-                before = data  # a listing may have been damaged on its way, too: look twice
+            if committed_bytes(storage) != holder.data or before != holder.data:
+                before = holder.data  # a listing may have been damaged on its way, too: look twice
                 continue
             raise CorruptError(
                 f"{storage.url}: {error}; the checkpoint is incomplete; restore the file from a "
@@ -96,8 +95,8 @@ class _Changed(Exception):
         self.reason = reason
 
 
-def _open(storage: Storage, data: bytes) -> Snapshot:
-    manifest = decode_manifest(data, where=f"{storage.url}/{MANIFEST}")
+def _open(storage: Storage, holder: Committed) -> Snapshot:
+    manifest = holder.manifest()
     sizes = storage.sizes([file.name for file in manifest.files])
     for file in manifest.files:
         have = sizes.get(file.name)

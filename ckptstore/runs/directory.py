@@ -16,7 +16,6 @@ from ckptstore.errors import (
     Reason,
     StructureError,
 )
-from ckptstore.format import decode_manifest
 from ckptstore.format.names import MANIFEST, step_name, steps_of
 from ckptstore.runs import retention
 from ckptstore.runs.metrics import Metrics
@@ -195,10 +194,10 @@ def _committed(store: Storage) -> list[int]:
 
 def _refuse_checkpoint(store: Storage) -> None:
     """Raise where a directory holds a manifest of its own, and no step."""
-    data = commit.surely_held(store)
-    if data is None or commit.attempt_in(data) is None or _committed(store):
+    holder = commit.committed(store)
+    if holder is None or holder.attempt is None or _committed(store):
         return
-    step = decode_manifest(data, where=store.url).step
+    step = holder.manifest().step
     raise StructureError(
         f"{store.url}: a checkpoint{'' if step is None else f' of step {step}'}, not a run of "
         "them: ckptstore.load(url) loads it; give Manager the directory above it, or another",

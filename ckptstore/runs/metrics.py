@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from ckptstore import concurrency
 from ckptstore.checkpoint import commit
 from ckptstore.errors import CorruptError, UnsupportedError
-from ckptstore.format import decode_manifest
-from ckptstore.format.names import MANIFEST, step_name
+from ckptstore.format.names import step_name
 from ckptstore.runs.retention import StepInfo
 from ckptstore.storage import Storage
 
@@ -59,8 +58,8 @@ class Look:
             return False
         if step in self._unreadable:
             return True
-        data = commit.surely_held(self._run.child(step_name(step)))
-        if data is not None and commit.attempt_in(data) == self._here[step][0]:
+        holder = commit.committed(self._run.child(step_name(step)))
+        if holder is not None and holder.attempt == self._here[step][0]:
             return False
         self._known.pop(step, None)
         return True
@@ -81,13 +80,12 @@ class Look:
         concurrency.run(self._read_one, rows, self._run.traffic.reads, name="ckptstore-metrics")
 
     def _read_one(self, step: int) -> None:
-        place = self._run.child(step_name(step))
-        data = commit.surely_held(place)
-        if data is None:  # it was deleted meanwhile
+        holder = commit.committed(self._run.child(step_name(step)))
+        if holder is None:  # it was deleted meanwhile
             self._unreadable.add(step)
             return
         try:
-            manifest = decode_manifest(data, where=f"{place.url}/{MANIFEST}")
+            manifest = holder.manifest()
         except (CorruptError, UnsupportedError) as error:
             _log.warning("%s; so its metrics are not known, and it is not evicted", error)
             self._unreadable.add(step)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ckptstore import concurrency, storage
 from ckptstore.checkpoint import commit
+from ckptstore.checkpoint.commit import Committed
 from ckptstore.checkpoint.description import Checkpoint
 from ckptstore.digests import Digest, digest
 from ckptstore.errors import CorruptError, Reason, StructureError
@@ -145,7 +146,7 @@ class Attempt:
         self,
         store: Storage,
         walk: LiveTree,
-        replaced: bytes | None,
+        replaced: Committed | None,
         series: Series | None,
         step: int | None,
         metadata: Mapping[str, Any] | None,

@@ -74,9 +74,9 @@ class Witness:
         self.notes = threading.local()
 
     def __call__(
-        self, storage: Any, manifest: Manifest, data: bytes, replaced: bytes | None
+        self, storage: Any, manifest: Manifest, data: bytes, replaced: commit.Committed | None
     ) -> None:
-        self.notes.attempt, self.notes.seen = manifest.attempt, commit.attempt_in(replaced)
+        self.notes.attempt, self.notes.seen = manifest.attempt, commit.attempt_of(replaced)
         self.publish(storage, manifest, data, replaced)
 
 

@@ -362,7 +362,7 @@ def _answer(answer: Answer) -> str:
     if isinstance(value, tuple) and value and isinstance(value[0], tuple):
         return "[" + " ".join(name[:10] for name, _ in value) + "]"
     if isinstance(value, bytes):
-        return commit.attempt_in(value) or f"{len(value)} bytes"
+        return commit.Committed.of(value, where="").attempt or f"{len(value)} bytes"
     return str(value)
 
 

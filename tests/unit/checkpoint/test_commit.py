@@ -193,7 +193,7 @@ def test_a_commit_that_always_meets_a_file_nobody_sees_is_of_unknown_outcome(
 
 def mark(self: LocalStorage, *_: Any) -> None:
     """What a collector does that takes the only uncommitted attempt for a dead one."""
-    committed = commit.attempt_in(commit.current(self))
+    committed = commit.attempt_of(commit.current(self))
     (attempt,) = {names.attempt_of(name) for name in self.list()} - {None, committed}
     Path(self.url, f"VOID-{attempt}").touch()
 

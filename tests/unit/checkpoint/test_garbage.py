@@ -313,7 +313,7 @@ def test_the_model_finds_a_save_that_takes_a_lost_answer_for_a_conflict(
 
 def test_the_model_finds_a_collector_that_makes_no_mark(monkeypatch: pytest.MonkeyPatch) -> None:
     def remove(storage: Any, attempt: str, files: Any) -> bool:
-        if commit.attempt_in(storage.read(names.MANIFEST, 1 << 20)) == attempt:
+        if commit.attempt_of(commit.committed(storage)) == attempt:
             return False
         for name in files:
             storage.delete(name)
@@ -330,7 +330,7 @@ def test_the_model_finds_a_collector_that_takes_back_the_mark_of_another(
     def remove(storage: Any, attempt: str, files: Any) -> bool:
         with contextlib.suppress(FileExistsError):
             storage.create(names.mark(attempt), b"")
-        uncommitted = commit.attempt_in(commit.surely_held(storage)) != attempt
+        uncommitted = commit.attempt_of(commit.committed(storage)) != attempt
         for name in (*(files if uncommitted else ()), names.mark(attempt)):
             storage.delete(name)
         return uncommitted
@@ -367,7 +367,7 @@ def test_the_model_finds_a_save_that_does_not_look_after_its_commit(
     made = world(monkeypatch, saves(NEW, overwrite=True), collects())
     monkeypatch.setattr(commit, "_lost", lambda *_: None)
     real = names.mark
-    monkeypatch.setattr(commit, "mark", lambda attempt: f"{real(attempt)}?")
+    monkeypatch.setattr(names, "mark", lambda attempt: f"{real(attempt)}?")
     assert breaks(made, OLD)
 
 
