@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import secrets
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from ckptstore.storage.clients import sync
 from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Page, Settings, Upload, Version
 
 _LARGE_NBYTES = 1 << 20
+_HOST = re.compile(r"(.+)\.(?:dfs|blob)\.core\.windows\.net")
 _ONCE: Mapping[str, Any] = {"retry_total": 0}
 
 T = TypeVar("T")
@@ -38,14 +40,15 @@ class AzureClient:
 
     def __init__(self, bucket: str, options: Mapping[str, Any], settings: Settings) -> None:
         container, _, host = bucket.partition("@")
-        named = adlfs.AzureBlobFileSystem._get_kwargs_from_urls(f"abfs://{bucket}/")
-        if host and not named:
+        account = _HOST.fullmatch(host)
+        if host and account is None:
             raise Failure(
                 Kind.REFUSED,
-                f"{host} is no ACCOUNT.dfs.core.windows.net; give account_name and account_host in "
-                "storage_options",
+                f"{host} is not ACCOUNT.dfs.core.windows.net; pass account_name and account_host "
+                "in storage_options",
                 Reason.BAD_URL,
             )
+        named = {"account_name": account[1]} if account else {}
         given = {"use_listings_cache": False} | named | dict(options)
         self._fs = adlfs.AzureBlobFileSystem(skip_instance_cache=True, **given)
         self._container_name = container
@@ -202,12 +205,7 @@ class AzureClient:
         return self._fs.service_client.get_blob_client(self._container_name, key)
 
     def _run(self, request: Coroutine[Any, Any, T]) -> T:
-        try:
-            return sync.run(self._fs.loop, request, self._timeout)
-        except Failure:
-            raise
-        except Exception as error:
-            raise failure_of(error) from None
+        return sync.run(self._fs.loop, request, self._timeout, failure_of=failure_of)
 
 
 def _if_match(version: Version | None) -> dict[str, Any]:

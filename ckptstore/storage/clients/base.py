@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -45,6 +46,20 @@ class Failure(Exception):
         self.kind = kind
         self.reason = reason
         self.answered = answered
+
+
+@contextlib.contextmanager
+def raising(failure_of: Callable[[Exception], Exception]) -> Iterator[None]:
+    """Raise a `Failure` of the block as it is, and for another exception what `failure_of` returns.
+
+    The exception of the library is not shown with it: it may hold secrets.
+    """
+    try:
+        yield
+    except Failure:
+        raise
+    except Exception as error:
+        raise failure_of(error) from None
 
 
 @dataclass(frozen=True, slots=True)

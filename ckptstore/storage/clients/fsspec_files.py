@@ -9,16 +9,18 @@ import contextlib
 import email.utils
 import threading
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
 from ckptstore.errors import Reason
 from ckptstore.storage.clients import sync
-from ckptstore.storage.clients.base import Failure, Kind
+from ckptstore.storage.clients.base import Failure, Kind, raising
 from ckptstore.storage.clients.fsspec_errors import failure_of
+
+T = TypeVar("T")
 
 _UNSUPPORTED = {Reason.READ_ONLY, Reason.STORAGE}
 _TIMES = "mtime", "modified", "last_modified", "LastModified", "Last-Modified", "updated", "created"
@@ -141,20 +143,17 @@ class Filesystem:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Let in one thread at a time where the file system needs that; turn what it raises."""
-        with contextlib.nullcontext() if self._async else self._lock:
-            try:
-                yield
-            except Failure:
-                raise
-            except Exception as error:
-                raise self._failure(error) from None
+        with contextlib.nullcontext() if self._async else self._lock, raising(self._failure):
+            yield
 
     def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
         with self.alone():
             if self._async:
-                request = getattr(self._fs, f"_{method}")(*arguments, **named)
-                return sync.run(self._fs.loop, request, self._timeout)
+                return self._wait(getattr(self._fs, f"_{method}")(*arguments, **named))
             return getattr(self._fs, method)(*arguments, **named)
+
+    def _wait(self, request: Coroutine[Any, Any, T]) -> T:
+        return sync.run(self._fs.loop, request, self._timeout, failure_of=self._failure)
 
     def _path(self, key: str) -> str:
         """Return what the file system calls a key."""
@@ -194,7 +193,7 @@ class WebFilesystem(Filesystem):
             file = self._fs.open(
                 path, "rb", block_size=1 << 20, size=end, cache_type="none", headers=headers
             )
-            data: bytes = sync.run(self._fs.loop, file.async_fetch_range(start, end), self._timeout)
+            data: bytes = self._wait(file.async_fetch_range(start, end))
         return data
 
     def _path(self, key: str) -> str:

@@ -22,7 +22,7 @@ from yarl import URL
 from ckptstore.digests import Buffer
 from ckptstore.errors import Reason
 from ckptstore.storage.clients import sync
-from ckptstore.storage.clients.base import Failure, Kind, Settings
+from ckptstore.storage.clients.base import Failure, Kind, Settings, raising
 from ckptstore.storage.clients.gcs_errors import answered, failure_of, no_credentials
 
 _PIECE_NBYTES = 256 << 10
@@ -59,7 +59,7 @@ class Api:
             if failure is None:
                 raise
             raise failure from None
-        self._base = str(self._fs._location).rstrip("/")
+        self._base = str(self._fs.base).removesuffix("/storage/v1/").rstrip("/")
         self._objects = f"/b/{quote(bucket, safe='')}/o"
         self._timeout = settings.timeout
         self.endpoint = re.sub(r"(?<=://)[^/@]*@", "", self._base)
@@ -125,19 +125,19 @@ class Api:
         limits = aiohttp.ClientTimeout(
             total=None, sock_connect=min(_CONNECT_TIMEOUT, self._timeout)
         )
-        try:
-            sent = self._fs._get_headers(sent)  # not on the loop: it may wait for a new token
-            return sync.run(self._fs.loop, request(), self._timeout, view.nbytes + received)
-        except Failure:
-            raise
-        except Exception as error:
-            raise failure_of(error) from None
+        with raising(failure_of):
+            self._fs.credentials.apply(sent)  # not on the loop: it may wait for a new token
+        nbytes = view.nbytes + received
+        return sync.run(self._fs.loop, request(), self._timeout, nbytes, failure_of=failure_of)
 
     def _path(self, key: str) -> str:
         return f"{self._objects}/{quote(key, safe='')}"
 
     def _url(self, path: str, params: Mapping[str, str | None]) -> URL:
-        given = {name: value for name, value in self._fs._get_params(params).items() if value}
+        payer = self._fs.requester_pays
+        project = payer if isinstance(payer, str) else self._fs.project if payer else None
+        params = {**params, "userProject": project}
+        given = {name: value for name, value in params.items() if value}
         return URL(f"{self._base}{path}?{urlencode(given, quote_via=quote)}", encoded=True)
 
 

@@ -1,4 +1,7 @@
-"""S3 and what speaks its protocol, through s3fs: one request a call, none of s3fs's own tries."""
+"""S3 and what speaks its protocol: one request a call through the client that s3fs makes.
+
+s3fs brings options, credentials and sessions. Its own requests are not used: it tries them again.
+"""
 
 from __future__ import annotations
 
@@ -54,19 +57,13 @@ class S3Client:
         } | dict(options.get("config_kwargs") or {})
         given = {"use_listings_cache": False} | dict(options) | {"config_kwargs": config}
         self._fs = s3fs.S3FileSystem(skip_instance_cache=True, **given)
-        self._fs.retries = 1
-        try:
-            sync.run(self._fs.loop, self._fs.set_session(), settings.timeout)
-        except Failure:
-            raise
-        except Exception as error:
-            failure = failure_of(error)
-            if failure.kind is Kind.REFUSED:
-                raise failure from None
-            raise
+        self._always = {**self._fs.s3_additional_kwargs, **self._fs.req_kw}
         self._bucket = bucket
         self._timeout = settings.timeout
-        self.endpoint: str = _USERINFO.sub("", self._fs._s3.meta.endpoint_url)
+        client = sync.run(
+            self._fs.loop, self._fs.set_session(), settings.timeout, failure_of=_refusal_of
+        )
+        self.endpoint: str = _USERINFO.sub("", client.meta.endpoint_url)
 
     def read(self, key: str, limit: int) -> tuple[bytes, Version]:
         """GetObject of a range from 0."""
@@ -206,15 +203,16 @@ class S3Client:
         return self._run(request())
 
     async def _call(self, method: str, **arguments: Any) -> Any:
-        return await self._fs._call_s3(method, Bucket=self._bucket, **arguments)
+        """Send one request, with those of the options for all requests that this one takes."""
+        await self._fs.set_session()  # which opens connections anew that somebody closed
+        client = await self._fs.get_s3(self._bucket)
+        operation = client.meta.method_to_api_mapping[method]
+        known = client.meta.service_model.operation_model(operation).input_shape.members
+        always = {k: v for k, v in self._always.items() if k in known and v is not None}
+        return await getattr(client, method)(**always | {"Bucket": self._bucket} | arguments)
 
     def _run(self, request: Coroutine[Any, Any, T], nbytes: int = 0) -> T:
-        try:
-            return sync.run(self._fs.loop, request, self._timeout, nbytes)
-        except Failure:
-            raise
-        except Exception as error:
-            raise failure_of(error) from None
+        return sync.run(self._fs.loop, request, self._timeout, nbytes, failure_of=failure_of)
 
 
 def _listing(got: Any) -> Any:
@@ -263,16 +261,13 @@ _BAD_URL = re.compile(r"ParamValidation|InvalidRegion|UnknownEndpoint|EndpointRe
 _BAD_OPTION = re.compile(r"UnknownSignature|UnknownService|InvalidS3|UnsupportedS3|InvalidRetry")
 
 
-def failure_of(error: BaseException) -> Failure:
-    """Return what an exception of s3fs or botocore means; s3fs hides the latter as its cause."""
-    response = None
-    for candidate in (error, error.__cause__, error.__context__):
-        response = response or getattr(candidate, "response", None)
+def failure_of(error: Exception) -> Failure:
+    """Return what an exception of botocore means."""
+    response = getattr(error, "response", None)
     if isinstance(response, Mapping) and "Error" in response:
         return _answered(response)
-    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-    name, message = type(cause).__name__, f"{type(cause).__name__}: {cause}"
-    if type(cause).__module__.startswith("botocore") and not isinstance(cause, OSError):
+    name, message = type(error).__name__, f"{type(error).__name__}: {error}"
+    if type(error).__module__.startswith("botocore") and not isinstance(error, OSError):
         if _NO_CREDENTIALS.search(name):
             return Failure(Kind.REFUSED, message, Reason.CREDENTIALS)
         if _BAD_URL.search(name):
@@ -280,6 +275,12 @@ def failure_of(error: BaseException) -> Failure:
         if _BAD_OPTION.search(name):
             return Failure(Kind.REFUSED, message, Reason.BAD_OPTIONS)
     return Failure(Kind.AGAIN, message, answered=False)
+
+
+def _refusal_of(error: Exception) -> Exception:
+    """Return what an exception at the making of a client means, if not that an option is wrong."""
+    failure = failure_of(error)
+    return failure if failure.kind is Kind.REFUSED else error
 
 
 def _answered(response: Mapping[str, Any]) -> Failure:

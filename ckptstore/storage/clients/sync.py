@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from ckptstore import concurrency
-from ckptstore.storage.clients.base import Failure, Kind
+from ckptstore.storage.clients.base import Failure, Kind, raising
 
 _SLOWEST = 64 << 10
 """Bytes a second: a body may take this much longer than a request without one."""
@@ -23,6 +23,8 @@ def run(
     request: Coroutine[Any, Any, T],
     timeout: float,
     nbytes: int = 0,
+    *,
+    failure_of: Callable[[Exception], Exception],
 ) -> T:
     """Run one request on fsspec's loop, which has a thread of its own, and wait for its end.
 
@@ -33,11 +35,17 @@ def run(
         request: what to run.
         timeout: seconds for a request without a body.
         nbytes: of its body.
+        failure_of: returns what to raise for an exception that is not a `Failure`.
 
     Raises:
         Failure: AGAIN where it took too long, or was cancelled; REFUSED where it was stopped.
-        Exception: as the request.
+        Exception: what `failure_of` returns.
     """
+    with raising(failure_of):
+        return _run(loop, request, timeout + nbytes / _SLOWEST)
+
+
+def _run(loop: asyncio.AbstractEventLoop, request: Coroutine[Any, Any, T], timeout: float) -> T:
     try:
         running = asyncio.get_running_loop()
     except RuntimeError:
@@ -45,7 +53,6 @@ def run(
     if running is loop:
         request.close()
         raise Failure(Kind.REFUSED, "called from fsspec's own event loop, which it would block")
-    timeout += nbytes / _SLOWEST
     task = asyncio.run_coroutine_threadsafe(asyncio.wait_for(request, timeout), loop)
     try:
         while concurrency.stoppable():
