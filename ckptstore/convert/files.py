@@ -109,7 +109,7 @@ def publish(
     where = os.path.join(place.url, name)
     with place:
         try:
-            place.publish(name, chunks, nbytes, replace=overwrite)
+            place.put_atomic(name, chunks, nbytes, replace=overwrite)
         except FileExistsError:
             raise AlreadyCommittedError(
                 f"{where}: something is there; choose another name, or pass overwrite=True"

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from ckptstore.convert import files
 from ckptstore.convert.files import File, Span
 from ckptstore.errors import CorruptError, Reason, StorageError
-from ckptstore.storage import Storage
-from ckptstore.storage.local import LocalStorage
+from ckptstore.storage import LocalStorage, Storage
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 

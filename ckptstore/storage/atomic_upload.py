@@ -26,21 +26,21 @@ _proven: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
-    """The writing of such objects to one directory of a bucket.
+class AtomicUpload:
+    """The upload of such objects to one directory of a bucket.
 
     Attributes:
-        place: the directory.
+        storage: the directory.
         requests: its bucket.
         prefix: of its keys.
     """
 
-    place: Storage
+    storage: Storage
     requests: Requests
     prefix: str
 
-    def publish(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
-        """Store an object; see `Storage.publish`.
+    def send(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
+        """Store an object; see `Storage.put_atomic`.
 
         Args:
             name: of the object.
@@ -48,23 +48,23 @@ class Publication:
             nbytes: how many.
             replace: also where an object is.
         """
-        place = self.place
+        storage = self.storage
         if nbytes <= uploads.PART_NBYTES:
             if replace:
-                place.put(name, chunks, nbytes)
+                storage.put(name, chunks, nbytes)
             else:
-                place.prepare()
-                place.create(name, b"".join(chunks))
+                storage.prepare()
+                storage.create(name, b"".join(chunks))
             return
         if not replace:
-            if place.holds(name):  # before all of it is sent in vain
+            if storage.holds(name):  # before all of it is sent in vain
                 raise FileExistsError(f"{self.requests.root}{self.prefix}{name} is there")
-            place.prepare()
+            storage.prepare()
             self._prove()
         self._in_parts(name, chunks, nbytes, replace=replace)
 
     def _in_parts(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
-        """Upload the parts and make them the object. What an answer leaves open, it tells."""
+        """Upload the parts and make them the object; look for it where that is left open."""
         sent = _Sent(chunks, nbytes, in_turn=not self.requests.link.client.any_order)
         upload = self._begin(name, nbytes, not replace, Kind.CONDITION)
         try:
@@ -91,19 +91,19 @@ class Publication:
         raise failure
 
     def _prove(self) -> None:
-        """See, once a process, that the end of an upload replaces nothing, with an object for it.
+        """Check, once a process, that the end of an upload replaces nothing, with an object for it.
 
         Raises:
             StorageError: reason ``not-atomic``.
         """
-        place, client = self.place, self.requests.link.client
+        storage, client = self.storage, self.requests.link.client
         store = client.endpoint, self.requests.root
         if store in _proven or self.requests.settings.assume_atomic:
             return
         name = f"PROBE-{os.urandom(16).hex()}"
         upload = self._begin(name, len(_PROBE), True)
         try:
-            place.put(name, [_PROBE], len(_PROBE))
+            storage.put(name, [_PROBE], len(_PROBE))
             try:
                 self._finish(upload, _Sent([_PROBE], len(_PROBE), in_turn=True))
             except FileNotFoundError:  # an answer before was lost, a success
@@ -112,10 +112,10 @@ class Publication:
                 if error.reason != Reason.NOT_SUPPORTED:
                     raise
             raise StorageError(
-                f"{place.url}: this store ({client.endpoint}) does not honour the condition of an "
-                f"upload in parts that no object is there, which more than {uploads.PART_NBYTES} "
-                "bytes need: another writer's object could be replaced; pass overwrite=True if it "
-                "may be, or write to a disk",
+                f"{storage.url}: this store ({client.endpoint}) does not honour the condition of "
+                "an upload in parts that no object is there, which more than "
+                f"{uploads.PART_NBYTES} bytes need: another object could be replaced; pass "
+                "overwrite=True if it may be, or write to a disk",
                 reason=Reason.NOT_ATOMIC,
             )
         except FileExistsError:
@@ -123,7 +123,7 @@ class Publication:
         finally:
             self._give_up(upload)
             with contextlib.suppress(CheckpointError):
-                place.delete(name)
+                storage.delete(name)
 
     def _begin(self, name: str, nbytes: int, create: bool, *expected: Kind) -> Upload:
         key = self.prefix + name
@@ -145,7 +145,7 @@ class Publication:
         )
 
     def _give_up(self, upload: Upload) -> bool:
-        """Tell whether it is sure that the upload becomes no object any more."""
+        """Give the upload up; return whether it is sure that it will not become an object."""
         try:
             with contextlib.suppress(FileNotFoundError):
                 self.requests.ask(
@@ -159,15 +159,15 @@ class Publication:
             return False
 
     def _holds(self, name: str, nbytes: int, digest: bytes) -> bool:
-        """Tell whether an object holds just these bytes."""
-        place = self.place
-        if place.sizes([name]).get(name) != nbytes:
+        """Return whether an object holds just these bytes."""
+        storage = self.storage
+        if storage.sizes([name]).get(name) != nbytes:
             return False
-        state, buffer = Hasher(), memoryview(bytearray(place.traffic.piece_nbytes))
+        state, buffer = Hasher(), memoryview(bytearray(storage.traffic.piece_nbytes))
         try:
             for at in range(0, nbytes, buffer.nbytes):
                 piece = buffer[: nbytes - at]
-                place.get(name, at, piece)
+                storage.get(name, at, piece)
                 state.update(piece)
         except (FileNotFoundError, EOFError):
             return False
@@ -203,7 +203,7 @@ class _Sent:
                 self._left -= end - at
                 self.ended = self._in_turn and not self._left
                 yield view[at:end]
-            del view, chunk  # its giver may need its memory
+            del view, chunk  # the source may need the memory
 
 
 def _unknown(text: str) -> OutcomeUnknownError:

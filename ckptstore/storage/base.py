@@ -71,7 +71,9 @@ class Storage(Protocol):
     def create(self, name: str, data: bytes) -> None:
         """Create a file wholly or not at all; raises FileExistsError where there is one."""
 
-    def publish(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
+    def put_atomic(
+        self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool
+    ) -> None:
         """Write a file of any size, under a name that others may use, wholly or not at all.
 
         It is durable then. Where there is one and `replace` is false, raises FileExistsError. Needs

@@ -6,7 +6,6 @@ docs/commit.md says in which order they are used and why.
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import os
 import time
@@ -16,9 +15,9 @@ from typing import Self, TypeVar
 from ckptstore import concurrency
 from ckptstore.digests import Buffer
 from ckptstore.errors import CheckpointError, Reason, StorageError
-from ckptstore.storage.atomic_upload import Publication
+from ckptstore.storage.atomic_upload import AtomicUpload
 from ckptstore.storage.base import Traffic
-from ckptstore.storage.clients.base import ABSENT, Client, Failure, Kind, Page, Upload, Version
+from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Page, Version
 from ckptstore.storage.retry import PARALLEL, Requests
 
 T = TypeVar("T")
@@ -131,10 +130,12 @@ class BucketStorage:
     def flush(self) -> None:
         """Do nothing: an object's name is as durable as its bytes."""
 
-    def publish(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
-        """Store an object of any size; see there."""
-        publication = Publication(self, self._requests, self._prefix)
-        publication.publish(name, chunks, nbytes, replace=replace)
+    def put_atomic(
+        self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool
+    ) -> None:
+        """Store an object of any size; see `AtomicUpload`."""
+        upload = AtomicUpload(self, self._requests, self._prefix)
+        upload.send(name, chunks, nbytes, replace=replace)
 
     def create(self, name: str, data: bytes) -> None:
         """Store an object where none is, in one request."""
@@ -196,17 +197,14 @@ class BucketStorage:
 
     def unfinished(self) -> Mapping[str, float]:
         """List the uploads in parts that were begun."""
-        found = self._requests.ask("list the uploads of", self._prefix, self._uploads)
-        return self._names((upload.key, upload.begun) for upload in found)
+        uploads = self._requests.ask(
+            "list the uploads of", self._prefix, lambda client, _: client.uploads(self._prefix)
+        )
+        return self._names((upload.key, upload.begun) for upload in uploads)
 
     def abort(self, name: str) -> None:
         """Give up the unfinished uploads of one object."""
-        key = self._prefix + name
-        for upload in self._requests.ask("list the uploads of", key, self._uploads):
-            if upload.key == key:
-                with contextlib.suppress(FileNotFoundError):
-                    give_up = functools.partial(_abort, upload)
-                    self._requests.ask("abort the upload of", key, give_up, Kind.MISSING)
+        self._requests.link.uploader.abort(self._prefix + name)
 
     def child(self, name: str) -> BucketStorage:
         """Return the directory below; it shares the connections of this one."""
@@ -326,15 +324,8 @@ class BucketStorage:
         )
         return page
 
-    def _uploads(self, client: Client, _: int) -> Sequence[Upload]:
-        return client.uploads(self._prefix)
-
     def _names(self, rows: Iterable[tuple[str, T]]) -> dict[str, T]:
         """Return what is directly below the prefix, by name."""
         start = len(self._prefix)
         names = ((key[start:], value) for key, value in rows)
         return {name: value for name, value in names if name and "/" not in name}
-
-
-def _abort(upload: Upload, client: Client, _: int) -> None:
-    client.abort(upload)

@@ -106,9 +106,11 @@ class LocalStorage:
 
     def create(self, name: str, data: bytes) -> None:
         """Write a temporary file and link it to `name`, which fails where `name` exists."""
-        self.publish(name, [data], len(data), replace=False)
+        self.put_atomic(name, [data], len(data), replace=False)
 
-    def publish(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
+    def put_atomic(
+        self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool
+    ) -> None:
         """Write a file that is there wholly or not at all, and is durable; see `create`."""
         commit = posix.errors("commit", self._at(name), (FileExistsError,))
         with self._temporary(name, chunks) as temporary, commit:

@@ -79,7 +79,7 @@ class Uploader:
                     Kind.MISSING,
                 )
         except BaseException as error:
-            self._give_up(key, upload)
+            self._try_to_abort(key, upload)
             if isinstance(error, FileNotFoundError):
                 raise StorageError(
                     f"{error}; somebody gives up uploads there that are not finished, or the store "
@@ -88,12 +88,23 @@ class Uploader:
                 ) from None
             raise
         if begun > 1:  # a try whose answer was lost may have begun one too
-            self._give_up(key, None)
+            self._try_to_abort(key, None)
 
-    def _give_up(self, key: str, upload: Upload | None) -> None:
-        """Give up an upload, and all others of its key, as far as it goes."""
+    def abort(self, key: str, upload: Upload | None = None) -> None:
+        """Give up the unfinished uploads of an object.
+
+        Args:
+            key: of the object.
+            upload: one of them, which the store may not list.
+
+        Raises:
+            StorageError: the store refuses, or does not answer.
+        """
+        self._ask("abort the uploads of", key, lambda client, _: _abort(client, key, upload))
+
+    def _try_to_abort(self, key: str, upload: Upload | None) -> None:
         with contextlib.suppress(CheckpointError, OSError):
-            self._ask("abort the upload of", key, lambda client, _: _abort(client, key, upload))
+            self.abort(key, upload)
 
     def parts(self, upload: Upload, chunks: Iterable[Buffer]) -> Sequence[str]:
         """Send the parts of an upload; none is in flight when this returns, or raises.
@@ -150,7 +161,7 @@ class Uploader:
 
 def _parts(chunks: Iterable[Buffer], size: int) -> Iterator[bytearray]:
     """Gather chunks into parts of `size` bytes, the last one shorter; one at least."""
-    part, given = bytearray(), False
+    part, any_yet = bytearray(), False
     for chunk in chunks:
         view = memoryview(chunk).cast("B")
         while view.nbytes:
@@ -159,9 +170,9 @@ def _parts(chunks: Iterable[Buffer], size: int) -> Iterator[bytearray]:
             view = view[room:]
             if len(part) == size:
                 yield part
-                part, given = bytearray(), True
-        del view, chunk  # its giver may need its memory
-    if part or not given:
+                part, any_yet = bytearray(), True
+        del view, chunk  # the source may need the memory
+    if part or not any_yet:
         yield part
 
 

@@ -27,7 +27,7 @@ class StorageContract:
     links = True
     """Whether the store can give a new file the content of another."""
 
-    publishes = True
+    puts_large_atomically = True
     """Whether a file of any size can appear at once under a name that others use."""
 
     @pytest.fixture
@@ -93,7 +93,7 @@ class StorageContract:
         assert place.read("data", 4) == b"01234"
         assert place.read("data", 10) == b"0123456789"
 
-    def test_publish_makes_a_whole_file_where_none_is(self, storage: Storage) -> None:
+    def test_put_atomic_makes_a_whole_file_where_none_is(self, storage: Storage) -> None:
         with storage.child("below") as place:
             if isinstance(place, LocalStorage):
                 place.prepare()
@@ -102,21 +102,21 @@ class StorageContract:
                 ("large", [b"1" * (4 << 20), b"2" * (5 << 20)]),  # in parts
             ):
                 nbytes = sum(map(len, chunks))
-                if name == "large" and not self.publishes:
+                if name == "large" and not self.puts_large_atomically:
                     for replace in (False, True):
                         with pytest.raises(StorageError) as caught:
-                            place.publish(name, chunks, nbytes, replace=replace)
+                            place.put_atomic(name, chunks, nbytes, replace=replace)
                         assert caught.value.reason == "not-atomic"
                     assert place.list() == {"small": 6}
                     return
-                place.publish(name, chunks, nbytes, replace=False)
+                place.put_atomic(name, chunks, nbytes, replace=False)
                 with pytest.raises(FileExistsError):
-                    place.publish(name, [bytes(nbytes)], nbytes, replace=False)
+                    place.put_atomic(name, [bytes(nbytes)], nbytes, replace=False)
                 assert place.read(name, nbytes) == b"".join(chunks)
-                place.publish(name, [bytes(nbytes)], nbytes, replace=True)
+                place.put_atomic(name, [bytes(nbytes)], nbytes, replace=True)
                 assert place.read(name, nbytes) == bytes(nbytes)
                 with pytest.raises(ZeroDivisionError):
-                    place.publish(name, (b"x" * (1 // n) for n in (1, 0)), nbytes, replace=True)
+                    place.put_atomic(name, (b"x" * (1 // n) for n in (1, 0)), nbytes, replace=True)
                 assert place.read(name, nbytes) == bytes(nbytes)
             assert place.list() == {"small": 6, "large": 9 << 20}
             assert place.unfinished() == {}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from ckptstore.digests import Buffer
+from ckptstore.digests import Buffer, digest
 from ckptstore.errors import Reason
 
 Version = str
@@ -17,6 +17,10 @@ Version = str
 
 ABSENT: Final = "absent"
 """The condition that no object is there."""
+
+
+FOREIGN: Final = "none"
+"""The version that no object has where a version is the content itself."""
 
 
 class Kind(enum.Enum):
@@ -186,3 +190,8 @@ def check_range(found: str | None, start: int, nbytes: int) -> None:
         raise Failure(Kind.REFUSED, f"asked for bytes from {start}, got {found or 'all of them'}")
     if int(match[2]) + 1 - start < nbytes:
         raise Failure(Kind.SHORT, f"the object ends at byte {int(match[2]) + 1}")
+
+
+def version_of(data: bytes, limit: int) -> Version:
+    """Return the version of a content that was read as far as `limit` + 1 bytes."""
+    return f"{len(data)}-{digest(data).hex()}" if len(data) <= limit else FOREIGN

@@ -11,16 +11,22 @@ import contextlib
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
-from ckptstore import digests
 from ckptstore.digests import Buffer
 from ckptstore.errors import Reason
-from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Page, Settings, Upload, Version
+from ckptstore.storage.clients.base import (
+    ABSENT,
+    FOREIGN,
+    Failure,
+    Kind,
+    Page,
+    Settings,
+    Upload,
+    Version,
+    version_of,
+)
 from ckptstore.storage.clients.fsspec_files import Filesystem, WebFilesystem, time_of
-
-FOREIGN: Final = "none"
-"""The version that no object has where versions are contents."""
 
 
 class FilesystemClient:
@@ -217,8 +223,3 @@ class FilesystemClient:
         if upload.id not in self._begun:
             raise Failure(Kind.MISSING, f"no file is open for {upload.key}")
         return self._begun[upload.id]
-
-
-def version_of(data: bytes, limit: int) -> Version:
-    """Return the version of a content that was read as far as `limit` + 1 bytes."""
-    return f"{len(data)}-{digests.digest(data).hex()}" if len(data) <= limit else FOREIGN

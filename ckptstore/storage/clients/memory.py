@@ -13,8 +13,17 @@ import fsspec  # type: ignore[import-untyped, unused-ignore]
 
 from ckptstore.digests import Buffer
 from ckptstore.errors import Reason
-from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Page, Settings, Upload, Version
-from ckptstore.storage.clients.fsspec import FOREIGN, version_of
+from ckptstore.storage.clients.base import (
+    ABSENT,
+    FOREIGN,
+    Failure,
+    Kind,
+    Page,
+    Settings,
+    Upload,
+    Version,
+    version_of,
+)
 
 _lock = threading.Lock()
 _parts: dict[str, tuple[Upload, dict[int, bytes]]] = {}

@@ -330,7 +330,7 @@ def looks() -> str:
 
 class TestVouched(StorageContract):
     links = False
-    publishes = False
+    puts_large_atomically = False
 
     @pytest.fixture
     def storage(self, looks: str) -> Storage:

@@ -16,7 +16,7 @@ import pytest
 
 import ckptstore
 from ckptstore import storage
-from ckptstore.storage import Storage
+from ckptstore.storage import Storage, urls
 from ckptstore.storage.local import LocalStorage
 from tests.support import faults
 from tests.support.storage_contract import StorageContract, put
@@ -126,7 +126,7 @@ class TestLocalStorage(StorageContract):
     ],
 )
 def test_a_path_or_a_file_url_means_a_path(url: Any, path: str) -> None:
-    assert storage.parse(url) == path
+    assert urls.local_path(url) == path
 
 
 def test_relative_paths_and_home_are_taken_when_the_call_is_made(
@@ -134,9 +134,9 @@ def test_relative_paths_and_home_are_taken_when_the_call_is_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert storage.parse("a/b") == str(tmp_path / "a/b")
-    assert storage.parse("~/a") == str(tmp_path / "home/a")
-    assert storage.parse("./~x") == str(tmp_path / "~x")
+    assert urls.local_path("a/b") == str(tmp_path / "a/b")
+    assert urls.local_path("~/a") == str(tmp_path / "home/a")
+    assert urls.local_path("./~x") == str(tmp_path / "~x")
     tree = faults.tree(faults.OLD)
     for url in ("run/a", "~/run b", f"file://{tmp_path}/a%20b", "é 日本/🙂", Path("c")):
         ckptstore.save(url, tree)

@@ -1,0 +1,39 @@
+"""From a path or a URL to the storage that it means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ckptstore.errors import Reason, StorageError
+from ckptstore.storage import urls
+from ckptstore.storage.base import Storage
+from ckptstore.storage.local import LocalStorage
+
+
+def open(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Storage:
+    """Return the storage of a directory.
+
+    Args:
+        url: a path (relative, with ``~``, or os.PathLike), or a URL.
+        storage_options: options of the store, as fsspec takes them; a local disk has none.
+
+    Raises:
+        StorageError: reason ``bad-url``, ``bad-options``, ``no-such-store`` or
+            ``missing-package``.
+    """
+    text = urls.text_of(url)
+    if urls.is_remote(text):
+        from ckptstore.storage import connect  # fsspec, which takes 0.1 s to import
+
+        return connect.bucket(text, storage_options)
+    path = urls.local_path(text)
+    if storage_options:
+        named = isinstance(storage_options, Mapping)
+        found = ", ".join(map(str, storage_options)) if named else type(storage_options).__name__
+        raise StorageError(
+            f"{path}: a local disk takes no storage_options, found {found:.200}; leave them out",
+            reason=Reason.BAD_OPTIONS,
+        )
+    return LocalStorage(path)

@@ -1,0 +1,96 @@
+"""`storage_options`: what is ours in them, what may be secret, and what else a client reads."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from fsspec.config import conf  # type: ignore[import-untyped, unused-ignore]
+from fsspec.utils import tokenize  # type: ignore[import-untyped, unused-ignore]
+
+from ckptstore.errors import Reason, StorageError
+from ckptstore.storage.clients.base import Settings
+
+_ENVIRONMENT = "AWS_", "AZURE_", "FSSPEC_", "GCSFS_", "GOOGLE_", "STORAGE_"
+"""What clients read from the environment begins with these."""
+
+_OWN = "ckptstore"
+_SECRET = re.compile(r"key|secret|token|pass|credential|auth|sas|connection", re.IGNORECASE)
+_SHORTEST_SECRET = 4
+
+
+def split(where: str, storage_options: Mapping[str, Any] | None) -> tuple[Settings, dict[str, Any]]:
+    """Split options into ours, under the key ``ckptstore``, and those of the client library.
+
+    Args:
+        where: the URL, for messages.
+        storage_options: what the caller passed.
+
+    Raises:
+        StorageError: reason ``bad-options``.
+    """
+    if storage_options is not None and not isinstance(storage_options, Mapping):
+        raise StorageError(
+            f"{where}: storage_options is a {type(storage_options).__name__}, expected a dict",
+            reason=Reason.BAD_OPTIONS,
+        )
+    options = dict(storage_options or {})
+    if not all(isinstance(name, str) for name in options):
+        raise StorageError(
+            f"{where}: storage_options has a name that is not a str; its names are those of fsspec",
+            reason=Reason.BAD_OPTIONS,
+        )
+    own = options.pop(_OWN, {})
+    known = [field.name for field in fields(Settings)]
+    if not isinstance(own, Mapping) or not set(own) <= set(known):
+        found = ", ".join(map(str, own)) if isinstance(own, Mapping) else type(own).__name__
+        raise StorageError(
+            f"{where}: storage_options[{_OWN!r}] has {found:.200}; expected a dict with some of "
+            + ", ".join(known),
+            reason=Reason.BAD_OPTIONS,
+        )
+    for name, value in own.items():
+        if name in ("timeout", "deadline"):
+            fits = type(value) in (int, float) and value > 0
+            expected = "seconds, more than 0"
+        else:
+            fits, expected = type(value) is bool, "True or False"
+        if not fits:
+            found = value if type(value) in (int, float, bool) else f"a {type(value).__name__}"
+            raise StorageError(
+                f"{where}: storage_options[{_OWN!r}][{name!r}] is {found}, expected {expected}",
+                reason=Reason.BAD_OPTIONS,
+            )
+    return Settings(**own), options
+
+
+def fingerprint(protocol: str, bucket: str, options: Mapping[str, Any], settings: Settings) -> str:
+    """Return what changes with anything that a client of a bucket is made from.
+
+    That is what is passed here, the environment and fsspec's configuration.
+    """
+    environment = {k: v for k, v in os.environ.items() if k.startswith(_ENVIRONMENT)}
+    around = environment, conf.get(protocol)
+    token: str = tokenize(protocol, bucket, dict(options), settings, around)
+    return token
+
+
+def redact(text: str, options: Mapping[str, Any]) -> str:
+    """Take the values of secret options out of a text."""
+    for secret in sorted(_secrets(options), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _secrets(options: Any, secret: bool = False) -> set[str]:
+    """Return the texts among options that may be secrets, by the names of the options."""
+    if isinstance(options, Mapping):
+        found = [_secrets(v, secret or bool(_SECRET.search(str(k)))) for k, v in options.items()]
+        return set().union(*found)
+    if isinstance(options, list | tuple):
+        return set().union(*(_secrets(item, secret) for item in options))
+    kept = secret and isinstance(options, str) and len(options) >= _SHORTEST_SECRET
+    return {options} if kept else set()
