@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 
 
 class Meaning(enum.StrEnum):
-    """What a counter is for. The first six follow the step, and `shift_counts` moves them."""
+    """What a counter is for. The first six follow the step, and `shift_counts` moves them.
+
+    Example:
+        >>> Meaning.BIAS == "bias correction"
+        True
+
+    Source: docs/optax.md, "Not by name".
+    """
 
     SCHEDULE = "drives a schedule"
     BIAS = "bias correction"
@@ -58,14 +65,14 @@ class Pace(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """What `counts` knows of one class.
+class StateRow:
+    """The fields of one class: which count, and which hold other states.
 
     Attributes:
         counters: fields that count.
-        inner: fields that hold other states. Fields that are in neither hold no counters.
+        inner: fields that hold other states. A field that is in neither holds no counter.
         holds: fields that hold integers which are not counters, in any structure.
-        starts: where a counter starts that does not start at 0.
+        starts: the first value of a counter that does not start at 0.
     """
 
     counters: Mapping[str, Meaning] = field(default_factory=dict)
@@ -74,17 +81,17 @@ class State:
     starts: Mapping[str, int] = field(default_factory=dict)
 
 
-def _count(meaning: Meaning, **inner: Pace) -> State:
-    return State({"count": meaning}, inner)
+def _count(meaning: Meaning, **inner: Pace) -> StateRow:
+    return StateRow({"count": meaning}, inner)
 
 
-def _inner(*names: str) -> State:
-    return State(inner=dict.fromkeys(names, Pace.SAME))
+def _inner(*names: str) -> StateRow:
+    return StateRow(inner=dict.fromkeys(names, Pace.SAME))
 
 
-_SEARCH = State({"num_linesearch_steps": Meaning.LINE_SEARCH})
+_SEARCH = StateRow({"num_linesearch_steps": Meaning.LINE_SEARCH})
 
-STATES: Mapping[str, State] = {
+STATES: Mapping[str, StateRow] = {
     # Optimizers and what they are made of.
     "AddNoiseState": _count(Meaning.SCHEDULE),
     "DAdaptAdamWState": _count(Meaning.BOTH),
@@ -99,8 +106,8 @@ STATES: Mapping[str, State] = {
     "PerElementMeanAndVarianceEMAState": _count(Meaning.BIAS),
     "ProdigyState": _count(Meaning.BOTH),
     "ScaleByAdamState": _count(Meaning.BIAS),  # also of adopt, whose clip is a schedule of it
-    "ScaleByAdanState": State({"t": Meaning.BIAS}),
-    "ScaleByAdemamixState": State({"count": Meaning.BIAS, "count_m2": Meaning.SCHEDULE}),
+    "ScaleByAdanState": StateRow({"t": Meaning.BIAS}),
+    "ScaleByAdemamixState": StateRow({"count": Meaning.BIAS, "count_m2": Meaning.SCHEDULE}),
     "ScaleByAmsgradState": _count(Meaning.BIAS),
     "ScaleByBeliefState": _count(Meaning.BIAS),
     "ScaleByLBFGSState": _count(Meaning.RING),
@@ -109,68 +116,72 @@ STATES: Mapping[str, State] = {
     "ScaleByRStdDevWithCountState": _count(Meaning.BIAS),
     "ScaleByRmsWithCountState": _count(Meaning.BIAS),
     "ScaleByScheduleState": _count(Meaning.SCHEDULE),
-    "ScaleBySimplifiedAdEMAMixState": State({"t": Meaning.BOTH}),
+    "ScaleBySimplifiedAdEMAMixState": StateRow({"t": Meaning.BOTH}),
     "SophiaState": _count(Meaning.BOTH, hessian_fn_state=Pace.OWN),  # and the Hessian's period
     "WeightDecaySchedule": _count(Meaning.SCHEDULE),
     # Wrappers.
-    "ConditionallyMaskState": State({"step": Meaning.SCHEDULE}, {"inner_state": Pace.OWN}),
-    "ConditionallyTransformState": State({"step": Meaning.SCHEDULE}, {"inner_state": Pace.OWN}),
-    "MaybeUpdateState": State({"step": Meaning.SCHEDULE}, {"inner_state": Pace.OWN}),  # older name
-    "ApplyIfFiniteState": State(
+    "ConditionallyMaskState": StateRow({"step": Meaning.SCHEDULE}, {"inner_state": Pace.OWN}),
+    "ConditionallyTransformState": StateRow({"step": Meaning.SCHEDULE}, {"inner_state": Pace.OWN}),
+    "MaybeUpdateState": StateRow(
+        {"step": Meaning.SCHEDULE}, {"inner_state": Pace.OWN}
+    ),  # older name
+    "ApplyIfFiniteState": StateRow(
         {"notfinite_count": Meaning.NOT_FINITE, "total_notfinite": Meaning.NOT_FINITE_TOTAL},
         {"inner_state": Pace.SAME},
     ),
-    "InjectHyperparamsState": State(
+    "InjectHyperparamsState": StateRow(
         {"count": Meaning.SCHEDULE},
         {"inner_state": Pace.SAME},
         {"hyperparams": Meaning.HYPERPARAMETER},
     ),
-    "InjectStatefulHyperparamsState": State(
+    "InjectStatefulHyperparamsState": StateRow(
         {"count": Meaning.STEPS},
         {"hyperparams_states": Pace.SAME, "inner_state": Pace.SAME},
         {"hyperparams": Meaning.HYPERPARAMETER},
     ),
     "WrappedScheduleState": _count(Meaning.SCHEDULE),
-    "LookaheadState": State({"steps_since_sync": Meaning.SYNC}, {"fast_state": Pace.MAY_RESTART}),
-    "SAMState": State(
+    "LookaheadState": StateRow(
+        {"steps_since_sync": Meaning.SYNC}, {"fast_state": Pace.MAY_RESTART}
+    ),
+    "SAMState": StateRow(
         {"steps_since_sync": Meaning.SYNC},
         {"opt_state": Pace.OUTER, "adv_state": Pace.ADVERSARIAL},
     ),
     "MaskedState": _inner("inner_state"),
     "MonitorState": _inner("measure_states"),
-    "MultiStepsState": State(
+    "MultiStepsState": StateRow(
         {"mini_step": Meaning.MINI_STEP, "gradient_step": Meaning.SCHEDULE},
         {"inner_opt_state": Pace.OWN},
         {"skip_state": Meaning.REPORT},
     ),
     "PartitionState": _inner("inner_states"),
     "MultiTransformState": _inner("inner_states"),  # its older name
-    "ScheduleFreeState": State(
+    "ScheduleFreeState": StateRow(
         {"step_count": Meaning.SCHEDULE},
         {"base_optimizer_state": Pace.SAME},
         starts={"step_count": 1},
     ),
     "SplitRealAndImaginaryState": _inner("inner_state"),
     # Counters of something else than steps.
-    "AccumulateAvgUpdatesState": State({"micro_step": Meaning.MINI_STEP}),
+    "AccumulateAvgUpdatesState": StateRow({"micro_step": Meaning.MINI_STEP}),
     "ApplyEvery": _count(Meaning.MINI_STEP),
-    "PerElementMeanAndSumSqDiffGradsState": State({"micro_step": Meaning.MINI_STEP}),
-    "ReduceLROnPlateauState": State(
+    "PerElementMeanAndSumSqDiffGradsState": StateRow({"micro_step": Meaning.MINI_STEP}),
+    "ReduceLROnPlateauState": StateRow(
         {
             "plateau_count": Meaning.PLATEAU,
             "cooldown_count": Meaning.COOLDOWN,
             "count": Meaning.MINI_STEP,
         }
     ),
-    "BacktrackingLineSearchState": State({"iter_num": Meaning.LINE_SEARCH}),
+    "BacktrackingLineSearchState": StateRow({"iter_num": Meaning.LINE_SEARCH}),
     "BacktrackingLinesearchInfo": _SEARCH,
     "ScaleByBacktrackingLinesearchState": _inner("info"),
     "ScaleByZoomLinesearchState": _inner("info"),
     "ZoomLinesearchInfo": _SEARCH,
     "ZoomLinesearchState": _count(Meaning.LINE_SEARCH),
     # Axes, not counters.
-    "GaLoreDimensionNumbers": State(),
-    "MuonDimensionNumbers": State(),
+    "GaLoreDimensionNumbers": StateRow(),
+    "MuonDimensionNumbers": StateRow(),
 }
 """By the name of the class. A class of optax that is not here has no counter in optax 0.2.8."""
 

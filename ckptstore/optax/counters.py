@@ -1,7 +1,4 @@
-"""What an Optax state needs: `counts` and `shift_counts` for its step counters, `fit` for its form.
-
-The import of this module brings neither optax nor jax. Guide: docs/optax.md.
-"""
+"""The step counters of an Optax state: `counts`, `shift_counts` and `check_counts`."""
 
 from __future__ import annotations
 
@@ -14,29 +11,33 @@ from typing import Any
 import numpy as np
 
 from ckptstore import tree
-from ckptstore.errors import Reason, StructureError
+from ckptstore.errors import Reason, StructureError, bad_argument, listed
 from ckptstore.optax.counter_table import NEED_THE_FIRST_UPDATE, Meaning
-from ckptstore.optax.finder import Count, Found, Scan, integers
-from ckptstore.types import find_adapter, top_level
+from ckptstore.optax.counter_values import integers, with_integers
+from ckptstore.optax.finder import Count, LocatedCount, Scan
 
-__all__ = [
-    "Change",
-    "Count",
-    "Disagreement",
-    "Meaning",
-    "Report",
-    "check_counts",
-    "counts",
-    "fit",
-    "shift_counts",
-]
-
-_INT32_MAX = 2**31 - 1
+_PLACES_SHOWN = 20
+_COUNTERS_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """A counter that is not where the others, or the step, say that it is."""
+    """A counter that differs from the others of its clock, or from the step.
+
+    Attributes:
+        count: the counter.
+        expected: the value that it should have.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from ckptstore.optax import check_counts
+        >>> state = optax.adam(1e-3).init({"w": jnp.ones(3)})
+        >>> [disagreement] = check_counts(state, step=7)
+        >>> disagreement.count.path, disagreement.count.value, disagreement.expected
+        ('$[0].count', 0, 7)
+
+    Source: docs/optax.md, "Counters that disagree".
+    """
 
     count: Count
     expected: int
@@ -45,39 +46,30 @@ class Disagreement:
         return f"{self.count.path} is {self.count.value}, expected {self.expected}"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What `fit` did at one place of the state."""
-
-    path: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.what}"
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What `fit` changed; it prints a line for each place."""
-
-    changes: tuple[Change, ...]
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self.changes)) or "nothing was changed"
-
-
 def counts(opt_state: Any) -> list[Count]:
     """List every counter of an optimizer's state, in the order of the tree.
 
     Args:
-        opt_state: a state of Optax with concrete values, alone or in any tree. An integer scalar
-            that stands in no known class of Optax is listed as unknown, and so is the `step` of
-            an optimizer of torch, which is a float.
+        opt_state: a state of Optax with concrete values, alone or in any tree.
+
+    Returns:
+        The counters. An integer scalar outside the known classes of Optax is listed as unknown, and
+        so is the `step` of an optimizer of torch, which is a float.
 
     Raises:
         StructureError: reason ``bad-count`` where a counter has no concrete integers.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> optimizer = optax.adamw(optax.linear_schedule(1e-2, 0.0, 1000))
+        >>> for count in counts(optimizer.init({"w": jnp.ones(3)})):
+        ...     print(count)
+        $[0].count = 0  ScaleByAdamState: bias correction; moves
+        $[2].count = 0  ScaleByScheduleState: drives a schedule; moves
+
+    Source: docs/optax.md, "The step count".
     """
-    return [found.count for found in Scan(opt_state).found]
+    return [located.count for located in Scan(opt_state).counters]
 
 
 def shift_counts(
@@ -90,200 +82,187 @@ def shift_counts(
 ) -> Any:
     """Return the state with its step counters moved, as if that many more updates had been made.
 
-    Moves what drives schedules and bias correction; leaves alone what counts something else. All
-    else in the state is the same objects. A counter stops at the largest value of its dtype, as in
-    Optax. Call it outside of jit.
+    Counters that drive schedules and bias correction move; those that count something else stay.
+    The rest of the state is the same objects. A counter stops at the largest value of its dtype,
+    as in Optax. Call it outside of jit.
 
     Args:
         opt_state: a state of Optax, alone or in any tree.
-        by: the number of updates, also negative. Where some counters count other things than
-            others (inside `MultiSteps` they count gradient steps), a dict of `Count.clock` to
-            number; a clock that is not in it stays.
+        by: the number of updates to move by, also negative. Where the counters have several clocks
+            (inside `MultiSteps` they count gradient steps), a dict from `Count.clock` to number; a
+            clock that is not in it stays.
         to: instead of `by`: the number of updates after which the counters shall stand.
         select: patterns of paths: exactly these counters are moved, also unknown ones.
-        strict: False leaves integers alone whose meaning is unknown, with a warning.
+        strict: False leaves integers of unknown meaning where they are, with a warning.
 
     Returns:
         A tree of the same structure, dtypes, weak types and shardings.
 
     Raises:
-        StructureError: ``unknown-counts``: integers of unknown meaning, or an object that is no
+        StructureError: ``unknown-counts``: integers of unknown meaning, or an object that is not a
             tree; ``which-clock``: one number for counters that count different things;
             ``negative-count``: a counter would be below 0; ``bad-count``: one has no concrete
             integers; ``no-match``, ``bad-pattern``, ``bad-argument``.
 
     Warns:
-        UserWarning: a counter of bias correction leaves the place where no update was made yet:
+        UserWarning: a counter of bias correction leaves its start before any update was made:
             moments that are still zero would be taken for settled ones.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> params = {"w": jnp.ones(3)}
+        >>> optimizer = optax.adamw(optax.linear_schedule(1e-2, 0.0, 1000))
+        >>> _, state = optimizer.update(params, optimizer.init(params), params)
+        >>> later = shift_counts(state, by=100)
+        >>> [count.value for count in counts(later)]
+        [101, 101]
+        >>> [count.value for count in counts(shift_counts(later, to=50))]
+        [50, 50]
+
+    Source: docs/optax.md, "The step count" and "What is counted".
     """
     if (by is None) == (to is None):
         raise StructureError(
-            "shift_counts: give either by= or to=, a number of updates", reason=Reason.BAD_ARGUMENT
+            f"shift_counts: by={by!r:.80} and to={to!r:.80}, expected a number of updates for one "
+            "of them",
+            reason=Reason.BAD_ARGUMENT,
         )
     scan = Scan(opt_state)
     moving = _moving(scan, strict) if select is None else _selected(scan, select)
     amounts = _amounts(moving, scan.unsure, by if to is None else to)
     values: dict[int, Any] = {}
-    made: dict[tuple[int, int, int], Any] = {}  # what stands in two places stays one object
-    for found in moving:
-        amount = amounts.get(found.count.clock)
+    moved: dict[tuple[int, int, int], Any] = {}  # what stands in two places stays one object
+    for located in moving:
+        amount = amounts.get(located.count.clock)
         if amount is None:
             continue
-        x = scan.walk.objects[found.node]
-        key = (id(x), amount, found.count.start)
-        if key not in made:
-            made[key] = _moved(scan, found, amount, relative=to is None)
-        values[found.node] = made[key]
-    early = [
-        f.count
-        for f in moving
-        if f.node in values
-        and f.count.meaning in NEED_THE_FIRST_UPDATE
-        and np.any(np.asarray(f.count.value) == f.count.start)
-        and np.any(np.asarray(values[f.node]) != f.count.start)
-    ]
-    if early:
-        warnings.warn(
-            f"shift_counts: {early[0].path} ({early[0].meaning}) leaves {early[0].start}, but no "
-            "update was made yet, so what stands beside it is not ready and the first updates "
-            "will be wrong in size; make an update first, or select= only schedules",
-            UserWarning,
-            stacklevel=2,
-        )
-    return tree.fill(scan.walk, values) if values else opt_state
+        x = scan.tree.objects[located.node]
+        key = (id(x), amount, located.count.start)
+        if key not in moved:
+            moved[key] = _moved(x, located.count, amount, relative=to is None)
+        values[located.node] = moved[key]
+    _warn_of_first_updates(moving, values)
+    return tree.fill(scan.tree, values) if values else opt_state
 
 
 def check_counts(state: Any, step: int | None = None) -> list[Disagreement]:
     """Return the counters that disagree with the others of their clock, or with `step`.
 
-    A tree that was put together from two steps shows here. So does what is no mistake: a
+    A tree that was put together from two steps shows here. So does what is not a mistake: a
     transformation that was added later, an optimizer that is not updated at each step, a step that
     is counted from elsewhere. Hence it is a question that you ask, and not a warning of `load`.
 
     Args:
         state: a state of Optax, alone or in any tree.
-        step: the number of calls of ``update`` that were made; None compares only among themselves.
+        step: the number of calls of ``update`` that were made; None compares the counters with
+            each other alone.
+
+    Returns:
+        The counters that disagree, in the order of their clocks; none where all agree.
+
+    Raises:
+        StructureError: reason ``bad-count`` where a counter has no concrete integers.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> optimizer = optax.adamw(optax.linear_schedule(1e-2, 0.0, 1000))
+        >>> state = optimizer.init({"w": jnp.ones(3)})
+        >>> check_counts(state)
+        []
+        >>> torn = shift_counts(state, by=100, select="$[2]")
+        >>> print(check_counts(torn)[0])
+        $[0].count is 0, expected 100
+
+    Source: docs/optax.md, "Counters that disagree".
     """
-    scan = Scan(state)
-    groups: dict[str, list[Found]] = {}
-    for found in scan.found:
-        if found.count.moves:
-            groups.setdefault(found.count.clock, []).append(found)
+    by_clock: dict[str, list[LocatedCount]] = {}
+    for located in Scan(state).counters:
+        if located.count.moves:
+            by_clock.setdefault(located.count.clock, []).append(located)
     out = []
-    for clock, group in groups.items():
-        done = [np.asarray(f.count.value, dtype=object) - f.count.start for f in group]
+    for clock, group in by_clock.items():
+        updates = [np.asarray(c.count.value, dtype=object) - c.count.start for c in group]
         # An update that was not finite is not made inside `apply_if_finite`.
-        most = max(int(np.max(d)) + f.skipped for d, f in zip(done, group, strict=True))
+        most = max(int(np.max(n)) + c.skipped for n, c in zip(updates, group, strict=True))
         expected = step if clock == "$" and step is not None else most
-        for d, f in zip(done, group, strict=True):
-            if np.any(d > expected) or np.any(d < expected - f.skipped):
-                out.append(Disagreement(f.count, expected + f.count.start))
+        for n, c in zip(updates, group, strict=True):
+            if np.any(n > expected) or np.any(n < expected - c.skipped):
+                out.append(Disagreement(c.count, expected + c.count.start))
     return out
 
 
-def fit(loaded: Any, tx: Any, params: Any) -> tuple[Any, Report]:
-    """Return a state of the structure that an optimizer expects today, with the loaded values.
-
-    `load` rebuilds what was saved; an older release of Optax, or a chain that has changed since,
-    made another structure of it. States that hold no value come and go, dicts are matched by key,
-    dtypes and PRNG keys become what they are today. What cannot be known is refused: no value of
-    ``tx.init`` ever stands for one that has a history. Call it outside of jit.
-
-    Args:
-        loaded: the state of the optimizer alone, as `load` gave it.
-        tx: the optimizer: anything with ``init(params)``.
-        params: its parameters, or a `jax.ShapeDtypeStruct` for each. No array is made of them,
-            but where jax cannot trace ``tx.init``.
-
-    Returns:
-        The state, and what was changed. What was not is the same objects; where nothing was, the
-        state is `loaded` itself.
+def _moving(scan: Scan, strict: bool) -> list[LocatedCount]:
+    """Return the counters that move where the caller does not say which.
 
     Raises:
-        StructureError: ``does-not-fit``, with all the places and what is found and expected
-            there; ``bad-argument`` where ``tx.init(params)`` fails.
+        StructureError: reason ``unknown-counts``.
     """
-    from ckptstore.optax import fitting
-
-    found = fitting.fit(loaded, tx, params)
-    return found.state, Report(tuple(Change(path, what) for path, what in found.changes))
-
-
-def _moving(scan: Scan, strict: bool) -> list[Found]:
-    """Return what is moved where the caller does not say."""
-    lines = [f"{f.count.path} = {f.count.value}" for f in scan.found if _is_unknown(f)]
+    unknown = [c.count for c in scan.counters if c.count.meaning == Meaning.UNKNOWN]
+    lines = [f"{count.path} = {count.value}" for count in unknown]
     lines += [
-        f"{path}: {name} is no tree that can be looked into" for path, name in scan.closed.items()
+        f"{path}: {name} is not a tree that can be looked into"
+        for path, name in scan.closed.items()
     ]
     if lines:
         message = (
             f"shift_counts: {len(lines)} place(s) of unknown meaning:\n  "
-            + "\n  ".join(lines[:20])
+            + "\n  ".join(listed(lines, _PLACES_SHOWN))
             + "\npass only the part of the tree that Optax made; or select= all that is to be "
             "moved; or strict=False to leave these as they are"
         )
         if strict:
             raise StructureError(message, reason=Reason.UNKNOWN_COUNTS)
         warnings.warn(message, UserWarning, stacklevel=3)
-    return [f for f in scan.found if f.count.moves]
+    return [c for c in scan.counters if c.count.moves]
 
 
-def _selected(scan: Scan, select: str | Sequence[str]) -> list[Found]:
+def _selected(scan: Scan, select: str | Sequence[str]) -> list[LocatedCount]:
     """Return the counters at the places that match, or below them.
 
     Raises:
         StructureError: reason ``no-match`` where a pattern names no counter.
     """
-    end = scan.walk.layout.end
+    end = scan.tree.layout.end
     chosen: set[int] = set()
     for pattern in tree.patterns_of(select, "shift_counts"):
         hits = set()
-        for path, root in tree.select(scan.walk, [pattern], "shift_counts").items():
+        for path, root in tree.select(scan.tree, [pattern], "shift_counts").items():
             # What stands in two places has its path from the first, and its node from there too.
-            below = range(root, end[root]) if scan.walk.arity[root] else ()
-            hits |= {f.node for f in scan.found if f.count.path == path or f.node in below}
+            below = range(root, end[root]) if scan.tree.arity[root] else ()
+            hits |= {c.node for c in scan.counters if c.count.path == path or c.node in below}
         if not hits:
             raise StructureError(
                 f"shift_counts: no counter is at {pattern}; counts(opt_state) lists them",
                 reason=Reason.NO_MATCH,
             )
         chosen |= hits
-    return [f for f in scan.found if f.node in chosen]
-
-
-def _is_unknown(found: Found) -> bool:
-    return found.count.meaning == Meaning.UNKNOWN
+    return [c for c in scan.counters if c.node in chosen]
 
 
 def _amounts(
-    moving: Sequence[Found], unsure: set[str], given: int | Mapping[str, int] | None
+    moving: Sequence[LocatedCount], unsure: set[str], amount: int | Mapping[str, int] | None
 ) -> dict[str, int]:
     """Return the number for each clock.
 
     Raises:
         StructureError: reason ``which-clock``, ``bad-argument``.
     """
-    clocks: dict[str, list[Count]] = {}
-    for found in moving:
-        clocks.setdefault(found.count.clock, []).append(found.count)
-    if isinstance(given, Mapping):
-        for clock in given:
-            if clock not in clocks:
+    by_clock: dict[str, list[Count]] = {}
+    for located in moving:
+        by_clock.setdefault(located.count.clock, []).append(located.count)
+    if isinstance(amount, Mapping):
+        for clock in amount:
+            if clock not in by_clock:
                 raise StructureError(
-                    f"shift_counts: nothing is to be moved that counts the updates of {clock!r}; "
-                    f"there is {', '.join(clocks) or 'nothing'}",
+                    f"shift_counts: no counter that moves counts the updates of {clock!r}; "
+                    f"the clocks are {', '.join(by_clock) or 'none'}",
                     reason=Reason.WHICH_CLOCK,
                 )
-        return {clock: _whole(amount) for clock, amount in given.items()}
-    amount = _whole(given)
-    doubtful = [clock for clock in clocks if clock in unsure]
-    if len(clocks) > 1 or doubtful:
-        lines = []
-        for clock, held in clocks.items():
-            doubt = " (starts again at each sync, or there was none yet)" * (clock in unsure)
-            at = ", ".join(f"{c.path} = {c.value}" for c in held[:3]) + ", …" * (len(held) > 3)
-            lines.append(f"{clock!r}{doubt}: {at}")
-        example = ", ".join(f"{clock!r}: {amount}" for clock in clocks)
+        return {clock: _whole(number) for clock, number in amount.items()}
+    number = _whole(amount)
+    if len(by_clock) > 1 or not unsure.isdisjoint(by_clock):
+        lines = [_clock_line(clock, by_clock[clock], unsure) for clock in by_clock]
+        example = ", ".join(f"{clock!r}: {number}" for clock in by_clock)
         raise StructureError(
             "shift_counts: the state does not say how often its inner transformations are "
             "updated; give a number for each:\n  "
@@ -291,7 +270,14 @@ def _amounts(
             + f"\nas in {{{example}}}; 0 leaves one where it is",
             reason=Reason.WHICH_CLOCK,
         )
-    return dict.fromkeys(clocks, amount)
+    return dict.fromkeys(by_clock, number)
+
+
+def _clock_line(clock: str, counters: Sequence[Count], unsure: set[str]) -> str:
+    """Return a line of an error: a clock, and the first of its counters."""
+    doubt = " (starts again at each sync, or there was none yet)" if clock in unsure else ""
+    values = listed((f"{c.path} = {c.value}" for c in counters), _COUNTERS_SHOWN)
+    return f"{clock!r}{doubt}: {', '.join(values)}"
 
 
 def _whole(amount: Any) -> int:
@@ -300,36 +286,41 @@ def _whole(amount: Any) -> int:
             raise TypeError
         return operator.index(amount)
     except TypeError:
-        raise StructureError(
-            f"shift_counts: found {amount!r:.80}, expected a whole number of updates",
-            reason=Reason.BAD_ARGUMENT,
+        raise bad_argument(
+            "shift_counts", "the amount", amount, "a whole number of updates, such as 100"
         ) from None
 
 
-def _moved(scan: Scan, found: Found, amount: int, *, relative: bool) -> Any:
-    """Return a new counter of the same kind."""
-    x, count = scan.walk.objects[found.node], found.count
-    old = integers(x, floats=True)
-    most = _INT32_MAX if type(x) is int else _most(old.dtype)
-    wide = old.astype(object)
-    new = wide + amount if relative else wide * 0 + amount + count.start
+def _moved(x: Any, count: Count, amount: int, *, relative: bool) -> Any:
+    """Return a new counter of the same kind.
+
+    Raises:
+        StructureError: reason ``negative-count``.
+    """
+    old = integers(x, floats=True).astype(object)
+    new = old + amount if relative else np.full_like(old, amount + count.start)
     if np.any(new < 0):
+        move = f"{count.value} moved by {amount}" if relative else f"{amount}"
         raise StructureError(
-            f"{count.path}: {count.value} moved by {amount} is below 0"
-            if relative
-            else f"{count.path}: {amount} is below 0",
+            f"shift_counts: {count.path}: {move} is below 0, expected 0 or more",
             reason=Reason.NEGATIVE_COUNT,
         )
-    new = np.minimum(new, most)
-    if type(x) is int:
-        return int(new)
-    package = top_level(type(x).__module__)
-    known = find_adapter(package)
-    leaf = known.leaf(x) if known is not None else None
-    assert known is not None and leaf is not None  # `integers` saw to it
-    return known.array(np.array(new, dtype=old.dtype), leaf.row, known.place(x))
+    return with_integers(x, new)
 
 
-def _most(dtype: np.dtype[Any]) -> int:
-    """Return the largest of the integers that a dtype counts to in steps of 1."""
-    return int(np.iinfo(dtype).max) if dtype.kind in "iu" else 2 ** (np.finfo(dtype).nmant + 1)
+def _warn_of_first_updates(moving: Sequence[LocatedCount], values: Mapping[int, Any]) -> None:
+    """Warn where a counter leaves its start and the state beside it is that of no update."""
+    for located in moving:
+        count = located.count
+        if located.node not in values or count.meaning not in NEED_THE_FIRST_UPDATE:
+            continue
+        before, after = np.asarray(count.value), np.asarray(values[located.node])
+        if np.any(before == count.start) and np.any(after != count.start):
+            warnings.warn(
+                f"shift_counts: {count.path} ({count.meaning}) leaves {count.start}, but no update "
+                "was made yet, so the state beside it is not ready and the first updates will be "
+                "wrong in size; make an update first, or select= only schedules",
+                UserWarning,
+                stacklevel=3,
+            )
+            return

@@ -1,6 +1,6 @@
-"""Optimizers: what they expect their state to be, and how arrays become what is expected.
+"""The state that an optimizer expects, and how arrays become those that it expects.
 
-An optimizer is anything with the ``init`` and ``update`` of Optax.
+An optimizer is any object with the ``init`` and ``update`` of Optax.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ckptstore.types import Refusal
 _NUMBERS = (bool, int, float, complex)
 
 
-def fresh(tx: Any, params: Any) -> Any:
+def initial_state(tx: Any, params: Any) -> Any:
     """Return the state that `tx` begins with, with a ShapeDtypeStruct for each array.
 
     Arrays are made only where jax cannot trace `tx.init`, or take its state as a tree.
@@ -27,8 +27,8 @@ def fresh(tx: Any, params: Any) -> Any:
         return tx.init(params)
 
 
-def used(tx: Any, params: Any, state: Any) -> Any:
-    """Return what an update makes of a fresh state, or None where it asks for more arguments.
+def updated_state(tx: Any, params: Any, state: Any) -> Any:
+    """Return the state after one update of a fresh one; None where it needs more arguments.
 
     Some transformations change the dtypes or the structure of their state in the first update.
     """
@@ -39,7 +39,7 @@ def used(tx: Any, params: Any, state: Any) -> Any:
 
 
 def is_leaf(x: Any) -> bool:
-    """Tell whether `x` is an array, a number, or stands for one."""
+    """Return whether `x` is an array, a number, or stands for one."""
     return isinstance(x, (jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic, *_NUMBERS))
 
 
@@ -53,22 +53,22 @@ def rearranged(tree: Any, like: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(tree))
 
 
-def has_values(tree: Any) -> bool:
-    """Tell whether any number in the tree may be another than zero."""
-    return any(_is_gone(x) or bool(jnp.any(x != 0)) for x in jax.tree.leaves(tree))
+def has_nonzero(tree: Any) -> bool:
+    """Return whether any number in the tree is not zero, or cannot be read."""
+    return any(_is_without_values(x) or bool(jnp.any(x != 0)) for x in jax.tree.leaves(tree))
 
 
-def copied(x: Any) -> Any:
+def copy_array(x: Any) -> Any:
     """Return a second array of the same values, so that both may be donated; None for None."""
     return None if x is None else jnp.array(x, copy=True)
 
 
-def flag(value: bool) -> Any:
+def truth_array(value: bool) -> Any:
     """Return an array of one truth value."""
     return jnp.array(value)
 
 
-def shown(x: Any) -> str:
+def description(x: Any) -> str:
     """Return dtype and shape as in ``float32[3]``."""
     if _is_number(x):
         return f"a Python {type(x).__name__}"
@@ -78,7 +78,7 @@ def shown(x: Any) -> str:
 
 
 def conform(x: Any, like: Any, *, squeeze: bool = False) -> tuple[Any, str]:
-    """Return a leaf with the dtype that is expected, and what was done to it, or "".
+    """Return a leaf with the expected dtype, and what was done to it in words, or "".
 
     Args:
         x: an array or a number.
@@ -86,11 +86,11 @@ def conform(x: Any, like: Any, *, squeeze: bool = False) -> tuple[Any, str]:
         squeeze: an array of shape [1] may become one of shape [].
 
     Raises:
-        Refusal: what is found against what is expected.
+        Refusal: its text names what is found and what is expected.
     """
     if _is_number(x) and _is_number(like):
         return x, ""
-    if _is_gone(x):
+    if _is_without_values(x):
         raise Refusal("no values found; call fit outside of jit, with arrays that were not donated")
     form = _form(x)
     if isinstance(like, jax.ShapeDtypeStruct):
@@ -98,19 +98,19 @@ def conform(x: Any, like: Any, *, squeeze: bool = False) -> tuple[Any, str]:
     else:  # where tx.init cannot be traced; jax takes an array of numpy as it would make it
         wanted = _form(like) if isinstance(x, np.ndarray | np.generic) else jax.typeof(like)
     if _is_number(x) or (form.dtype, form.shape) != (wanted.dtype, wanted.shape):
-        was = shown(x)
+        was = description(x)
         if squeeze and (form.shape, wanted.shape) == ((1,), ()):
             x = x.reshape(())
         value = _converted(x, wanted)
         rounded = "" if _is_key(value.dtype) or _is_equal(x, value) else ", rounded"
-        return value, f"{was} -> {shown(wanted)}{rounded}"
+        return value, f"{was} -> {description(wanted)}{rounded}"
     if form.weak_type and not wanted.weak_type:
         return x.astype(form.dtype), "its type is weak no more"
     return x, ""
 
 
 def _is_number(x: Any) -> bool:
-    """Tell whether it is a number of Python; some scalars of numpy are instances, too."""
+    """Return whether `x` is a number of Python; some scalars of numpy are instances of one."""
     return isinstance(x, _NUMBERS) and not isinstance(x, np.generic)
 
 
@@ -121,8 +121,8 @@ def _form(x: Any) -> Any:
     return jax.typeof(x)
 
 
-def _is_gone(x: Any) -> bool:
-    """Tell whether there are no values: in jit, in a placeholder, after a donation."""
+def _is_without_values(x: Any) -> bool:
+    """Return whether a leaf has no values: in jit, in a placeholder, after a donation."""
     return isinstance(x, (jax.core.Tracer, jax.ShapeDtypeStruct)) or (
         isinstance(x, jax.Array) and x.is_deleted()
     )
@@ -132,34 +132,34 @@ def _converted(x: Any, like: Any) -> Any:
     """Return an array as a key, or numbers in another dtype of their kind, where none is lost.
 
     Raises:
-        Refusal: what is found against what is expected.
+        Refusal: its text names what is found and what is expected.
     """
     form = _form(x)
-    differ = Refusal(f"{shown(x)} found, {shown(like)} expected")
+    mismatch = Refusal(f"{description(x)} found, {description(like)} expected")
     if _is_key(like.dtype):
         data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(like.shape, like.dtype))
         if (form.dtype, form.shape) != (data.dtype, data.shape):
-            raise differ
+            raise mismatch
         return jax.random.wrap_key_data(jnp.asarray(x), impl=like.dtype._impl.name)
     if form.shape != like.shape or _is_key(form.dtype) or not _is_castable(x, like.dtype):
-        raise differ
+        raise mismatch
     try:
         if isinstance(x, np.ndarray | np.generic):
-            with np.errstate(over="ignore"):  # said below
+            with np.errstate(over="ignore"):  # reported below
                 value = jnp.asarray(np.asarray(x).astype(like.dtype))
         else:
             value = jnp.asarray(x).astype(like.dtype)
     except OverflowError:  # a Python int
-        raise differ from None
+        raise mismatch from None
     old, new = _wide(x), _wide(value)
     lost = (new == 0) & (old != 0) | np.isinf(new) & ~np.isinf(old)
     if np.any(lost) or not (_is_a(like.dtype, jnp.inexact) or _is_equal(x, value)):
-        raise Refusal(f"{differ}, which has no room for its values")
+        raise Refusal(f"{mismatch}, which has no room for its values")
     return value
 
 
 def _is_castable(x: Any, dtype: Any) -> bool:
-    """Tell whether a number or an array becomes one of the same kind; an int also a float."""
+    """Return whether a number or an array becomes one of the same kind; an int also a float."""
     kinds = [jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating]
     if type(x) is int:
         return _is_a(dtype, jnp.number)

@@ -1,4 +1,4 @@
-"""Finding the step counters in a tree that holds states of Optax."""
+"""The finder of step counters in a tree that holds states of Optax."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ckptstore.errors import Reason, StructureError
-from ckptstore.format import DICT_KINDS, Kind, dtypes
+from ckptstore.format import DICT_KINDS, Kind
 from ckptstore.optax.counter_table import (
     AGGREGATORS,
     FOLLOW_THE_STEP,
@@ -17,17 +17,18 @@ from ckptstore.optax.counter_table import (
     STATES,
     Meaning,
     Pace,
-    State,
+    StateRow,
 )
+from ckptstore.optax.counter_values import integers
 from ckptstore.tree import flatten, paths
-from ckptstore.types import Leaf, Refusal, find_adapter, top_level
+from ckptstore.types import top_level
 
 _NO_COUNTERS = (Kind.SET, Kind.FROZENSET, Kind.ENUM, Kind.RANGE, Kind.SLICE)
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """One counter of a state.
+    """One counter of a state, as `counts` lists it.
 
     Attributes:
         path: where it stands.
@@ -39,6 +40,17 @@ class Count:
         clock: what it counts: the path of the transformation whose updates these are, ``$`` for
             the calls of ``update``. Counters of one clock move together.
         start: its value before the first update.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from ckptstore.optax import counts
+        >>> [count] = counts(optax.adam(1e-3).init({"w": jnp.ones(3)}))
+        >>> print(count)
+        $[0].count = 0  ScaleByAdamState: bias correction; moves
+        >>> count.path, count.value, count.clock
+        ('$[0].count', 0, '$')
+
+    Source: docs/optax.md, "What is counted".
     """
 
     path: str
@@ -58,13 +70,13 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LocatedCount:
     """A counter and its node.
 
     Attributes:
-        node: in the table of the walk.
+        node: in the table of the tree.
         count: what a caller sees.
-        skipped: updates that `apply_if_finite` kept from it.
+        skipped: how many updates `apply_if_finite` kept from it.
     """
 
     node: int
@@ -74,7 +86,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What is known of a node from those above it."""
+    """What the nodes above a node say of it."""
 
     clock: int = 0  # the node whose updates are counted here
     search: bool = True
@@ -83,8 +95,8 @@ class _Place:
 
 
 @dataclass(slots=True)
-class _Raw:
-    """A counter while the clocks are not yet settled."""
+class _Unsettled:
+    """A counter whose clock is not settled yet."""
 
     node: int
     value: Any
@@ -111,17 +123,20 @@ class Scan:
     """The counters of one tree.
 
     Attributes:
-        walk: the table of its nodes.
-        found: its counters.
-        unsure: clocks of which it is not known whether they start again at each sync.
-        closed: paths of objects that cannot be looked into, and their classes.
+        tree: the table of its nodes.
+        counters: in the order of the tree.
+        unsure: clocks that start again at each sync, or perhaps do not: the state does not tell.
+        closed: the class of each object that cannot be looked into, by path.
+
+    Raises:
+        StructureError: reason ``bad-count`` where a counter has no concrete integers.
     """
 
     def __init__(self, opt_state: Any) -> None:
-        self.walk = flatten(opt_state, lenient=True)
+        self.tree = flatten(opt_state, lenient=True)
         self.unsure: set[str] = set()
         self._places: dict[int, _Place] = {0: _Place()}
-        self._raw: list[_Raw] = []
+        self._unsettled: list[_Unsettled] = []
         self._syncs: dict[int, _Sync] = {}
         self._inner: dict[tuple[int, str], int] = {}  # holder and field to clock
         self._above: dict[int, int] = {}  # clock to the clock that holds it
@@ -129,36 +144,38 @@ class Scan:
         self._restarts: set[int] = set()
         self._unsure: set[int] = set()
         self._look(0, -1, "", None)
-        for node, parent, position, _ in paths.walk(self.walk):
+        for node, parent, position, _ in paths.walk(self.tree):
             self._visit(node, parent, position)
         for sync in self._syncs.values():
             self._settle(sync)
-        self.found = self._finish()
-        closed = [node for node in self._places if self._closed(node)]
+        self.counters = self._located()
+        closed = [node for node in self._places if self._is_closed(node)]
         self.closed = {
-            path: type(self.walk.objects[node]).__qualname__
+            path: type(self.tree.objects[node]).__qualname__
             for path, node in zip(self._paths(closed), closed, strict=True)
         }
 
     def _visit(self, node: int, parent: int, position: int) -> None:
-        walk, above = self.walk, self._places[parent]
-        kind, place, name, state = walk.kind[parent], above, "", None
+        tree, above = self.tree, self._places[parent]
+        kind, place, name, state = tree.kind[parent], above, "", None
         if kind in _NO_COUNTERS or (kind in DICT_KINDS and position % 2 == 0):
             place = _Place(search=False)
         elif kind == Kind.RECORD:
-            fields = walk.row(parent).fields
+            fields = tree.row(parent).fields
             name = fields[position] if position < len(fields) else ""
-            state = _known(walk.objects[parent])
+            state = _state_row(tree.objects[parent])
             if state is not None and above.search and above.meaning is None:
-                place = self._below(node, parent, name, state, above)
-        elif kind == Kind.TUPLE and position == 2 and self._aggregates(node, parent):
-            place = self._own(node, above)
+                place = self._place_of_field(node, parent, name, state, above)
+        elif kind == Kind.TUPLE and position == 2 and self._aggregates(parent):
+            place = self._own_clock(node, above)
         self._places[node] = place
         self._look(node, parent, name, state)
 
-    def _below(self, node: int, parent: int, name: str, state: State, above: _Place) -> _Place:
-        """Return the place of a field of a known class."""
-        cls = type(self.walk.objects[parent]).__name__
+    def _place_of_field(
+        self, node: int, parent: int, name: str, state: StateRow, above: _Place
+    ) -> _Place:
+        """Return the place of a field of a class that the table lists."""
+        cls = type(self.tree.objects[parent]).__name__
         if name in state.counters:
             return above
         if name in state.holds:
@@ -166,7 +183,7 @@ class Scan:
         pace = state.inner.get(name)
         if pace is None:
             if cls == "SAMState" and name == "cache":
-                self._sync(parent).opaque = self.walk.kind[node] == Kind.NONE
+                self._sync(parent).opaque = self.tree.kind[node] == Kind.NONE
             return _Place(search=False)
         if cls == "ApplyIfFiniteState":
             return _Place(above.clock, skips=parent)
@@ -175,46 +192,48 @@ class Scan:
         if pace != Pace.OWN:
             self._sync(parent).inner[name] = node
         self._inner[parent, name] = node
-        return self._own(node, above)
+        return self._own_clock(node, above)
 
-    def _closed(self, node: int) -> bool:
-        """Tell whether a state may be inside an object that is no tree; functions hold none."""
-        if self.walk.kind[node] != Kind.SUPPLIED or not self._places[node].search:
+    def _is_closed(self, node: int) -> bool:
+        """Return whether an object that is no tree may hold a state; a function holds none."""
+        if self.tree.kind[node] != Kind.SUPPLIED or not self._places[node].search:
             return False
-        x = self.walk.objects[node]
+        x = self.tree.objects[node]
         return not callable(x) and not hasattr(x, "dtype")
 
     def _sync(self, node: int) -> _Sync:
-        return self._syncs.setdefault(node, _Sync(node, type(self.walk.objects[node]).__name__))
+        return self._syncs.setdefault(node, _Sync(node, type(self.tree.objects[node]).__name__))
 
-    def _own(self, node: int, above: _Place) -> _Place:
+    def _own_clock(self, node: int, above: _Place) -> _Place:
         self._above[node] = above.clock
         return _Place(node, skips=-1)
 
-    def _aggregates(self, node: int, parent: int) -> bool:
-        """Tell whether a triple may be of `aggregating.process`."""
-        walk = self.walk
-        if walk.arity[parent] != 3 or type(walk.objects[parent]) is not tuple:
+    def _aggregates(self, node: int) -> bool:
+        """Return whether a tuple may be the triple of `aggregating.process`."""
+        x = self.tree.objects[node]
+        if self.tree.arity[node] != 3 or type(x) is not tuple:
             return False
-        return any(type(x).__name__ in AGGREGATORS for x in _below(walk.objects[parent][1]))
+        return any(type(item).__name__ in AGGREGATORS for item in _nested_items(x[1]))
 
-    def _look(self, node: int, parent: int, name: str, state: State | None) -> None:
+    def _look(self, node: int, parent: int, name: str, state: StateRow | None) -> None:
         """Note the counter at a node, if there is one."""
-        x, place = self.walk.objects[node], self._places[node]
+        x, place = self.tree.objects[node], self._places[node]
         if not place.search:
             return
-        holder = type(self.walk.objects[parent]).__name__ if parent >= 0 and name else ""
+        holder = type(self.tree.objects[parent]).__name__ if parent >= 0 and name else ""
         meaning, start = place.meaning, 0
-        known = state is not None and meaning is None and name in state.counters
-        if known and state is not None:
+        is_counter = state is not None and meaning is None and name in state.counters
+        if is_counter and state is not None:
             meaning, start = state.counters[name], state.starts.get(name, 0)
         is_scalar = not getattr(x, "shape", ())
-        value = integers(x, floats=self._is_step(node, parent)) if known or is_scalar else None
+        value = None
+        if is_counter or is_scalar:
+            value = integers(x, floats=self._is_step_of_torch(node, parent))
         if value is None:
-            if known and x is not None:
+            if is_counter and x is not None:
                 raise StructureError(
-                    f"{self._path(node)}: {type(x).__module__}.{type(x).__qualname__} is no "
-                    "counter with a value that can be read here; call it outside of jit, with a "
+                    f"{self._paths([node])[0]}: {type(x).__module__}.{type(x).__qualname__} is not "
+                    "a counter with a value that can be read here; call it outside of jit, with a "
                     "state of concrete integers",
                     reason=Reason.BAD_COUNT,
                 )
@@ -222,16 +241,16 @@ class Scan:
         plain = value if value.ndim else int(value)
         if meaning == Meaning.SYNC:
             self._sync(parent).since = value
-        self._raw.append(
-            _Raw(node, plain, holder, name, meaning or Meaning.UNKNOWN, start, place, parent)
+        self._unsettled.append(
+            _Unsettled(node, plain, holder, name, meaning or Meaning.UNKNOWN, start, place, parent)
         )
 
-    def _is_step(self, node: int, parent: int) -> bool:
-        """Tell whether a node is the entry of a dict by which torch's optimizers keep the step."""
-        walk = self.walk
-        if parent < 0 or walk.kind[parent] not in DICT_KINDS:
+    def _is_step_of_torch(self, node: int, parent: int) -> bool:
+        """Return whether a node is the entry ``"step"`` of a dict, as in optimizers of torch."""
+        tree = self.tree
+        if parent < 0 or tree.kind[parent] not in DICT_KINDS:
             return False
-        return type(walk.objects[node - 1]) is str and walk.objects[node - 1] == "step"
+        return type(tree.objects[node - 1]) is str and tree.objects[node - 1] == "step"
 
     def _settle(self, sync: _Sync) -> None:
         """Find out whether an inner state starts again at each sync."""
@@ -239,101 +258,65 @@ class Scan:
         if outer is not None and sync.opaque:
             self._merged[outer] = self._above[outer]
         for name, clock in sync.inner.items():
-            mine = self._of(clock)
-            if name == "opt_state" or not mine:
+            counters = self._following(clock)
+            if name == "opt_state" or not counters:
                 continue
-            if not all(np.all(np.asarray(r.value) - r.start == sync.since) for r in mine):
+            if not all(np.all(np.asarray(c.value) - c.start == sync.since) for c in counters):
                 if sync.name == "LookaheadState":
                     self._merged[clock] = self._above[clock]
-            elif any(np.any(np.asarray(r.value) != r.start) for r in self._of(outer)):
+            elif any(np.any(np.asarray(c.value) != c.start) for c in self._following(outer)):
                 self._restarts.add(clock)
             else:
                 self._unsure.add(clock)
 
-    def _of(self, clock: int | None) -> list[_Raw]:
-        return [r for r in self._raw if r.place.clock == clock and r.meaning in FOLLOW_THE_STEP]
+    def _following(self, clock: int | None) -> list[_Unsettled]:
+        """Return the counters of a clock that follow the step."""
+        return [
+            c for c in self._unsettled if c.place.clock == clock and c.meaning in FOLLOW_THE_STEP
+        ]
 
-    def _finish(self) -> list[Found]:
-        clocks = [self._clock(raw) for raw in self._raw]
-        nodes = [raw.node for raw in self._raw]
-        names = dict(zip([*nodes, *clocks], self._paths([*nodes, *clocks]), strict=True))
-        self.unsure = {names[clock] for clock in clocks if clock in self._unsure}
-        total = {r.holder: r.value for r in self._raw if r.meaning == Meaning.NOT_FINITE_TOTAL}
+    def _located(self) -> list[LocatedCount]:
+        clocks = [self._clock(counter) for counter in self._unsettled]
+        nodes = [counter.node for counter in self._unsettled]
+        path_of = dict(zip([*nodes, *clocks], self._paths([*nodes, *clocks]), strict=True))
+        self.unsure = {path_of[clock] for clock in clocks if clock in self._unsure}
+        not_finite = {
+            c.holder: c.value for c in self._unsettled if c.meaning == Meaning.NOT_FINITE_TOTAL
+        }
         out = []
-        for raw, clock in zip(self._raw, clocks, strict=True):
-            moves = raw.meaning in FOLLOW_THE_STEP and clock not in self._restarts
-            count = Count(
-                names[raw.node],
-                raw.value,
-                raw.state,
-                raw.field,
-                raw.meaning,
-                moves,
-                names[clock],
-                raw.start,
-            )
-            skipped = int(np.max(total.get(raw.place.skips, 0)))
-            out.append(Found(raw.node, count, skipped))
+        for c, clock in zip(self._unsettled, clocks, strict=True):
+            moves = c.meaning in FOLLOW_THE_STEP and clock not in self._restarts
+            path, clock_path = path_of[c.node], path_of[clock]
+            count = Count(path, c.value, c.state, c.field, c.meaning, moves, clock_path, c.start)
+            skipped = int(np.max(not_finite.get(c.place.skips, 0)))
+            out.append(LocatedCount(c.node, count, skipped))
         return out
 
-    def _clock(self, raw: _Raw) -> int:
-        beside = OWN_PACE_OF.get((raw.state, raw.field))
-        clock = raw.place.clock
+    def _clock(self, counter: _Unsettled) -> int:
+        beside = OWN_PACE_OF.get((counter.state, counter.field))
+        clock = counter.place.clock
         if beside is not None:  # the clock of a field that comes after it
-            clock = self._inner[raw.holder, beside]
+            clock = self._inner[counter.holder, beside]
         while clock in self._merged:
             clock = self._merged[clock]
         return clock
 
     def _paths(self, nodes: Sequence[int]) -> list[str]:
-        return paths.format_paths(self.walk, nodes)
-
-    def _path(self, node: int) -> str:
-        return self._paths([node])[0]
+        return paths.format_paths(self.tree, nodes)
 
 
-def _known(x: Any) -> State | None:
+def _state_row(x: Any) -> StateRow | None:
+    """Return the row of the table for the class of an object."""
     cls = type(x)
-    ours = top_level(cls.__module__) == "optax"
-    return STATES.get(cls.__name__) if ours else None
+    is_of_optax = top_level(cls.__module__) == "optax"
+    return STATES.get(cls.__name__) if is_of_optax else None
 
 
-def _below(x: Any) -> Iterator[Any]:
-    """Give `x` and what is in the tuples below it."""
+def _nested_items(x: Any) -> Iterator[Any]:
+    """Yield `x` and all that is in the tuples below it."""
     stack = [x]
     while stack:
         x = stack.pop()
         yield x
         if isinstance(x, tuple):
             stack.extend(x)
-
-
-def integers(x: Any, *, floats: bool = False) -> Any:
-    """Return the integers of a scalar or an array on the host, or None where it has none.
-
-    With `floats`, also those that a float tensor of torch holds.
-    """
-    if type(x) is int:
-        return np.asarray(x, dtype=object)
-    package, dtype = top_level(type(x).__module__), getattr(x, "dtype", None)
-    if package in ("numpy", "jax", "jaxlib"):
-        if not isinstance(dtype, np.dtype) or dtype.kind not in "iu":
-            return None
-    elif package != "torch":
-        return None
-    known = find_adapter(package)
-    try:
-        leaf = None if known is None else known.leaf(x)
-        if leaf is None:
-            return None  # a jax.ShapeDtypeStruct
-        return _of_tensor(leaf, floats) if package == "torch" else np.asarray(x)
-    except Refusal:
-        return None  # a traced value, a meta tensor
-
-
-def _of_tensor(leaf: Leaf, floats: bool) -> Any:
-    dtype = dtypes.resolve(leaf.dtype, where="a tensor of torch")
-    if dtype.kind not in ("iuf" if floats else "iu"):
-        return None
-    values = np.frombuffer(leaf.read(), dtype).reshape(leaf.shape)
-    return values if dtype.kind != "f" or all(v.is_integer() for v in values.flat) else None

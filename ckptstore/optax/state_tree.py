@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ckptstore.format import Kind
@@ -9,34 +10,37 @@ from ckptstore.optax import expected
 from ckptstore.tree import flatten, paths
 from ckptstore.types import find_maker, top_level
 
+Children = Sequence[tuple[str, int]]
+"""The step and the node of each child."""
 
-class State:
+
+class StateTree:
     """A state, or a part of one, as a table of nodes with their objects; the root is node 0."""
 
-    def __init__(self, x: Any) -> None:
-        self._walk = flatten(x, lenient=True)
+    def __init__(self, state: Any) -> None:
+        self._table = flatten(state, lenient=True)
 
-    def at(self, node: int) -> int:
-        """Return the node itself, or the one that it says it is the same as."""
-        return self._walk.target(node)
+    def first(self, node: int) -> int:
+        """Return the first node of the object at a node: itself, or the one it is the same as."""
+        return self._table.target(node)
 
     def kind(self, node: int) -> int:
         """Return the kind of a node."""
-        return self._walk.kind[node]
+        return self._table.kind[node]
 
     def object(self, node: int) -> Any:
         """Return the object that stands at a node."""
-        return self._walk.objects[node]
+        return self._table.objects[node]
 
     def is_leaf(self, node: int) -> bool:
-        """Tell whether an array or a number stands at a node."""
+        """Return whether an array or a number stands at a node."""
         return expected.is_leaf(self.object(node))
 
-    def children(self, node: int) -> list[tuple[str, int]]:
+    def children(self, node: int) -> Children:
         """Return the step and the node of each child; of the entry of a dict, its value's."""
-        nodes = self._walk.layout.children(node)
+        nodes = self._table.layout.children(node)
         places = [
-            (paths.step(self._walk, node, position, nodes[position - 1]), child)
+            (paths.step(self._table, node, position, nodes[position - 1]), child)
             for position, child in enumerate(nodes)
         ]
         return [(step, child) for step, child in places if not step.startswith("{key ")]
@@ -45,35 +49,35 @@ class State:
         """Return the children of a dict by key."""
         return dict(zip(self.object(node), self.children(node), strict=True))
 
-    def elements(self, node: int) -> list[tuple[str, int]]:
+    def elements(self, node: int) -> Children:
         """Return the children of a tuple, and of a record itself alone."""
         return self.children(node) if self.kind(node) == Kind.TUPLE else [("", node)]
 
     def holds_values(self, node: int) -> bool:
-        """Tell whether there is an array or a number at a node or below it."""
-        node = self.at(node)
+        """Return whether there is an array or a number at a node or below it."""
+        node = self.first(node)
         return self.is_leaf(node) or any(
             self.holds_values(child) for step, child in self.children(node) if step != "{static}"
         )
 
-    def outline(self, node: int) -> str:
-        """Return the classes of the elements of a tuple."""
-        names = [named(self.object(n)) for _, n in self.elements(node)]
+    def class_names(self, node: int) -> str:
+        """Return the classes of the elements of a tuple, for a message."""
+        names = [class_name(self.object(child)) for _, child in self.elements(node)]
         return f"({', '.join(names)})" if self.kind(node) == Kind.TUPLE else names[0]
 
-    def shown(self, node: int) -> str:
-        """Say what stands at a node."""
+    def description(self, node: int) -> str:
+        """Return the dtype and shape of a leaf, else the class, for a message."""
         x = self.object(node)
-        return expected.shown(x) if expected.is_leaf(x) else named(x)
+        return expected.description(x) if expected.is_leaf(x) else class_name(x)
 
-    def record(self, node: int, values: list[Any]) -> Any:
+    def make_record(self, node: int, values: list[Any]) -> Any:
         """Return an instance of the class at a node, made of other children."""
-        row = self._walk.row(node)
+        row = self._table.row(node)
         maker: Any = find_maker(row, {str(row): type(self.object(node))})
         return maker.make(values)
 
 
-def named(x: Any) -> str:
+def class_name(x: Any) -> str:
     """Return the class of an object; those of Python and Optax by their name alone."""
     cls = type(x)
     if top_level(cls.__module__) in ("builtins", "collections", "optax"):

@@ -173,7 +173,7 @@ def test_a_state_inside_other_trees_moves_and_the_rest_stays() -> None:
 
 def test_an_object_that_cannot_be_looked_into_is_told_of() -> None:
     tree = [scheduled(jnp.int32(3)), Holder(scheduled(jnp.int32(3)))]
-    assert r"$[1]: Holder is no tree" in refused("unknown-counts", tree, 4)
+    assert r"$[1]: Holder is not a tree" in refused("unknown-counts", tree, 4)
     with pytest.warns(UserWarning, match="Holder"):
         moved = shift_counts(tree, 4, strict=False)
     assert moved[0].count == 7

@@ -443,6 +443,12 @@ def test_what_cannot_be_known_is_refused(name: str) -> None:
     assert sorted(refused(change(tx.init(params())), tx)) == lines
 
 
+def test_an_optimizer_may_expect_an_empty_tuple() -> None:
+    nothing = optax.GradientTransformation(lambda params: (), lambda u, state, params=None: (u, ()))
+    state, report = fit((optax.EmptyState(),), nothing, params())
+    assert state == () and str(report) == "$: (EmptyState) -> ()"
+
+
 def test_all_places_are_counted_and_fifty_are_shown() -> None:
     many = {str(i): jnp.ones(2) for i in range(60)}
     with pytest.raises(ckptstore.StructureError, match=r"60 place\(s\)") as caught:
