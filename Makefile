@@ -7,7 +7,7 @@ URL ?= demo-run
 SERVER_s3 := moto
 SERVER_gcs := gcs
 
-.PHONY: demo demo-s3 demo-gcs test test-all test-azure check bench clean
+.PHONY: demo demo-s3 demo-gcs test test-all test-azure check bench dist clean
 
 # What a bucket needs is installed for the URL of one.
 , := ,
@@ -41,10 +41,27 @@ bench: $(VENV)/bench.ok
 	$(BIN)/python benchmarks/bitflips.py
 	$(BIN)/python benchmarks/imports.py
 
+# The sdist is what git tracks. It builds itself and the wheel again, elsewhere, to the same bytes.
+# The wheel does what a user does first, in a venv that has nothing else.
+dist: $(VENV)/dist.ok
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	mkdir dist/again
+	tar -xzf dist/ckptstore-*.tar.gz -C dist/again --strip-components 1
+	git ls-files | sort > dist/tracked
+	(cd dist/again && find . -type f ! -name PKG-INFO | cut -c 3- | sort) | diff dist/tracked -
+	$(BIN)/python -m build --no-isolation dist/again
+	cd dist && for file in ckptstore-*; do cmp $$file again/dist/$$file || exit 1; done
+	$(BIN)/python -m venv dist/venv
+	dist/venv/bin/python -m pip install --quiet --disable-pip-version-check dist/ckptstore-*.whl
+	dist/venv/bin/python -I tests/quickstart.py
+	rm -rf dist/again dist/tracked dist/venv
+	ls -l dist
+
 $(VENV)/%.ok: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-run demo*.png .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist demo-run demo*.png .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -28,7 +28,7 @@ from ckptstore.saving.background import PendingSave, save_async
 from ckptstore.saving.writer import save
 from ckptstore.types import Migration, register
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AlreadyCommittedError",
