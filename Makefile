@@ -7,7 +7,7 @@ URL ?= demo-run
 SERVER_s3 := moto
 SERVER_gcs := gcs
 
-.PHONY: demo demo-s3 demo-gcs test test-all test-azure check bench dist clean
+.PHONY: demo demo-s3 demo-gcs test test-ci test-all test-azure check bench dist clean
 
 # What a bucket needs is installed for the URL of one.
 , := ,
@@ -19,8 +19,15 @@ demo: $(VENV)/$(DEMO).ok
 demo-s3 demo-gcs: demo-%: $(VENV)/test.ok
 	$(BIN)/python -m tests.support.servers $(SERVER_$*) $(BIN)/python -m ckptstore.demo --picture demo-$*.png
 
+# Between two edits: no servers and no processes, but for one test of each kind.
+QUICK := not whole and not ci and (smoke or not (bucket or process))
+
 test: check
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not whole"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "$(QUICK)"
+
+# What CI runs: `make test`, then the tests that it leaves out.
+test-ci: test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not whole and not ($(QUICK))"
 
 test-all: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import marks
 from tests.support.servers import Gcs, Ministack, Moto, S3Server, Server
 from tests.support.servers.proxy import FaultProxy
 
@@ -31,6 +32,12 @@ os.environ.update(
 # A shell starts what it puts in the background without interrupts, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say of each test what it needs."""
+    for item in items:
+        marks.add(item)
 
 
 @pytest.fixture(autouse=True)
