@@ -24,7 +24,7 @@ from ckptstore.tree.stored import StoredTree
 from ckptstore.types import RECORD_KINDS, find_adapter, find_class, find_named
 
 _CASTABLE = "biufcV"
-_VALUE_KINDS = {Kind.SURROGATE_STR: Kind.STR}
+_VALUE_KINDS: dict[int, int] = {Kind.SURROGATE_STR: Kind.STR}
 _KIND_NAMES = {Kind.NONE: "None", Kind.SURROGATE_STR: "str", Kind.DEFAULT_DICT: "defaultdict"}
 
 _Key = tuple[str, tuple[str, ...], int]
@@ -106,17 +106,18 @@ class _Comparison:
         self.wishes: dict[int, tuple[str, Any]] = {}  # dtype and place in `like`, by leaf
 
     def run(self, pairs: Sequence[tuple[int, int]]) -> Target:
-        like = self.like
+        stored, like = self.stored, self.like
         for number, kind in enumerate(like.kind):
             if kind in (Kind.RECORD, Kind.ENUM):
                 self.target.classes[str(like.row(number))] = type(like.objects[number])
         todo, done = list(reversed(pairs)), set()
         while todo:
             i, j = todo.pop()
-            pair = self.stored.target(i), like.target(j)
-            if pair not in done:
-                done.add(pair)
-                todo.extend(reversed(self._compare(*pair)))
+            i = stored.arg[i] if stored.kind[i] == Kind.SAME else i
+            j = like.arg[j] if like.kind[j] == Kind.SAME else j
+            if (i, j) not in done:
+                done.add((i, j))
+                todo.extend(reversed(self._compare(i, j)))
         if self.noted:
             raise differs_from_like(self.stored.where, self._lines())
         return self.target
@@ -135,7 +136,7 @@ class _Comparison:
     def _compare(self, i: int, j: int) -> list[tuple[int, int]]:
         """Note how two nodes differ; return the pairs of children to go on with."""
         stored, like = self.stored, self.like
-        kind, kind_like = Kind(stored.kind[i]), Kind(like.kind[j])
+        kind, kind_like = stored.kind[i], like.kind[j]
         if kind == Kind.SUPPLIED:
             self.target.overrides[i] = like.objects[j]
             return []

@@ -96,7 +96,11 @@ class LiveTree(NodeTable):
             read = functools.partial(np.frombuffer, long, np.uint8)
             self._hold(Leaf(_BLOB, "uint8", (len(long),), read, fixed=True))
             arg = len(self.leaves)
-        self.add(kind, arg=arg, data=data)
+        self.kind.append(kind)  # as `add`: there are many scalars
+        self.arity.append(0)
+        self.type.append(0)
+        self.arg.append(arg)
+        self.heap.append(data)
 
     def add_leaf(self, leaf: Leaf) -> None:
         """Append a LEAF node, or a SAME node where a leaf of the same memory was met before."""

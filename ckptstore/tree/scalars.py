@@ -27,7 +27,7 @@ def decode(table: NodeTable, node: int, data: bytes) -> Any:
     """
     kind = table.kind[node]
     try:
-        return _DECODERS[kind](data, table.arg[node])
+        return DECODERS[kind](data, table.arg[node])
     except (ValueError, struct.error) as error:
         raise CorruptError(
             f"{table.where}: node {node} is not a valid {Kind(kind).name}: {error}",
@@ -68,7 +68,7 @@ ENCODERS: Mapping[type, Callable[[Any], Scalar]] = {
 
 SCALAR_TYPES = frozenset(ENCODERS)
 
-_DECODERS: Mapping[int, Callable[[bytes, int], Any]] = {
+DECODERS: Mapping[int, Callable[[bytes, int], Any]] = {
     Kind.NONE: lambda data, arg: None,
     Kind.BOOL: _decode_bool,
     Kind.INT: lambda data, arg: int.from_bytes(data, "little", signed=True),

@@ -269,6 +269,10 @@ class _Builder:
         kind = tree.kind[node]
         if kind == Kind.LEAF:
             return self._values[tree.arg[node]]
+        if kind in scalars.DECODERS:
+            leaf = tree.long_scalars.get(node)
+            data = tree.data(node) if leaf is None else self._values[leaf]
+            return scalars.decode(tree, node, data)
         if kind == Kind.RECORD:
             return decode_record(tree, node, self._makers.by_type[tree.type[node]], children)
         if (decode := DECODERS.get(kind)) is not None:
@@ -281,8 +285,5 @@ class _Builder:
             return decode_symbol(tree, node, stand_in=self._makers.stand_in)
         if kind == Kind.DTYPE:
             return tree.dtype(tree.arg[node])
-        if kind == Kind.SUPPLIED:
-            return Supplied(tree.text(node))  # `_require_like` lets nothing else pass
-        leaf = tree.long_scalars.get(node)
-        data = tree.data(node) if leaf is None else self._values[leaf]
-        return scalars.decode(tree, node, data)
+        assert kind == Kind.SUPPLIED
+        return Supplied(tree.text(node))  # `_require_like` lets nothing else pass
