@@ -190,7 +190,7 @@ class _Load:
         patterns = tree.patterns_of(select, "load")
         renamed = tree.named_as_today(self.stored, live, self.given)
         stored_nodes = tree.select(renamed, patterns, self.where)
-        like_nodes = tree.select(live, patterns, "like")
+        like_nodes = tree.select(live, patterns, "like", places=True)
         tree.check_same_paths(stored_nodes, like_nodes, self.where)
         pairs = [(stored_nodes[path], node) for path, node in like_nodes.items()]
         values = self._build([node for node, _ in pairs], compare(pairs))

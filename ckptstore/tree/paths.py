@@ -149,8 +149,9 @@ def _unquote(text: str) -> Any:
 def matches(table: NodeTable, patterns: Sequence[str]) -> list[list[tuple[str, int]]]:
     """Return, for each pattern, the (path, node) of all that it matches, in the tree's order.
 
-    What stands in several places is found in each, but by `**` only in the first. Steps inside
-    dict keys, sets and static parts are not matched.
+    What stands in several places is found in each, but by `**` only in the first; the node is that
+    of the place, which may be a SAME node. Steps inside dict keys, sets and static parts are not
+    matched.
     """
     parsed = [parse(pattern) for pattern in patterns]
     end = table.layout.end
@@ -161,10 +162,10 @@ def matches(table: NodeTable, patterns: Sequence[str]) -> list[list[tuple[str, i
     stack = [(0, "$", start)]
     while stack:
         node, place, states = stack.pop()
-        same = table.kind[node] == Kind.SAME
-        node = table.target(node)
         for i in sorted({i for i, done in states if done == len(parsed[i])}):
             matched[i].append((place, node))
+        same = table.kind[node] == Kind.SAME
+        node = table.target(node)
         if any("**" in parsed[i][done : done + 1] for i, done in states):
             if same and (node, states) in shared:
                 continue  # else a chain of shared pairs has endlessly many paths

@@ -31,22 +31,31 @@ def patterns_of(select: Any, where: str) -> list[str]:
     raise bad_argument(where, "select", select, expected, reason=Reason.BAD_PATTERN)
 
 
-def select(table: NodeTable, patterns: Sequence[str], where: str) -> dict[str, int]:
+def select(
+    table: NodeTable, patterns: Sequence[str], where: str, *, places: bool = False
+) -> dict[str, int]:
     """Return the nodes that the patterns match, by path.
+
+    Args:
+        table: the nodes.
+        patterns: as `patterns_of` gives them.
+        where: what the tree is called in messages.
+        places: return the SAME nodes themselves, not the nodes that they stand for.
 
     Raises:
         StructureError: reason ``no-match``, with the paths that are near; ``ambiguous``.
     """
     matches = paths.matches(table, patterns)
-    for pattern, places in zip(patterns, matches, strict=True):
-        if not places:
+    for pattern, matched in zip(patterns, matches, strict=True):
+        if not matched:
             near = _near(table, pattern)
             raise StructureError(
                 f"{where}: nothing is at {pattern}; there is {', '.join(near)}",
                 reason=Reason.NO_MATCH,
             )
     out: dict[str, int] = {}
-    for path, node in dict.fromkeys(place for places in matches for place in places):
+    for path, node in dict.fromkeys(match for matched in matches for match in matched):
+        node = node if places else table.target(node)
         if out.setdefault(path, node) != node:
             raise StructureError(
                 f"{where}: {path} names several places, whose keys print the same; select what "

@@ -258,6 +258,50 @@ def test_selecting_reads_only_what_it_needs(tmp_path: pathlib.Path) -> None:
         ckptstore.load(tmp_path / "c")
 
 
+class TestSharedInLike:
+    """One object in two places of `like`, of which `select` names some."""
+
+    @pytest.fixture
+    def stored(self, tmp_path: pathlib.Path) -> pathlib.Path:
+        ckptstore.save(tmp_path / "c", {"x": [np.ones(2), np.full(2, 2.0)], "y": [[1.5], [2.5]]})
+        return tmp_path / "c"
+
+    @pytest.mark.parametrize(
+        ("select", "wanted"),
+        [("$.x[0]", [1, 0]), ("$.x[1]", [0, 2]), ("$.x.*", [1, 2]), ("$.x", [1, 2])],
+    )
+    def test_a_place_gets_its_own_value(
+        self, stored: pathlib.Path, select: str, wanted: list[int]
+    ) -> None:
+        old = np.zeros(2)
+        loaded = ckptstore.load(stored, {"x": [old, old], "y": [[0.0], [0.0]]}, select=select)
+        assert [x.tolist() for x in loaded["x"]] == [[n, n] for n in wanted]
+        assert all((x is old) == (n == 0) for x, n in zip(loaded["x"], wanted, strict=True))
+        assert loaded["y"] == [[0.0], [0.0]]
+
+    def test_what_is_tied_in_the_checkpoint_comes_back_tied(self, tmp_path: pathlib.Path) -> None:
+        w, old = np.ones(2), np.zeros(2)
+        ckptstore.save(tmp_path / "c", {"x": [w, w]})
+        loaded = ckptstore.load(tmp_path / "c", {"x": [old, old]}, select="$.x.*")
+        assert loaded["x"][0] is loaded["x"][1]
+        assert loaded["x"][0].tolist() == [1, 1]
+
+    def test_a_place_inside_it_is_filled_wherever_it_stands(self, stored: pathlib.Path) -> None:
+        one = [0.0]
+        like = {"x": [np.zeros(2)] * 2, "y": [one, one]}
+        loaded = ckptstore.load(stored, like, select="$.y[1][0]")
+        assert loaded["y"] == [[2.5], [2.5]]
+        assert loaded["y"][0] is loaded["y"][1]
+
+    def test_two_values_for_one_place_inside_it_are_refused(self, stored: pathlib.Path) -> None:
+        one = [0.0]
+        like = {"x": [np.zeros(2)] * 2, "y": [one, one]}
+        with pytest.raises(ckptstore.StructureError) as caught:
+            ckptstore.load(stored, like, select="$.y.*.*")
+        assert caught.value.reason == "differs-from-like"
+        assert "$['y'][1][0]: in `like` the same object as $['y'][0][0]" in str(caught.value)
+
+
 def test_like_with_select_fills_in_what_is_selected(url: pathlib.Path) -> None:
     like = {
         "state": State("mine", {"w": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32)}),

@@ -129,6 +129,12 @@ class TestSupplied:
             ckptstore.save(place, {"a": shared, "b": shared}, supplied=["$.a"])
         assert not place.exists()
 
+    @pytest.mark.parametrize("shared", [np.ones(3), twins.Color.RED, [1]])
+    def test_all_places_of_what_is_one_may_be_named(self, place, shared):
+        ckptstore.save(place, {"a": shared, "b": shared, "c": 1}, supplied=["$.a", "$.b"])
+        out = ckptstore.load(place, like={"a": shared, "b": shared, "c": 0})
+        assert out["a"] is shared and out["b"] is shared and out["c"] == 1
+
     def test_all_places_of_it_may_be_named(self, place):
         def function():
             return 1
