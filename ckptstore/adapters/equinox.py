@@ -7,16 +7,14 @@ made without either.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox
 from equinox.nn import State, StateIndex
 
-from ckptstore.format import TypeKind, TypeRow
+from ckptstore.format import TypeKind
 from ckptstore.types import Adapter, Record, Refusal, class_row, fields_of, object_row, record_of
-
-_Shared = getattr(equinox.nn, "Shared", None)
 
 
 class EquinoxAdapter(Adapter):
@@ -25,32 +23,30 @@ class EquinoxAdapter(Adapter):
     modules = ("equinox",)
     harmless = (type(equinox.Module), equinox.Module.__setattr__)
 
+    @functools.cached_property
+    def records(self) -> Mapping[type, Record]:
+        """State, and what `eqx.nn.Shared` leaves in a shared place."""
+        records = {State: Record(object_row(State, "state", wraps=True), _take_state, _make_state)}
+        if hasattr(equinox.nn, "Shared"):
+            node = equinox.nn._shared.SharedNode
+            make = functools.partial(object.__new__, node)
+            records[node] = Record(object_row(node), lambda x: (), lambda values: make())
+        return records
+
+    @functools.cached_property
+    def symbols(self) -> Mapping[str, Any]:
+        """The functions that a layer of `equinox.nn` holds by itself."""
+        functions = {
+            "equinox.nn.MLP.final_activation": vars(equinox.nn._mlp).get("_identity"),
+            "equinox.nn.WeightNorm.norm": vars(equinox.nn._weight_norm).get("_norm_except_axis"),
+        }
+        return {name: value for name, value in functions.items() if value is not None}
+
     def record(self, cls: type) -> Record | None:
         """Take apart State, StateIndex and what `eqx.nn.Shared` leaves in a shared place."""
-        if cls is StateIndex:
+        if cls is StateIndex:  # by its fields, as a dataclass: no stored object has its name
             return Record(_index_record().row, _take_index, _index_record().make)
-        return _RECORDS.get(cls)
-
-    def record_named(self, row: TypeRow) -> Record | None:
-        """Return the same for a stored name."""
-        return next((r for r in _RECORDS.values() if str(r.row) == str(row)), None)
-
-    def symbol(self, x: Any) -> str | None:
-        """Return the name of a function that a layer of `equinox.nn` holds by itself."""
-        return next((name for name, value in _symbols().items() if value is x), None)
-
-    def symbol_named(self, name: str) -> Any:
-        """Return what has that name."""
-        return _symbols()[name]
-
-
-@functools.cache
-def _symbols() -> dict[str, Any]:
-    found = {
-        "equinox.nn.MLP.final_activation": vars(equinox.nn._mlp).get("_identity"),
-        "equinox.nn.WeightNorm.norm": vars(equinox.nn._weight_norm).get("_norm_except_axis"),
-    }
-    return {name: value for name, value in found.items() if value is not None}
+        return super().record(cls)
 
 
 @functools.cache
@@ -89,20 +85,9 @@ def _make_state(values: Sequence[Any]) -> Any:
     (state,) = values
     if type(state) is not dict:
         raise TypeError("a State is made of a dict")
-    made: Any = object.__new__(State)
-    made._state = state
-    return made
+    new: Any = object.__new__(State)
+    new._state = state
+    return new
 
-
-_RECORDS: dict[type, Record] = {
-    State: Record(object_row(State, "state", wraps=True), _take_state, _make_state)
-}
-if _Shared is not None:
-    _NODE = equinox.nn._shared.SharedNode
-    _RECORDS[_NODE] = Record(
-        object_row(_NODE),
-        lambda x: (),
-        lambda values: object.__new__(_NODE),
-    )
 
 ADAPTER = EquinoxAdapter()

@@ -5,16 +5,16 @@ What `flax.struct` makes (PyTreeNode, TrainState, Partitioned) is a plain datacl
 
 from __future__ import annotations
 
-import importlib
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax import linen
 from flax.core import FrozenDict
 
-from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types import Adapter, Record, Refusal, package_version
+from ckptstore.format import TypeRow
+from ckptstore.types import Adapter, Record, Refusal, object_row
 
 
 class FlaxAdapter(Adapter):
@@ -26,27 +26,33 @@ class FlaxAdapter(Adapter):
         "flax.training.train_state",
     )
 
+    @functools.cached_property
+    def records(self) -> Mapping[type, Record]:
+        """FrozenDict."""
+        row = object_row("flax.core.frozen_dict.FrozenDict", "mapping", wraps=True)
+        return {FrozenDict: Record(row, _take_frozen, _make_frozen)}
+
     def record(self, cls: type) -> Record | None:
-        """Take a FrozenDict apart; refuse modules."""
+        """Take a FrozenDict and the states of nnx apart; refuse modules."""
         if issubclass(cls, linen.Module):
             raise Refusal(
                 f"the linen module {cls.__qualname__} is code and holds no state; keep it out of "
                 "the tree, or in a field of flax.struct with pytree_node=False, which `like` fills"
             )
-        if cls is FrozenDict:
-            return _FROZEN_DICT
-        return _nnx().record(cls) if "flax.nnx" in sys.modules else None
+        record = super().record(cls)
+        if record is None and "flax.nnx" in sys.modules:  # to import it takes long
+            from ckptstore.adapters import flax_nnx
+
+            record = flax_nnx.record(cls)
+        return record
 
     def record_named(self, row: TypeRow) -> Record | None:
-        """Return the same for the stored name."""
-        if str(row) == str(_FROZEN_DICT.row):
-            return _FROZEN_DICT
-        return _nnx().record_named(row) if row.module.startswith("flax.nnx.") else None
+        """Return how a FrozenDict, or a state or variable of nnx, is made."""
+        if row.module.startswith("flax.nnx."):
+            from ckptstore.adapters import flax_nnx
 
-
-def _nnx() -> Any:
-    """Return what knows nnx; importing nnx takes long, and many who use linen never do."""
-    return importlib.import_module("ckptstore.adapters.flax_nnx")
+            return flax_nnx.record_named(row)
+        return super().record_named(row)
 
 
 def _take_frozen(x: Any) -> Sequence[Any]:
@@ -57,23 +63,9 @@ def _make_frozen(values: Sequence[Any]) -> Any:
     (mapping,) = values
     if type(mapping) is not dict:
         raise TypeError("a FrozenDict is made of a dict")
-    made: Any = object.__new__(FrozenDict)
-    made._dict, made._hash = mapping, None
-    return made
+    frozen: Any = object.__new__(FrozenDict)
+    frozen._dict, frozen._hash = mapping, None
+    return frozen
 
-
-_FROZEN_DICT = Record(
-    TypeRow(
-        TypeKind.OBJECT,
-        "flax.core.frozen_dict",
-        "FrozenDict",
-        fields=("mapping",),
-        package="flax",
-        version=package_version("flax"),
-        extra={"wraps": True},
-    ),
-    _take_frozen,
-    _make_frozen,
-)
 
 ADAPTER = FlaxAdapter()

@@ -35,15 +35,15 @@ def record(cls: type) -> Record | None:
 
 
 def record_named(row: TypeRow) -> Record | None:
-    """Return the same for a stored name."""
-    known = [nnx.State, FlatState, *filter(_is_own_variable, _below(nnx.Variable))]
+    """Return how a stored State or variable is made, or None."""
+    known = [nnx.State, FlatState, *filter(_is_own_variable, _with_subclasses(nnx.Variable))]
     cls = next((c for c in known if f"{c.__module__}.{c.__qualname__}" == str(row)), None)
     return record(cls) if cls is not None else None
 
 
-def _below(cls: type) -> list[type]:
+def _with_subclasses(cls: type) -> list[type]:
     subclasses: list[type] = type.__subclasses__(cls)
-    return [cls, *(found for sub in subclasses for found in _below(sub))]
+    return [cls, *(below for subclass in subclasses for below in _with_subclasses(subclass))]
 
 
 def _is_own_variable(cls: type) -> bool:
@@ -67,10 +67,10 @@ def _take_variable(x: Any) -> Sequence[Any]:
 def _make(cls: Any, values: Sequence[Any]) -> Any:
     value, metadata = values
     if type(metadata) is not dict or not all(type(key) is str for key in metadata):
-        raise TypeError("the metadata of a variable is no dict by names")
+        raise TypeError("the metadata of a variable is not a dict by names")
     if metadata.get("hijax", False) is not False or metadata.get("ref", False) is not False:
         raise TypeError("a variable of references, which no file holds")
-    return cls._new(value, metadata)  # what jax makes variables by: neither __init__ nor a hook
+    return cls._new(value, metadata)  # as jax makes variables: without __init__ and hooks
 
 
 def _take_state(x: Any) -> Sequence[Any]:
@@ -85,9 +85,9 @@ def _make_state(values: Sequence[Any]) -> Any:
     (mapping,) = values
     if type(mapping) is not dict:
         raise TypeError("a State is made of a dict")
-    made: Any = object.__new__(nnx.State)
-    vars(made)["_mapping"] = mapping
-    return made
+    state: Any = object.__new__(nnx.State)
+    vars(state)["_mapping"] = mapping
+    return state
 
 
 def _make_flat(values: Sequence[Any]) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import haiku
 import jax
 
-from ckptstore.format import TypeRow
 from ckptstore.types import Adapter, Record, Refusal, object_row
 
 _FlatMap = type(haiku.data_structures.to_immutable_dict({}))
@@ -20,19 +20,22 @@ class HaikuAdapter(Adapter):
 
     modules = ("haiku",)
 
-    def record(self, cls: type) -> Record | None:
-        """Take an immutable mapping or a sequence of keys apart."""
-        return _RECORDS.get(cls)
-
-    def record_named(self, row: TypeRow) -> Record | None:
-        """Return the same for a stored name."""
-        return next((r for r in _RECORDS.values() if str(r.row) == str(row)), None)
+    @functools.cached_property
+    def records(self) -> Mapping[type, Record]:
+        """Immutable mappings and sequences of keys."""
+        return {
+            _FlatMap: Record(object_row(_FlatMap, "mapping", wraps=True), _take_map, _make_map),
+            haiku.PRNGSequence: Record(
+                object_row(haiku.PRNGSequence, "key", "subkeys"), _take_keys, _make_keys
+            ),
+        }
 
 
 def _take_map(x: Any) -> Sequence[Any]:
     # Not by x.items(), which would keep the dict on the map.
-    held = x._mapping
-    mapping = jax.tree.unflatten(x._structure, x._leaves) if held is None else held
+    mapping = x._mapping
+    if mapping is None:
+        mapping = jax.tree.unflatten(x._structure, x._leaves)
     if not _is_plain(mapping):
         raise Refusal(
             "an immutable mapping of Haiku holds other than dicts, lists, tuples and leaves; use a "
@@ -64,19 +67,10 @@ def _take_keys(x: Any) -> Sequence[Any]:
 def _make_keys(values: Sequence[Any]) -> Any:
     key, subkeys = values
     if type(subkeys) is not tuple:
-        raise TypeError("the keys in reserve are no tuple")
-    made: Any = object.__new__(haiku.PRNGSequence)
-    made._key, made._subkeys = key, collections.deque(subkeys)
-    return made
+        raise TypeError("the keys in reserve are not a tuple")
+    sequence: Any = object.__new__(haiku.PRNGSequence)
+    sequence._key, sequence._subkeys = key, collections.deque(subkeys)
+    return sequence
 
-
-_RECORDS: dict[type, Record] = {
-    _FlatMap: Record(object_row(_FlatMap, "mapping", wraps=True), _take_map, _make_map),
-    haiku.PRNGSequence: Record(
-        object_row(haiku.PRNGSequence, "key", "subkeys"),
-        _take_keys,
-        _make_keys,
-    ),
-}
 
 ADAPTER = HaikuAdapter()

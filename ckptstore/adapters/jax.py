@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -97,21 +97,28 @@ class JaxAdapter(Adapter):
             )
         return key
 
-    def record(self, cls: type) -> Record | None:
-        """Take classes of jax apart, and what `jax.tree_util` knows."""
-        return jax_classes.of(cls)
+    @functools.cached_property
+    def records(self) -> Mapping[type, Record]:
+        """The classes of jax itself."""
+        return jax_classes.OWN
 
-    def record_named(self, row: TypeRow) -> Record | None:
-        """Return the same for a stored name of a class of jax."""
-        return jax_classes.named(row)
+    @functools.cached_property
+    def symbols(self) -> Mapping[str, Any]:
+        """Pure array functions and scalar types; the dtypes of keys are not in a table."""
+        return jax_symbols.table()
+
+    def record(self, cls: type) -> Record | None:
+        """Take classes of jax apart, and those that `jax.tree_util` knows."""
+        return super().record(cls) or jax_classes.registered(cls)
 
     def symbol(self, x: Any) -> str | None:
         """Return the public name of a pure array function, a scalar type or a key dtype."""
-        return jax_symbols.name_of(x)
+        return jax_symbols.key_dtype_name(x) or super().symbol(x)
 
     def symbol_named(self, name: str) -> Any:
-        """Return what has that name."""
-        return jax_symbols.named(name)
+        """Return the function, scalar type or key dtype of that name; raises KeyError."""
+        dtype = jax_symbols.key_dtype_named(name)
+        return super().symbol_named(name) if dtype is None else dtype
 
     def expected(self, x: Any) -> tuple[TypeRow, dtypes.Stored, tuple[int, ...]] | None:
         """Return what a `jax.ShapeDtypeStruct` or a deleted array stands for.
@@ -245,15 +252,23 @@ def _alias(x: jax.Array) -> jax.Array:
 
 def _put(host: Array, weak: bool, place: Any) -> jax.Array:
     if weak:
-        # The constructor that pickle uses: the only public way to a weak type of any shape.
-        rebuild = jnp.zeros((), host.dtype).__reduce__()[0]
-        reduced: Any = host.__reduce__()
-        function, arguments, state = reduced
-        # Its weak type is known to Python only, and jit would compile again; a copy knows wholly.
-        x = rebuild(function, arguments, state, {"weak_type": True}).copy()
+        x = _weak_array(host)
         return x if place is None else jax.device_put(x, place)
     # Not by jnp.array, which compiles a program for every new shape: 17 ms each.
     return jax.device_put(host, place)
+
+
+def _weak_array(host: Array) -> jax.Array:
+    """Return an array of a weak type, made as pickle makes one.
+
+    jax has no other public way to a weak type of any shape: its constructors give one only to a
+    Python number. The first item of ``__reduce__`` is what pickle calls, with the pickled numpy
+    array and the type, so it is as public as pickled arrays are.
+    """
+    from_pickle: Any = jnp.zeros((), host.dtype).__reduce__()[0]
+    reduced: Any = host.__reduce__()
+    # Of that array Python alone knows the weak type, so jit would compile again; its copy is whole.
+    return from_pickle(*reduced, {"weak_type": True}).copy()
 
 
 ADAPTER = JaxAdapter()

@@ -5,28 +5,23 @@ Its own: Partial, PartitionSpec and ShapeDtypeStruct.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from ckptstore.adapters import jax_symbols
-from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types import Record, Refusal, class_row
+from ckptstore.format import TypeKind
+from ckptstore.types import Record, Refusal, class_row, object_row
 
 # Releases from 0.4.20 on, the oldest that is tested, may not have it.
 _make_treedef = getattr(jax.tree_util.PyTreeDef, "from_node_data_and_children", None)
 
 
-def of(cls: type) -> Record | None:
-    """Return how instances of a class are taken apart, or None."""
-    return _RECORDS.get(cls) or (_registered(cls) if _is_registered(cls) else None)
-
-
-def named(row: TypeRow) -> Record | None:
-    """Return the same for a stored type of jax's own, or None."""
-    return next((r for r in _RECORDS.values() if str(r.row) == str(row)), None)
+def registered(cls: type) -> Record | None:
+    """Return how instances of a class that `jax.tree_util` knows are taken apart, or None."""
+    return _by_its_functions(cls) if _is_registered(cls) else None
 
 
 def _take_partial(x: Any) -> Sequence[Any]:
@@ -90,29 +85,24 @@ def _struct(shape: Sequence[int], dtype: Any, weak: bool) -> jax.ShapeDtypeStruc
     return jax.ShapeDtypeStruct(shape, dtype, **({"weak_type": True} if weak else {}))
 
 
-def _object(module: str, name: str, *fields: str) -> TypeRow:
-    return TypeRow(
-        TypeKind.OBJECT, module, name, fields=fields, package="jax", version=jax.__version__
-    )
-
-
-_RECORDS: dict[type, Record] = {
+OWN: Mapping[type, Record] = {
     jax.tree_util.Partial: Record(
-        _object("jax.tree_util", "Partial", "func", "args", "keywords"),
+        object_row("jax.tree_util.Partial", "func", "args", "keywords"),
         _take_partial,
         _make_partial,
     ),
     jax.sharding.PartitionSpec: Record(
-        _object("jax.sharding", "PartitionSpec", "partitions", "unreduced", "reduced"),
+        object_row("jax.sharding.PartitionSpec", "partitions", "unreduced", "reduced"),
         _take_spec,
         _make_spec,
     ),
     jax.ShapeDtypeStruct: Record(
-        _object("jax", "ShapeDtypeStruct", "shape", "dtype", "weak_type"),
+        object_row("jax.ShapeDtypeStruct", "shape", "dtype", "weak_type"),
         _take_struct,
         _make_struct,
     ),
 }
+"""The classes of jax itself, by the names that jax publishes."""
 
 
 def _is_registered(cls: type) -> bool:
@@ -131,14 +121,14 @@ def _treedef(cls: type, aux: Any, count: int) -> Any:
     return _make_treedef(jax.tree_util.default_registry, (cls, aux), [leaf] * count)
 
 
-def _registered(cls: type) -> Record:
+def _by_its_functions(cls: type) -> Record:
     """Take apart by the functions that the user gave to `jax.tree_util`."""
     row = class_row(cls, TypeKind.PYTREE)
 
     def take(x: Any) -> Sequence[Any]:
-        found = jax.tree_util.default_registry.flatten_one_level(x)
-        assert found is not None
-        children, aux = found
+        flattened = jax.tree_util.default_registry.flatten_one_level(x)
+        assert flattened is not None
+        children, aux = flattened
         return [aux, *children]
 
     def make(values: Sequence[Any]) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -44,22 +44,28 @@ _PUBLIC = {
 }
 
 
-def name_of(x: Any) -> str | None:
-    """Return the public name of a pure array function, a scalar type or a key dtype."""
-    if is_key_dtype(x):
-        return _KEY_DTYPE.format(implementation(x))
-    return next((name for name, value in _symbols().items() if value is x), None)
+def table() -> Mapping[str, Any]:
+    """Return what the installed jax has of the functions and scalar types, by public name."""
+    values = {
+        f"{module}.{name}": vars(importlib.import_module(module)).get(name)
+        for module, names in _PUBLIC.items()
+        for name in names.split()
+    }
+    values[_UNCONSTRAINED] = jax.sharding.PartitionSpec.UNCONSTRAINED
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def named(name: str) -> Any:
-    """Return what has that name; raises KeyError."""
+def key_dtype_name(x: Any) -> str | None:
+    """Return the name of the dtype of typed PRNG keys, None for another object."""
+    return _KEY_DTYPE.format(implementation(x)) if is_key_dtype(x) else None
+
+
+def key_dtype_named(name: str) -> Any:
+    """Return the dtype of keys that has that name, None where jax has none."""
     prefix, suffix = _KEY_DTYPE.split("{}")
-    if name.startswith(prefix) and name.endswith(suffix):
-        dtype = _key_dtype(name[len(prefix) : -len(suffix)])
-        if dtype is None:
-            raise KeyError(name)
-        return dtype
-    return _symbols()[name]
+    if not (name.startswith(prefix) and name.endswith(suffix)):
+        return None
+    return _key_dtype(name[len(prefix) : -len(suffix)])
 
 
 def is_key_dtype(x: Any) -> bool:
@@ -80,19 +86,8 @@ def implementation(dtype: Any) -> str:
 
 
 def _key_dtype(implementation: str) -> Any:
-    """Return the dtype of the keys of an implementation, None where jax knows none by the name."""
+    """Return the dtype of the keys of an implementation, None where jax has no such one."""
     try:
         return jax.random.key(0, impl=implementation).dtype
     except (ValueError, TypeError, NotImplementedError):
         return None
-
-
-@functools.cache
-def _symbols() -> dict[str, Any]:
-    found = {
-        f"{module}.{name}": vars(importlib.import_module(module)).get(name)
-        for module, names in _PUBLIC.items()
-        for name in names.split()
-    }
-    found[_UNCONSTRAINED] = jax.sharding.PartitionSpec.UNCONSTRAINED
-    return {name: value for name, value in found.items() if value is not None}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -11,21 +12,14 @@ import numpy as np
 from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
-from ckptstore.types import Adapter, Leaf, Record, Refusal
+from ckptstore.types import Adapter, Leaf, Record, Refusal, object_row
 
 ARRAY = TypeRow(TypeKind.ARRAY, "numpy", "ndarray")
 _RECARRAY = TypeRow(TypeKind.ARRAY, "numpy", "recarray")
 _SCALAR = TypeRow(TypeKind.ARRAY, "numpy", "generic")
 _ARRAYS = {np.ndarray: ARRAY, np.recarray: _RECARRAY}
 _NAMES = {str(row) for row in (ARRAY, _RECARRAY, _SCALAR)}
-_MASKED = TypeRow(
-    TypeKind.OBJECT,
-    "numpy.ma",
-    "MaskedArray",
-    fields=("data", "mask", "fill_value", "hard_mask"),
-    package="numpy",
-    version=np.__version__,
-)
+_MASKED = object_row("numpy.ma.MaskedArray", "data", "mask", "fill_value", "hard_mask")
 
 
 class NumpyAdapter(Adapter):
@@ -59,10 +53,25 @@ class NumpyAdapter(Adapter):
             return _scalar(host)
         return host.view(np.recarray) if row.name == "recarray" else host
 
+    @functools.cached_property
+    def records(self) -> Mapping[type, Record]:
+        """Masked arrays."""
+        return {np.ma.MaskedArray: Record(_MASKED, _take_masked, _make_masked)}
+
+    @functools.cached_property
+    def symbols(self) -> Mapping[str, Any]:
+        """The scalar types and ufuncs that numpy and ml_dtypes publish."""
+        # Not the scalar types of ml_dtypes by numpy's table, in which they enter themselves.
+        scalars = {t for t in np.sctypeDict.values() if t.__module__ == "numpy"}
+        types = {n: t for n, t in vars(ml_dtypes).items() if isinstance(t, type)}
+        return {
+            **{f"numpy.{t.__name__}": t for t in scalars},
+            **{f"numpy.{n}": f for n, f in vars(np).items() if isinstance(f, np.ufunc)},
+            **{f"ml_dtypes.{n}": t for n, t in types.items() if n not in ("finfo", "iinfo")},
+        }
+
     def record(self, cls: type) -> Record | None:
         """Take masked arrays apart; refuse generators of random numbers."""
-        if cls is np.ma.MaskedArray:
-            return Record(_MASKED, _take_masked, _make_masked)
         if cls.__module__ == "numpy.random._generator":  # of numpy.random, which may not be there
             raise Refusal(
                 "a numpy.random.Generator cannot be carried; save x.bit_generator.state, and put "
@@ -73,19 +82,7 @@ class NumpyAdapter(Adapter):
                 "a numpy.random.RandomState cannot be carried; save x.get_state(), and put what is "
                 "loaded back by x.set_state(loaded)"
             )
-        return None
-
-    def record_named(self, row: TypeRow) -> Record | None:
-        """Return the same for the stored name."""
-        return self.record(np.ma.MaskedArray) if str(row) == str(_MASKED) else None
-
-    def symbol(self, x: Any) -> str | None:
-        """Return the name of a scalar type or a ufunc that numpy or ml_dtypes publishes."""
-        return next((name for name, value in _symbols().items() if value is x), None)
-
-    def symbol_named(self, name: str) -> Any:
-        """Return what has that name."""
-        return _symbols()[name]
+        return super().record(cls)
 
 
 def _leaf(x: Array, row: TypeRow) -> Leaf:
@@ -155,21 +152,5 @@ def _fit_together(data: Array, mask: Array | None, fill: Array | None) -> bool:
 
 
 _OF_MASKED = set(vars(np.ma.MaskedArray([0])))
-
-_SYMBOLS: dict[str, Any] = {}
-
-
-def _symbols() -> dict[str, Any]:
-    if not _SYMBOLS:
-        # Not those of ml_dtypes, which enters its own there.
-        scalars = {t for t in np.sctypeDict.values() if t.__module__ == "numpy"}
-        _SYMBOLS.update({f"numpy.{t.__name__}": t for t in scalars})
-        _SYMBOLS.update({f"numpy.{k}": v for k, v in vars(np).items() if isinstance(v, np.ufunc)})
-        names = [n for n in vars(ml_dtypes) if isinstance(vars(ml_dtypes)[n], type)]
-        _SYMBOLS.update(
-            {f"ml_dtypes.{n}": vars(ml_dtypes)[n] for n in names if n not in ("finfo", "iinfo")}
-        )
-    return _SYMBOLS
-
 
 ADAPTER = NumpyAdapter()

@@ -11,34 +11,60 @@ import functools
 import pathlib
 import types
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
-from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types import Adapter, Record, Refusal
-
-_TYPES = {f"builtins.{t.__name__}": t for t in (bool, int, float, complex, str, bytes)}
+from ckptstore.types import Adapter, Record, Refusal, object_row
 
 
 class PythonAdapter(Adapter):
     """The adapter of `builtins` and of the modules of Python's library that hold these classes."""
 
-    def record(self, cls: type) -> Record | None:
-        """Take these classes apart, but none of their subclasses."""
-        return _RECORDS.get(cls)
+    @functools.cached_property
+    def records(self) -> Mapping[type, Record]:
+        """These classes, but none of their subclasses."""
+        return {
+            functools.partial: Record(
+                object_row("functools.partial", "func", "args", "keywords"),
+                _take_partial,
+                _make_partial,
+            ),
+            Counter: Record(
+                object_row("collections.Counter", "counts", wraps=True),
+                _take_counter,
+                _make_counter,
+            ),
+            OrderedDict: Record(
+                object_row(
+                    "collections.OrderedDict with attributes", "items", "attributes", wraps=True
+                ),
+                _take_attributed,
+                _make_attributed,
+            ),
+            deque: Record(
+                object_row("collections.deque", "items", "maxlen", wraps=True),
+                _take_deque,
+                _make_deque,
+            ),
+            pathlib.PosixPath: _path_of(pathlib.PosixPath),
+            pathlib.PurePosixPath: _path_of(pathlib.PurePosixPath),
+            argparse.Namespace: _namespace_of(argparse.Namespace),
+            types.SimpleNamespace: _namespace_of(types.SimpleNamespace),
+            date: _time_of(date, *_DATE),
+            timedelta: _time_of(timedelta, "days", "seconds", "microseconds"),
+            datetime: Record(
+                object_row("datetime.datetime", *_DATETIME), _take_datetime, _make_datetime
+            ),
+            timezone: Record(
+                object_row("datetime.timezone", "offset", "name"), _take_zone, _make_zone
+            ),
+        }
 
-    def record_named(self, row: TypeRow) -> Record | None:
-        """Return the same for a stored name."""
-        return next((r for r in _RECORDS.values() if str(r.row) == str(row)), None)
-
-    def symbol(self, x: Any) -> str | None:
-        """Return the name of a built-in scalar type."""
-        return next((name for name, t in _TYPES.items() if t is x), None)
-
-    def symbol_named(self, name: str) -> Any:
-        """Return the built-in scalar type of that name."""
-        return _TYPES[name]
+    @functools.cached_property
+    def symbols(self) -> Mapping[str, Any]:
+        """The built-in scalar types."""
+        return {f"builtins.{t.__name__}": t for t in (bool, int, float, complex, str, bytes)}
 
 
 def _take_partial(x: Any) -> Sequence[Any]:
@@ -108,31 +134,28 @@ def _path_of(cls: type[pathlib.PurePath]) -> Record:
             raise TypeError("a path is made of a str in its normal form")
         return cls(text)
 
-    row = TypeRow(TypeKind.OBJECT, "pathlib", cls.__name__, fields=("path",))
-    return Record(row, lambda x: (str(x),), make)
+    return Record(object_row(f"pathlib.{cls.__name__}", "path"), lambda x: (str(x),), make)
 
 
-def _namespace_of(cls: type, module: str) -> Record:
+def _namespace_of(cls: type) -> Record:
     def make(values: Sequence[Any]) -> Any:
         (attributes,) = values
         if type(attributes) is not dict or any(type(name) is not str for name in attributes):
             raise TypeError("a namespace is made of a dict of names")
-        made = cls()
-        vars(made).update(attributes)
-        return made
+        namespace = cls()
+        vars(namespace).update(attributes)
+        return namespace
 
-    extra = {"wraps": True}
-    row = TypeRow(TypeKind.OBJECT, module, cls.__name__, fields=("attributes",), extra=extra)
-    return Record(row, lambda x: (dict(vars(x)),), make)
+    return Record(object_row(cls, "attributes", wraps=True), lambda x: (dict(vars(x)),), make)
 
 
-def _time_of(cls: Callable[..., Any], name: str, *numbers: str) -> Record:
+def _time_of(cls: Callable[..., Any], *numbers: str) -> Record:
     def make(values: Sequence[Any]) -> Any:
         if any(type(value) is not int for value in values):
             raise TypeError("its fields are of other types")
         return cls(*values)
 
-    row = TypeRow(TypeKind.OBJECT, "datetime", name, fields=numbers)
+    row = object_row(f"datetime.{cls.__name__}", *numbers)
     return Record(row, lambda x: [getattr(x, name) for name in numbers], make)
 
 
@@ -171,42 +194,7 @@ def _hidden(attributes: dict[str, Any]) -> list[str]:
     return [n for n in attributes if type(n) is not str or hasattr(OrderedDict, n)]
 
 
-def _collection(name: str, *fields: str) -> TypeRow:
-    return TypeRow(TypeKind.OBJECT, "collections", name, fields=fields, extra={"wraps": True})
-
-
 _DATE = "year", "month", "day"
 _DATETIME = *_DATE, "hour", "minute", "second", "microsecond", "fold", "tzinfo"
-
-_RECORDS: dict[type, Record] = {
-    functools.partial: Record(
-        TypeRow(TypeKind.OBJECT, "functools", "partial", fields=("func", "args", "keywords")),
-        _take_partial,
-        _make_partial,
-    ),
-    Counter: Record(_collection("Counter", "counts"), _take_counter, _make_counter),
-    OrderedDict: Record(
-        _collection("OrderedDict with attributes", "items", "attributes"),
-        _take_attributed,
-        _make_attributed,
-    ),
-    deque: Record(_collection("deque", "items", "maxlen"), _take_deque, _make_deque),
-    pathlib.PosixPath: _path_of(pathlib.PosixPath),
-    pathlib.PurePosixPath: _path_of(pathlib.PurePosixPath),
-    argparse.Namespace: _namespace_of(argparse.Namespace, "argparse"),
-    types.SimpleNamespace: _namespace_of(types.SimpleNamespace, "types"),
-    date: _time_of(date, "date", *_DATE),
-    timedelta: _time_of(timedelta, "timedelta", "days", "seconds", "microseconds"),
-    datetime: Record(
-        TypeRow(TypeKind.OBJECT, "datetime", "datetime", fields=_DATETIME),
-        _take_datetime,
-        _make_datetime,
-    ),
-    timezone: Record(
-        TypeRow(TypeKind.OBJECT, "datetime", "timezone", fields=("offset", "name")),
-        _take_zone,
-        _make_zone,
-    ),
-}
 
 ADAPTER = PythonAdapter()

@@ -6,7 +6,7 @@ Of modules, optimizers, schedulers and scalers, their `state_dict()` is carried.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from ckptstore.errors import Reason, UnsupportedError
 from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
-from ckptstore.types import Adapter, Leaf, Record, Refusal, package_version
+from ckptstore.types import Adapter, Leaf, Record, Refusal, object_row, package_version
 
 _SAME_NAME = """
     bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64 bfloat16
@@ -37,6 +37,7 @@ _ROW = {
 }
 _CLASS = {".".join(names): cls for cls, names in _ROW.items()}
 _BUFFER = {"_is_buffer", "persistent"}  # the attributes by which torch.nn.Buffer marks a Tensor
+_CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
 _BY_STATE_DICT = (
     torch.nn.Module,
     torch.optim.Optimizer,
@@ -103,6 +104,24 @@ class TorchAdapter(Adapter):
             x.persistent, x._is_buffer = persistent, True
         return x
 
+    @functools.cached_property
+    def records(self) -> Mapping[type, Record]:
+        """Sizes and devices."""
+        return {
+            torch.Size: Record(
+                object_row("torch.Size", "dims", wraps=True), lambda x: (tuple(x),), _make_size
+            ),
+            torch.device: Record(
+                object_row("torch.device", "name"), lambda x: (str(x),), _make_device
+            ),
+        }
+
+    @functools.cached_property
+    def symbols(self) -> Mapping[str, Any]:
+        """Dtypes, layouts and memory formats, each by the name that torch prints."""
+        constants = [x for x in vars(torch).values() if type(x) in _CONSTANTS]
+        return {str(x): x for x in constants if vars(torch).get(str(x)[len("torch.") :]) is x}
+
     def record(self, cls: type) -> Record | None:
         """Take sizes and devices apart; refuse what has a state_dict, and subclasses of Tensor."""
         if issubclass(cls, torch.Tensor):
@@ -117,19 +136,7 @@ class TorchAdapter(Adapter):
                 "a torch.Generator cannot be carried; save x.get_state(), and put what is loaded "
                 "back by x.set_state(loaded)"
             )
-        return _RECORDS.get(cls)
-
-    def record_named(self, row: TypeRow) -> Record | None:
-        """Return the same for a stored name."""
-        return next((r for r in _RECORDS.values() if str(r.row) == str(row)), None)
-
-    def symbol(self, x: Any) -> str | None:
-        """Return the name of a dtype, a layout or a memory format."""
-        return str(x) if type(x) in _CONSTANTS and str(x) in _symbols() else None
-
-    def symbol_named(self, name: str) -> Any:
-        """Return what has that name."""
-        return _symbols()[name]
+        return super().record(cls)
 
     def expected(self, x: Any) -> tuple[TypeRow, dtypes.Stored, tuple[int, ...]] | None:
         """Return what a tensor stands for that has no values, or more than can be carried."""
@@ -251,19 +258,19 @@ def _row(
 @functools.cache
 def _numpy_dtypes() -> dict[Any, np.dtype[Any]]:
     """Return the dtype in which each dtype of torch is stored."""
-    found = {}
+    numpy_dtypes = {}
     for name in (*_SAME_NAME.split(), *_ONLY_BYTES.split()):
         dtype = getattr(torch, name, None)  # an older torch has fewer
         if dtype is None:
             continue
         if name in _ONLY_BYTES.split():
-            found[dtype] = np.dtype([(name, f"u{dtype.itemsize}")])
+            numpy_dtypes[dtype] = np.dtype([(name, f"u{dtype.itemsize}")])
             continue
         try:
-            found[dtype] = dtypes.resolve(name, where="torch")
+            numpy_dtypes[dtype] = dtypes.resolve(name, where="torch")
         except UnsupportedError:  # an older ml_dtypes, too
             continue
-    return found
+    return numpy_dtypes
 
 
 @functools.cache
@@ -295,15 +302,6 @@ def _device(name: str) -> Any:
     return torch.device("cpu")
 
 
-_CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
-
-
-@functools.cache
-def _symbols() -> dict[str, Any]:
-    found = {str(x): x for x in list(vars(torch).values()) if type(x) in _CONSTANTS}
-    return {name: x for name, x in found.items() if vars(torch).get(name[len("torch.") :]) is x}
-
-
 def _make_size(values: Sequence[Any]) -> Any:
     (dims,) = values
     if type(dims) is not tuple or not all(type(n) is int for n in dims):
@@ -317,23 +315,5 @@ def _make_device(values: Sequence[Any]) -> Any:
         raise TypeError("a torch.device is made of its name")
     return torch.device(name)
 
-
-def _object(name: str, field: str, **extra: bool) -> TypeRow:
-    version = package_version("torch")
-    return TypeRow(
-        TypeKind.OBJECT,
-        "torch",
-        name,
-        fields=(field,),
-        package="torch",
-        version=version,
-        extra=extra,
-    )
-
-
-_RECORDS: dict[type, Record] = {
-    torch.Size: Record(_object("Size", "dims", wraps=True), lambda x: (tuple(x),), _make_size),
-    torch.device: Record(_object("device", "name"), lambda x: (str(x),), _make_device),
-}
 
 ADAPTER = TorchAdapter()

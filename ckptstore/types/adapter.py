@@ -5,6 +5,7 @@ Guide for authors: docs/adapters.md.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -108,13 +109,10 @@ class Child:
 class Adapter:
     """How the types of one framework become nodes and leaves; this base knows no type.
 
-    A subclass fills in the tables, and overrides a method where a table does not do.
+    A subclass fills in tables, and overrides a method where a table is not enough.
 
     Attributes:
         modules: the modules that may be imported to find a stored class of this framework.
-        records: how the instances of a class are taken apart, by class; subclasses of that class
-            are not meant.
-        symbols: functions and constants that are carried by their name: public name to value.
         harmless: metaclasses and ``__setattr__`` functions of the framework that need not run when
             an instance is made by its fields.
         moved: stored names, as ``module.qualname``, that are gone or are an alias today, to where
@@ -133,11 +131,25 @@ class Adapter:
     """
 
     modules: Sequence[str] = ()
-    records: Mapping[type, Record] = MappingProxyType({})
-    symbols: Mapping[str, Any] = MappingProxyType({})
     harmless: Sequence[Any] = ()
     moved: Mapping[str, str] = MappingProxyType({})
     migrations: Mapping[str, Sequence[Migration]] = MappingProxyType({})
+
+    @functools.cached_property
+    def records(self) -> Mapping[type, Record]:
+        """How the instances of a class are taken apart, by class; subclasses of it do not count.
+
+        In a subclass, a class attribute or a cached property.
+        """
+        return {}
+
+    @functools.cached_property
+    def symbols(self) -> Mapping[str, Any]:
+        """Functions and constants that are carried by their name: public name to value.
+
+        In a subclass, a class attribute or a cached property.
+        """
+        return {}
 
     def leaf(self, x: Any) -> Leaf | None:
         """Describe `x` if it is an array of this framework; raises Refusal."""

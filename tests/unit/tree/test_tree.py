@@ -301,9 +301,10 @@ WRONG_FIELDS: list[tuple[Any, list[Any]]] = [
 def test_an_object_of_other_fields_is_an_error(
     x: Any, fields: list[Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = stdlib._RECORDS[type(x)]
+    records: Any = stdlib.ADAPTER.records
+    record = records[type(x)]
     wrong = dataclasses.replace(record, take=lambda _: fields)
-    monkeypatch.setitem(stdlib._RECORDS, type(x), wrong)
+    monkeypatch.setitem(records, type(x), wrong)
     ckptstore.save(tmp_path / "c", [x])
     monkeypatch.undo()
     with pytest.raises(
