@@ -1,4 +1,4 @@
-"""Adapters: one module for each framework, and what the author of another one needs.
+"""Adapters: one module for each framework, and the names that the author of another needs.
 
 Guide: docs/adapters.md.
 """

@@ -25,7 +25,7 @@ class EquinoxAdapter(Adapter):
 
     @functools.cached_property
     def records(self) -> Mapping[type, Record]:
-        """State, and what `eqx.nn.Shared` leaves in a shared place."""
+        """State, and the node that `eqx.nn.Shared` leaves in a shared place."""
         records = {State: Record(object_row(State, "state", wraps=True), _take_state, _make_state)}
         if hasattr(equinox.nn, "Shared"):
             node = equinox.nn._shared.SharedNode
@@ -43,7 +43,7 @@ class EquinoxAdapter(Adapter):
         return {name: value for name, value in functions.items() if value is not None}
 
     def record(self, cls: type) -> Record | None:
-        """Take apart State, StateIndex and what `eqx.nn.Shared` leaves in a shared place."""
+        """Take apart StateIndex, and the classes of `records`."""
         if cls is StateIndex:  # by its fields, as a dataclass: no stored object has its name
             return Record(_index_record().row, _take_index, _index_record().make)
         return super().record(cls)

@@ -16,7 +16,7 @@ _Object = getattr(nnx, "Pytree", None) or nnx.Object
 
 
 def record(cls: type) -> Record | None:
-    """Return how a State or a variable is taken apart; refuse what nnx itself splits."""
+    """Return how a State or a variable is taken apart; refuse objects that nnx itself splits."""
     if issubclass(cls, _Object):
         raise Refusal(
             f"the nnx object {cls.__qualname__} is a graph with code in it; save nnx.state(x), and "

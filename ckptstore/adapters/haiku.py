@@ -48,7 +48,7 @@ def _make_map(values: Sequence[Any]) -> Any:
     (mapping,) = values
     if type(mapping) is not dict or not _is_plain(mapping):
         raise TypeError("it is not made of a dict of dicts, lists, tuples and leaves")
-    return _FlatMap(mapping)  # flattens it, which runs nothing of what is plain
+    return _FlatMap(mapping)  # flattens it, which runs no code of plain containers
 
 
 def _is_plain(x: Any) -> bool:

@@ -80,14 +80,13 @@ class JaxAdapter(Adapter):
                 x = _put(host, weak, place)
             key = jax.random.wrap_key_data(x, impl=impl) if impl else x
         except (TypeError, ValueError, RuntimeError) as error:
-            what = f"a key of {impl!r:.80}" if impl else f"an array of {host.dtype}"
+            kind = f"a key of {impl!r:.80}" if impl else f"an array of {host.dtype}"
             raise UnsupportedError(
-                f"jax {jax.__version__} makes no {what} here ({error!s:.200}); load with "
+                f"jax {jax.__version__} cannot make {kind} here ({error!s:.200}); load with "
                 'arrays="numpy"',
                 reason=Reason.ARRAY_NOT_EXACT,
             ) from error
-        made = (x.dtype, x.weak_type, _is_committed(x))
-        if made != (host.dtype, weak, place is not None):
+        if (x.dtype, x.weak_type, _is_committed(x)) != (host.dtype, weak, place is not None):
             raise UnsupportedError(
                 f"jax {jax.__version__} made {x.dtype} (weak={x.weak_type}, "
                 f"committed={_is_committed(x)}) of a stored {host.dtype} (weak={weak}, "
@@ -121,7 +120,7 @@ class JaxAdapter(Adapter):
         return super().symbol_named(name) if dtype is None else dtype
 
     def expected(self, x: Any) -> tuple[TypeRow, dtypes.Stored, tuple[int, ...]] | None:
-        """Return what a `jax.ShapeDtypeStruct` or a deleted array stands for.
+        """Return the leaf that a `jax.ShapeDtypeStruct` or a deleted array stands for.
 
         A key stands for its data.
         """
@@ -180,7 +179,7 @@ def _host(x: jax.Array) -> Array:
 
 
 def _start(x: jax.Array) -> Callable[[], Array]:
-    """Begin to copy an array to this host; what is returned waits for that, and is `_host`."""
+    """Begin to copy an array to this host; return a `_host` of it that waits for that."""
     try:
         if _is_plain(x):
             return lambda: _host(x)
@@ -199,7 +198,7 @@ def _start(x: jax.Array) -> Callable[[], Array]:
 
 @contextlib.contextmanager
 def _while_saved(x: jax.Array) -> Iterator[None]:
-    """Say what is wrong where somebody deletes an array that is being read."""
+    """Raise Refusal where somebody deletes an array that is being read."""
     try:
         yield
     except (RuntimeError, ValueError):
@@ -245,7 +244,7 @@ def _is_packed(dtype: np.dtype[Any]) -> bool:
 def _alias(x: jax.Array) -> jax.Array:
     """Return another array of the same buffer on one device.
 
-    `np.asarray` of what it cannot view leaves a host copy on the array for as long as that lives.
+    `np.asarray` of an array that it cannot view leaves a host copy on it for as long as it lives.
     """
     return jax.make_array_from_single_device_arrays(x.shape, x.sharding, [x])
 
@@ -261,13 +260,13 @@ def _put(host: Array, weak: bool, place: Any) -> jax.Array:
 def _weak_array(host: Array) -> jax.Array:
     """Return an array of a weak type, made as pickle makes one.
 
-    jax has no other public way to a weak type of any shape: its constructors give one only to a
-    Python number. The first item of ``__reduce__`` is what pickle calls, with the pickled numpy
-    array and the type, so it is as public as pickled arrays are.
+    jax has no other public way to a weak type of any shape: its constructors make one of a Python
+    number only. The first item of ``__reduce__`` is the function that pickle calls with the numpy
+    array and the weak type, so it lasts as long as pickled arrays do.
     """
     from_pickle: Any = jnp.zeros((), host.dtype).__reduce__()[0]
     reduced: Any = host.__reduce__()
-    # Of that array Python alone knows the weak type, so jit would compile again; its copy is whole.
+    # Only Python knows the weak type of that array, so jit would compile again; not so of a copy.
     return from_pickle(*reduced, {"weak_type": True}).copy()
 
 

@@ -45,7 +45,7 @@ _PUBLIC = {
 
 
 def table() -> Mapping[str, Any]:
-    """Return what the installed jax has of the functions and scalar types, by public name."""
+    """Return the functions and scalar types that the installed jax has, by public name."""
     values = {
         f"{module}.{name}": vars(importlib.import_module(module)).get(name)
         for module, names in _PUBLIC.items()

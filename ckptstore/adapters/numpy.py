@@ -75,12 +75,12 @@ class NumpyAdapter(Adapter):
         if cls.__module__ == "numpy.random._generator":  # of numpy.random, which may not be there
             raise Refusal(
                 "a numpy.random.Generator cannot be carried; save x.bit_generator.state, and put "
-                "what is loaded back by x.bit_generator.state = loaded"
+                "the loaded one back by x.bit_generator.state = loaded"
             )
         if cls.__module__ == "numpy.random.mtrand":
             raise Refusal(
-                "a numpy.random.RandomState cannot be carried; save x.get_state(), and put what is "
-                "loaded back by x.set_state(loaded)"
+                "a numpy.random.RandomState cannot be carried; save x.get_state(), and put the "
+                "loaded state back by x.set_state(loaded)"
             )
         return super().record(cls)
 
@@ -100,7 +100,7 @@ def _scalar(host: Array) -> Any:
             return np.str_(host.tobytes().decode(order, "surrogatepass"))
         except UnicodeDecodeError as error:
             raise CorruptError(
-                f"a numpy.str_ is no text: {error}", reason=Reason.BAD_VALUE
+                f"a numpy.str_ of bytes that are not text: {error}", reason=Reason.BAD_VALUE
             ) from None
     # A void scalar would be a view of the array: let it own its bytes.
     return host.copy()[()] if host.dtype.kind == "V" else host.reshape(-1)[0]
@@ -118,8 +118,8 @@ def _take_masked(x: Any) -> Sequence[Any]:
     fill = None if x._fill_value is None else np.asarray(x._fill_value)
     if not _fit_together(x.data, mask, fill):
         raise Refusal(
-            "this masked array has a mask or a fill value of another shape or dtype than numpy "
-            "gives them; make it anew: np.ma.array(x.data, mask=...)"
+            "this masked array has a mask or a fill value of another shape or dtype than its "
+            "data; make it anew: np.ma.array(x.data, mask=...)"
         )
     attributes = vars(x)
     own = [name for name in attributes if name not in _OF_MASKED]

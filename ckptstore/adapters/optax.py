@@ -70,7 +70,7 @@ _RENAMED = {
 
 
 def _full_like(field: str, value: float) -> Callable[[Mapping[str, Any]], Any]:
-    """Return what makes an added number, of the type and dtype that another field has."""
+    """Return the function that makes an added number, of the type and dtype of another field."""
 
     def make(old: Mapping[str, Any]) -> Any:
         x = old[field]
@@ -86,7 +86,7 @@ def _full_like(field: str, value: float) -> Callable[[Mapping[str, Any]], Any]:
 
 
 def _no_search(old: Mapping[str, Any]) -> Any:
-    """Return what a fresh state of a backtracking search says of the last one."""
+    """Return the info of a backtracking search that has not searched yet."""
     error = _full_like("value", float("inf"))(old)
     steps: Any = jnp.asarray(0) if isinstance(error, jax.Array) else np.zeros((), np.int32)
     return optax._src.linesearch.BacktrackingLinesearchInfo(steps, error)

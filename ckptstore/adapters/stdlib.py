@@ -77,9 +77,9 @@ def _make_partial(values: Sequence[Any]) -> Any:
     function, args, keywords = values
     if type(args) is not tuple or type(keywords) is not dict or type(function) is functools.partial:
         raise TypeError("its fields are of other types")
-    made: Any = functools.partial(function)  # which calls nothing
-    made.__setstate__((function, args, keywords, None))  # these very objects, not copies
-    return made
+    partial: Any = functools.partial(function)  # which calls nothing
+    partial.__setstate__((function, args, keywords, None))  # these very objects, not copies
+    return partial
 
 
 def _take_attributed(x: Any) -> Sequence[Any]:
@@ -91,13 +91,13 @@ def _take_attributed(x: Any) -> Sequence[Any]:
 
 
 def _make_attributed(values: Sequence[Any]) -> Any:
-    made, attributes = values
-    if type(made) is not OrderedDict or vars(made) or type(attributes) is not dict:
+    items, attributes = values
+    if type(items) is not OrderedDict or vars(items) or type(attributes) is not dict:
         raise TypeError("its fields are of other types")
     if not attributes or _hidden(attributes):
-        raise TypeError("its attributes are none, or not only data")
-    vars(made).update(attributes)
-    return made
+        raise TypeError("it has no attributes, or some that are not data")
+    vars(items).update(attributes)
+    return items
 
 
 def _take_counter(x: Any) -> Sequence[Any]:
@@ -121,10 +121,10 @@ def _make_deque(values: Sequence[Any]) -> Any:
     items, maxlen = values
     if type(items) is not list or type(maxlen) not in (int, type(None)):
         raise TypeError("a deque is made of a list and its greatest length")
-    made = deque(items, maxlen)
-    if len(made) != len(items):
+    queue = deque(items, maxlen)
+    if len(queue) != len(items):
         raise ValueError("it has more items than it may have")
-    return made
+    return queue
 
 
 def _path_of(cls: type[pathlib.PurePath]) -> Record:
@@ -173,7 +173,7 @@ def _make_datetime(values: Sequence[Any]) -> Any:
     if any(type(value) is not int for value in (*numbers, fold)):
         raise TypeError("its fields are of other types")
     if type(zone) not in (timezone, type(None)):
-        raise TypeError("its time zone is none")
+        raise TypeError("its time zone is not a datetime.timezone")
     return datetime(*numbers).replace(tzinfo=zone, fold=fold)
 
 

@@ -27,7 +27,7 @@ _ONLY_BYTES = """
     float4_e2m1fn_x2 bits1x8 bits2x4 bits4x2 bits8 bits16
     int1 int2 int3 int4 int5 int6 int7 uint1 uint2 uint3 uint4 uint5 uint6 uint7
 """
-# By item size: what both torch and numpy have, to view elements without converting them.
+# By item size: dtypes that torch and numpy both have, to view elements without converting them.
 _BITS = {1: (torch.uint8, "u1"), 2: (torch.int16, "i2"), 4: (torch.int32, "i4")}
 _BITS |= {8: (torch.int64, "i8"), 16: (torch.complex128, "c16")}
 
@@ -52,7 +52,7 @@ class TorchAdapter(Adapter):
     modules = ("torch",)
 
     def leaf(self, x: Any) -> Leaf | None:
-        """Describe a tensor, refusing what hangs on it that no file can carry."""
+        """Describe a tensor, refusing one with a graph, a gradient, hooks or attributes."""
         cls = type(x)
         if not issubclass(cls, torch.Tensor):
             return None
@@ -123,7 +123,7 @@ class TorchAdapter(Adapter):
         return {str(x): x for x in constants if vars(torch).get(str(x)[len("torch.") :]) is x}
 
     def record(self, cls: type) -> Record | None:
-        """Take sizes and devices apart; refuse what has a state_dict, and subclasses of Tensor."""
+        """Take sizes and devices apart; refuse objects with a state_dict, and other tensors."""
         if issubclass(cls, torch.Tensor):
             _refuse_class(cls)
         if issubclass(cls, _BY_STATE_DICT):
@@ -139,7 +139,7 @@ class TorchAdapter(Adapter):
         return super().record(cls)
 
     def expected(self, x: Any) -> tuple[TypeRow, dtypes.Stored, tuple[int, ...]] | None:
-        """Return what a tensor stands for that has no values, or more than can be carried."""
+        """Return the leaf that a tensor without values, or with more than these, stands for."""
         if type(x) not in _ROW or x.layout is not torch.strided or x.is_nested:
             return None
         dtype = _numpy_dtypes().get(x.dtype)
@@ -192,7 +192,7 @@ def _refuse_without_values(x: Any) -> None:
 
 
 def _memory(x: Any) -> tuple[Any, ...]:
-    """Return what two tensors have in common that are the same view of the same memory."""
+    """Return a value that is equal for tensors that are the same view of the same memory."""
     offset, shape, strides = x.storage_offset(), x.shape, x.stride()
     count = 1 + offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     try:
@@ -227,7 +227,7 @@ def _refuse_attached(x: Any) -> None:
 
 
 def _persistence(x: Any) -> bool | None:
-    """Return whether a torch.nn.Buffer is persistent; None for what is none."""
+    """Return whether a torch.nn.Buffer is persistent; None for another tensor."""
     own = vars(x)
     if not own:
         return None

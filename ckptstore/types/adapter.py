@@ -1,4 +1,4 @@
-"""The contract between the tree and a framework: what an adapter is asked, and what it returns.
+"""The contract between the tree and a framework: `Adapter`, and the records that it returns.
 
 Guide for authors: docs/adapters.md.
 """
@@ -117,7 +117,7 @@ class Adapter:
             an instance is made by its fields.
         moved: stored names, as ``module.qualname``, that are gone or are an alias today, to where
             the class is now.
-        migrations: what became of the fields of a class, oldest first, by its name of today. A
+        migrations: the changes of the fields of a class, oldest first, by its name of today. A
             class that is named here or in `moved` may also have changed from a NamedTuple to a
             dataclass, or back.
 

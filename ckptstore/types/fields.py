@@ -65,6 +65,6 @@ def owner_of(cls: type, name: str) -> type | None:
 
 
 def attribute_of(cls: type, name: str) -> Any:
-    """Return what a class or a base of it has under a name, or MISSING."""
+    """Return the value that a class or a base of it has under a name, or MISSING."""
     owner = owner_of(cls, name)
     return MISSING if owner is None else class_dict(owner)[name]

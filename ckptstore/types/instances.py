@@ -24,7 +24,7 @@ _VALUE_MAX_DEPTH = 32
 
 
 def find_maker(row: TypeRow, classes: Mapping[str, type]) -> Record | type[enum.Enum]:
-    """Return what makes instances of a stored type: its class for an enum, else its Record.
+    """Return the maker of a stored type's instances: the class of an enum, else a Record.
 
     Args:
         row: the stored type.
@@ -60,7 +60,7 @@ def _find_object(row: TypeRow) -> Record:
     if record is None or record.row.fields != row.fields:
         raise UnknownTypeError(
             f"{row}: no adapter here makes it of the fields {', '.join(row.fields)}; upgrade "
-            "ckptstore, or install what brings the adapter",
+            "ckptstore, or install the package that brings the adapter",
             reason=Reason.UNKNOWN_OBJECT,
         )
     return record

@@ -1,7 +1,7 @@
 """Lookup: from a stored type to the class that it is today.
 
-What the caller passed or registered comes first, then what the stored name leads to, then where the
-table of an adapter says that the class is now. Spec: section 5.1.
+A class that the caller passed or registered comes first, then the class of the stored name, then
+the one to which it moved by the table of an adapter. Spec: section 5.1.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _may_be_either(row: TypeRow, cls: type) -> bool:
 
 
 def _migrations(cls: type) -> Sequence[Migration]:
-    """Return what became of the fields of a class, by its user's word or by its adapter's."""
+    """Return the migrations of a class: those that its user registered, else its adapter's."""
     registered = find_registration(cls)
     if registered is not None and registered.migrate:
         return registered.migrate

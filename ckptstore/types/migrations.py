@@ -23,7 +23,7 @@ class Migration:
 
     Attributes:
         renamed: old name to new name.
-        added: new name to its value in what was saved before. A function is called with the fields
+        added: new name to its value in older checkpoints. A function is called with the fields
             of the version before, by the names that they had there, and returns the value; any
             other value is copied for each instance.
         removed: old names that are gone.
@@ -49,7 +49,7 @@ class Migration:
             raise _bad(f"{self}: renamed and added must be mappings")
         if isinstance(self.removed, str) or not isinstance(self.removed, Sequence):
             raise _bad(f"{self}: removed must be a list of names")
-        # Copies, so that what was checked stays as it is.
+        # Copies, so that nobody changes them after these checks.
         object.__setattr__(self, "renamed", dict(self.renamed))
         object.__setattr__(self, "added", dict(self.added))
         object.__setattr__(self, "removed", tuple(self.removed))

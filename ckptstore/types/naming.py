@@ -1,4 +1,4 @@
-"""Stored names: the row of a class, and what a name leads to.
+"""Stored names: the row of a class, and the class of a name.
 
 A name is looked up through ``vars(module)`` and class ``__dict__``s, never by `getattr`, and only
 in modules that are imported already. Spec: section 5.1.
@@ -56,8 +56,8 @@ def class_row(cls: type, kind: TypeKind, fields: Sequence[str] = ()) -> TypeRow:
         binding = _binding(cls)
         if binding is None:
             raise Refusal(
-                f"the class {module}.{name} is not what that name holds in its module; bind it "
-                f"there (from {module} import {name.partition('.')[0]} must give it), or use "
+                f"the class {module}.{name} is not the object of that name in its module; bind it "
+                f"there (from {module} import {name.partition('.')[0]} must import it), or use "
                 "ckptstore.register(cls, name=..., flatten=..., unflatten=...)"
             )
     main = main_name() if module == "__main__" else None
@@ -123,7 +123,7 @@ def _binding(cls: type) -> str | None:
 
 
 def locate(module: str, name: str) -> Any:
-    """Return what `name` leads to in an imported module, or None; runs no code.
+    """Return the object that has a name in an imported module, or None; runs no code.
 
     Example:
         >>> import collections
@@ -146,7 +146,7 @@ def locate(module: str, name: str) -> Any:
 
 
 def locate_dotted(name: str) -> Any:
-    """Return what ``module.qualname`` leads to, where the module is imported, or None."""
+    """Return the object of the name ``module.qualname``, or None; imports nothing."""
     module = name
     while (module := module.rpartition(".")[0]) and module not in sys.modules:
         pass

@@ -1,4 +1,4 @@
-"""`register`: what users say of a class of their own, checked before it counts."""
+"""`register`: a user's own class, checked before it is entered in the registry."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def register(
         cls: the class; `register` is also a decorator without arguments.
         name: the stored name, dotted; by default ``module.qualname``. It stays the same when the
             class moves: pass the old name for a class that moved.
-        migrate: what became of its fields, oldest first, so that checkpoints of older versions
+        migrate: the changes of its fields, oldest first, so that checkpoints of older versions
             load.
         flatten: from an instance to (children, static part), as for `jax.tree_util`.
         unflatten: from (static part, children) to an instance.

@@ -146,12 +146,12 @@ def _bad_adapter(package: str, text: str) -> UnknownTypeError:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What a user said of a class with `register`.
+    """A class that a user passed to `register`, with what was passed beside it.
 
     Attributes:
         cls: the class.
         name: its stored name, as ``module.qualname``.
-        migrate: what became of its fields, oldest first.
+        migrate: the changes of its fields, oldest first.
         flatten: from an instance to (children, static part), or None.
         unflatten: from (static part, children) to an instance, or None.
     """
@@ -188,7 +188,7 @@ _BY_NAME: dict[str, Registration] = {}
 
 
 def add(new: Registration) -> None:
-    """Enter what a user said of a class, in the place of what was said before.
+    """Enter a registration, in the place of an earlier one of the same class.
 
     Raises:
         StructureError: reason ``register`` where the name belongs to another class.
@@ -207,12 +207,12 @@ def add(new: Registration) -> None:
 
 
 def find_registration(cls: type) -> Registration | None:
-    """Return what was registered for exactly this class, without asking it for its hash."""
+    """Return the registration of exactly this class, or None; does not ask it for its hash."""
     return next((known for other, known in _BY_CLASS.items() if other is cls), None)
 
 
 def find_registration_named(name: str) -> Registration | None:
-    """Return what was registered under a stored name."""
+    """Return the registration under a stored name, or None."""
     return _BY_NAME.get(name)
 
 

@@ -14,7 +14,7 @@ from ckptstore.types.fields import MISSING, attribute_of, class_dict, fields_of,
 from ckptstore.types.registry import find_adapter
 
 _HEAP_TYPE = 1 << 9
-"""The flag of what a class statement defined: Py_TPFLAGS_HEAPTYPE."""
+"""The flag of a class that a class statement defined: Py_TPFLAGS_HEAPTYPE."""
 
 _METACLASSES = (type, abc.ABCMeta, type(typing.Protocol))
 _ENUM_METACLASSES = (enum.EnumType,)
@@ -58,7 +58,7 @@ def check_safe(cls: type, kind: TypeKind) -> None:
     fields = fields_of(cls, kind)
     if kind == TypeKind.NAMEDTUPLE:
         if not all(type(attribute_of(cls, name)) is _GETTER for name in fields):
-            raise Unsafe("a field is not what NamedTuple made of it")
+            raise Unsafe("a field was replaced after NamedTuple made it")
         return
     try:
         object.__new__(cls)  # runs no code of the class, and refuses the built-in bases left
@@ -84,12 +84,12 @@ def _check_comparison(cls: type) -> None:
             raise Unsafe(f"it has an {name} of its own")
 
 
-def _is_harmless(metaclass: type, what: Any) -> bool:
-    """Tell whether the framework of a metaclass says that making instances needs no `what`."""
+def _is_harmless(metaclass: type, hook: Any) -> bool:
+    """Tell whether the framework of a metaclass says that instances are whole without a hook."""
     if metaclass in _METACLASSES:
         return False
     adapter = find_adapter(metaclass.__module__)
-    return adapter is not None and any(what is harmless for harmless in adapter.harmless)
+    return adapter is not None and any(hook is harmless for harmless in adapter.harmless)
 
 
 class _Example(typing.NamedTuple):

@@ -619,7 +619,7 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "its own __setattr__": (lambda: WithSetattr(1), ("__setattr__", "register(WithSetattr")),
     "a metaclass": (lambda: WithMeta(1), ("metaclass Meta",)),
     "a property as a field": (lambda: WithProperty(1), ("'a' is a property",)),
-    "a property in a namedtuple": (lambda: NamedProperty(1), ("a field is not what NamedTuple",)),
+    "a property in a namedtuple": (lambda: NamedProperty(1), ("a field was replaced after",)),
     "a dataclass that is a dict": (lambda: DictToo(), ("also a dict",)),
     "a dataclass that is an array": (lambda: ArrayToo("d"), ("its own code", "register(ArrayToo")),
     "a dataclass that is an exception": (lambda: ErrorToo(), ("Exception",)),

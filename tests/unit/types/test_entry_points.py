@@ -83,7 +83,7 @@ class TestThePage:
             "ringlib/checkpoint.py",
         ]
         lines = [line for line in FILES[-1][1].splitlines() if line.strip()]
-        assert 20 < len(lines) <= 30
+        assert 15 < len(lines) <= 25
 
     def test_its_adapter_saves_and_loads_in_other_processes(self, site):
         site.says(SAVE)
