@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import ckptstore
-from ckptstore import demo
 from ckptstore import storage as storage_package
 from ckptstore.checkpoint import commit
+from ckptstore.demo.run import RUNS, clear
 from ckptstore.storage.clients.base import Failure, Kind
 from ckptstore.storage.clients.memory import MemoryClient
 from tests.support.servers import Gcs, Ministack
@@ -252,20 +252,20 @@ def test_no_error_shows_who_logs_in(url: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_demo_removes_nothing_but_its_own(tmp_path: Path) -> None:
-    for name in demo.RUNS:
+    for name in RUNS:
         ckptstore.save(tmp_path / name / "step-000000000001", TREE)
         (tmp_path / f"{name}-0.jsonl").write_text("{}")
-    demo.clear(str(tmp_path))
+    clear(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
     for stranger in ("resumed-from-2024", "mine"):
         ckptstore.save(tmp_path / stranger, TREE)
         with pytest.raises(RuntimeError, match="not replaced"):
-            demo.clear(str(tmp_path))
+            clear(str(tmp_path))
         assert ckptstore.load(tmp_path / stranger)
         for file in (tmp_path / stranger).iterdir():
             file.unlink()
         (tmp_path / stranger).rmdir()
     (tmp_path / "resumed-notes.jsonl").write_text("mine")
     with pytest.raises(RuntimeError, match="not replaced"):
-        demo.clear(str(tmp_path))
+        clear(str(tmp_path))
     assert (tmp_path / "resumed-notes.jsonl").read_text() == "mine"
