@@ -60,3 +60,8 @@ __all__ = [
     "save_async",
     "verify",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names, so that completion shows no module of the inside."""
+    return __all__

@@ -18,6 +18,10 @@ def test_all_is_sorted_and_true():
     assert public - modules - {"annotations"} == set(ckptstore.__all__) - {"__version__"}
 
 
+def test_dir_is_the_public_names():
+    assert dir(ckptstore) == ckptstore.__all__
+
+
 def test_every_public_name_has_a_docstring():
     for name in set(ckptstore.__all__) - {"__version__"}:
         assert getattr(ckptstore, name).__doc__, name
