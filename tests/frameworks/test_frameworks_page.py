@@ -100,7 +100,7 @@ def test_the_numbers_of_the_page_are_those_of_the_tests():
     found = Counter(
         re.findall(r"^tests/(?:\w+/)*(\w+)\.py::(?:\w+::)?(\w+)", done.stdout, re.MULTILINE)
     )
-    page = (ROOT / "docs" / "frameworks.md").read_text()
+    page = (ROOT / "docs" / "frameworks.md").read_text().partition("\n## Cases\n")[2]
     lines = [line for line in page.splitlines() if line.startswith("| ")][1:]
     rows = [[cell.strip() for cell in line.split("|")[1:]] for line in lines]
     said = {row[0]: [int(cell or 0) for cell in (row[2], row[4], row[6])] for row in rows}

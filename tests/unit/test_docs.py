@@ -1,40 +1,93 @@
 """The code of the README and of docs/ is run as it stands."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
 
 import pytest
 
+import ckptstore
 from ckptstore import Reason
-from tests.support import ROOT, TESTS
+from tests.golden import compare_bytes
+from tests.support import DOCS, ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), ROOT / "benchmarks" / "README.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+WHOLE = {"README.md", "api.md", "async.md", "buckets.md", "frameworks.md", "incremental.md"}
+WHOLE |= {"loading.md", "recipes.md"}
+"""Each block of these pages is a script; on other pages a block goes on from the last."""
+OPTIONAL = ("grain", "torchdata")
+RECIPES = DOCS / "recipes.md"
+RUNNER = ROOT / "tests" / "support" / "examples.py"
 
 
-def blocks():
-    for page in PAGES:
-        code = BLOCK.findall(page.read_text())
-        if code:
-            yield pytest.param("\n".join(code), id=page.name)
+TORCHDATA = "ignore::UserWarning:torchdata.stateful_dataloader.stateful_dataloader"
 
 
-def test_there_is_code_to_run():
-    assert any(True for _ in blocks())
+def code_of(page):
+    return BLOCK.findall(page.read_text())
 
 
-@pytest.mark.parametrize("code", list(blocks()))
-def test_the_code_of_a_page_runs_from_top_to_bottom(code, tmp_path):
+def missing(code):
+    """Return the optional packages that a block imports and that are not installed."""
+    return [name for name in OPTIONAL if name in code and not importlib.util.find_spec(name)]
+
+
+def scripts(page, directory):
+    """Write each block to a file, and return the files."""
+    directory.mkdir()
+    codes = [code for code in code_of(page) if not missing(code)]
+    files = [directory / f"{page.stem}_{number}.py" for number, _ in enumerate(codes, 1)]
+    for file, code in zip(files, codes, strict=True):
+        file.write_text(code)
+    return files
+
+
+def execute(arguments, directory):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
+        [sys.executable, "-W", "error", "-W", TORCHDATA, *map(str, arguments)],
+        cwd=directory,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def pages(whole):
+    """Return the pages with code; recipes.md has a test of its own, which does more."""
+    chosen = [page for page in PAGES if (page.name in WHOLE) == whole and code_of(page)]
+    return [pytest.param(page, id=page.name) for page in chosen if page != RECIPES]
+
+
+def test_there_is_code_to_run():
+    assert pages(True) and pages(False)
+    assert {page.name for page in PAGES} >= WHOLE
+
+
+@pytest.mark.parametrize("page", pages(False))
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
+    execute(["-c", "\n".join(code_of(page))], tmp_path)
+
+
+@pytest.mark.parametrize("page", pages(True))
+def test_each_block_of_a_page_runs_by_itself_and_twice_in_one_folder(page, tmp_path):
+    files = scripts(page, tmp_path / "code")
+    execute([RUNNER, "twice", *files], tmp_path)
+
+
+def test_each_recipe_that_is_stopped_and_started_again_ends_with_the_same_bytes(tmp_path):
+    files = scripts(RECIPES, tmp_path / "code")
+    execute([RUNNER, "stopped", *files], tmp_path)
+    for file in files:
+        (whole,) = (tmp_path / "whole" / file.stem).iterdir()
+        (stopped,) = (tmp_path / "stopped" / file.stem).iterdir()
+        steps = ckptstore.Manager(whole).steps()
+        assert steps == ckptstore.Manager(stopped).steps() and len(steps) >= 2, file
+        last = f"step-{steps[-1]:012d}"
+        assert compare_bytes.contents(whole / last) == compare_bytes.contents(stopped / last), file
 
 
 def test_every_link_to_a_file_leads_somewhere():
@@ -44,11 +97,11 @@ def test_every_link_to_a_file_leads_somewhere():
 
 
 def test_the_invariants_of_the_commit_name_tests_that_exist():
-    text = (ROOT / "docs" / "commit.md").read_text()
+    text = (DOCS / "commit.md").read_text()
     named = re.findall(r"`(\w+\.py)::(\w+)(?:::(\w+))?`", text)
     assert len(named) >= 8
     for file, *names in named:
-        (path,) = TESTS.rglob(file)
+        (path,) = (ROOT / "tests").rglob(file)
         source = path.read_text()
         for name in filter(None, names):
             assert re.search(rf"^\s*(def|class) {name}\b", source, re.MULTILINE), f"{file}::{name}"
@@ -83,7 +136,7 @@ def test_every_reason_is_a_member_and_never_a_text():
 
 
 def test_the_spec_lists_every_reason_code():
-    spec = (ROOT / "docs" / "spec.md").read_text()
+    spec = (DOCS / "spec.md").read_text()
     section = spec[spec.index("## 12 Reason codes") : spec.index("## 13 ")]
     listed = set(re.findall(r"`([a-z][a-z0-9-]*)`", section)) - {"ckptstore"}
     assert listed == {*Reason}
