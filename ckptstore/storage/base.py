@@ -1,4 +1,4 @@
-"""Where the bytes of one checkpoint live: the `Storage` protocol that every store follows."""
+"""The protocol that every store follows: `Storage`, and how it likes to be used: `Traffic`."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ class Traffic:
 class Storage(Protocol):
     """One directory of files, on a disk or in a bucket. Names have no slash.
 
-    The bytes that `put` wrote are durable when it returns, their names once `flush` has returned;
-    `create` and `swap` make both durable. Every failure is a StorageError that names the file and
-    the operation, but where it says else. After a StorageError of `create` or `swap` their effect
-    is there or will never be: reading the file back settles which. Where that cannot be promised,
-    or the effect is there and may not be durable, they raise OutcomeUnknownError.
+    The bytes that `put` wrote are durable when it returns, their names once `flush` has returned.
+    `create` and `swap` make both durable.
+
+    Every failure is a StorageError that names the file and the operation, if a method does not
+    name another error. After a StorageError of `create` or `swap`, the new file is there or never
+    will be: read the file to learn which. Where that cannot be promised, or the new file may not
+    be durable, they raise OutcomeUnknownError.
 
     Attributes:
         url: for messages; it holds no secret.
@@ -49,17 +51,17 @@ class Storage(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
     def prepare(self) -> None:
-        """Make the place ready to be written to."""
+        """Make the directory ready to be written to."""
 
     def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Write a new file of `nbytes` from chunks, letting go of each before taking the next."""
 
     def link(self, name: str, sibling: str, source: str, nbytes: int) -> bool:
-        """Give a new file the content of `source`, in the directory `sibling` beside this one.
+        """Make a new file with the content of `source` in `sibling`, a directory beside this one.
 
-        No byte of it passes through this process; it is as durable as what `put` wrote. Returns
-        False, with nothing left, where that cannot be: the source is gone or has other than
-        `nbytes` bytes, or the store cannot do it. The caller then writes the bytes.
+        No byte of it passes through this process. It is as durable as a file that `put` wrote.
+        Returns False, with nothing left, where the source is gone or does not have `nbytes` bytes,
+        and where the store cannot link. Then write the bytes.
         """
 
     def stop(self) -> None:
@@ -69,32 +71,32 @@ class Storage(Protocol):
         """Make the names of all files put so far durable."""
 
     def create(self, name: str, data: bytes) -> None:
-        """Create a file wholly or not at all; raises FileExistsError where there is one."""
+        """Create a file wholly or not at all; raises FileExistsError where one is."""
 
     def put_atomic(
         self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool
     ) -> None:
         """Write a file of any size, under a name that others may use, wholly or not at all.
 
-        It is durable then. Where there is one and `replace` is false, raises FileExistsError. Needs
-        no `prepare`. After a StorageError it is not there (with `replace` it may be, wholly), and
-        after an OutcomeUnknownError it may be.
+        The file is durable then. `prepare` is not needed. Raises FileExistsError where a file of
+        that name is and `replace` is false. After a StorageError the file is not there (with
+        `replace` it may be, wholly). After an OutcomeUnknownError it may be.
         """
 
     def swap(self, name: str, data: bytes, expected: bytes) -> None:
         """Replace a file that holds `expected`.
 
-        Raises FileExistsError where it holds other bytes, FileNotFoundError where there is none.
+        Raises FileExistsError where it holds other bytes, FileNotFoundError where no file is.
         """
 
     def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
-        """Return the bytes of each file that is there, held open for `get` as far as it goes."""
+        """Return the bytes of each file that is there. As many as possible stay open for `get`."""
 
     def get(self, name: str, offset: int, buffer: Buffer) -> None:
         """Fill `buffer` from `offset`; raises FileNotFoundError or EOFError."""
 
     def version(self, name: str) -> str:
-        """Return what changes with the content, where the store can tell.
+        """Return a text that changes with the content, as far as the store knows.
 
         Raises FileNotFoundError.
         """
@@ -106,13 +108,13 @@ class Storage(Protocol):
         """Return the names and bytes of all files."""
 
     def delete(self, name: str, expected: bytes | None = None) -> None:
-        """Remove a file, where `expected` is given only if it holds that; none is no error."""
+        """Remove a file if it is there, and if it holds `expected`, where that is passed."""
 
     def changed(self) -> Mapping[str, float]:
         """Return when each file was last changed, in seconds of the store's own clock."""
 
     def unfinished(self) -> Mapping[str, float]:
-        """Return the names of files whose upload was begun and not ended, and when, likewise."""
+        """Return when the upload of each unfinished file was begun, by the same clock."""
 
     def abort(self, name: str) -> None:
         """Give up the unfinished uploads of a file."""
@@ -127,7 +129,7 @@ class Storage(Protocol):
         """Return the names of the directories below that hold a file of that name."""
 
     def holds(self, name: str) -> bool:
-        """Tell whether a file is there."""
+        """Return whether a file is there."""
 
     def remove(self) -> None:
         """Remove the directory itself, if it is empty."""

@@ -1,4 +1,4 @@
-"""A checkpoint's directory in a bucket: conditional writes, and what their answers mean.
+"""A directory in a bucket: conditional writes, and what their answers mean.
 
 docs/commit.md says in which order they are used and why.
 """
@@ -29,7 +29,7 @@ _probed: set[tuple[str, str]] = set()
 
 
 class BucketStorage:
-    """One checkpoint directory: the objects of a bucket below a prefix.
+    """One directory: the objects of a bucket below a prefix.
 
     Safe to use from many threads, and after a fork.
 
@@ -57,7 +57,7 @@ class BucketStorage:
         return f"BucketStorage({self.url!r})"
 
     def prepare(self) -> None:
-        """See, once a process, that the store honours conditions, with an object made for it.
+        """Check, once a process, that the store honours conditions, with an object made for it.
 
         Raises:
             StorageError: reason ``not-atomic``, or what the store says to a first write.
@@ -237,7 +237,7 @@ class BucketStorage:
         return [child for child, is_holder in zip(names, holds, strict=True) if is_holder]
 
     def holds(self, name: str) -> bool:
-        """Tell whether an object is there."""
+        """Return whether an object is there."""
         try:
             self.read(name, 0)
             return True
@@ -250,10 +250,17 @@ class BucketStorage:
     def _commit(
         self, operation: str, name: str, data: bytes, expected: bytes | None, version: Version
     ) -> None:
-        """Send one conditional write until its outcome is known; `expected` None is no object.
+        """Send one conditional write until its outcome is known.
 
         No answer but a plain success says what happened: a library below us, or this loop, may
         have sent it twice, and the answer to the first was lost. The object itself decides.
+
+        Args:
+            operation: for messages.
+            name: of the object.
+            data: its new content.
+            expected: its content before; None: no object may be there.
+            version: of the content before.
         """
         requests, key, began = self._requests, self._prefix + name, time.monotonic()
         limit, doubtful = max(len(data), len(expected or b"")), False

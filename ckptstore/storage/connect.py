@@ -109,7 +109,7 @@ class Connector:
 
 
 def _check_known(protocol: str, shown: str) -> None:
-    """Refuse a protocol that neither this package nor fsspec knows, and a chain of them."""
+    """Raise for a protocol that neither this package nor fsspec knows, and for a chain of them."""
     problem = ""
     known = {*STORES, *known_implementations, *registry}
     if "::" in protocol:

@@ -29,7 +29,7 @@ _READ_NBYTES = 64 << 10
 
 
 class LocalStorage:
-    """One checkpoint directory. Safe to use from many threads."""
+    """One directory. Safe to use from many threads."""
 
     # A piece is hashed while it is still in the cache.
     traffic = Traffic(writes=4, reads=4, piece_nbytes=2 << 20, alone_nbytes=1 << 20, gap_nbytes=64)
@@ -60,8 +60,7 @@ class LocalStorage:
         while not os.path.isdir(path):
             if os.path.lexists(path) and not os.path.isdir(path):  # it may be made right now
                 raise StorageError(
-                    f"{self.url}: {path} is there and is no directory; remove it or choose another "
-                    "place",
+                    f"{self.url}: {path} is not a directory; remove it or choose another place",
                     reason=Reason.NOT_A_DIRECTORY,
                 )
             missing.append(path)
@@ -132,7 +131,7 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other swaps and guarded deletes of this directory out."""
+        """Keep out other swaps, and deletes with `expected`, of this directory."""
         with posix.errors("lock", self.url):
             fd = os.open(self.url, posix.DIRECTORY)
         try:
@@ -165,11 +164,11 @@ class LocalStorage:
                 view, offset = view[count:], offset + count
 
     def version(self, name: str) -> str:
-        """Return what a write to the file that is read changes."""
+        """Return a text that changes with every write to the file that is read."""
         with self._reading(name), self._opened(name) as fd:
             found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
-            raise StorageError(f"{self._at(name)}: no regular file; expected a file")
+            raise StorageError(f"{self._at(name)}: not a regular file; expected one")
         return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
 
     def read(self, name: str, limit: int) -> bytes:
@@ -233,7 +232,7 @@ class LocalStorage:
         return [child for child in self.children() if self.child(child).holds(name)]
 
     def holds(self, name: str) -> bool:
-        """Tell whether a file is there."""
+        """Return whether a file is there."""
         found = False
         with posix.unless_gone("look for", self._at(name)):
             found = stat.S_ISREG(os.stat(self._at(name)).st_mode)
@@ -247,7 +246,7 @@ class LocalStorage:
     def _files(self) -> Mapping[str, os.stat_result]:
         out = {}
         with posix.unless_gone("list", self.url), os.scandir(self.url) as entries:
-            # A collector removes its mark after the data: VOID-* is looked at before data-*.
+            # By name: a collector removes its mark last, so this must look at it first.
             for entry in sorted(entries, key=lambda entry: entry.name):
                 with contextlib.suppress(FileNotFoundError):
                     if entry.is_file(follow_symlinks=False):
@@ -295,7 +294,7 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[int]:
-        """Open a file for the block; it stays open after it, as far as there is room."""
+        """Open a file for the block; as many as may be stay open after it."""
         with self._lock:
             fd = self._held.get(name)
             if fd is None:
@@ -314,7 +313,7 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def _missing_link(self, name: str) -> Iterator[None]:
-        """Tell a symbolic link to nothing, which no commit can replace, from nothing at all."""
+        """Raise StorageError for a symbolic link to nothing, which no commit can replace."""
         try:
             yield
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A disk: the system calls that make a file durable or a commit atomic, and what errors mean there.
+"""The system calls that make a file durable or a commit atomic, and what their errors mean.
 
 `LocalStorage` uses them in the order of docs/commit.md.
 """
@@ -49,7 +49,7 @@ _REASONS = {
 
 @contextlib.contextmanager
 def errors(operation: str, path: str, passing: tuple[type[OSError], ...] = ()) -> Iterator[None]:
-    """Turn an OSError into a StorageError; `passing` ones go to the caller as they are."""
+    """Raise a StorageError for an OSError of the block, and one of `passing` as it is."""
     try:
         yield
     except OSError as error:
@@ -66,7 +66,7 @@ def errors(operation: str, path: str, passing: tuple[type[OSError], ...] = ()) -
 
 @contextlib.contextmanager
 def unless_gone(operation: str, path: str) -> Iterator[None]:
-    """Do what `errors` does; where there is no such file, the block ends without an error."""
+    """Raise a StorageError as `errors` does; if the file is gone, only end the block."""
     gone = FileNotFoundError
     with contextlib.suppress(gone), errors(operation, path, (gone,)):
         yield
@@ -103,7 +103,7 @@ def write_new(path: str, chunks: Iterable[Buffer]) -> None:
 
 
 def is_durable(path: str, nbytes: int) -> bool:
-    """Sync the bytes of a file; tell whether that succeeded and it is a plain one of that size."""
+    """Sync the bytes of a file; return whether that succeeded and it has that size."""
     try:
         with opened(path, READ | os.O_NOFOLLOW) as fd:
             found = os.fstat(fd)
@@ -120,7 +120,7 @@ def sync_directory(path: str) -> None:
 
 
 def rename_new(source: str, target: str) -> None:
-    """Rename a file to what no file is called, in one step; its old name may stay.
+    """Rename a file to a name that no file has, in one step; the old name may stay.
 
     Raises:
         FileExistsError: there is a file of that name.

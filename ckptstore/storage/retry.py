@@ -1,4 +1,4 @@
-"""Requests to one bucket: tried again where that helps, and what their failures become."""
+"""Requests to one bucket: tried again where that helps, and raised as errors where it does not."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Connect(Protocol):
         """Make the next call return a new client, with credentials read anew."""
 
     def redact(self, text: str) -> str:
-        """Take secrets out of what a store said."""
+        """Replace secrets in a text of the store."""
 
 
 @dataclass(slots=True)
 class Link:
-    """What one process holds of a bucket.
+    """The connection of one process to a bucket.
 
     Attributes:
         client: the client.
@@ -76,7 +76,7 @@ class Requests:
 
     @property
     def link(self) -> Link:
-        """What this process holds: threads and connections do not survive a fork."""
+        """The one of this process: threads and connections do not survive a fork."""
         link = self._links.get(os.getpid())
         if link is None:
             client = self._connect()
@@ -90,12 +90,12 @@ class Requests:
         Args:
             operation: for messages: "could not" and this.
             key: for messages.
-            request: what to ask.
+            request: called with the client and the number of tries before.
             expected: failures that are answers: MISSING, CONDITION, SHORT.
 
         Raises:
             FileNotFoundError, FileExistsError, EOFError: MISSING, CONDITION, SHORT, if expected.
-            StorageError: the store refused, did not do it in time, or makes no sense.
+            StorageError: the store refused, did not answer in time, or answered nonsense.
         """
         link, began = self.link, time.monotonic()
         for tries in itertools.count(1):
@@ -162,8 +162,8 @@ _REMEDIES = {
     Reason.NO_BUCKET: "make the bucket first, or check its name, the endpoint and the account",
     Reason.PERMISSION: "ask for permission to read, write, list and delete there (a bucket that "
     "may not be listed says this of a missing object too)",
-    Reason.CREDENTIALS: "renew them, or give others in storage_options or the environment; look "
-    "at this machine's clock, too",
+    Reason.CREDENTIALS: "renew them, or pass others in storage_options or the environment; check "
+    "this machine's clock, too",
     Reason.STORAGE: "check the endpoint, the bucket and the options",
     Reason.WRONG_REGION: "give the bucket's region, for S3 in the environment as AWS_REGION or as "
     'storage_options={"client_kwargs": {"region_name": ...}}',

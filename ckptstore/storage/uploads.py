@@ -50,7 +50,7 @@ class Uploader:
         self._pool.shutdown(wait=True)
 
     def send(self, key: str, chunks: Iterable[Buffer], nbytes: int) -> None:
-        """Store an object. On failure nothing is left of an upload in parts.
+        """Store an object. After a failure nothing is left of an upload in parts.
 
         Nobody else uploads to this key: the uploads that are given up are those of this call.
         """
@@ -109,7 +109,7 @@ class Uploader:
     def parts(self, upload: Upload, chunks: Iterable[Buffer]) -> Sequence[str]:
         """Send the parts of an upload; none is in flight when this returns, or raises.
 
-        Returns what `finish` needs to know of them.
+        Returns the tags of the parts, for `finish`.
         """
         sent: list[Future[str]] = []
         failed = threading.Event()

@@ -12,7 +12,6 @@ from ckptstore.storage.clients.stores import STORES
 
 _USER = re.compile(r"(?<=:/)[^/]*@")
 _LIKE_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-_USERINFO = re.compile(r"(?<=://).*@|\?.*", re.DOTALL)
 
 _PREFIX_MAX_NBYTES = 900
 """Stores take keys of 1,024 bytes, and the names of files come after the directory."""
@@ -87,13 +86,16 @@ def local_path(url: str | os.PathLike[str]) -> str:
 
 
 def redacted(url: str) -> str:
-    """Return a URL without what may be secret: who logs in, and a query.
+    """Return a URL with stars for what may be secret: who logs in, and a query.
 
     Stores that take neither there may have ``@`` and ``?`` in their keys.
     """
-    if url.partition("://")[0] in STORES:
+    protocol, _, rest = url.partition("://")
+    if protocol in STORES:
         return url
-    return _USERINFO.sub("***", url).replace("://***", "://***@")
+    _, at, place = rest.rpartition("@")
+    place, question, _ = place.partition("?")
+    return f"{protocol}://{'***@' if at else ''}{place}{'***' if question else ''}"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -1,4 +1,4 @@
-"""What a bucket is asked for through a client library: `Client`, and how that fails: `Failure`."""
+"""The requests that a bucket takes: `Client`, and how one fails: `Failure`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ckptstore.digests import Buffer, digest
 from ckptstore.errors import Reason
 
 Version = str
-"""What a store calls one content of an object: S3 its ETag, GCS its generation."""
+"""The name that a store has for one content of an object: S3 the ETag, GCS the generation."""
 
 ABSENT: Final = "absent"
 """The condition that no object is there."""
@@ -24,7 +24,7 @@ FOREIGN: Final = "none"
 
 
 class Kind(enum.Enum):
-    """What a failed request means."""
+    """The meaning of a failed request."""
 
     MISSING = "missing"  # there is no such object, or no such upload
     CONDITION = "condition"  # the condition does not hold; nothing was changed
@@ -142,10 +142,10 @@ class Client(Protocol):
         """Store an object, where it is ABSENT or has that version if a condition is given."""
 
     def copy(self, origin: str, key: str, nbytes: int) -> None:
-        """Make `key` a copy of `origin`, of so many bytes. REFUSED where the store cannot."""
+        """Make `key` a copy of `origin`, of `nbytes` bytes. REFUSED where the store cannot."""
 
     def delete(self, key: str, version: Version | None = None) -> None:
-        """Remove an object, where it has that version. None there: MISSING, or no failure."""
+        """Remove an object, if it has that version. MISSING, or no failure, where none is."""
 
     def page(self, prefix: str, token: str | None, *, delimiter: str = "") -> Page:
         """List keys that begin with `prefix`, as far as the first delimiter after it."""
@@ -156,21 +156,21 @@ class Client(Protocol):
     def part(self, upload: Upload, number: int, start: int, data: Buffer, tries: int) -> str:
         """Send part `number` (from 1), the bytes from `start`, after `tries` tries to.
 
-        Returns what `finish` needs to know of it.
+        Returns its tag, for `finish`.
         """
 
     def finish(self, upload: Upload, tags: Sequence[str]) -> None:
         """Make the parts the object. MISSING: no such upload, or it was finished before."""
 
     def abort(self, upload: Upload) -> None:
-        """Give an upload up. None there: MISSING, or no failure."""
+        """Give an upload up. MISSING, or no failure, where there is none."""
 
     def uploads(self, prefix: str) -> Sequence[Upload]:
         """Return the unfinished uploads, of anyone, of keys that begin with `prefix`."""
 
 
 Request = Callable[[Client, int], Any]
-"""What to ask of a client, given how often it was asked before."""
+"""Sends a request by a client, given the number of tries before."""
 
 
 COPIED_NBYTES: Final = 64

@@ -172,7 +172,7 @@ class FilesystemClient:
             file.close()
 
     def abort(self, upload: Upload) -> None:
-        """Throw the file away, and remove what is there of it."""
+        """Throw the file away, and remove the part of it that was written."""
         file = self._file(upload)
         del self._begun[upload.id]
         with contextlib.suppress(Failure), self._files.alone():
@@ -199,7 +199,7 @@ class FilesystemClient:
             )
 
     def _check(self, key: str, condition: Version) -> None:
-        """Compare with what is there now."""
+        """Compare the file with a condition."""
         if condition == ABSENT:
             if self._files.info(key) is not None:
                 raise Failure(Kind.CONDITION, f"{key} is there")
@@ -209,7 +209,7 @@ class FilesystemClient:
             raise Failure(Kind.CONDITION, f"{key} holds something else")
 
     def _sized(self, key: str, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return what is known of a file, with its size; None where there is no such file."""
+        """Return the entry of a file, with its size; None where there is no such file."""
         if entry.get("size") is None:
             found = self._files.info(key)
             if found is None:

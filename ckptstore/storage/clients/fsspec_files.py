@@ -142,7 +142,7 @@ class Filesystem:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Let in one thread at a time where the file system needs that; turn what it raises."""
+        """Admit one thread at a time where the file system needs that; raise only a `Failure`."""
         with contextlib.nullcontext() if self._async else self._lock, raising(self._failure):
             yield
 
@@ -156,12 +156,12 @@ class Filesystem:
         return sync.run(self._fs.loop, request, self._timeout, failure_of=self._failure)
 
     def _path(self, key: str) -> str:
-        """Return what the file system calls a key."""
+        """Return the path of a key in the file system."""
         path: str = self._fs._strip_protocol(self._root + key)
         return path.rstrip("/") or self._fs.root_marker
 
     def _unquoted(self, name: str) -> str:
-        """Return the name that one in a listing stands for; none where it is no file."""
+        """Return the name that one in a listing stands for; none where it is not a file."""
         return name
 
     def _make_parent(self, path: str) -> None:
@@ -198,7 +198,9 @@ class WebFilesystem(Filesystem):
 
     def _path(self, key: str) -> str:
         if "?" in key or "#" in key:
-            raise Failure(Kind.REFUSED, "a URL of a directory has no ? and no #", Reason.BAD_URL)
+            raise Failure(
+                Kind.REFUSED, "the URL of a directory must not contain ? or #", Reason.BAD_URL
+            )
         path: str = self._fs._strip_protocol(self._root + key)
         return path
 

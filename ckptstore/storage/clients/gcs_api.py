@@ -165,6 +165,6 @@ def _known_options() -> set[str]:
 
 
 async def _pieces(data: memoryview) -> AsyncIterator[memoryview]:
-    """Give the other requests a turn between pieces; aiohttp cannot send this a second time."""
+    """Yield pieces, so that other requests have a turn; aiohttp cannot send this a second time."""
     for at in range(0, data.nbytes, _PIECE_NBYTES):
         yield data[at : at + _PIECE_NBYTES]

@@ -1,4 +1,4 @@
-"""The memory of this process, which fsspec calls ``memory://``: for tests and for trying out."""
+"""The memory of this process, ``memory://`` of fsspec: for tests and for trying out."""
 
 from __future__ import annotations
 
@@ -97,12 +97,12 @@ class MemoryClient:
         changed: dict[str, float] = {}
         prefixes: dict[str, None] = {}
         for path, file in tuple(self._fs.store.items()):
-            key = path[len(self._root) :]
             if not path.startswith(self._root + prefix):
                 continue
-            below, found, _ = key[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
-            if found:
-                prefixes[prefix + below + found] = None
+            key = path[len(self._root) :]
+            below = key[len(prefix) :]
+            if delimiter and delimiter in below:
+                prefixes[prefix + below.partition(delimiter)[0] + delimiter] = None
             else:
                 sizes[key], changed[key] = file.size, file.modified.timestamp()
         return Page(sizes, changed, list(prefixes))
@@ -149,7 +149,7 @@ class MemoryClient:
         return data
 
     def _check(self, key: str, condition: Version | None) -> None:
-        """Compare with what is there now; the lock is held."""
+        """Compare the object with a condition; the lock is held."""
         if condition == ABSENT:
             if self._root + key in self._fs.store:
                 raise Failure(Kind.CONDITION, f"{key} is there")

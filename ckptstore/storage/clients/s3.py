@@ -107,9 +107,8 @@ class S3Client:
 
     def put(self, key: str, data: Buffer, condition: Version | None = None) -> None:
         """PutObject, with If-None-Match or If-Match."""
-        header = {"IfNoneMatch": "*"} if condition == ABSENT else {"IfMatch": condition}
         body = io.BytesIO(data)  # aiohttp sends bytes in one go, and blocks the loop meanwhile
-        request = self._call("put_object", Key=key, Body=body, **(header if condition else {}))
+        request = self._call("put_object", Key=key, Body=body, **_header(condition))
         self._run(request, body.getbuffer().nbytes)
 
     def copy(self, origin: str, key: str, nbytes: int) -> None:
@@ -121,8 +120,7 @@ class S3Client:
 
     def delete(self, key: str, version: Version | None = None) -> None:
         """DeleteObject, with If-Match."""
-        header = {"IfMatch": version} if version else {}
-        self._run(self._call("delete_object", Key=key, **header))
+        self._run(self._call("delete_object", Key=key, **_header(version)))
 
     def page(self, prefix: str, token: str | None, *, delimiter: str = "") -> Page:
         """ListObjectsV2."""
@@ -167,13 +165,12 @@ class S3Client:
     def finish(self, upload: Upload, tags: Sequence[str]) -> None:
         """CompleteMultipartUpload, with If-None-Match."""
         parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]
-        header = {"IfNoneMatch": "*"} if upload.create else {}
         request = self._call(
             "complete_multipart_upload",
             Key=upload.key,
             UploadId=upload.id,
             MultipartUpload={"Parts": parts},
-            **header,
+            **_header(ABSENT if upload.create else None),
         )
         self._run(request)
 
@@ -215,10 +212,16 @@ class S3Client:
         return sync.run(self._fs.loop, request, self._timeout, nbytes, failure_of=failure_of)
 
 
+def _header(condition: Version | None) -> dict[str, str]:
+    if condition is None:
+        return {}
+    return {"IfNoneMatch": "*"} if condition == ABSENT else {"IfMatch": condition}
+
+
 def _listing(got: Any) -> Any:
-    """Return a listing, and not what else a gateway may say with status 200."""
+    """Return an answer that is a listing: a gateway may say something else with status 200."""
     if "IsTruncated" not in got:
-        raise Failure(Kind.AGAIN, "the answer is no listing")
+        raise Failure(Kind.AGAIN, "the answer is not a listing")
     return got
 
 

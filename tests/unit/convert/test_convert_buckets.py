@@ -175,7 +175,7 @@ def test_what_is_not_there_is_said(place):
         if name == "orbax":
             error, words = ckptstore.StructureError, ("no item of Orbax",)
         else:
-            error, words = ckptstore.StorageError, ("a directory", "no regular file", "deep.eqx")
+            error, words = ckptstore.StorageError, ("a directory", "not a regular file", "deep.eqx")
         text = refused(read, f"{place.url}/deep", error=error, **options)
         assert any(word in text for word in words)
         if isinstance(place, places.BucketPlace):

@@ -207,7 +207,7 @@ def test_a_directory_that_is_gone_during_a_save_is_an_error_that_says_so(
 def test_a_file_where_the_directory_should_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for url in (tmp_path / "file", tmp_path / "file" / "below" / "it"):
-        with pytest.raises(ckptstore.StorageError, match="no directory") as caught:
+        with pytest.raises(ckptstore.StorageError, match="is not a directory") as caught:
             ckptstore.save(url, {})
         assert caught.value.reason == "not-a-directory"
         with pytest.raises(ckptstore.NotCommittedError, match="no MANIFEST there"):
@@ -224,7 +224,7 @@ def test_symbolic_links(tmp_path: Path) -> None:
     assert ckptstore.load(tmp_path / "real") == {"a": 2}
     with pytest.raises(ckptstore.NotCommittedError):
         ckptstore.load(tmp_path / "nowhere")
-    with pytest.raises(ckptstore.StorageError, match="no directory"):
+    with pytest.raises(ckptstore.StorageError, match="is not a directory"):
         ckptstore.save(tmp_path / "nowhere", {})
     (tmp_path / "real" / "MANIFEST").unlink()
     (tmp_path / "real" / "MANIFEST").symlink_to("missing")
