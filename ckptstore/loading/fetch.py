@@ -28,7 +28,7 @@ Make = Callable[[Array], Any]
 def fetch(
     snapshot: Snapshot, tree: StoredTree, makers: Mapping[int, Make]
 ) -> Iterator[tuple[int, Any]]:
-    """Read and check leaves, and give each with its value as it comes in.
+    """Read and check leaves, and yield each with its value as it comes in.
 
     At most 256 MiB are in flight; a large leaf is read straight into the memory that it keeps.
 
@@ -103,7 +103,7 @@ def _take(
     index: Index,
     makers: Mapping[int, Make],
 ) -> Iterator[tuple[int, Any]]:
-    """Wait for one range and give the leaves that it completes."""
+    """Wait for one range and yield the leaves that it completes."""
     range_, memory, direct, job = done
     job.result()
     for part in range_.parts:

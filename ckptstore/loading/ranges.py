@@ -37,7 +37,7 @@ class Range:
 def plan(
     index: Index, leaves: Iterable[int], *, alone_nbytes: int, gap_nbytes: int
 ) -> Iterator[Range]:
-    """Give the ranges that hold the spans of `leaves`, by file and offset.
+    """Yield the ranges that hold the spans of `leaves`, by file and offset.
 
     A span of `alone_nbytes` or more is a range of its own. Between the parts of a range are at
     most `gap_nbytes` bytes of nothing that is wanted.

@@ -82,10 +82,10 @@ def load(
         raise bad_argument("load", "like", like, f"a tree; for a pattern, pass select={like!r}")
     if cast and like is None:
         raise bad_argument("load", "cast", cast, "False, since a cast needs like=")
-    given = _by_name(types)
+    classes = _by_name(types)
 
     def use(snapshot: Snapshot) -> Any:
-        return _Load(snapshot, given, cast, arrays == "numpy").run(like, select)
+        return _Load(snapshot, classes, cast, arrays == "numpy").run(like, select)
 
     with storage.open(url, storage_options) as store:
         return snapshots.read(store, use)
@@ -159,10 +159,10 @@ class _Load:
     """One load of one snapshot."""
 
     def __init__(
-        self, snapshot: Snapshot, given: Mapping[str, type], cast: bool, numpy: bool
+        self, snapshot: Snapshot, classes: Mapping[str, type], cast: bool, numpy: bool
     ) -> None:
         self.snapshot = snapshot
-        self.given = given
+        self.classes = classes
         self.cast = cast
         self.numpy = numpy
         self.where = snapshot.storage.url
@@ -183,12 +183,12 @@ class _Load:
         live = tree.flatten(like, lenient=True, where="like")
         self.stored = fetch.with_keys(self.snapshot, self.stored)
         compare = functools.partial(
-            tree.compare, self.stored, live, given=self.given, cast=self.cast, numpy=self.numpy
+            tree.compare, self.stored, live, classes=self.classes, cast=self.cast, numpy=self.numpy
         )
         if select is None:
             return self._build([0], compare([(0, 0)]))[0]
         patterns = tree.patterns_of(select, "load")
-        renamed = tree.named_as_today(self.stored, live, self.given)
+        renamed = tree.named_as_today(self.stored, live, self.classes)
         stored_nodes = tree.select(renamed, patterns, self.where)
         like_nodes = tree.select(live, patterns, "like", places=True)
         tree.check_same_paths(stored_nodes, like_nodes, self.where)
@@ -202,13 +202,13 @@ class _Load:
             self.stored,
             roots,
             read=functools.partial(self._read, target),
-            classes={**target.classes, **self.given},
+            classes={**target.classes, **self.classes},
             overrides=target.overrides,
             stand_in=self.numpy,
         )
 
     def _read(self, target: Target, leaves: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """Give the values of leaves; those of long dict keys may have been read before."""
+        """Yield the values of leaves; those of long dict keys may have been read before."""
         keys = self.stored.long_keys
         yield from ((leaf, keys[leaf]) for leaf in leaves if leaf in keys)
         makers = self._makers([leaf for leaf in leaves if leaf not in keys], target)

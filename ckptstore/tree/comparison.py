@@ -55,7 +55,7 @@ def compare(
     like: LiveTree,
     pairs: Sequence[tuple[int, int]],
     *,
-    given: Mapping[str, type],
+    classes: Mapping[str, type],
     cast: bool,
     numpy: bool,
 ) -> Target:
@@ -65,14 +65,14 @@ def compare(
         stored: the checkpoint.
         like: the tree that it is compared with.
         pairs: what to compare.
-        given: classes of the caller's by stored name.
+        classes: of the caller, by stored name.
         cast: note differing dtypes in `Target.casts`.
         numpy: take a numpy array for any array.
 
     Raises:
         StructureError: reason ``differs-from-like``, listing every difference by path.
     """
-    return _Comparison(stored, like, given, cast=cast, numpy=numpy).run(pairs)
+    return _Comparison(stored, like, classes, cast=cast, numpy=numpy).run(pairs)
 
 
 def check_same_paths(stored: Mapping[str, int], like: Mapping[str, int], where: str) -> None:
@@ -107,14 +107,14 @@ class _Comparison:
         self,
         stored: StoredTree,
         like: LiveTree,
-        given: Mapping[str, type],
+        classes: Mapping[str, type],
         *,
         cast: bool,
         numpy: bool,
     ) -> None:
         self.stored = stored
         self.like = like
-        self.given = given
+        self.classes = classes
         self.cast = cast
         self.numpy = numpy
         self.target = Target()
@@ -205,9 +205,9 @@ class _Comparison:
         return [(fields[origin], node) for origin, node in pairs if origin is not None]
 
     def _leads_to(self, row: TypeRow, cls: type) -> bool:
-        """Tell whether a stored name that is not that of `cls` means it all the same."""
+        """Return whether a stored name that is not that of `cls` means it all the same."""
         try:
-            return find_named(row, self.given) is cls
+            return find_named(row, self.classes) is cls
         except UnknownTypeError:
             return False
 
@@ -258,7 +258,7 @@ class _Comparison:
         self.target.places[leaf] = wish[1]
 
     def _is_number(self, x: Any, stored: dtypes.Stored, shape: Sequence[int]) -> bool:
-        """Tell whether jit makes of such a Python number an array of this dtype and shape."""
+        """Return whether jit makes of such a Python number an array of this dtype and shape."""
         kind = dtypes.resolve(stored, where=self.stored.where).kind
         return type(x) in NUMBERS and not shape and np.dtype(type(x)).kind == kind
 

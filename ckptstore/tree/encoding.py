@@ -68,7 +68,7 @@ def encoder(cls: type, x: Any) -> Encode:
 
 
 def _adapters_of_bases(cls: type) -> Iterator[Adapter]:
-    """Give the adapters of a class and of its bases; jax, which knows any class, is asked last."""
+    """Yield the adapters of a class and of its bases; jax, which knows any class, is asked last."""
     packages = [top_level(base.__module__) for base in cls.__mro__]
     own = packages[0]
     for package in dict.fromkeys(packages):

@@ -64,7 +64,7 @@ class _Frame:
     _count: int = 0
 
     def next_is_key(self) -> bool:
-        """Tell whether the child that comes now is a key, and count it."""
+        """Return whether the child that comes now is a key, and count it."""
         self._count += 1
         return self.holds is _Holds.KEYS or (self.holds is _Holds.ENTRIES and self._count % 2 == 1)
 
@@ -174,7 +174,7 @@ class _Walker:
 
 
 def _needs_like(x: Any) -> bool:
-    """Tell whether a part of `x` cannot be carried."""
+    """Return whether a part of `x` cannot be carried."""
     return Kind.SUPPLIED in flatten(x, lenient=True).kind
 
 

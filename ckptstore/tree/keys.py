@@ -39,7 +39,7 @@ def refuse_unfit(keys: Collection[Any]) -> None:
 
 
 def is_crowd(keys: Collection[Any]) -> bool:
-    """Tell whether so many keys have one hash that a dict of them would take forever to make."""
+    """Return whether so many keys have one hash that a dict of them would take forever to make."""
     if len(keys) <= CROWD:
         return False
     return collections.Counter(map(hash, keys)).most_common(1)[0][1] > CROWD

@@ -52,7 +52,7 @@ def step(table: NodeTable, parent: int, position: int, previous: int) -> str:
 
 
 def walk(table: NodeTable) -> Iterator[tuple[int, int, int, int]]:
-    """Give (node, parent, position, previous child) of every node after the root, in preorder."""
+    """Yield (node, parent, position, previous child) of every node after the root, in preorder."""
     stack: list[list[int]] = []  # [node, how many children were seen, the last of them]
     for node, arity in enumerate(table.arity):
         while stack and stack[-1][1] == table.arity[stack[-1][0]]:

@@ -66,21 +66,21 @@ def select(
 
 
 def is_one_place(select: str | Sequence[str]) -> bool:
-    """Tell whether ``select=`` is one pattern without ``*``, which asks for a value, not a dict."""
+    """Return whether ``select=`` is one pattern without ``*``: a value, not a dict."""
     return isinstance(select, str) and not {"*", "**"} & set(paths.parse(select))
 
 
-def named_as_today(stored: StoredTree, like: LiveTree, given: Mapping[str, type]) -> StoredTree:
+def named_as_today(stored: StoredTree, like: LiveTree, classes: Mapping[str, type]) -> StoredTree:
     """Return the table of a checkpoint with its fields named as in the classes of `like`.
 
     Args:
         stored: the checkpoint.
         like: a tree of today's classes.
-        given: classes of the caller's by stored name.
+        classes: of the caller, by stored name.
     """
     rows = zip(like.kind, like.type, like.objects, strict=True)
     own = {str(like.types[t - 1]): type(x) for kind, t, x in rows if kind == Kind.RECORD}
-    return stored.with_types(_Renamed(stored.types, {**own, **given}))
+    return stored.with_types(_Renamed(stored.types, {**own, **classes}))
 
 
 class _Renamed(Sequence[TypeRow]):
@@ -89,9 +89,9 @@ class _Renamed(Sequence[TypeRow]):
     A class is looked for once a path needs it: that may import a framework.
     """
 
-    def __init__(self, rows: Sequence[TypeRow], given: Mapping[str, type]) -> None:
+    def __init__(self, rows: Sequence[TypeRow], classes: Mapping[str, type]) -> None:
         self._rows = list(rows)
-        self._given = given
+        self._classes = classes
         self._done: set[int] = set()
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class _Renamed(Sequence[TypeRow]):
         if row.kind not in RECORD_KINDS:
             return row
         try:
-            _, upgrade = find_class(row, self._given)
+            _, upgrade = find_class(row, self._classes)
         except UnknownTypeError:
             return row  # the comparison with `like` says so, if it is wanted
         names = {

@@ -33,7 +33,7 @@ _NOT_IMPORTED = (Reason.MODULE_NOT_IMPORTED, Reason.NO_SUCH_NAME)
 _NONE: Mapping[Any, Any] = MappingProxyType({})
 
 ReadLeaves = Callable[[Sequence[int]], Iterable[tuple[int, Any]]]
-"""Give the value of each of these leaves, in any order: the bytes of a long scalar, or an array."""
+"""Yield each of these leaves with its value, in any order: an array, or a long scalar's bytes."""
 
 
 def unflatten(
@@ -174,7 +174,7 @@ class _Makers:
             raise self._unknown(errors)
 
     def do_without(self, node: int) -> bool:
-        """Tell whether a SUPPLIED node may stay without its object: in what nobody needs."""
+        """Return whether a SUPPLIED node may stay without its object: in what nobody needs."""
         holder = self._tree.layout.parent[node]
         maker = self.by_type.get(self._tree.type[holder]) if holder >= 0 else None
         return (self.stand_in and isinstance(maker, StandIn)) or self._is_unused(node)
@@ -184,7 +184,7 @@ class _Makers:
         return all(self._is_unused(node) for node, type_ in types if type_ == number)
 
     def _is_unused(self, node: int) -> bool:
-        """Tell whether a node is needed for nothing but a field that its class has no more."""
+        """Return whether a node is needed for nothing but a field that its class has no more."""
         layout = self._tree.layout
         while node not in self._kept and (holder := layout.parent[node]) >= 0:
             maker = self.by_type.get(self._tree.type[holder])
