@@ -1,10 +1,9 @@
-"""Moving in from other formats, and out to them.
+"""The files of other tools: read as trees, and written as named arrays.
 
-    from_flax, from_orbax, from_safetensors, from_torch, from_equinox     readers: each gives a tree
-    to_safetensors, to_npz                                                writers: each a `Report`
+    from_flax, from_orbax, from_safetensors, from_torch, from_equinox     each returns a tree
+    to_safetensors, to_npz                                                each returns a `Report`
 
-What is exact, and what is refused, is in docs/moving.md. Each framework is imported by the call
-that needs it.
+Each framework is imported by the call that needs it. Guide: docs/moving.md.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,13 @@ import numpy as np
 
 from ckptstore.convert import files, inputs
 from ckptstore.convert.files import Options
-from ckptstore.convert.like import Likeness, expected, filled, text_of
+from ckptstore.convert.inputs import Source
+from ckptstore.convert.like import (
+    Differences,
+    array_form,
+    describe_value,
+    with_leaves,
+)
 from ckptstore.digests import Buffer
 from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import array_bytes, dtypes
@@ -21,16 +28,18 @@ from ckptstore.format.dtypes import Array
 _SCALARS = {bool: "b", int: "iu", float: "f", complex: "c"}
 
 
-def from_equinox(source: Any, like: Any, *, storage_options: Options = None) -> Any:
-    """Read equinox leaves into the tree that wrote them.
+def from_equinox(
+    source: Source, like: Any, *, storage_options: Mapping[str, Any] | None = None
+) -> Any:
+    """Read the leaves of `eqx.tree_serialise_leaves` into the tree that wrote them.
 
-    The file says neither names nor structure: arrays are matched by their order, and everything
+    The file has neither names nor structure: arrays are matched by their order, and everything
     else comes from `like`, as equinox has it. Files that were written with a filter_spec are not
     read.
 
     Args:
         source: a path or URL (equinox adds ``.eqx`` where there is no suffix); bytes; or an open
-            binary file, read from where it stands to its end.
+            binary file, read from its position to its end.
         like: a tree of the same structure, of live values or `jax.ShapeDtypeStruct`.
         storage_options: options of the store of a URL, as fsspec takes them.
 
@@ -44,28 +53,37 @@ def from_equinox(source: Any, like: Any, *, storage_options: Options = None) -> 
         StructureError: reason ``differs-from-like``, with all differences; also where the file
             holds fewer or more leaves.
         UnknownTypeError: reason ``not-installed``.
+
+    Example:
+        >>> import equinox as eqx, jax.numpy as jnp
+        >>> eqx.tree_serialise_leaves("model.eqx", {"w": jnp.arange(3), "steps": 7})
+        >>> from_equinox("model.eqx", like={"w": jnp.zeros(3, int), "steps": 0})
+        {'w': Array([0, 1, 2], dtype=int32), 'steps': 7}
+
+    Source: docs/moving.md, "In" and "equinox".
     """
-    tree_util = inputs.framework("jax").tree_util
+    tree_util = inputs.import_package("jax").tree_util
     where, data = inputs.read(_with_suffix(source, storage_options), storage_options)
     leaves = tree_util.tree_flatten_with_path(like)[0]
-    likeness, at, out = Likeness(where), 0, []
+    differences, at, out = Differences(where), 0, []
     for steps, x in leaves:
         path = f"${tree_util.keystr(steps)}"
         if not _is_stored(x):
             if hasattr(x, "__jax_array__"):
-                likeness.differ(path, f"{text_of(x)} is no array that is read here")
+                differences.add(path, f"{describe_value(x)} is not an array that can be read")
             out.append(x)
             continue
         if at == len(data):
-            likeness.differ(path, f"{text_of(x)} in `like`, not in the file, which ends here")
+            text = f"{describe_value(x)} in `like`, not in the file, which ends here"
+            differences.add(path, text)
             continue
         record = _read(data, at, f"{where}: {path}")
         at = record.end
-        out.append(_value(likeness, path, record, x))
+        out.append(_value(differences, path, record, x))
     if at < len(data):
-        likeness.differ("$", f"{len(data) - at} bytes in the file after the last leaf of `like`")
-    likeness.done()
-    return filled(like, out)
+        differences.add("$", f"{len(data) - at} bytes in the file after the last leaf of `like`")
+    differences.check()
+    return with_leaves(like, out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,28 +97,31 @@ class _Record:
     end: int
 
     def array(self, dtype: np.dtype[Any], where: str) -> Array:
-        """Return it as an array of a dtype of the same size."""
+        """Return the array, of a dtype of the same size."""
         shape = self.shape[::-1] if self.fortran else self.shape
         array = array_bytes.from_bytes(self.data, dtype, shape, where=where)
         return array.transpose() if self.fortran else array
 
 
-def _with_suffix(source: Any, storage_options: Options) -> Any:
+def _with_suffix(source: Source, storage_options: Options) -> Source:
+    """Return the source; for a file that is not there without a suffix, the one with ``.eqx``."""
     if not isinstance(source, str | os.PathLike) or os.path.splitext(source)[1]:
         return source
-    place, name = files.locate(source, storage_options)
-    with place:
-        return source if place.holds(name) else f"{os.fspath(source)}.eqx"
+    directory, name = files.locate(source, storage_options)
+    with directory:
+        return source if directory.holds(name) else f"{os.fspath(source)}.eqx"
 
 
 def _is_stored(x: Any) -> bool:
-    """Tell whether equinox writes a record for a leaf (a key it refuses, others it passes over)."""
-    return type(x) in _SCALARS or isinstance(x, np.ndarray | np.generic) or expected(x) is not None
+    """Return whether equinox writes a record for a leaf (it refuses a key, and skips others)."""
+    if type(x) in _SCALARS or isinstance(x, np.ndarray | np.generic):
+        return True
+    return array_form(x) is not None
 
 
 def _read(data: Buffer, at: int, where: str) -> _Record:
     """Read the record at a byte; nothing is allocated before its bytes are known to be there."""
-    with inputs.damage(where, "no .npy record"):
+    with inputs.corrupt_on_error(where, "not a .npy record"):
         stream = io.BytesIO(memoryview(data)[at : at + (64 << 10)])
         version = np.lib.format.read_magic(stream)
         header = {
@@ -112,36 +133,37 @@ def _read(data: Buffer, at: int, where: str) -> _Record:
     nbytes = math.prod(shape) * dtype.itemsize
     # Of a dtype of no bytes any number of elements would be there.
     if dtype.hasobject or not dtype.itemsize or min(shape, default=0) < 0:
-        raise CorruptError(f"{where}: {dtype}{list(shape)} is no array of numbers")
+        raise CorruptError(f"{where}: {dtype}{list(shape)} is not an array of numbers")
     if nbytes > len(data) - start:
         raise CorruptError(
             f"{where}: {dtype}{list(shape)} takes {nbytes} bytes, {len(data) - start} are left",
             reason=Reason.TRUNCATED,
         )
     end = start + nbytes
-    return _Record(inputs.owned(memoryview(data)[start:end]), dtype, shape, fortran, end)
+    return _Record(inputs.copy_bytes(memoryview(data)[start:end]), dtype, shape, fortran, end)
 
 
-def _value(likeness: Likeness, path: str, record: _Record, like: Any) -> Any:
+def _value(differences: Differences, path: str, record: _Record, like: Any) -> Any:
     # numpy's own writer leaves of the dtypes of ml_dtypes only how many bytes an element takes.
-    found, dtype = expected(like), record.dtype
+    form, dtype = array_form(like), record.dtype
     if isinstance(like, np.generic) or type(like) in _SCALARS:
-        return _scalar(likeness, path, record, like)
-    if found is not None and dtype.kind == "V" and dtype.names is None:
-        wanted = dtypes.resolve(found[1], where="like")
-        dtype = wanted if wanted.itemsize == dtype.itemsize and wanted.names is None else dtype
-    with inputs.damage(path, "no array"):
+        return _scalar(differences, path, record, like)
+    if form is not None and dtype.kind == "V" and dtype.names is None:
+        wanted = dtypes.resolve(form.dtype, where="like")
+        if wanted.itemsize == dtype.itemsize and wanted.names is None:
+            dtype = wanted
+    with inputs.corrupt_on_error(path, "not an array"):
         stored = record.array(dtype, path)
-    return likeness.leaf(path, stored, like)
+    return differences.as_like(path, stored, like)
 
 
-def _scalar(likeness: Likeness, path: str, record: _Record, like: Any) -> Any:
+def _scalar(differences: Differences, path: str, record: _Record, like: Any) -> Any:
     """Return a Python or numpy scalar, stored in any width."""
     dtype, wanted = record.dtype, np.asarray(like).dtype
     if dtype.kind == wanted.kind == "V" and dtype.itemsize == wanted.itemsize:
         dtype = wanted
     if record.shape or dtype.kind not in _SCALARS.get(type(like), wanted.kind):
-        found = f"{dtype}{list(record.shape)}"
-        likeness.differ(path, f"{found} in the file, {text_of(like)} in `like`")
+        stored = f"{dtype}{list(record.shape)}"
+        differences.add(path, f"{stored} in the file, {describe_value(like)} in `like`")
         return like
     return type(like)(record.array(dtype, path).item())

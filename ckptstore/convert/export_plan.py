@@ -1,4 +1,4 @@
-"""What goes into a file of named arrays, of a tree or of a checkpoint; and what to report of it."""
+"""The plan of an export: which arrays of a tree or checkpoint go into a file, and the report."""
 
 from __future__ import annotations
 
@@ -16,26 +16,40 @@ from ckptstore import storage
 from ckptstore.checkpoint import snapshot as snapshots
 from ckptstore.checkpoint.snapshot import Snapshot
 from ckptstore.convert.files import Options
-from ckptstore.convert.flat_names import Loss, Names
-from ckptstore.errors import Reason, StructureError
+from ckptstore.convert.flat_names import FlatNames, Loss
+from ckptstore.errors import Reason, StructureError, listed
 from ckptstore.format import dtypes
 from ckptstore.format.dtypes import Array, DtypeRefusal, Stored
 from ckptstore.loading import fetch
 from ckptstore.tree import LiveTree, flatten
 from ckptstore.types import Refusal
 
-_SHOWN = 5
+_LOSSES_SHOWN = 5
+_ARRAYS_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a writer of another format wrote, and what it could not.
+    """The arrays that `to_npz` or `to_safetensors` wrote, and all that the file does not hold.
 
     Attributes:
         path: the file, or its URL without secrets.
         names: the path in the tree of each array, by its name in the file.
-        nbytes: bytes of all arrays.
+        nbytes: the bytes of all arrays together.
         losses: all that the file does not hold.
+
+    Example:
+        >>> import numpy as np
+        >>> from ckptstore import convert
+        >>> report = convert.to_npz("x.npz", {"w": np.ones(3), "step": 7})
+        >>> print(report)  # doctest: +ELLIPSIS
+        /...x.npz: 1 arrays, 24 bytes
+          not held: value (1)
+            $['step']: int; left out
+        >>> dict(report.names)
+        {'w': "$['w']"}
+
+    Source: docs/moving.md, "Out".
     """
 
     path: str
@@ -46,11 +60,9 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{self.path}: {len(self.names)} arrays, {self.nbytes:,} bytes"]
         for kind in dict.fromkeys(loss.kind for loss in self.losses):
-            of_kind = [loss for loss in self.losses if loss.kind == kind]
+            of_kind = [str(loss) for loss in self.losses if loss.kind == kind]
             lines.append(f"  not held: {kind} ({len(of_kind)})")
-            lines += [f"    {loss}" for loss in of_kind[:_SHOWN]]
-            if len(of_kind) > _SHOWN:
-                lines.append(f"    … and {len(of_kind) - _SHOWN} more")
+            lines += [f"    {line}" for line in listed(of_kind, _LOSSES_SHOWN)]
         return "\n".join(lines)
 
 
@@ -61,9 +73,10 @@ class Entry:
     Attributes:
         name: in the file.
         path: in the tree.
-        stored: its dtype in the format's words; `dtype` the same for numpy.
-        shape: of what is stored (a PRNG key's ends with the axes of its data).
-        read: gives its bytes, little-endian, flat uint8.
+        stored: the name of its dtype in ckptstore's format.
+        dtype: the same for numpy.
+        shape: as stored (that of a PRNG key ends with the axes of its data).
+        read: returns its bytes, little-endian, flat uint8.
     """
 
     name: str
@@ -85,8 +98,8 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
-    """What goes into the file, in the tree's order, and what does not."""
+class ExportPlan:
+    """The arrays that go into the file, in the tree's order, and all that does not."""
 
     entries: list[Entry]
     losses: list[Loss]
@@ -95,11 +108,11 @@ class Outline:
         """Raise StructureError, reason ``cannot-carry``, naming what the format cannot hold."""
         bad = [entry for entry in self.entries if is_refused(entry)]
         if bad:
-            lines = [f"\n  {e.path}: {e.stored}, as {e.name!r:.200}" for e in bad[:20]]
-            lines += [f"\n  … and {len(bad) - 20} more"] * (len(bad) > 20)
+            lines = [f"{e.path}: {e.stored}, as {e.name!r:.200}" for e in bad]
             raise StructureError(
-                f"{form} cannot hold {len(bad)} array(s), and nothing is cast:{''.join(lines)}\n"
-                "leave them out with select=, or convert them in a tree of your own",
+                f"{form} cannot hold {len(bad)} array(s), and nothing is cast:\n  "
+                + "\n  ".join(listed(lines, _ARRAYS_SHOWN))
+                + "\nleave them out with select=, or convert them in a tree of your own",
                 reason=Reason.CANNOT_CARRY,
             )
 
@@ -114,8 +127,10 @@ class Outline:
         return Report(where, MappingProxyType(names), self.nbytes, (*self.losses, *more))
 
 
-def outline(source: Any, select: str | Sequence[str] | None, storage_options: Options) -> Outline:
-    """Plan the file of a checkpoint (a path or URL), whose bytes are read here, or of a tree.
+def plan_export(
+    source: Any, select: str | Sequence[str] | None, storage_options: Options
+) -> ExportPlan:
+    """Plan the file of a tree, or of a checkpoint (a path or URL), whose bytes are read now.
 
     Raises:
         StructureError: reason ``name-clash``, ``bad-name``, ``cannot-carry``, ``no-match``.
@@ -124,17 +139,17 @@ def outline(source: Any, select: str | Sequence[str] | None, storage_options: Op
     if not isinstance(source, str | os.PathLike):
         return _of_tree(source, select)
 
-    def use(snapshot: Snapshot) -> Outline:
+    def use(snapshot: Snapshot) -> ExportPlan:
         return _of_checkpoint(snapshot, select)
 
     with storage.open(source, storage_options) as store:
         return snapshots.read(store, use)
 
 
-def _of_tree(x: Any, select: str | Sequence[str] | None) -> Outline:
+def _of_tree(x: Any, select: str | Sequence[str] | None) -> ExportPlan:
     tree = flatten(x)
-    names = Names(tree, tree.where, select)
-    return _outlined(names, lambda leaf, path: functools.partial(_read, tree, leaf, path))
+    names = FlatNames(tree, tree.where, select)
+    return _plan_of(names, lambda leaf, path: functools.partial(_read, tree, leaf, path))
 
 
 def _read(tree: LiveTree, leaf: int, path: str) -> Array:
@@ -144,17 +159,17 @@ def _read(tree: LiveTree, leaf: int, path: str) -> Array:
         raise StructureError(f"{path}: {refusal}", reason=Reason.CANNOT_CARRY) from None
 
 
-def _of_checkpoint(snapshot: Snapshot, select: str | Sequence[str] | None) -> Outline:
+def _of_checkpoint(snapshot: Snapshot, select: str | Sequence[str] | None) -> ExportPlan:
     tree = fetch.with_keys(snapshot, snapshot.tree())
-    names = Names(tree, tree.where, select)
+    names = FlatNames(tree, tree.where, select)
     values = dict(fetch.fetch(snapshot, tree, dict.fromkeys(names.leaves, lambda data: data)))
-    return _outlined(names, lambda leaf, path: lambda: values[leaf])
+    return _plan_of(names, lambda leaf, path: lambda: values[leaf])
 
 
-def _outlined(names: Names, read: Callable[[int, str], Callable[[], Array]]) -> Outline:
+def _plan_of(names: FlatNames, read: Callable[[int, str], Callable[[], Array]]) -> ExportPlan:
     entries = []
-    for name, (path, leaf) in names.found.items():
+    for name, (path, leaf) in names.arrays.items():
         _, stored, shape = names.table.leaf(leaf)
         dtype = dtypes.resolve(stored, where=path)
         entries.append(Entry(name, path, stored, dtype, shape, read(leaf, path)))
-    return Outline(entries, names.losses)
+    return ExportPlan(entries, names.losses)

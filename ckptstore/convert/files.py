@@ -13,11 +13,14 @@ from ckptstore.digests import Buffer
 from ckptstore.errors import AlreadyCommittedError, Reason, StorageError
 from ckptstore.storage import Storage
 
+Path = str | os.PathLike[str]
+"""A path on this machine, or a URL."""
+
 Options = Mapping[str, Any] | None
-"""What callers pass as ``storage_options``."""
+"""The ``storage_options`` of a call."""
 
 Span = tuple[Storage, str, int, int]
-"""A directory, the name of a file in it, a first byte of that, and a number of bytes."""
+"""A directory, the name of a file in it, the first byte, and the number of bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +28,13 @@ class File:
     """A file that is open for reading.
 
     Attributes:
-        place: the directory that it is in.
+        directory: the directory that it is in.
         name: its name there.
-        nbytes: its bytes.
-        version: of its content, as far as the store can tell.
+        nbytes: its size.
+        version: a text that changes with its content, as far as the store can tell.
     """
 
-    place: Storage
+    directory: Storage
     name: str
     nbytes: int
     version: str
@@ -39,10 +42,10 @@ class File:
     @property
     def where(self) -> str:
         """Its path or URL, for messages; no secret is in it."""
-        return os.path.join(self.place.url, self.name)
+        return os.path.join(self.directory.url, self.name)
 
     def read(self, offset: int = 0, nbytes: int | None = None) -> bytearray:
-        """Read a part, or the rest of it.
+        """Read a part, or all from an offset on.
 
         Raises:
             StorageError: reason ``overwritten`` where the file changed since it was opened.
@@ -50,66 +53,66 @@ class File:
         data = bytearray(self.nbytes - offset if nbytes is None else nbytes)
         view = memoryview(data)
 
-        def take(place: Storage, name: str, at: int, size: int) -> None:
-            place.get(name, offset + at, view[at : at + size])
+        def fill(directory: Storage, name: str, at: int, size: int) -> None:
+            directory.get(name, offset + at, view[at : at + size])
 
-        each(spans(self.place, self.name, len(data)), take)
+        read_spans(cut(self.directory, self.name, len(data)), fill)
         self.check()
         return data
 
     def check(self) -> None:
         """Raise StorageError, reason ``overwritten``, where it changed since it was opened."""
         try:
-            same = self.place.version(self.name) == self.version
+            same = self.directory.version(self.name) == self.version
         except FileNotFoundError:
             same = False
         if not same:
-            raise changed(self.where)
+            raise overwritten(self.where)
 
 
 @contextmanager
-def opened(url: Any, storage_options: Options = None) -> Iterator[File]:
-    """Open a file for the block.
+def open_file(path: Path, storage_options: Options = None) -> Iterator[File]:
+    """Yield a file that is open for the block.
 
     Raises:
-        StorageError: it is not there, or is no file; reason ``bad-url``, and what the store says.
+        StorageError: it is not there, or is not a file; reason ``bad-url``; whatever the store
+            answers.
     """
-    place, name = locate(url, storage_options)
-    with place:
-        yield _look(place, name)
+    directory, name = locate(path, storage_options)
+    with directory:
+        yield _look(directory, name)
 
 
-def _look(place: Storage, name: str) -> File:
+def _look(directory: Storage, name: str) -> File:
     try:
-        version = place.version(name)
-        return File(place, name, place.sizes([name])[name], version)
+        version = directory.version(name)
+        return File(directory, name, directory.sizes([name])[name], version)
     except (FileNotFoundError, KeyError):
-        below = place.child(name)
+        below = directory.child(name)
         what = "a directory" if below.list() or below.children() else "not there"
-        where = os.path.join(place.url, name)
-        raise StorageError(f"{where}: {what}; expected a file") from None
+        raise StorageError(f"{below.url}: {what}; expected a file") from None
 
 
-def publish(
-    url: Any,
+def write(
+    path: Path,
     storage_options: Options,
     chunks: Iterable[Buffer],
     nbytes: int,
     *,
     overwrite: bool,
 ) -> str:
-    """Write a file, wholly and durably, or not at all; return where, for messages.
+    """Write a file, wholly and durably, or not at all; return its place, for messages.
 
     Raises:
         AlreadyCommittedError: it exists, and is not to be overwritten.
         OutcomeUnknownError: it is there wholly, or not at all.
         StorageError: the disk or the store refuses.
     """
-    place, name = locate(url, storage_options)
-    where = os.path.join(place.url, name)
-    with place:
+    directory, name = locate(path, storage_options)
+    where = os.path.join(directory.url, name)
+    with directory:
         try:
-            place.put_atomic(name, chunks, nbytes, replace=overwrite)
+            directory.put_atomic(name, chunks, nbytes, replace=overwrite)
         except FileExistsError:
             raise AlreadyCommittedError(
                 f"{where}: something is there; choose another name, or pass overwrite=True"
@@ -117,73 +120,73 @@ def publish(
     return where
 
 
-def locate(url: Any, storage_options: Options) -> tuple[Storage, str]:
+def locate(path: Path, storage_options: Options) -> tuple[Storage, str]:
     """Return the directory that holds a file, and the file's name in it.
 
     Raises:
         StorageError: as `storage.open`; reason ``bad-url`` for the URL of a bucket, or of a
             directory by its slash.
     """
-    whole = storage.open(url, storage_options)  # which may have a query, or a part ..
-    directory, _, name = storage.absolute(url).rpartition("/")
-    if directory.endswith(":/") or (protocol(url) and os.fspath(url).endswith("/")):
+    place = storage.open(path, storage_options)
+    directory, name = place.parent()
+    if not name or (protocol_of(path) and os.fspath(path).endswith("/")):
         raise StorageError(
-            f"{whole.url}/: a bucket or a directory, where a file in one was expected",
+            f"{place.url.rstrip('/')}/: a bucket or a directory, expected a file in one",
             reason=Reason.BAD_URL,
         )
-    return storage.open(directory or "/", storage_options), name
+    return directory, name
 
 
-def protocol(url: Any) -> str:
-    """Return the protocol of a URL, "" for a path on this machine and for what is neither."""
-    if not isinstance(url, str | os.PathLike):
+def protocol_of(path: object) -> str:
+    """Return the protocol of a URL; "" for a path on this machine, and for any other object."""
+    if not isinstance(path, str | os.PathLike):
         return ""
-    text = storage.absolute(url)
+    text = storage.absolute(path)
     return "" if text.startswith("/") else text.partition("://")[0]
 
 
-def shared(storage_options: Options, path: Any, source: Any) -> tuple[Options, Options]:
+def split_options(storage_options: Options, path: Path, source: object) -> tuple[Options, Options]:
     """Return the options of `path` and those of `source`: the same, of each that is a URL.
 
     Raises:
         StorageError: reason ``bad-options`` where they would go to two kinds of stores.
     """
-    to, of = protocol(path), protocol(source)
+    to, of = protocol_of(path), protocol_of(source)
     if storage_options and to and of and to != of:
         raise StorageError(
             f"storage_options for {to}:// and for {of}:// at once; load the checkpoint with its "
             "own, and export the tree with those of the file",
             reason=Reason.BAD_OPTIONS,
         )
-    # Where nothing is a URL, the disk says that it takes none.
+    # Where neither is a URL, the disk refuses them.
     return storage_options if to or not of else None, storage_options if of else None
 
 
-def spans(place: Storage, name: str, nbytes: int) -> Sequence[Span]:
-    """Cut a file into what its store likes to give at once."""
-    size = place.traffic.piece_nbytes
-    return [(place, name, at, min(size, nbytes - at)) for at in range(0, nbytes, size)]
+def cut(directory: Storage, name: str, nbytes: int) -> Sequence[Span]:
+    """Cut a file into spans of the size that its store likes to read at once."""
+    size = directory.traffic.piece_nbytes
+    return [(directory, name, at, min(size, nbytes - at)) for at in range(0, nbytes, size)]
 
 
-def each(wanted: Sequence[Span], take: Callable[[Storage, str, int, int], None]) -> None:
-    """Call `take` with each span, several of one store at a time.
+def read_spans(spans: Sequence[Span], read: Callable[[Storage, str, int, int], None]) -> None:
+    """Call `read` with each span, several of one store at a time.
 
     Raises:
         StorageError: reason ``overwritten`` where a file is gone, or became shorter, meanwhile.
     """
 
-    def call(place: Storage, name: str, at: int, nbytes: int) -> None:
+    def call(directory: Storage, name: str, at: int, nbytes: int) -> None:
         try:
-            take(place, name, at, nbytes)
+            read(directory, name, at, nbytes)
         except (EOFError, FileNotFoundError):
-            raise changed(os.path.join(place.url, name)) from None
+            raise overwritten(os.path.join(directory.url, name)) from None
 
-    count = wanted[0][0].traffic.reads if wanted else 0
-    concurrency.run(call, wanted, count, name="ckptstore-read")
+    count = spans[0][0].traffic.reads if spans else 0
+    concurrency.run(call, spans, count, name="ckptstore-read")
 
 
-def changed(where: str) -> StorageError:
-    """Return the error for what is not as it was when its reading began."""
+def overwritten(where: str) -> StorageError:
+    """Return the error for a file or directory that changed after its reading began."""
     return StorageError(
         f"{where}: changed while it was read; read it again", reason=Reason.OVERWRITTEN
     )

@@ -29,7 +29,18 @@ class Loss:
         kind: ``array-type``, ``byte-order``, ``container``, ``dtype-flags``, ``key``,
             ``keys-of-dict``, ``order``, ``scalar``, ``static``, ``supplied``, ``tied``, ``value``
             or ``weak-type``.
-        text: what is lost, and what stands in the file instead.
+        text: the loss in words, and what stands in the file instead.
+
+    Example:
+        >>> import numpy as np
+        >>> from ckptstore import convert
+        >>> report = convert.to_npz("x.npz", {"pair": (np.ones(3), np.zeros(2))})
+        >>> print(report.losses[0])
+        $['pair']: tuple; only names are left of it
+        >>> report.losses[0].kind
+        'container'
+
+    Source: docs/moving.md, "Out".
     """
 
     path: str
@@ -40,7 +51,7 @@ class Loss:
         return f"{self.path}: {self.text}"
 
 
-class Names:
+class FlatNames:
     """The arrays of a tree under their names, and what is lost: each node is looked at once.
 
     Args:
@@ -49,8 +60,8 @@ class Names:
         select: patterns, as for `load`.
 
     Attributes:
-        found: the path and the leaf of each array, by its name.
-        losses: what has no place in the file.
+        arrays: the path and the leaf of each array, by its name.
+        losses: all that has no place in the file.
 
     Raises:
         StructureError: reason ``name-clash``, ``bad-name`` or ``no-match``.
@@ -59,9 +70,9 @@ class Names:
     def __init__(self, table: NodeTable, where: str, select: str | Sequence[str] | None) -> None:
         self.table = table
         self.where = where
-        self.found: dict[str, tuple[str, int]] = {}  # path and leaf, by name
+        self.arrays: dict[str, tuple[str, int]] = {}  # path and leaf, by name
         self.losses: list[Loss] = []
-        self.placed: dict[int, str] = {}
+        self._first_paths: dict[int, str] = {}
         for root in self._roots(select):
             self._walk(root)
         kinds = sorted({str(table.leaf(leaf)[0]) for leaf in self.leaves} - {"numpy.ndarray"})
@@ -72,7 +83,7 @@ class Names:
     @property
     def leaves(self) -> list[int]:
         """The leaves of all arrays."""
-        return [leaf for _, leaf in self.found.values()]
+        return [leaf for _, leaf in self.arrays.values()]
 
     def _roots(self, select: str | Sequence[str] | None) -> list[_Place]:
         if select is None:
@@ -89,7 +100,7 @@ class Names:
         while stack:
             place = stack.pop()
             place.node = self.table.target(place.node)
-            if (first := self.placed.setdefault(place.node, place.path)) != place.path:
+            if (first := self._first_paths.setdefault(place.node, place.path)) != place.path:
                 self._lose(place, "tied", f"the same object as {first}, where it is written")
             elif self.table.kind[place.node] == Kind.LEAF:
                 self._leaf(place)
@@ -102,20 +113,20 @@ class Names:
     def _leaf(self, place: _Place) -> None:
         name = ".".join(place.name) or _LONE
         leaf = self.table.arg[place.node]
-        if name in self.found:
+        if name in self.arrays:
             raise StructureError(
-                f"{place.path} and {self.found[name][0]} would both be named {name!r:.200}; export "
-                "them one by one with select=",
+                f"{self.arrays[name][0]} and {place.path} would both be named {name!r:.200}; "
+                "export them one by one with select=",
                 reason=Reason.NAME_CLASH,
             )
         try:
             name.encode()
         except UnicodeEncodeError:
             raise StructureError(
-                f"{place.path}: its name is no text that a file can hold; select it by itself",
+                f"{place.path}: its name is not a text that a file can hold; select it by itself",
                 reason=Reason.BAD_NAME,
             ) from None
-        self.found[name] = place.path, leaf
+        self.arrays[name] = place.path, leaf
         row = self.table.leaf(leaf)[0]
         if (impl := row.extra.get("impl")) is not None:
             self._lose(place, "key", f"a PRNG key of {impl}; its data are written, of uint32")
@@ -125,7 +136,7 @@ class Names:
             self._lose(place, "scalar", "a scalar; written as an array of no axes")
 
     def _below(self, place: _Place) -> list[_Place]:
-        """Note what is lost of a container or scalar, and return what to go on with."""
+        """Note the losses of a container or scalar, and return the children to go on with."""
         table, node = self.table, place.node
         kind = Kind(table.kind[node])
         if kind == Kind.SUPPLIED:

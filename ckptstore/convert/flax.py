@@ -7,15 +7,15 @@ in chunks. https://flax.readthedocs.io/en/latest/api_reference/flax.serializatio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import msgpack
 import numpy as np
 
 from ckptstore.convert import inputs
-from ckptstore.convert.files import Options
-from ckptstore.convert.like import Likeness, step, text_of
+from ckptstore.convert.inputs import Source
+from ckptstore.convert.like import Differences, describe_value, path_step
 from ckptstore.digests import Buffer
 from ckptstore.errors import CorruptError, Reason, StructureError
 from ckptstore.format import array_bytes, dtypes, wire
@@ -28,56 +28,68 @@ _CHUNKED = "__msgpack_chunked_array__"
 
 
 def from_flax(
-    source: Any,
+    source: Source,
     like: Any = None,
     *,
     arrays: Literal["numpy", "jax"] = "numpy",
-    storage_options: Options = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Read flax msgpack bytes.
+    """Read the msgpack bytes of `flax.serialization.to_bytes` or `msgpack_serialize`.
 
-    flax stores every container as a dict with str keys, but for lists and tuples that stand where
-    no state dict was made, which are lists.
+    flax stores every container as a dict with str keys. A list or tuple for which it made no state
+    dict is stored as a list.
 
     Args:
         source: the bytes, a path or URL, or an open binary file.
         like: a tree of the same structure, of live values or `jax.ShapeDtypeStruct`. Types, static
             fields and shardings come from it, values from the file; needs flax.
-        arrays: what arrays become where there is no `like`.
+        arrays: the kind of the arrays, where there is no `like`.
         storage_options: options of the store of a URL, as fsspec takes them.
 
     Returns:
         Without `like` the dicts that flax stored, else a tree of the types of `like`.
 
     Raises:
-        CorruptError: the bytes are not what flax writes. Nothing in them is a checksum: a damaged
-            number is not noticed.
+        CorruptError: flax did not write these bytes. They have no checksum: a damaged number is
+            not noticed.
         StorageError: the file cannot be read.
-        StructureError: reason ``differs-from-like``, with all differences.
+        StructureError: reason ``differs-from-like``, with all differences; ``bad-argument``.
         UnknownTypeError: reason ``not-installed``.
+
+    Example:
+        >>> import flax.serialization, numpy as np
+        >>> data = flax.serialization.to_bytes({"w": np.ones(3), "sizes": (1, 2)})
+        >>> from_flax(data)
+        {'w': array([1., 1., 1.]), 'sizes': {'0': 1, '1': 2}}
+        >>> from_flax(data, like={"w": np.zeros(3), "sizes": (0, 0)})
+        {'w': array([1., 1., 1.]), 'sizes': (1, 2)}
+
+    Source: docs/moving.md, "In" and "flax".
     """
-    make = inputs.maker(arrays if like is None else "numpy")
+    make = inputs.array_maker("from_flax", arrays if like is None else "numpy")
     where, data = inputs.read(source, storage_options)
     stored = _Decoder(where).decode(data)
-    return _each(stored, make) if like is None else _fill(stored, like, where)
+    return _map_arrays(stored, make) if like is None else _fill(stored, like, where)
 
 
-def _each(x: Any, make: Callable[[Array], Any]) -> Any:
-    """Turn every array into what the caller asked for."""
+def _map_arrays(x: Any, make: Callable[[Array], Any]) -> Any:
+    """Return the tree with another array for each array."""
     if type(x) is dict:
-        return {key: _each(value, make) for key, value in x.items()}
+        return {key: _map_arrays(value, make) for key, value in x.items()}
     if type(x) is list:
-        return [_each(item, make) for item in x]
+        return [_map_arrays(item, make) for item in x]
     return make(x) if type(x) is np.ndarray else x
 
 
 class _Decoder:
+    """A reader of flax's msgpack, which checks it before anything is allocated."""
+
     def __init__(self, where: str) -> None:
         self.where = where
 
     def decode(self, data: Buffer) -> Any:
         wire.scan(data, self.where, _MAX_ELEMENTS, _MAX_DEPTH, foreign=True)
-        with inputs.damage(self.where, "not the msgpack of flax"):
+        with inputs.corrupt_on_error(self.where, "not the msgpack of flax"):
             return msgpack.unpackb(
                 data,
                 raw=False,
@@ -93,7 +105,8 @@ class _Decoder:
                 raise self._bad(f"a key of type {type(key).__name__}")
             if key in out:
                 raise CorruptError(
-                    f"{self.where}: the key {key!r:.200} stands twice", reason=Reason.DUPLICATE_KEY
+                    f"{self.where}: the key {key!r:.200} is there twice",
+                    reason=Reason.DUPLICATE_KEY,
                 )
             out[key] = value
         return self._joined(out) if _CHUNKED in out else out
@@ -128,10 +141,12 @@ class _Decoder:
                 f"{self.where}: {len(data)} bytes for an array of {stored}{shape}",
                 reason=Reason.TRUNCATED,
             )
-        return array_bytes.from_bytes(inputs.owned(data), dtype, tuple(shape), where=self.where)
+        return array_bytes.from_bytes(
+            inputs.copy_bytes(data), dtype, tuple(shape), where=self.where
+        )
 
     def _joined(self, chunked: dict[Any, Any]) -> Any:
-        """Put an array together that flax cut because msgpack takes no more than 4 GiB."""
+        """Return an array that flax cut because msgpack takes no more than 4 GiB."""
         shape, chunks = (_values(chunked.get(name)) for name in ("shape", "chunks"))
         sound = chunks and all(type(chunk) is np.ndarray for chunk in chunks)
         if not sound or not _is_shape(shape) or len({chunk.dtype for chunk in chunks}) > 1:
@@ -141,12 +156,12 @@ class _Decoder:
 
     def _bad(self, what: str) -> CorruptError:
         return CorruptError(
-            f"{self.where}: {what} is nothing that flax writes", reason=Reason.BAD_MSGPACK
+            f"{self.where}: {what}, which flax does not write", reason=Reason.BAD_MSGPACK
         )
 
 
 def _values(part: Any) -> list[Any]:
-    """Return the items of a tuple, which flax wrote as a dict; none where it is something else."""
+    """Return the items of a tuple, which flax wrote as a dict; none of anything else."""
     return list(part.values()) if type(part) is dict else []
 
 
@@ -155,13 +170,13 @@ def _is_shape(shape: Any) -> bool:
 
 
 def _fill(stored: Any, like: Any, where: str) -> Any:
-    """Give `like` the stored values, by flax's own rules for each class."""
-    serialization = inputs.framework("flax.serialization")
-    likeness = Likeness(where)
-    fitted = _fit(likeness, "$", stored, serialization.to_state_dict(like))
-    likeness.done()
+    """Return `like` with the stored values, by flax's own rules for each class."""
+    serialization = inputs.import_package("flax.serialization")
+    differences = Differences(where)
+    state_dict = _as_like(differences, "$", stored, serialization.to_state_dict(like))
+    differences.check()
     try:
-        return serialization.from_state_dict(like, fitted)
+        return serialization.from_state_dict(like, state_dict)
     except Exception as error:  # functions that classes of the user registered
         raise StructureError(
             f"{where}: flax could not put the values into `like`: {error!s:.500}",
@@ -169,19 +184,23 @@ def _fill(stored: Any, like: Any, where: str) -> Any:
         ) from error
 
 
-def _fit(likeness: Likeness, path: str, stored: Any, like: Any) -> Any:
+def _as_like(differences: Differences, path: str, stored: Any, like: Any) -> Any:
+    """Return a stored state dict with the leaves as in that of `like`."""
     if type(like) is not dict:
-        return likeness.leaf(path, stored, like)
+        return differences.as_like(path, stored, like)
     if type(stored) is not dict:
-        likeness.differ(path, f"{text_of(stored)} in the file, a container in `like`")
+        text = f"{describe_value(stored)} in the file, a container in `like`"
+        differences.add(path, text)
         return like
     for key in stored:
         if key not in like:
-            likeness.differ(path + step(key), f"{text_of(stored[key])} in the file, not in `like`")
+            text = f"{describe_value(stored[key])} in the file, not in `like`"
+            differences.add(path + path_step(key), text)
     out = {}
     for key, value in like.items():
+        below = path + path_step(key)
         if key in stored:
-            out[key] = _fit(likeness, path + step(key), stored[key], value)
+            out[key] = _as_like(differences, below, stored[key], value)
         else:
-            likeness.differ(path + step(key), f"{text_of(value)} in `like`, not in the file")
+            differences.add(below, f"{describe_value(value)} in `like`, not in the file")
     return out

@@ -1,65 +1,74 @@
-"""What a reader of a foreign format reads: bytes, an open file, or a file by its path or URL."""
+"""The inputs of a reader: bytes, an open file, or a file by its path or URL; and its packages."""
 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from ckptstore.convert import files
-from ckptstore.convert.files import Options
+from ckptstore.convert.files import Options, Path, open_file
 from ckptstore.digests import Buffer
 from ckptstore.errors import (
     CheckpointError,
     CorruptError,
     Reason,
     StorageError,
-    StructureError,
     UnknownTypeError,
+    bad_argument,
 )
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.format.dtypes import Array
 from ckptstore.types import find_adapter, top_level
 
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+"""A path or URL; bytes; or an open binary file, read from its position to its end."""
+
 _JAX_ARRAY = TypeRow(TypeKind.ARRAY, "jax", "Array")
 
 
-def read(source: Any, storage_options: Options) -> tuple[str, Buffer]:
+def read(source: Source, storage_options: Options) -> tuple[str, Buffer]:
     """Return a name for messages, and all bytes of a source.
 
     Args:
-        source: a path or URL; or bytes; or an open binary file, read from where it stands.
+        source: a path or URL; or bytes; or an open binary file, read from its position.
         storage_options: options of the store of a URL.
 
     Raises:
-        StorageError: the file cannot be read; reason ``bad-url`` for what is no source,
+        StorageError: the file cannot be read; reason ``bad-url`` for any other object,
             ``bad-options`` where no store takes them, ``overwritten`` where the file changed
             meanwhile.
     """
-    held = isinstance(source, bytes | bytearray | memoryview)
-    if storage_options and (held or hasattr(source, "read")):
+    is_bytes = isinstance(source, bytes | bytearray | memoryview)
+    read_file = getattr(source, "read", None)
+    if storage_options and (is_bytes or read_file is not None):
         raise StorageError(
-            "bytes and open files take no storage_options; leave them out, or give the URL",
+            "bytes and open files take no storage_options; leave them out, or pass the URL",
             reason=Reason.BAD_OPTIONS,
         )
-    if held:
+    if isinstance(source, bytes | bytearray | memoryview):
         return "the bytes", memoryview(source).cast("B")
-    if callable(getattr(source, "read", None)):
-        data = source.read()
+    if callable(read_file):
+        data = read_file()
         if not isinstance(data, bytes):
             raise StorageError(
                 f"{source!r:.200} is open as text; open it as 'rb'", reason=Reason.BAD_URL
             )
         return str(getattr(source, "name", "the open file")), data
-    with files.opened(source, storage_options) as file:
+    path = cast("Path", source)  # `open_file` refuses any other object
+    with open_file(path, storage_options) as file:
         return file.where, file.read()
 
 
-def framework(name: str, distribution: str | None = None) -> Any:
-    """Import what a reader needs.
+def import_package(name: str, distribution: str | None = None) -> Any:
+    """Import a module that a reader needs.
+
+    Args:
+        name: of the module.
+        distribution: the name to install, where it is another than that of the package.
 
     Raises:
         UnknownTypeError: reason ``not-installed``, with the command that installs it.
@@ -76,8 +85,8 @@ def framework(name: str, distribution: str | None = None) -> Any:
         ) from None
 
 
-def maker(arrays: Any) -> Callable[[Array], Any]:
-    """Return what makes an array of the kind that the caller asked for.
+def array_maker(where: str, arrays: Any) -> Callable[[Array], Any]:
+    """Return a function that makes an array of the kind in ``arrays=`` of a numpy array.
 
     Raises:
         StructureError: reason ``bad-argument``.
@@ -85,23 +94,21 @@ def maker(arrays: Any) -> Callable[[Array], Any]:
     if arrays == "numpy":
         return lambda host: host
     if arrays != "jax":
-        raise StructureError(
-            f"arrays={arrays!r:.80}, expected 'numpy' or 'jax'", reason=Reason.BAD_ARGUMENT
-        )
-    framework("jax")
+        raise bad_argument(where, "arrays", arrays, "'numpy' or 'jax'")
+    import_package("jax")
     adapter = find_adapter("jax")
     assert adapter is not None
     return lambda host: adapter.array(host, _JAX_ARRAY, None)
 
 
-def owned(data: Buffer) -> Array:
+def copy_bytes(data: Buffer) -> Array:
     """Return a copy of bytes as flat uint8 that nobody else holds."""
     return np.frombuffer(data, np.uint8).copy()
 
 
 @contextmanager
-def damage(where: str, what: str) -> Iterator[None]:
-    """Turn what a foreign parser raises on damaged bytes, which can be anything, into an error."""
+def corrupt_on_error(where: str, what: str) -> Iterator[None]:
+    """Turn any error of a foreign parser, which damaged bytes may cause, into a CorruptError."""
     try:
         yield
     except CheckpointError:
@@ -109,5 +116,5 @@ def damage(where: str, what: str) -> Iterator[None]:
     except Exception as error:
         raise CorruptError(
             f"{where}: {what} ({type(error).__name__}: {error!s:.300}); restore it from a copy, or "
-            "check that it is what you think it is"
+            "check that it is the kind of file that you expect"
         ) from error

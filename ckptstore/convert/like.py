@@ -1,13 +1,14 @@
-"""Giving what a foreign file holds the types that `like` has, or saying all that differs."""
+"""The leaves of a foreign file with the types that `like` has, or all that differs at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ckptstore.convert.inputs import framework
+from ckptstore.convert.inputs import import_package
 from ckptstore.format import TypeRow, dtypes
 from ckptstore.format.dtypes import Array, DtypeRefusal, Stored
 from ckptstore.tree import SCALAR_TYPES, differs_from_like, key_text, number_hint
@@ -15,99 +16,117 @@ from ckptstore.tree.leaves import making
 from ckptstore.types import Refusal, find_adapter
 
 
-class Likeness:
-    """One reading with `like`: fits leaf by leaf, and gathers the differences."""
+@dataclass(frozen=True, slots=True)
+class ArrayForm:
+    """The type, dtype and shape of an array, or of an array that a placeholder stands for."""
+
+    row: TypeRow
+    dtype: Stored
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.row} {self.dtype}{list(self.shape)}"
+
+
+class Differences:
+    """The differences of one file from `like`, gathered so that one error lists them all.
+
+    Args:
+        where: the file, for messages.
+    """
 
     def __init__(self, where: str) -> None:
         self._where = where
         self._lines: list[str] = []
 
-    def differ(self, path: str, text: str) -> None:
+    def add(self, path: str, text: str) -> None:
         """Note a difference."""
         self._lines.append(f"{path}: {text}")
 
-    def done(self) -> None:
+    def check(self) -> None:
         """Raise StructureError, reason ``differs-from-like``, where anything was noted."""
         if self._lines:
             raise differs_from_like(self._where, self._lines)
 
-    def leaf(self, path: str, stored: Any, like: Any, *, key: str | None = None) -> Any:
+    def as_like(self, path: str, stored: Any, like: Any, *, key: str | None = None) -> Any:
         """Return a value with the type of `like` and the bits of `stored`.
 
         Args:
             path: where it stands.
             stored: a numpy array or scalar, or a Python scalar.
             like: a live value, or a placeholder such as `jax.ShapeDtypeStruct`.
-            key: the PRNG key implementation that the file says `stored` is the data of.
+            key: the PRNG key implementation that the file names, where `stored` is a key's data.
 
         Returns:
             The value; `like` itself where they differ, which is noted.
         """
         if type(like) in SCALAR_TYPES:
-            if type(stored) is not type(like):
-                text = f"{text_of(stored)} in the file, {text_of(like)} in `like`"
-                self.differ(path, text + number_hint(like, getattr(stored, "shape", None)))
-                return like
-            return stored
-        found = expected(like)
-        if found is None or not isinstance(stored, np.ndarray | np.generic):
-            self.differ(path, f"{text_of(stored)} in the file, {text_of(like)} in `like`")
+            if type(stored) is type(like):
+                return stored
+            hint = number_hint(like, getattr(stored, "shape", None))
+            self.add(path, in_file_and_like(stored, like) + hint)
             return like
-        row, dtype, shape = found
+        form = array_form(like)
+        if form is None or not isinstance(stored, np.ndarray | np.generic):
+            self.add(path, in_file_and_like(stored, like))
+            return like
         host = np.array(stored, order="C")
-        if row.extra.get("impl") != key:
-            here, there = key_text(key), key_text(row.extra.get("impl"))
-            self.differ(path, f"{here} in the file, {there} in `like`")
-        elif host.shape != shape or _stored(host) != dtype:
-            self.differ(
-                path, f"{text_of(host)} in the file, {dtype}{list(shape)} in `like`; change `like`"
-            )
+        key_of_like = form.row.extra.get("impl")
+        if key_of_like != key:
+            text = f"{key_text(key)} in the file, {key_text(key_of_like)} in `like`"
+        elif host.shape != form.shape or _dtype_name(host) != form.dtype:
+            wanted = f"{form.dtype}{list(form.shape)}"
+            text = f"{describe_value(host)} in the file, {wanted} in `like`; change `like`"
         else:
-            return self._make(path, host, row, like)
+            return self._make(path, host, form.row, like)
+        self.add(path, text)
         return like
 
     def _make(self, path: str, host: Array, row: TypeRow, like: Any) -> Any:
         adapter = find_adapter(type(like).__module__)
-        assert adapter is not None  # `expected` found it
+        assert adapter is not None  # `array_form` asked it
         with making(row, host.dtype, host.shape, where=f"{self._where}: {path}"):
             return adapter.array(host, row, adapter.place(like))
 
 
-def expected(like: Any) -> tuple[TypeRow, Stored, tuple[int, ...]] | None:
-    """Return (type, dtype, shape) of the array that `like` is, or stands for, else None."""
+def array_form(like: Any) -> ArrayForm | None:
+    """Return the form of the array that `like` is, or stands for; None where it is neither."""
     adapter = find_adapter(type(like).__module__)
     if adapter is None:
         return None
-    found = adapter.expected(like)
-    if found is None:
-        try:
-            leaf = adapter.leaf(like)
-        except (Refusal, DtypeRefusal):
-            return None
-        found = None if leaf is None else (leaf.row, leaf.dtype, leaf.shape)
-    return found
+    if (expected := adapter.expected(like)) is not None:
+        return ArrayForm(*expected)
+    try:
+        leaf = adapter.leaf(like)
+    except (Refusal, DtypeRefusal):
+        return None
+    return None if leaf is None else ArrayForm(leaf.row, leaf.dtype, leaf.shape)
 
 
-def text_of(x: Any) -> str:
-    """Say what a value is, for a message."""
+def describe_value(x: Any) -> str:
+    """Return a value's dtype and shape, or else its class, for a message."""
     if isinstance(x, np.ndarray | np.generic):
         return f"{x.dtype}{list(x.shape)}"
-    found = expected(x)
-    if found is not None:
-        return f"{found[0]} {found[1]}{list(found[2])}"
+    if (form := array_form(x)) is not None:
+        return str(form)
     if x is None:
         return "None"
     return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
 
 
-def filled(like: Any, leaves: Sequence[Any]) -> Any:
+def in_file_and_like(stored: Any, like: Any) -> str:
+    """Return the text of a difference between two values."""
+    return f"{describe_value(stored)} in the file, {describe_value(like)} in `like`"
+
+
+def with_leaves(like: Any, leaves: Sequence[Any]) -> Any:
     """Return `like` with other leaves, in the order of `jax.tree_util`, its dicts in their order.
 
     jax itself sorts the keys of every dict that it makes.
     """
-    tree_util = framework("jax").tree_util
-    made = tree_util.tree_structure(like).unflatten(leaves)
-    stack = [(like, made)]
+    tree_util = import_package("jax").tree_util
+    tree = tree_util.tree_structure(like).unflatten(leaves)
+    stack = [(like, tree)]
     while stack:
         old, new = stack.pop()
         if isinstance(old, dict) and type(new) is type(old):
@@ -116,7 +135,7 @@ def filled(like: Any, leaves: Sequence[Any]) -> Any:
             new.update(entries)
         below = [_one_level(tree_util, x) for x in (old, new)]
         stack.extend(zip(*below, strict=True))
-    return made
+    return tree
 
 
 def _one_level(tree_util: Any, x: Any) -> list[Any]:
@@ -125,14 +144,14 @@ def _one_level(tree_util: Any, x: Any) -> list[Any]:
     return [] if len(below) == 1 and below[0] is x else below
 
 
-def step(key: Any) -> str:
+def path_step(key: Any) -> str:
     """Return the step of a path to an entry that a format knows by name only."""
     if type(key) is not str:
         return f"[{key!r:.200}]"
     return f".{key}" if key.isidentifier() else f"[{key if key.isdecimal() else repr(key)}]"
 
 
-def _stored(host: Array) -> Stored | None:
+def _dtype_name(host: Array) -> Stored | None:
     try:
         return dtypes.describe(host.dtype)
     except DtypeRefusal:

@@ -1,4 +1,4 @@
-"""Files on this machine for tools that read no others, in a directory that is always removed."""
+"""Local copies, for tools that read no store; the temporary directory is always removed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from ckptstore.convert import files
-from ckptstore.convert.files import File, Span
+from ckptstore.convert.files import File, Span, cut, overwritten, read_spans
 from ckptstore.errors import CorruptError, Reason, StorageError
 from ckptstore.storage import LocalStorage, Storage
 
@@ -17,101 +16,114 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
-def file(held: File) -> Iterator[str]:
-    """Give the path of a file for the block; one in a bucket is copied.
+def local_file(file: File) -> Iterator[str]:
+    """Yield the path of a file on this machine; a file in a bucket is copied for the block.
 
     Raises:
-        StorageError: reason ``disk-full`` or ``overwritten``, and what the store says.
+        StorageError: reason ``disk-full`` or ``overwritten``, and whatever the store answers.
     """
-    if isinstance(held.place, LocalStorage):
-        yield held.where
+    if isinstance(file.directory, LocalStorage):
+        yield file.where
         return
-    with _temporary(held.where) as directory:
-        with _writing(held.where, directory):
-            _copy({held.place: directory}, _made(held.place, {held.name: held.nbytes}, directory))
-        held.check()
-        yield os.path.join(directory, held.name)
+    with _temporary_directory(file.where) as target:
+        with _writing(file.where, target):
+            spans = _create_files(file.directory, {file.name: file.nbytes}, target)
+            _copy(spans, {file.directory: target})
+        file.check()
+        yield os.path.join(target, file.name)
 
 
 @contextmanager
-def tree(place: Storage) -> Iterator[str]:
-    """Give the path of a directory for the block; one in a bucket is copied, with all below it.
+def local_directory(directory: Storage) -> Iterator[str]:
+    """Yield the path of a directory on this machine; one in a bucket is copied for the block.
+
+    All that is below it is copied too.
 
     Raises:
         CorruptError: an object has a name that no file can have.
-        StorageError: reason ``disk-full`` or ``overwritten``, and what the store says.
+        StorageError: reason ``disk-full`` or ``overwritten``, and whatever the store answers.
     """
-    if isinstance(place, LocalStorage):
-        yield place.url
+    if isinstance(directory, LocalStorage):
+        yield directory.url
         return
-    with _temporary(place.url) as directory:
-        top = os.path.join(directory, place.url.rpartition("/")[2])
-        with _writing(place.url, directory):
-            targets, times = {place: top}, dict[Storage, Mapping[str, float]]()
-            wanted, left = list[Span](), [place]
+    with _temporary_directory(directory.url) as temporary:
+        top = os.path.join(temporary, directory.url.rpartition("/")[2])
+        with _writing(directory.url, temporary):
+            targets, times = {directory: top}, dict[Storage, Mapping[str, float]]()
+            spans, left = list[Span](), [directory]
             while left:
-                here = left.pop()
-                times[here] = here.changed()
-                os.mkdir(targets[here])
-                wanted += _made(here, here.list(), targets[here])
-                for name in here.children():
-                    left.append(here.child(name))
-                    targets[left[-1]] = os.path.join(targets[here], _plain(here, name))
-            _copy(targets, wanted)
-        for here, before in times.items():
-            if here.changed() != before:
-                raise files.changed(here.url)
+                source = left.pop()
+                times[source] = source.changed()
+                os.mkdir(targets[source])
+                spans += _create_files(source, source.list(), targets[source])
+                for name in source.children():
+                    child = source.child(name)
+                    left.append(child)
+                    targets[child] = os.path.join(targets[source], _checked_name(source, name))
+            _copy(spans, targets)
+        for source, times_before in times.items():
+            if source.changed() != times_before:
+                raise overwritten(source.url)
         yield top
 
 
-def _made(place: Storage, sizes: Mapping[str, int], directory: str) -> list[Span]:
-    """Make the files of one directory, empty, and return what is to be copied into them."""
-    wanted: list[Span] = []
+def _create_files(source: Storage, sizes: Mapping[str, int], target: str) -> list[Span]:
+    """Create the files of one directory, empty, and return the spans to copy into them."""
+    spans: list[Span] = []
     for name, nbytes in sizes.items():
-        with open(os.path.join(directory, _plain(place, name)), "xb"):
-            wanted += files.spans(place, name, nbytes)
-    return wanted
+        with open(os.path.join(target, _checked_name(source, name)), "xb"):
+            spans += cut(source, name, nbytes)
+    return spans
 
 
-def _copy(targets: Mapping[Storage, str], wanted: Sequence[Span]) -> None:
-    """Copy spans into the files that are there for them."""
+def _copy(spans: Sequence[Span], targets: Mapping[Storage, str]) -> None:
+    """Copy spans into the files that were created for them.
 
-    def take(place: Storage, name: str, at: int, nbytes: int) -> None:
+    Args:
+        spans: of files in the store.
+        targets: the directory on this machine for each directory in the store.
+    """
+
+    def copy(source: Storage, name: str, at: int, nbytes: int) -> None:
         data = bytearray(nbytes)
-        place.get(name, at, data)
-        with open(os.path.join(targets[place], name), "r+b") as out:
+        source.get(name, at, data)
+        with open(os.path.join(targets[source], name), "r+b") as out:
             out.seek(at)
             out.write(data)
 
-    files.each(wanted, take)
+    read_spans(spans, copy)
 
 
-def _plain(place: Storage, name: str) -> str:
-    """Return a name that stays in its directory."""
+def _checked_name(source: Storage, name: str) -> str:
+    """Return a name that stays in its directory.
+
+    Raises:
+        CorruptError: no file can have it.
+    """
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise CorruptError(
-            f"{place.url}: an object below it is named {name!r:.200}, which no file can be; do not "
-            "trust it, or copy to a disk what you need of it"
+            f"{source.url}: an object below it is named {name!r:.200}, which no file can be named; "
+            "do not trust it, or copy to a disk what you need of it"
         )
     return name
 
 
 @contextmanager
-def _temporary(where: str) -> Iterator[str]:
+def _temporary_directory(where: str) -> Iterator[str]:
     with _writing(where, "a temporary directory"):
-        made = tempfile.TemporaryDirectory(prefix="ckptstore-")
-    with made as directory:
-        yield directory
+        temporary = tempfile.TemporaryDirectory(prefix="ckptstore-")
+    with temporary as path:
+        yield path
 
 
 @contextmanager
-def _writing(where: str, directory: str) -> Iterator[None]:
-    """Turn what this machine's disk says into an error of ours."""
+def _writing(where: str, target: str) -> Iterator[None]:
+    """Turn an error of this machine's disk into a StorageError."""
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"{where}: could not be copied to {directory}: {error.strerror or error}; make room "
+            f"{where}: could not be copied to {target}: {error.strerror or error}; make room "
             "there, or name another directory in the environment as TMPDIR",
             reason=Reason.DISK_FULL if error.errno in _FULL else Reason.STORAGE,
         ) from error

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ckptstore.convert import export_plan, files
-from ckptstore.convert.export_plan import Entry, Report
-from ckptstore.convert.files import Options
+from ckptstore.convert import files
+from ckptstore.convert.export_plan import Entry, Report, plan_export
 from ckptstore.convert.flat_names import Loss
 from ckptstore.digests import Buffer
 from ckptstore.format import array_bytes
@@ -18,12 +18,12 @@ from ckptstore.format.dtypes import Array
 
 
 def to_npz(
-    path: Any,
+    path: str | os.PathLike[str],
     source: Any,
     *,
     select: str | Sequence[str] | None = None,
     overwrite: bool = False,
-    storage_options: Options = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Report:
     """Write the arrays of a checkpoint, or of a tree, as one uncompressed ``.npz`` file.
 
@@ -38,7 +38,7 @@ def to_npz(
             URLs.
 
     Returns:
-        What was written under which name, and all that the format could not hold.
+        The name of each array that was written, and all that the format cannot hold.
 
     Raises:
         StructureError: reason ``name-clash`` for two arrays of one name; ``cannot-carry`` for a
@@ -46,24 +46,35 @@ def to_npz(
         AlreadyCommittedError: the file exists.
         OutcomeUnknownError: in a bucket: the file is there wholly, or not at all.
         CorruptError, NotCommittedError, StorageError: as `load`.
+
+    Example:
+        >>> import numpy as np
+        >>> report = to_npz("params.npz", {"dense": {"w": np.ones(3), "b": np.zeros(2)}})
+        >>> sorted(report.names)
+        ['dense.b', 'dense.w']
+        >>> np.load("params.npz")["dense.w"]
+        array([1., 1., 1.])
+
+    Source: docs/moving.md, "Out".
     """
-    to, of = files.shared(storage_options, path, source)
-    found = export_plan.outline(source, select, of)
+    options, source_options = files.split_options(storage_options, path, source)
+    plan = plan_export(source, select, source_options)
     # `numpy.load` takes ".npy" off a name, and a zip ends a name at a NUL.
-    found.refuse("npz", lambda e: not _is_held(e) or e.name.endswith(".npy") or "\0" in e.name)
-    # On a disk nobody asks how long the file will be.
-    nbytes = sum(map(len, _chunks(found.entries, _zeros))) if files.protocol(path) else 0
-    where = files.publish(path, to, _chunks(found.entries, _array), nbytes, overwrite=overwrite)
-    lost = [
+    plan.refuse("npz", lambda e: not _is_held(e) or e.name.endswith(".npy") or "\0" in e.name)
+    # Only a bucket needs to know how long the file will be.
+    nbytes = sum(map(len, _chunks(plan.entries, _zeros))) if files.protocol_of(path) else 0
+    chunks = _chunks(plan.entries, _array)
+    where = files.write(path, options, chunks, nbytes, overwrite=overwrite)
+    losses = [
         Loss(e.path, "dtype-flags", "that its dtype is aligned, or of records; the fields are held")
-        for e in found.entries
+        for e in plan.entries
         if e.dtype.isalignedstruct or e.dtype.type is np.record
     ]
-    return found.report(where, lost)
+    return plan.report(where, losses)
 
 
 def _is_held(entry: Entry) -> bool:
-    """Tell whether the header of a ``.npy`` leads back to the dtype."""
+    """Return whether the header of a ``.npy`` leads back to the dtype."""
     descr: Any = np.lib.format.dtype_to_descr(entry.dtype)
     try:
         return bool(np.lib.format.descr_to_dtype(descr) == entry.dtype)
@@ -72,7 +83,7 @@ def _is_held(entry: Entry) -> bool:
 
 
 class _Sink:
-    """A stream without an end to seek to, whose bytes are taken out as they come."""
+    """A stream that cannot seek, and whose bytes are taken out as they come."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []

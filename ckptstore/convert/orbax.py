@@ -16,10 +16,16 @@ from typing import Any
 import numpy as np
 
 from ckptstore import storage
-from ckptstore.convert import inputs, local_copy
-from ckptstore.convert.files import Options
-from ckptstore.convert.like import Likeness, expected, filled, step, text_of
-from ckptstore.errors import NotCommittedError, Reason, StorageError, StructureError
+from ckptstore.convert import inputs
+from ckptstore.convert.like import (
+    Differences,
+    array_form,
+    describe_value,
+    path_step,
+    with_leaves,
+)
+from ckptstore.convert.local_copy import local_directory
+from ckptstore.errors import NotCommittedError, Reason, StorageError, StructureError, listed
 from ckptstore.format.dtypes import describe
 from ckptstore.storage import Storage
 from ckptstore.tree import SCALAR_TYPES, number_hint
@@ -36,7 +42,12 @@ Path = tuple[tuple[bool, str], ...]
 """The steps to a leaf as Orbax stores them: whether it is an index, and its text."""
 
 
-def from_orbax(path: Any, like: Any = None, *, storage_options: Options = None) -> Any:
+def from_orbax(
+    path: str | os.PathLike[str],
+    like: Any = None,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Any:
     """Read an Orbax directory into the tree that was saved.
 
     Orbax reads the arrays, and checks no checksum of them. All that is stored is compared with
@@ -55,29 +66,39 @@ def from_orbax(path: Any, like: Any = None, *, storage_options: Options = None) 
         A tree of the types of `like`, each array with the bits that are stored.
 
     Raises:
-        StructureError: reason ``needs-like`` without `like`, with what is stored;
+        StructureError: reason ``needs-like`` without `like`, with a list of all leaves;
             ``differs-from-like`` with all differences; ``ambiguous`` where the directory holds
             several items, or two leaves of one name.
         CorruptError: Orbax cannot read it.
         NotCommittedError: reason ``unfinished``: on GCS, Orbax did not finish the directory.
         StorageError: there is no such directory, or it cannot be read, or not be copied.
         UnknownTypeError: reason ``not-installed``.
+
+    Example:
+        >>> import os, jax.numpy as jnp, orbax.checkpoint
+        >>> state = {"w": jnp.arange(3), "step": 7}
+        >>> with orbax.checkpoint.PyTreeCheckpointer() as checkpointer:
+        ...     checkpointer.save(os.path.abspath("item"), state)
+        >>> from_orbax("item", like={"w": jnp.zeros(3, int), "step": 0})
+        {'w': Array([0, 1, 2], dtype=int32), 'step': 7}
+
+    Source: docs/moving.md, "In" and "Orbax".
     """
-    orbax = inputs.framework("orbax.checkpoint", "orbax-checkpoint")
+    orbax = inputs.import_package("orbax.checkpoint", "orbax-checkpoint")
     with storage.open(path, storage_options) as place:
         item = _item(place)
-        with local_copy.tree(item) as directory:
+        with local_directory(item) as directory:
             return _read(orbax, item.url, directory, like)
 
 
 def _read(orbax: Any, where: str, directory: str, like: Any) -> Any:
     with (
         _quiet(),
-        inputs.damage(where, "Orbax cannot read it"),
+        inputs.corrupt_on_error(where, "Orbax cannot read it"),
         orbax.PyTreeCheckpointer() as checkpointer,
     ):
-        # Not by the checkpointer, which gives None for metadata that it cannot read.
-        handler, epath = orbax.PyTreeCheckpointHandler(), inputs.framework("etils.epath")
+        # Not by the checkpointer, which returns None for metadata that it cannot read.
+        handler, epath = orbax.PyTreeCheckpointHandler(), inputs.import_package("etils.epath")
         tree = handler.metadata(epath.Path(directory)).tree
         stored = _leaves(tree)
         _check_names(where, stored)
@@ -107,8 +128,8 @@ def _item(place: Storage) -> Storage:
         if not names and not place.list():
             raise StorageError(f"{place.url}: no such directory, or an empty one")
         raise StructureError(
-            f"{place.url}: no item of Orbax, which has a file {_TREE}; name one of its "
-            f"directories: {', '.join(names[:_SHOWN]) or 'there are none'}",
+            f"{place.url}: not an item of Orbax, which has a file {_TREE}; name one of its "
+            f"directories: {', '.join(listed(names, _SHOWN)) or 'there are none'}",
             reason=Reason.AMBIGUOUS,
         )
     if place.url.startswith(_GCS) and not place.holds(_FINISHED):
@@ -122,7 +143,7 @@ def _item(place: Storage) -> Storage:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax warns of what is done here on purpose: shardings are those of `like`."""
+    """Silence the warnings of Orbax: it restores without shardings, those of `like` come later."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -130,7 +151,7 @@ def _quiet() -> Iterator[None]:
 
 def _leaves(tree: Any) -> dict[Path, Any]:
     """Return the leaves and empty containers of a tree under the steps that Orbax stores."""
-    tree_util = inputs.framework("jax").tree_util
+    tree_util = inputs.import_package("jax").tree_util
 
     def is_empty(x: Any) -> bool:
         return not tree_util.tree_leaves(x, is_leaf=lambda y: y is not x)
@@ -153,7 +174,7 @@ def _text(key: Any) -> str:
 
 
 def _shown(path: Path) -> str:
-    return "$" + "".join(f"[{text}]" if index else step(text) for index, text in path)
+    return "$" + "".join(f"[{text}]" if index else path_step(text) for index, text in path)
 
 
 def _check_names(where: str, stored: Mapping[Path, Any]) -> None:
@@ -171,12 +192,12 @@ def _check_names(where: str, stored: Mapping[Path, Any]) -> None:
 
 
 def _needs_like(where: str, stored: Mapping[Path, Any]) -> StructureError:
-    lines = [f"\n  {_shown(path)}: {_described(leaf)}" for path, leaf in stored.items()]
-    more = [f"\n  … and {len(lines) - _SHOWN} more"] * (len(lines) > _SHOWN)
+    lines = [f"{_shown(path)}: {_described(leaf)}" for path, leaf in stored.items()]
     return StructureError(
         f"{where}: Orbax does not say which of its containers were NamedTuples, tuples or "
         "dataclasses, nor what a None was; pass like=, the tree as your program has it, with "
-        f"optimizer.init(params) for the optimizer's state:{''.join(lines[:_SHOWN] + more)}",
+        "optimizer.init(params) for the optimizer's state:"
+        + "".join(f"\n  {line}" for line in listed(lines, _SHOWN)),
         reason=Reason.NEEDS_LIKE,
     )
 
@@ -191,49 +212,57 @@ def _described(leaf: Any) -> str:
 
 
 def _compare(where: str, stored: Mapping[Path, Any], like: Any) -> dict[Path, Any]:
-    """Hold what Orbax says of the leaves against `like`, before any of them is read."""
-    likeness, leaves = Likeness(where), _leaves(like)
-    for path, found in stored.items():
+    """Compare Orbax's metadata of the leaves with `like`, before any leaf is read.
+
+    Returns:
+        The leaves of `like`.
+
+    Raises:
+        StructureError: reason ``differs-from-like``.
+    """
+    differences, leaves = Differences(where), _leaves(like)
+    for path, metadata in stored.items():
         if path not in leaves:
-            likeness.differ(_shown(path), f"{_described(found)} in the directory, not in `like`")
+            text = f"{_described(metadata)} in the directory, not in `like`"
+            differences.add(_shown(path), text)
     for path, x in leaves.items():
         if path not in stored:
-            likeness.differ(_shown(path), f"{text_of(x)} in `like`, not in the directory")
-        elif not _agrees(found := stored[path], x):
-            text = f"{_described(found)} in the directory, {text_of(x)} in `like`"
-            shape = found.shape if type(found).__name__ == "ArrayMetadata" else None
-            likeness.differ(_shown(path), text + number_hint(x, shape))
-    likeness.done()
+            text = f"{describe_value(x)} in `like`, not in the directory"
+            differences.add(_shown(path), text)
+        elif not _agrees(metadata := stored[path], x):
+            text = f"{_described(metadata)} in the directory, {describe_value(x)} in `like`"
+            shape = metadata.shape if type(metadata).__name__ == "ArrayMetadata" else None
+            differences.add(_shown(path), text + number_hint(x, shape))
+    differences.check()
     return leaves
 
 
-def _agrees(found: Any, like: Any) -> bool:
-    kind = type(found).__name__
+def _agrees(metadata: Any, like: Any) -> bool:
+    kind = type(metadata).__name__
     if kind == "StringMetadata":
         return type(like) is str
-    if getattr(found, "dtype", None) is None:
-        return _empty(found) is _empty(like)
+    if getattr(metadata, "dtype", None) is None:
+        return _empty(metadata) is _empty(like)
+    dtype = np.dtype(metadata.dtype)
     if type(like) in SCALAR_TYPES:
-        kinds = _SCALARS.get(np.dtype(found.dtype).kind, ())
-        return kind == "ScalarMetadata" and type(like) in kinds
-    wanted = expected(like)
-    shape = tuple(found.shape)
-    return wanted is not None and (describe(np.dtype(found.dtype)), shape) == wanted[1:]
+        return kind == "ScalarMetadata" and type(like) is _SCALARS.get(dtype.kind)
+    form = array_form(like)
+    return form is not None and (describe(dtype), tuple(metadata.shape)) == (form.dtype, form.shape)
 
 
-_SCALARS = {"b": (bool,), "i": (int,), "f": (float,), "c": (complex,)}
+_SCALARS = {"b": bool, "i": int, "f": float, "c": complex}
 
 
 def _empty(x: Any) -> type | None:
-    """Return what Orbax stores of an empty container; it writes None for an empty NamedTuple."""
+    """Return the type that Orbax stores of an empty container: None of an empty NamedTuple."""
     if type(x) in (list, tuple):
         return type(x)
     return dict if isinstance(x, Mapping) else None
 
 
 def _arguments(orbax: Any, tree: Any) -> Any:
-    """Ask for arrays as numpy has them: jax would make 64-bit ones 32-bit without a word."""
-    tree_util = inputs.framework("jax").tree_util
+    """Return arguments that ask for numpy arrays: jax would silently make 64-bit ones 32-bit."""
+    tree_util = inputs.import_package("jax").tree_util
 
     def argument(leaf: Any) -> Any:
         is_array = type(leaf).__name__ == "ArrayMetadata"
@@ -249,12 +278,13 @@ def _key_implementations(where: str, directory: str) -> dict[str, str]:
     if not os.path.isdir(below):
         return out
     for file in sorted(os.listdir(below)):
-        with inputs.damage(f"{where}/{_KEYS}/{file}", "no metadata of arrays"):
+        with inputs.corrupt_on_error(f"{where}/{_KEYS}/{file}", "not the metadata of arrays"):
             _, data = inputs.read(os.path.join(below, file), None)
             for row in json.loads(bytes(data))["array_metadatas"]:
-                found = row["array_metadata"]
-                if found["ext_metadata"] is not None:
-                    out[found["param_name"]] = str(found["ext_metadata"]["random_key_impl"])
+                metadata = row["array_metadata"]
+                extra = metadata["ext_metadata"]
+                if extra is not None:
+                    out[metadata["param_name"]] = str(extra["random_key_impl"])
     return out
 
 
@@ -265,19 +295,19 @@ def _fitted(
     keys: Mapping[str, str],
     like: Any,
 ) -> Any:
-    likeness, out = Likeness(where), []
+    differences, out = Differences(where), []
     for path, x in leaves.items():
         if _is_container(x):
             continue
         value = values.get(path)
         if isinstance(x, np.generic) and type(value) in SCALAR_TYPES:
-            value = type(x)(value)  # Orbax gives every scalar as one of Python
+            value = type(x)(value)  # Orbax returns every scalar as one of Python
         key = keys.get(".".join(text for _, text in path))
-        out.append(likeness.leaf(_shown(path), value, x, key=key))
-    likeness.done()
-    return filled(like, out)
+        out.append(differences.as_like(_shown(path), value, x, key=key))
+    differences.check()
+    return with_leaves(like, out)
 
 
 def _is_container(x: Any) -> bool:
-    """Tell whether it is an empty container, which jax makes anew from `like`."""
-    return not inputs.framework("jax").tree_util.tree_leaves(x)
+    """Return whether it is an empty container, which jax makes anew from `like`."""
+    return not inputs.import_package("jax").tree_util.tree_leaves(x)

@@ -12,12 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ckptstore import storage
-from ckptstore.convert import export_plan, files, inputs
-from ckptstore.convert.export_plan import Entry, Report
+from ckptstore.convert import files, inputs
+from ckptstore.convert.export_plan import Entry, Report, plan_export
 from ckptstore.convert.files import Options
 from ckptstore.convert.flat_names import Loss
 from ckptstore.digests import Buffer
-from ckptstore.errors import CorruptError, Reason, StructureError, UnsupportedError
+from ckptstore.errors import (
+    CorruptError,
+    Reason,
+    StructureError,
+    UnsupportedError,
+    bad_argument,
+)
 from ckptstore.format import array_bytes, dtypes
 from ckptstore.format.dtypes import Array
 
@@ -38,24 +44,24 @@ _DTYPES = {
     "F8_E4M3FNUZ": "float8_e4m3fnuz",
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }
-"""What safetensors calls a dtype, and what the format of ckptstore calls it."""
+"""The name of each dtype in the format of ckptstore, by its name in safetensors."""
 
 _NAMES = {name: code for code, name in _DTYPES.items()}
 _METADATA = "__metadata__"
 
 
 def from_safetensors(
-    path: Any,
+    path: str | os.PathLike[str],
     *,
     arrays: Literal["numpy", "jax"] = "numpy",
-    storage_options: Options = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Read a safetensors file, or all files of a sharded one.
 
     Args:
         path: the path or URL of the file, or of the index of a sharded one (``….json``), whose
             files stand beside it.
-        arrays: what the tensors become.
+        arrays: the kind of the arrays.
         storage_options: options of the store of a URL, as fsspec takes them.
 
     Returns:
@@ -65,54 +71,79 @@ def from_safetensors(
         CorruptError: the file, or the index, is not sound. There is no checksum: a damaged number
             is not noticed.
         StorageError: a file cannot be read.
+        StructureError: reason ``bad-argument``.
         UnsupportedError: reason ``dtype-not-here`` for a dtype of less than a byte.
         UnknownTypeError: reason ``not-installed``.
+
+    Example:
+        >>> import numpy as np
+        >>> report = to_safetensors("model.safetensors", {"w": np.arange(3)})
+        >>> from_safetensors("model.safetensors")
+        {'w': array([0, 1, 2])}
+
+    Source: docs/moving.md, "In" and "safetensors".
     """
-    make = inputs.maker(arrays)
+    make = inputs.array_maker("from_safetensors", arrays)
     if not storage.absolute(path).endswith(".json"):
         return {name: make(array) for name, array in _read(path, storage_options).items()}
-    where, places = _weight_map(path, storage_options)
+    where, file_of = _weight_map(path, storage_options)
     beside = storage.absolute(path).rpartition("/")[0]
     shards = {
-        file: _read(f"{beside}/{file}", storage_options) for file in dict.fromkeys(places.values())
+        file: _read(f"{beside}/{file}", storage_options) for file in dict.fromkeys(file_of.values())
     }
-    held = {(name, file) for file, tensors in shards.items() for name in tensors}
-    if held != set(places.items()):
-        name, file = sorted(held ^ set(places.items()))[0]
+    stored = {(name, file) for file, tensors in shards.items() for name in tensors}
+    if stored != set(file_of.items()):
+        name, file = sorted(stored ^ set(file_of.items()))[0]
         raise CorruptError(
             f"{where}: the index and the files disagree about {name!r:.200} in {file:.200}; get "
             "all files again"
         )
-    return {name: make(shards[file].pop(name)) for name, file in places.items()}
+    return {name: make(shards[file].pop(name)) for name, file in file_of.items()}
 
 
-def safetensors_metadata(path: Any, *, storage_options: Options = None) -> dict[str, str]:
+def safetensors_metadata(
+    path: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """Read the metadata of one safetensors file, and none of its tensors.
 
     Args:
         path: the path or URL of the file.
         storage_options: options of the store of a URL, as fsspec takes them.
 
+    Returns:
+        The metadata of the header; an empty dict where it has none.
+
     Raises:
         CorruptError: there is no sound header.
         StorageError: the file cannot be read.
+
+    Example:
+        >>> import numpy as np
+        >>> tree, metadata = {"w": np.ones(3)}, {"format": "np"}
+        >>> report = to_safetensors("model.safetensors", tree, metadata=metadata)
+        >>> safetensors_metadata("model.safetensors")
+        {'format': 'np'}
+
+    Source: docs/moving.md, "safetensors".
     """
-    with files.opened(path, storage_options) as file:
+    with files.open_file(path, storage_options) as file:
         where, nbytes = file.where, file.nbytes
         length = int.from_bytes(file.read(0, min(8, nbytes)), "little")
         if nbytes < 8 or length > min(nbytes - 8, _HEADER_MAX_NBYTES):
-            raise CorruptError(f"{where}: no safetensors file: its header has no {length} bytes")
+            raise CorruptError(
+                f"{where}: not a safetensors file: its header does not have {length} bytes"
+            )
         header = file.read(8, length)
-    found = _json(where, header).get(_METADATA, {})
-    if type(found) is not dict or any(type(value) is not str for value in found.values()):
-        raise CorruptError(f"{where}: metadata that is no map from str to str")
-    return found
+    metadata = _json(where, header).get(_METADATA, {})
+    if type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
+        raise CorruptError(f"{where}: the metadata is not a map from str to str")
+    return metadata
 
 
-def _read(path: Any, storage_options: Options) -> dict[str, Array]:
-    library = inputs.framework("safetensors")
+def _read(path: str | os.PathLike[str], storage_options: Options) -> dict[str, Array]:
+    library = inputs.import_package("safetensors")
     where, data = inputs.read(path, storage_options)
-    with inputs.damage(where, "no sound safetensors file"):
+    with inputs.corrupt_on_error(where, "not a sound safetensors file"):
         tensors = library.deserialize(bytes(data))
     # The library lets the last of two tensors of one name win.
     _json(where, data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -126,51 +157,55 @@ def _read(path: Any, storage_options: Options) -> dict[str, Array]:
                 reason=Reason.DTYPE_NOT_HERE,
             )
         dtype = dtypes.resolve(_DTYPES[code], where=where)
-        with inputs.damage(where, f"no array at {name!r:.200}"):
-            held = inputs.owned(tensor.pop("data"))
-            out[name] = array_bytes.from_bytes(held, dtype, shape, where=f"{where}: {name!r:.200}")
+        with inputs.corrupt_on_error(where, f"not an array: {name!r:.200}"):
+            values = inputs.copy_bytes(tensor.pop("data"))
+            at = f"{where}: {name!r:.200}"
+            out[name] = array_bytes.from_bytes(values, dtype, shape, where=at)
     return out
 
 
-def _weight_map(path: Any, storage_options: Options) -> tuple[str, dict[str, str]]:
+def _weight_map(
+    path: str | os.PathLike[str], storage_options: Options
+) -> tuple[str, dict[str, str]]:
     where, data = inputs.read(path, storage_options)
-    found = _json(where, data).get("weight_map")
-    if type(found) is not dict or not all(_is_plain(file) for file in found.values()):
+    file_of = _json(where, data).get("weight_map")
+    if type(file_of) is not dict or not all(_is_plain(file) for file in file_of.values()):
         raise CorruptError(
-            f"{where}: no index of safetensors: its weight_map must give, for each name, a file "
-            "beside it"
+            f"{where}: not an index of safetensors: its weight_map must have, for each name, a "
+            "file beside it"
         )
-    return where, found
+    return where, file_of
 
 
 def _is_plain(file: Any) -> bool:
-    """Tell whether an index names a file beside it, and nothing elsewhere."""
+    """Return whether an index names a file beside it, and nothing elsewhere."""
     return type(file) is str and os.path.basename(file) == file and file.endswith(".safetensors")
 
 
 def _json(where: str, data: Buffer) -> dict[str, Any]:
-    with inputs.damage(where, "no JSON object"):
-        found = json.loads(bytes(data), object_pairs_hook=_once)
-    if type(found) is not dict:
-        raise CorruptError(f"{where}: no JSON object")
-    return found
+    with inputs.corrupt_on_error(where, "not a JSON object"):
+        value = json.loads(bytes(data), object_pairs_hook=_unique)
+    if type(value) is not dict:
+        raise CorruptError(f"{where}: not a JSON object")
+    return value
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice")
-    return found
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object as a dict; raise ValueError where it has a key twice."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise ValueError("a key is there twice")
+    return entries
 
 
 def to_safetensors(
-    path: Any,
+    path: str | os.PathLike[str],
     source: Any,
     *,
     select: str | Sequence[str] | None = None,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
-    storage_options: Options = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Report:
     """Write the arrays of a checkpoint, or of a tree, as one safetensors file.
 
@@ -180,53 +215,66 @@ def to_safetensors(
         path: the path or URL of the file to write.
         source: the path or URL of a checkpoint, each byte of which is checked; or a tree.
         select: as for `load`; names then begin below what is selected.
-        metadata: str by str, for the header.
+        metadata: strings by name, for the header.
         overwrite: replace a file that is there.
         storage_options: options of the store of `path` and of that of `source`, as far as they are
             URLs.
 
     Returns:
-        What was written under which name, and all that the format could not hold.
+        The name of each array that was written, and all that the format cannot hold.
 
     Raises:
         StructureError: reason ``name-clash`` for two arrays of one name; ``cannot-carry`` for a
-            dtype that the format lacks. Nothing is written then.
+            dtype that the format lacks; ``metadata``. Nothing is written then.
         AlreadyCommittedError: the file exists.
         OutcomeUnknownError: in a bucket: the file is there wholly, or not at all.
         CorruptError, NotCommittedError, StorageError: as `load`.
+
+    Example:
+        >>> import ckptstore, numpy as np
+        >>> saved = ckptstore.save("ckpt", {"params": {"w": np.ones(3)}, "step": 7})
+        >>> report = to_safetensors("model.safetensors", "ckpt", select="$.params")
+        >>> dict(report.names), report.nbytes
+        ({'w': "$['params']['w']"}, 24)
+
+    Source: docs/moving.md, "Out".
     """
     metadata = _checked(metadata)
-    to, of = files.shared(storage_options, path, source)
-    found = export_plan.outline(source, select, of)
-    found.refuse("safetensors", lambda e: _code(e) is None or e.name == _METADATA)
+    options, source_options = files.split_options(storage_options, path, source)
+    plan = plan_export(source, select, source_options)
+    plan.refuse("safetensors", lambda e: _code(e) is None or e.name == _METADATA)
     # Widest first: every tensor then starts where its dtype may start.
-    entries = sorted(found.entries, key=lambda entry: -entry.itemsize)
-    lost = [
+    entries = sorted(plan.entries, key=lambda entry: -entry.itemsize)
+    losses = [
         Loss(e.path, "byte-order", "big-endian; written little-endian, with equal values")
         for e in entries
         if str(e.stored).startswith(">")
     ]
     if len(entries) > 1:
-        lost.append(Loss("$", "order", "readers give the names in an order of their own"))
+        losses.append(Loss("$", "order", "readers give the names in an order of their own"))
     header = _header(entries, metadata)
-    nbytes = len(header) + found.nbytes
-    where = files.publish(path, to, _chunks(header, entries), nbytes, overwrite=overwrite)
-    return found.report(where, lost)
+    nbytes = len(header) + plan.nbytes
+    where = files.write(path, options, _chunks(header, entries), nbytes, overwrite=overwrite)
+    return plan.report(where, losses)
 
 
 def _checked(metadata: Mapping[str, str] | None) -> dict[str, str]:
-    found = {} if metadata is None else metadata
-    sound = isinstance(found, Mapping)
-    if not sound or not all(_is_text(x) for item in found.items() for x in item):
-        raise StructureError(
-            "metadata must be a map from str to str, without lone surrogates",
+    if metadata is None:
+        return {}
+    is_map = isinstance(metadata, Mapping)
+    if not is_map or not all(_is_text(x) for item in metadata.items() for x in item):
+        raise bad_argument(
+            "to_safetensors",
+            "metadata",
+            metadata,
+            "a map from str to str without lone surrogates, such as {'format': 'np'}",
             reason=Reason.METADATA,
         )
-    return dict(found)
+    return dict(metadata)
 
 
 def _is_text(x: Any) -> bool:
-    """Tell whether readers take a str: JSON can hold lone surrogates, they refuse them."""
+    """Return whether readers take a str: JSON can hold lone surrogates, they refuse them."""
     return type(x) is str and not any("\ud800" <= c <= "\udfff" for c in x)
 
 

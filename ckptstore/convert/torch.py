@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import collections
+import os
 import pickle
 import zipfile
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from ckptstore.convert import files, inputs, local_copy
-from ckptstore.convert.files import Options
-from ckptstore.convert.like import step
-from ckptstore.errors import CorruptError, Reason, StructureError, UnsupportedError
+from ckptstore.convert import inputs
+from ckptstore.convert.files import open_file
+from ckptstore.convert.like import path_step
+from ckptstore.convert.local_copy import local_file
+from ckptstore.errors import CorruptError, Reason, UnsupportedError, bad_argument
 from ckptstore.format import dtypes
 
 _GROWTH = 4
@@ -22,10 +25,10 @@ _ZIP = b"PK\x03\x04"
 
 
 def from_torch(
-    path: Any,
+    path: str | os.PathLike[str],
     *,
     arrays: Literal["torch", "numpy"] = "torch",
-    storage_options: Options = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Read a file of `torch.save`, in torch's own restricted reader.
 
@@ -34,42 +37,52 @@ def from_torch(
 
     Args:
         path: the path or URL of the file.
-        arrays: ``"torch"`` gives what torch gives, on the CPU. ``"numpy"`` gives numpy arrays of
-            the same dtypes, in the dicts, lists and tuples that hold the tensors.
+        arrays: ``"torch"`` leaves the tensors of torch, on the CPU. ``"numpy"`` makes numpy arrays
+            of the same dtypes, in the dicts, lists and tuples that hold the tensors.
         storage_options: options of the store of a URL, as fsspec takes them.
+
+    Returns:
+        The object that was saved.
 
     Raises:
         UnsupportedError: reason ``weights-only`` where the file needs more than tensors and plain
             containers; ``dtype-not-here`` for a tensor that numpy has no array for.
-        CorruptError: the file is damaged, or none of torch.
+        CorruptError: the file is damaged, or not a file of torch.
         StorageError: the file cannot be read, or not be copied.
+        StructureError: reason ``bad-argument``.
         UnknownTypeError: reason ``not-installed``.
+
+    Example:
+        >>> import torch
+        >>> torch.save({"w": torch.ones(3), "epoch": 7}, "model.pt")
+        >>> from_torch("model.pt", arrays="numpy")
+        {'w': array([1., 1., 1.], dtype=float32), 'epoch': 7}
+
+    Source: docs/moving.md, "In" and "torch".
     """
     if arrays not in ("torch", "numpy"):
-        raise StructureError(
-            f"arrays={arrays!r:.80}, expected 'torch' or 'numpy'", reason=Reason.BAD_ARGUMENT
-        )
-    torch = inputs.framework("torch")
-    with files.opened(path, storage_options) as file, local_copy.file(file) as here:
+        raise bad_argument("from_torch", "arrays", arrays, "'torch' or 'numpy'")
+    torch = inputs.import_package("torch")
+    with open_file(path, storage_options) as file, local_file(file) as local_path:
         where, nbytes = file.where, file.nbytes
-        with inputs.damage(where, "torch cannot read it"):
-            with open(here, "rb") as start:
+        with inputs.corrupt_on_error(where, "torch cannot read it"):
+            with open(local_path, "rb") as start:
                 is_zip = start.read(len(_ZIP)) == _ZIP
             if is_zip:
-                _check_zip(where, here, nbytes)
+                _check_zip(where, local_path, nbytes)
             try:
-                loaded = torch.load(here, map_location="cpu", weights_only=True)
+                loaded = torch.load(local_path, map_location="cpu", weights_only=True)
             except pickle.UnpicklingError as error:
                 raise _refused(where, error) from error
     if arrays == "torch":
         return loaded
-    with inputs.damage(where, "nested too deep, or a container that holds itself"):
+    with inputs.corrupt_on_error(where, "nested too deep, or a container that holds itself"):
         return _Arrays(torch, where, _GROWTH * nbytes).convert(loaded, "$")
 
 
-def _check_zip(where: str, here: str, nbytes: int) -> None:
+def _check_zip(where: str, local_path: str, nbytes: int) -> None:
     """Refuse a zip that claims more than the file holds, and bytes that are not its CRC-32."""
-    with inputs.damage(where, "no zip file"), zipfile.ZipFile(here) as parts:
+    with inputs.corrupt_on_error(where, "not a zip file"), zipfile.ZipFile(local_path) as parts:
         entries = parts.infolist()
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
         if not stored or sum(entry.file_size for entry in entries) > nbytes:
@@ -88,10 +101,10 @@ def _check_zip(where: str, here: str, nbytes: int) -> None:
 
 
 def _refused(where: str, error: Exception) -> Exception:
-    first = str(error).strip().splitlines()
-    wanted = next((line.strip() for line in first if "GLOBAL" in line), first[0] if first else "")
+    lines = str(error).strip().splitlines()
+    cause = next((line.strip() for line in lines if "GLOBAL" in line), lines[0] if lines else "")
     return UnsupportedError(
-        f"{where}: it holds more than tensors and plain containers, or is damaged ({wanted:.300}); "
+        f"{where}: it holds more than tensors and plain containers, or is damaged ({cause:.300}); "
         "reading that could run code which the file chooses. In the program that wrote it, save "
         "the tensors alone: torch.save(model.state_dict(), path)",
         reason=Reason.WEIGHTS_ONLY,
@@ -99,17 +112,17 @@ def _refused(where: str, error: Exception) -> Exception:
 
 
 class _Arrays:
-    """Turns tensors into numpy arrays; what was one tensor becomes one array."""
+    """A converter of tensors to numpy arrays; one tensor in two places becomes one array."""
 
     def __init__(self, torch: Any, where: str, left: int) -> None:
         self.torch = torch
         self.where = where
         self.left = left
-        self.made: dict[int, Any] = {}
+        self.converted: dict[int, Any] = {}
 
     def convert(self, x: Any, path: str) -> Any:
-        if id(x) in self.made:
-            return self.made[id(x)]
+        if id(x) in self.converted:
+            return self.converted[id(x)]
         cls = type(x)
         out: Any = x
         if isinstance(x, self.torch.Tensor):
@@ -118,7 +131,7 @@ class _Arrays:
             out = cls()
             for key, value in cls.items(x):
                 self._refuse_tensors(key, path)
-                out[key] = self.convert(value, path + step(key))
+                out[key] = self.convert(value, path + path_step(key))
             for name, value in getattr(x, "__dict__", {}).items():
                 if name != "_metadata":  # of a state_dict, for torch's modules only
                     vars(out)[name] = self.convert(value, f"{path}.{name}")
@@ -126,7 +139,7 @@ class _Arrays:
             out = cls(self.convert(item, f"{path}[{i}]") for i, item in enumerate(x))
         else:
             self._refuse_tensors(x, path)
-        self.made[id(x)] = out
+        self.converted[id(x)] = out
         return out
 
     def _refuse_tensors(self, x: Any, path: str) -> None:
@@ -150,7 +163,7 @@ class _Arrays:
                 raise CorruptError("")
             nbytes = dtypes.item_nbytes(name, where=path)
             dtype = dtypes.resolve(name, where=path)
-            self._take(x, path)
+            self._count(x, path)
             host = x.detach().resolve_conj().resolve_neg().contiguous()
             if dtype.type.__module__ != "numpy":  # torch gives it as bits only
                 host = host.view({1: torch.uint8, 2: torch.int16}[nbytes])
@@ -162,7 +175,7 @@ class _Arrays:
             ) from None
         return np.array(host.numpy(), order="C").view(dtype)
 
-    def _take(self, x: Any, path: str) -> None:
+    def _count(self, x: Any, path: str) -> None:
         """Count the bytes of an array before it is made."""
         self.left -= x.numel() * x.element_size()
         if self.left < 0:

@@ -122,6 +122,9 @@ class Storage(Protocol):
     def child(self, name: str) -> Storage:
         """Return a directory below this one; it is closed with this one."""
 
+    def parent(self) -> tuple[Storage, str]:
+        """Return the directory above, and the name of this one in it: "" where there is none."""
+
     def children(self) -> Sequence[str]:
         """Return the names of the directories below."""
 

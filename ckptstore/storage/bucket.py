@@ -210,6 +210,11 @@ class BucketStorage:
         """Return the directory below; it shares the connections of this one."""
         return BucketStorage(self._requests, f"{self._prefix}{name}/")
 
+    def parent(self) -> tuple[BucketStorage, str]:
+        """Return the directory above, with this one's connections, and its name: "" of a bucket."""
+        above, slash, name = self._prefix.removesuffix("/").rpartition("/")
+        return BucketStorage(self._requests, above + slash), name
+
     def children(self) -> Sequence[str]:
         """List the prefixes below: a request for each 1,000."""
         start = len(self._prefix)

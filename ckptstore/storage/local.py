@@ -220,6 +220,11 @@ class LocalStorage:
         """Return a directory below."""
         return LocalStorage(self._at(name))
 
+    def parent(self) -> tuple[LocalStorage, str]:
+        """Return the directory above, and the name of this one in it: "" of the root."""
+        above, name = os.path.split(self.url)
+        return LocalStorage(above), name
+
     def children(self) -> Sequence[str]:
         """List the directories below, also behind symbolic links."""
         found: list[str] = []

@@ -469,10 +469,11 @@ def test_a_file_is_written_and_read_back(place, write, tree):
 
 
 def test_sizes_of_npz_files_are_known_before_they_are_written():
-    from ckptstore.convert import export_plan, npz
+    from ckptstore.convert import npz
+    from ckptstore.convert.export_plan import plan_export
 
     for tree in ({}, {"a": np.zeros((0, 3)), "ü" * 300: np.ones(7)}, TREE | LARGE):
-        entries = export_plan.outline(tree or {"x": 1}, None, None).entries
+        entries = plan_export(tree or {"x": 1}, None, None).entries
         sizes = {sum(map(len, npz._chunks(entries, of))) for of in (npz._zeros, npz._array)}
         assert len(sizes) == 1
 
@@ -666,7 +667,7 @@ def test_other_protocols_are_read_and_not_written_to():
 
 def test_an_open_file_gives_any_range(place):
     place.put("x.bin", bytes(range(100)))
-    with files.opened(f"{place.url}/x.bin", place.options) as file:
+    with files.open_file(f"{place.url}/x.bin", place.options) as file:
         assert file.nbytes == 100
         assert [file.read(), file.read(90), file.read(3, 2), file.read(100)] == [
             bytes(range(100)),
