@@ -225,6 +225,9 @@ class StorageContract:
         assert place.list() == {"MANIFEST": 4}
         below = place.child("b")
         assert below.url == f"{place.url}/b"
+        above, name = below.parent()
+        assert (above.url, name) == (place.url, "b")
+        assert above.list() == {"MANIFEST": 4}
         assert below.list() == {"MANIFEST": 7}
         assert below.holds("MANIFEST")
         assert not below.holds("data")

@@ -173,7 +173,7 @@ def test_what_is_not_there_is_said(place):
     for name, read in READERS.items():
         assert "run/no.eqx" in refused(read, f"{place.url}/no.eqx", **options)
         if name == "orbax":
-            error, words = ckptstore.StructureError, ("no item of Orbax",)
+            error, words = ckptstore.StructureError, ("not an item of Orbax",)
         else:
             error, words = ckptstore.StorageError, ("a directory", "not a regular file", "deep.eqx")
         text = refused(read, f"{place.url}/deep", error=error, **options)
