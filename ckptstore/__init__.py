@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptstore.checkpoint.description import Checkpoint, LeafInfo
+from ckptstore.checkpoint import Checkpoint, LeafInfo
 from ckptstore.errors import (
     AlreadyCommittedError,
     CheckpointError,
@@ -24,8 +24,7 @@ from ckptstore.runs import (
     keep_every,
     keep_last,
 )
-from ckptstore.saving.background import PendingSave, save_async
-from ckptstore.saving.writer import save
+from ckptstore.saving import PendingSave, save, save_async
 from ckptstore.types import Migration, register
 
 __version__ = "0.2.0"

@@ -1,1 +1,12 @@
-"""One checkpoint: committed once, seen whole, described, collected."""
+"""One checkpoint: committed once, seen whole, described, collected. Why it holds: docs/commit.md.
+
+Open to other wings: `commit`, the order of writes, and `garbage`, the collector.
+"""
+
+from __future__ import annotations
+
+from ckptstore.checkpoint.description import Checkpoint, LeafInfo
+from ckptstore.checkpoint.manifest_file import Committed, committed
+from ckptstore.checkpoint.snapshot import Snapshot, read_snapshot
+
+__all__ = ["Checkpoint", "Committed", "LeafInfo", "Snapshot", "committed", "read_snapshot"]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
-from ckptstore.checkpoint import commit
+from ckptstore.checkpoint.manifest_file import attempt_of, committed
 from ckptstore.errors import CorruptError, Reason, StorageError
 from ckptstore.format import names
-from ckptstore.format.names import MANIFEST, attempt_of
+from ckptstore.format.names import MANIFEST
 from ckptstore.storage import Storage
 
 
@@ -30,17 +30,17 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
         CorruptError: the manifest cannot be read, so nothing can be told apart; nothing is removed.
         StorageError: as the store says.
     """
-    holder = commit.committed(storage)  # before the listing, whose time of it is then no older
+    holder = committed(storage)  # before the listing, whose time of it is then no older
     changed, unfinished = storage.changed(), storage.unfinished()
-    committed = commit.attempt_of(holder)
-    if holder is not None and committed is None:
+    kept = attempt_of(holder)
+    if holder is not None and kept is None:
         raise CorruptError(
             f"{storage.url}: {MANIFEST} is damaged, so what is garbage cannot be told; nothing was "
             "removed; verify it",
             reason=Reason.CORRUPT,
         )
     attempts = _by_attempt(changed, unfinished)
-    attempts.pop(committed or "", None)
+    attempts.pop(kept or "", None)
     short_lived = [name for name in changed if names.is_short_lived(name)]
     if not attempts and not short_lived:
         return []
@@ -71,7 +71,7 @@ def _by_attempt(*times: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Return when each file was changed, by the attempt that it belongs to."""
     attempts: dict[str, dict[str, float]] = {}
     for name, time in (item for found in times for item in found.items()):
-        if (attempt := attempt_of(name)) is not None:
+        if (attempt := names.attempt_of(name)) is not None:
             files = attempts.setdefault(attempt, {})
             files[name] = max(time, files.get(name, time))
     return attempts
@@ -104,7 +104,7 @@ def _remove(storage: Storage, attempt: str, files: Iterable[str]) -> bool:
         storage.create(mark, mine)
     except FileExistsError:
         return False  # another collector's
-    holder = commit.committed(storage)
+    holder = committed(storage)
     if holder is not None and holder.attempt in (None, attempt):
         storage.delete(mark, expected=mine)
         return False

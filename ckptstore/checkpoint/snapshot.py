@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ckptstore.checkpoint.commit import Committed, committed, committed_bytes, not_committed
+from ckptstore.checkpoint.commit import not_committed
+from ckptstore.checkpoint.manifest_file import Committed, committed, committed_bytes
 from ckptstore.digests import Buffer, Digest, Hasher
 from ckptstore.errors import CorruptError, Reason, StorageError
 from ckptstore.format import INDEX_MAX_NBYTES, File, Manifest
@@ -40,7 +41,7 @@ class Snapshot:
     def fill(self, name: str, offset: int, buffer: Buffer) -> Digest:
         """Fill `buffer` from `offset` of a file, a piece at a time, and return its digest.
 
-        `read` starts again where the file was taken away.
+        `read_snapshot` starts again where the file was taken away.
         """
         state, view = Hasher(), memoryview(buffer).cast("B")
         size = self.storage.traffic.piece_nbytes
@@ -56,7 +57,7 @@ class Snapshot:
         return state.digest()
 
 
-def read(storage: Storage, use: Callable[[Snapshot], T]) -> T:
+def read_snapshot(storage: Storage, use: Callable[[Snapshot], T]) -> T:
     """Call `use` with the committed checkpoint.
 
     Where an overwrite takes the files away meanwhile, `use` is called again with the new one.

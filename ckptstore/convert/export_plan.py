@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from ckptstore import storage
-from ckptstore.checkpoint import snapshot as snapshots
-from ckptstore.checkpoint.snapshot import Snapshot
+from ckptstore.checkpoint import Snapshot, read_snapshot
 from ckptstore.convert.files import Options
 from ckptstore.convert.flat_names import FlatNames, Loss
 from ckptstore.errors import Reason, StructureError, listed
@@ -143,7 +142,7 @@ def plan_export(
         return _of_checkpoint(snapshot, select)
 
     with storage.open(source, storage_options) as store:
-        return snapshots.read(store, use)
+        return read_snapshot(store, use)
 
 
 def _of_tree(x: Any, select: str | Sequence[str] | None) -> ExportPlan:

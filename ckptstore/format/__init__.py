@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ckptstore.format.draft import Draft, encode_draft, seal
 from ckptstore.format.index import (
     BLOB_KINDS,
     DICT_KINDS,
@@ -42,6 +43,7 @@ __all__ = [
     "MANIFEST_MAX_NBYTES",
     "SMALL_ALIGNMENT",
     "TREE_MAX_DEPTH",
+    "Draft",
     "File",
     "Index",
     "Integers",
@@ -57,8 +59,10 @@ __all__ = [
     "cell_starts",
     "decode_index",
     "decode_manifest",
+    "encode_draft",
     "encode_index",
     "encode_manifest",
     "encode_metadata",
     "lay_out",
+    "seal",
 ]

@@ -208,6 +208,12 @@ def encode_index(index: Index) -> bytes:
     )
 
 
+def with_digests(encoded: bytes, digests: Sequence[Digest]) -> bytes:
+    """Return an encoded index with these digests of its spans instead of those that it has."""
+    joined = wire.pack_digests(digests)
+    return encoded[: len(encoded) - len(joined)] + joined
+
+
 def _pack_columns(table: Nodes | Leaves | Spans, columns: Iterable[str]) -> dict[str, Any]:
     return {column: wire.pack_integers(getattr(table, column)) for column in columns}
 

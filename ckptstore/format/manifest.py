@@ -18,7 +18,7 @@ from ckptstore.format import wire
 from ckptstore.format.fields import Fields
 from ckptstore.format.metadata import Metadata, decode_metadata, encode_metadata
 from ckptstore.format.names import Role, is_attempt, is_file_name
-from ckptstore.format.wire import DIGEST, MAX_DEPTH, MAX_ELEMENTS
+from ckptstore.format.wire import DIGEST, DIGEST_NBYTES, MAX_DEPTH, MAX_ELEMENTS
 
 MAGIC = "ckptstore"
 VERSION = (1, 0)
@@ -70,9 +70,16 @@ class Manifest:
     version: tuple[int, int] = VERSION
 
 
-def encode_manifest(manifest: Manifest) -> bytes:
-    """Return the bytes of `MANIFEST`."""
-    ages = [file.age for file in manifest.files]
+_SEAL_NBYTES = len(wire.pack({DIGEST: bytes(DIGEST_NBYTES)}))
+
+
+def encode_manifest(manifest: Manifest, metadata: bytes | None = None) -> bytes:
+    """Return the bytes of `MANIFEST`.
+
+    Args:
+        manifest: what they say.
+        metadata: its metadata, if they are encoded already.
+    """
     payload = wire.pack(
         {
             "attempt": manifest.attempt,
@@ -81,18 +88,45 @@ def encode_manifest(manifest: Manifest) -> bytes:
             "step": manifest.step,
             "metrics": dict(manifest.metrics),
             "writer": dict(manifest.writer),
-            "metadata": encode_metadata(manifest.metadata),
+            "metadata": encode_metadata(manifest.metadata) if metadata is None else metadata,
             "files": {
                 "name": [file.name for file in manifest.files],
                 "size": wire.pack_integers([file.nbytes for file in manifest.files]),
                 "role": [file.role for file in manifest.files],
                 DIGEST: [file.digest for file in manifest.files],
-                **({"age": wire.pack_integers(ages)} if any(ages) else {}),
+                **_ages(manifest),
             },
             "index": manifest.index,
         }
     )
     body = _HEAD + bytes(manifest.version) + b"\xc6" + len(payload).to_bytes(4, "big") + payload
+    return body + wire.pack({DIGEST: digest(body)})
+
+
+def _ages(manifest: Manifest) -> dict[str, bytes]:
+    """Return the column of ages, which is left out where nothing is taken over."""
+    ages = [file.age for file in manifest.files]
+    return {"age": wire.pack_integers(ages)} if any(ages) else {}
+
+
+def sealed(data: bytes, manifest: Manifest) -> bytes:
+    """Return encoded bytes with the index, or with the digest of its file, as they are now.
+
+    Args:
+        data: an encoded manifest.
+        manifest: what it says, but that the inline index has other bytes, as many; or, where there
+            is none, that the last file has another digest.
+    """
+    end = len(data) - _SEAL_NBYTES
+    if manifest.index is not None:
+        body = data[: end - len(manifest.index)] + manifest.index
+    else:
+        file_digest = manifest.files[-1].digest
+        assert file_digest is not None
+        # What comes after the last row of the column of digests: entries of maps, without headers.
+        after = sum(len(wire.pack(row)) - 1 for row in (_ages(manifest), {"index": None}))
+        at = end - after - DIGEST_NBYTES
+        body = data[:at] + file_digest + data[at + DIGEST_NBYTES : end]
     return body + wire.pack({DIGEST: digest(body)})
 
 
@@ -222,4 +256,4 @@ def _decode_files(fields: Fields, attempt: str) -> list[File]:
 
 
 def _is_digest(value: Any) -> bool:
-    return type(value) is bytes and len(value) == 16
+    return type(value) is bytes and len(value) == DIGEST_NBYTES

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ckptstore import concurrency
-from ckptstore.checkpoint.snapshot import Snapshot
+from ckptstore.checkpoint import Snapshot
 from ckptstore.digests import digest
 from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import LARGE_NBYTES, Index
@@ -53,7 +53,7 @@ def fetch(
     queue: collections.deque[tuple[Range, Array, bool, Future[None]]] = collections.deque()
     in_flight = 0
     traffic = snapshot.storage.traffic
-    wanted = ranges.plan(
+    wanted = ranges.ranges_of(
         index,
         [leaf for leaf in makers if sizes[leaf]],
         alone_nbytes=traffic.alone_nbytes,

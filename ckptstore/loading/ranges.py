@@ -34,7 +34,7 @@ class Range:
     parts: tuple[Part, ...]
 
 
-def plan(
+def ranges_of(
     index: Index, leaves: Iterable[int], *, alone_nbytes: int, gap_nbytes: int
 ) -> Iterator[Range]:
     """Yield the ranges that hold the spans of `leaves`, by file and offset.

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ckptstore import storage, tree
-from ckptstore.checkpoint import snapshot as snapshots
-from ckptstore.checkpoint.description import Checkpoint
-from ckptstore.checkpoint.snapshot import Snapshot
+from ckptstore.checkpoint import Checkpoint, Snapshot, read_snapshot
 from ckptstore.errors import bad_argument
 from ckptstore.loading import fetch
 from ckptstore.tree import Target
@@ -88,7 +86,7 @@ def load(
         return _Load(snapshot, classes, cast, arrays == "numpy").run(like, select)
 
     with storage.open(url, storage_options) as store:
-        return snapshots.read(store, use)
+        return read_snapshot(store, use)
 
 
 def inspect(
@@ -132,7 +130,7 @@ def inspect(
         return checkpoint
 
     with storage.open(url, storage_options) as store:
-        return snapshots.read(store, use)
+        return read_snapshot(store, use)
 
 
 def _by_name(types: Iterable[type] | Mapping[str, type]) -> dict[str, type]:

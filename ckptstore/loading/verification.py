@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ckptstore import concurrency, storage
-from ckptstore.checkpoint import snapshot as snapshots
-from ckptstore.checkpoint.snapshot import Snapshot
+from ckptstore.checkpoint import Snapshot, read_snapshot
 from ckptstore.digests import digest
 from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import Index
@@ -69,7 +68,7 @@ def verify(
     """
     with storage.open(url, storage_options) as store:
         try:
-            return snapshots.read(store, _problems)
+            return read_snapshot(store, _problems)
         except CorruptError as error:
             return [Problem(error.reason, store.url, str(error))]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from ckptstore import storage
-from ckptstore.checkpoint import commit, garbage
+from ckptstore.checkpoint import commit, committed, garbage
 from ckptstore.errors import (
     AlreadyCommittedError,
     CheckpointError,
@@ -21,7 +22,7 @@ from ckptstore.runs import retention
 from ckptstore.runs.metrics import Metrics
 from ckptstore.runs.retention import Mode, Rule
 from ckptstore.saving import incremental
-from ckptstore.saving.incremental import Base
+from ckptstore.saving.incremental import Previous
 from ckptstore.storage import Storage
 
 _log = logging.getLogger("ckptstore")
@@ -44,7 +45,7 @@ class Run:
         metrics: what is known of the metrics of its steps.
     """
 
-    def __init__(self, url: Any, options: Mapping[str, Any] | None) -> None:
+    def __init__(self, url: str | os.PathLike[str], options: Mapping[str, Any] | None) -> None:
         self.place = storage.absolute(url)
         self.options = options
         self.metrics = Metrics()
@@ -123,7 +124,7 @@ class Run:
             reason=Reason.NO_STEP,
         )
 
-    def base(self, step: int | None) -> Base | None:
+    def previous(self, step: int | None) -> Previous | None:
         """Return what a save may take over of a step, or of the newest; None where there is none.
 
         Raises:
@@ -194,7 +195,7 @@ def _committed(store: Storage) -> list[int]:
 
 def _refuse_checkpoint(store: Storage) -> None:
     """Raise where a directory holds a manifest of its own, and no step."""
-    holder = commit.committed(store)
+    holder = committed(store)
     if holder is None or holder.attempt is None or _committed(store):
         return
     step = holder.manifest().step

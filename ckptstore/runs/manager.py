@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Self
 
 from ckptstore import loading
-from ckptstore.checkpoint.description import Checkpoint
+from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CorruptError, NotCommittedError, Reason, StructureError
-from ckptstore.format.names import check_step
 from ckptstore.runs import retention
 from ckptstore.runs.directory import Run
-from ckptstore.runs.interval import Every, SaveInterval
+from ckptstore.runs.interval import Every
 from ckptstore.runs.preemption import Preemption
 from ckptstore.runs.retention import Mode, Rule
-from ckptstore.saving import background, request, writer
-from ckptstore.saving.background import PendingSave
-from ckptstore.saving.incremental import Series
+from ckptstore.runs.saves import Saves
+from ckptstore.saving import PendingSave
 
 
 class Manager:
@@ -58,24 +57,23 @@ class Manager:
 
     def __init__(
         self,
-        url: Any,
+        url: str | os.PathLike[str],
         *,
         keep: Rule | None = None,
         every: Every = None,
         keep_full_every: int = 10,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        retention.check_rule(keep)
-        self._keep = keep
-        self._interval = SaveInterval(every)
         self._run = Run(url, storage_options)
-        # The first save may take over what is in the step that this process has read.
-        self._series = Series(keep_full_every, lambda: self._run.base(self.loaded_step))
+        self._saves = Saves(
+            self._run,
+            keep=keep,
+            every=every,
+            keep_full_every=keep_full_every,
+            loaded_step=lambda: self.loaded_step,
+        )
         self.url = self._run.url
         self.loaded_step: int | None = None
-        self._checked = False
-        self._damaged: set[int] = set()
-        self._pending: PendingSave | None = None
         self._at_exit = contextlib.ExitStack()
 
     def __reduce__(self) -> Any:
@@ -83,9 +81,9 @@ class Manager:
             raise TypeError("storage_options may hold secrets; make the Manager again where it is")
         made = functools.partial(
             Manager,
-            keep=self._keep,
-            every=self._interval.every,
-            keep_full_every=self._series.keep_full_every,
+            keep=self._saves.keep,
+            every=self._saves.every,
+            keep_full_every=self._saves.keep_full_every,
         )
         return made, (self._run.place,)
 
@@ -97,28 +95,32 @@ class Manager:
 
     def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
         with self._at_exit:
-            self._wait()
+            self._saves.wait()
             if error is None:
-                self._tell()  # else its error is told by the next call, or when the process ends
+                self._saves.check()  # else the next call raises it, or the process tells of it
 
     def save(
         self,
         step: int,
         tree: Any,
         *,
+        metadata: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
+        supplied: Sequence[str] = (),
+        overwrite: bool = False,
         force: bool = False,
-        **options: Any,
     ) -> Checkpoint | None:
         """Save a step; when this returns, it is committed and durable.
 
         Args:
             step: 0 or more.
             tree: the state.
+            metadata: as of `ckptstore.save`.
             metrics: numbers by name, for `best` and for rules of retention.
+            supplied: as of `ckptstore.save`.
+            overwrite: replace the step that is there.
             force: save whatever `every` says, as before the process ends. The metrics that `keep`
                 looks at may then be left out.
-            options: the other arguments of `ckptstore.save`.
 
         Returns:
             What `inspect` would return, or None where `every` says that this call does not save.
@@ -129,27 +131,36 @@ class Manager:
                 ``is-a-checkpoint``: the URL is not of a run.
             CheckpointError: as `ckptstore.save`.
         """
-        if not self._is_due(step, metrics, force):
+        if not self._saves.is_due(step, metrics, force=force):
             return None
-        self._wait()
-        self._tell()
-        saved = writer.save(self._run.at(step), tree, **self._told(step, metrics, options))
-        self._interval.saved(step)
-        self._saved(saved)
-        return saved
+        request = self._saves.request(
+            step, metadata=metadata, metrics=metrics, supplied=supplied, overwrite=overwrite
+        )
+        return self._saves.save(step, tree, request)
 
     def save_async(
         self,
         step: int,
         tree: Any,
         *,
+        metadata: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
+        supplied: Sequence[str] = (),
+        overwrite: bool = False,
+        wait: bool = True,
         force: bool = False,
-        **options: Any,
     ) -> PendingSave | None:
         """Save a step while training goes on; return once the tree may be changed.
 
-        The arguments are those of `save`, the `options` those of `ckptstore.save_async`.
+        Args:
+            step: 0 or more.
+            tree: the state.
+            metadata: as of `ckptstore.save`.
+            metrics: as of `save`.
+            supplied: as of `ckptstore.save`.
+            overwrite: as of `save`.
+            wait: as of `ckptstore.save_async`.
+            force: as of `save`.
 
         Returns:
             The save under way, or None where `every` says that this call does not save.
@@ -157,24 +168,36 @@ class Manager:
         Raises:
             CheckpointError: as `save` and `ckptstore.save_async`; that of the save before, too.
         """
-        if not self._is_due(step, metrics, force):
+        if not self._saves.is_due(step, metrics, force=force):
             return None
-        told = self._told(step, metrics, options)
-        place = self._run.at(step)
-        return background.save_async(place, tree, _begun=self._begun, _then=self._ended, **told)
+        request = self._saves.request(
+            step, metadata=metadata, metrics=metrics, supplied=supplied, overwrite=overwrite
+        )
+        return self._saves.save_async(step, tree, request, wait=wait)
 
     def load(
-        self, step: int | None = None, like: Any = None, *, fallback: bool = False, **options: Any
+        self,
+        step: int | None = None,
+        like: Any = None,
+        *,
+        select: str | Sequence[str] | None = None,
+        types: Iterable[type] | Mapping[str, type] = (),
+        cast: bool = False,
+        arrays: Literal["numpy"] | None = None,
+        fallback: bool = False,
     ) -> Any:
         """Load a step, or the newest.
 
         Args:
             step: None is the newest.
             like: as of `ckptstore.load`.
+            select: as of `ckptstore.load`.
+            types: as of `ckptstore.load`.
+            cast: as of `ckptstore.load`.
+            arrays: as of `ckptstore.load`.
             fallback: where the newest is damaged, load the newest that is not. Each step passed
                 over is logged at WARNING and stays as it is, until this Manager saves that step
                 again: that replaces it.
-            options: the other arguments of `ckptstore.load`.
 
         Raises:
             NotCommittedError: no such step, or none at all (reason ``no-step``).
@@ -183,11 +206,13 @@ class Manager:
             CheckpointError: as `ckptstore.load`. What is no damage is never passed over, such as
                 types that are not found or a disk that cannot be read.
         """
-        self._tell()
+        self._saves.check()
+        load = functools.partial(
+            self._load, like=like, select=select, types=types, cast=cast, arrays=arrays
+        )
         if step is None:
-            load = functools.partial(self._load, like=like, options=options)
             loaded, damaged = self._run.load_newest(load, fallback=fallback)
-            self._damaged.update(damaged)
+            self._saves.damaged(damaged)
             return loaded
         if fallback:
             raise StructureError(
@@ -195,10 +220,18 @@ class Manager:
                 "Manager.steps() one by one",
                 reason=Reason.BAD_ARGUMENT,
             )
-        return self._load(step, like, options)
+        return load(step)
 
     def load_or_init(
-        self, init: Callable[[], Any], like: Any = None, *, fallback: bool = False, **options: Any
+        self,
+        init: Callable[[], Any],
+        like: Any = None,
+        *,
+        select: str | Sequence[str] | None = None,
+        types: Iterable[type] | Mapping[str, type] = (),
+        cast: bool = False,
+        arrays: Literal["numpy"] | None = None,
+        fallback: bool = False,
     ) -> Any:
         """Load the newest step, or where the run has none yet, return ``init()``.
 
@@ -217,7 +250,9 @@ class Manager:
                 reason=Reason.BAD_ARGUMENT,
             )
         try:
-            return self.load(like=like, fallback=fallback, **options)
+            return self.load(
+                like=like, select=select, types=types, cast=cast, arrays=arrays, fallback=fallback
+            )
         except NotCommittedError as error:
             if error.reason != Reason.NO_STEP:
                 raise
@@ -225,12 +260,12 @@ class Manager:
 
     def steps(self) -> list[int]:
         """Return the committed steps, in order, without reading a manifest."""
-        self._tell()
+        self._saves.check()
         return self._run.committed()
 
     def latest(self) -> int | None:
         """Return the newest committed step, or None; saves that were killed are passed over."""
-        self._tell()
+        self._saves.check()
         return self._run.newest()
 
     def best(self, metric: str, mode: Mode = "min") -> int | None:
@@ -242,7 +277,7 @@ class Manager:
             StructureError: reason ``missing-metric``: no step has a finite value of it.
         """
         retention.check_metric("best", metric, mode)
-        self._tell()
+        self._saves.check()
         return self._run.best(metric, mode)
 
     def delete(self, step: int) -> None:
@@ -254,7 +289,7 @@ class Manager:
             StorageError: it is there still, or (reason ``not-removed``) not all of its files are
                 removed.
         """
-        self._tell()
+        self._saves.check()
         self._run.delete(step)
 
     def gc(self, *, grace: float = 24 * 3600.0, dry_run: bool = False) -> dict[int, list[str]]:
@@ -271,7 +306,7 @@ class Manager:
             StructureError: reason ``bad-argument``.
             CorruptError: of a step whose manifest is damaged; the steps before it are done.
         """
-        self._tell()
+        self._saves.check()
         return self._run.collect(grace, dry_run=dry_run)
 
     def on_preemption(self, notice: Callable[[], Any] | None = None) -> Preemption:
@@ -288,68 +323,15 @@ class Manager:
         self._at_exit.callback(preempted.close)
         return preempted
 
-    def _is_due(self, step: int, metrics: Any, force: bool) -> bool:
-        """Tell whether a call of `save` saves, after a look at its arguments."""
-        self._tell()
-        check_step(step)
-        request.check_metrics(metrics)
-        if not self._interval.called(step) and not force:
-            return False
-        if not force:
-            retention.check_given(self._keep, step, metrics)
-        if not self._checked:
-            self._run.check()
-            self._checked = True
-        return True
-
-    def _told(self, step: int, metrics: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a save is told beside the place and the tree."""
-        return dict(
-            step=step,
-            metrics=metrics,
-            storage_options=self._run.options,
-            _series=self._series,
-            **{"overwrite": step in self._damaged, **options},
-        )
-
-    def _begun(self, pending: PendingSave) -> None:
-        """Know the save in the background, of several threads the one that was begun last."""
-        assert pending.step is not None
-        self._pending = pending
-        self._interval.saved(pending.step)
-
-    def _ended(self, saved: Checkpoint | None) -> None:
-        """Do what comes after a save in the background, in its thread."""
-        if saved is None:
-            self._interval.failed()
-        else:
-            self._saved(saved)
-
-    def _saved(self, saved: Checkpoint) -> None:
-        """Evict, after the commit and in the thread of the save."""
-        assert saved.step is not None
-        self._run.metrics.remember(saved.step, saved.attempt, saved.metrics)
-        self._damaged.discard(saved.step)
-        if self._keep is not None:
-            self._run.evict(self._keep, saved.step)
-
-    def _load(self, step: int, like: Any, options: Mapping[str, Any]) -> Any:
-        at, stored = self._run.at(step), self._run.options
+    def _load(self, step: int, **arguments: Any) -> Any:
+        """Load a step; the arguments are those of `ckptstore.load`."""
         try:
-            loaded = loading.load(at, like, storage_options=stored, **options)
+            loaded = loading.load(
+                self._run.at(step), storage_options=self._run.options, **arguments
+            )
         except CorruptError:
-            self._series.distrust()
+            self._saves.distrust()
             raise
         self.loaded_step = step
-        self._interval.resumed(step)
+        self._saves.loaded(step)
         return loaded
-
-    def _wait(self) -> None:
-        """Wait for the save in the background to end, well or badly."""
-        if self._pending is not None:
-            self._pending.wait()
-
-    def _tell(self) -> None:
-        """Raise the error of a save in the background that nobody was told of yet."""
-        if self._pending is not None:
-            self._pending.check()

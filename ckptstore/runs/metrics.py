@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from ckptstore import concurrency
-from ckptstore.checkpoint import commit
+from ckptstore.checkpoint import committed
 from ckptstore.errors import CorruptError, UnsupportedError
 from ckptstore.format.names import step_name
 from ckptstore.runs.retention import StepInfo
@@ -58,7 +58,7 @@ class Look:
             return False
         if step in self._unreadable:
             return True
-        holder = commit.committed(self._run.child(step_name(step)))
+        holder = committed(self._run.child(step_name(step)))
         if holder is not None and holder.attempt == self._here[step][0]:
             return False
         self._known.pop(step, None)
@@ -80,7 +80,7 @@ class Look:
         concurrency.run(self._read_one, rows, self._run.traffic.reads, name="ckptstore-metrics")
 
     def _read_one(self, step: int) -> None:
-        holder = commit.committed(self._run.child(step_name(step)))
+        holder = committed(self._run.child(step_name(step)))
         if holder is None:  # it was deleted meanwhile
             self._unreadable.add(step)
             return

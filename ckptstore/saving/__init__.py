@@ -1,1 +1,13 @@
-"""From a tree to a committed checkpoint."""
+"""From a tree to a committed checkpoint, in the call or in the background.
+
+Open to other wings: `writer` and `background` with what a `Manager` says beside, `request`, and
+`incremental` for what one save takes over from another.
+"""
+
+from __future__ import annotations
+
+from ckptstore.saving.background import save_async
+from ckptstore.saving.pending import PendingSave
+from ckptstore.saving.writer import save
+
+__all__ = ["PendingSave", "save", "save_async"]

@@ -5,21 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ckptstore.checkpoint.description import Checkpoint
 from ckptstore.errors import CheckpointError, Reason
 from ckptstore.saving import process_exit, writer
 from ckptstore.saving.incremental import Series
-from ckptstore.saving.writer import Attempt
+from ckptstore.saving.pending import PendingSave, Then
+from ckptstore.saving.request import SaveRequest
 
 Begun = Callable[["PendingSave"], None]
 """Given a save before its thread is started: an interrupt may keep it from the caller."""
-
-Then = Callable[[Checkpoint | None], None]
-"""What a thread does before the save has ended, with None where it failed; it raises nothing."""
 
 _LOOK_SECONDS = 0.5
 
@@ -35,135 +31,8 @@ _ending = False
 """It has begun, so saves are finished in the call."""
 
 
-class PendingSave:
-    """A save that goes on in the background.
-
-    Attributes:
-        url: the checkpoint's own directory.
-        step: as given to `save_async`.
-    """
-
-    def __init__(self, attempt: Attempt, then: Then | None = None) -> None:
-        self.url = attempt.url
-        self.step = attempt.step
-        self._attempt: Attempt | None = attempt
-        self._then = then
-        self._thread: threading.Thread | None = None
-        self._taken = threading.Lock()
-        self._ended = threading.Event()
-        self._checkpoint: Checkpoint | None = None
-        self._error: BaseException | None = None
-        self._told = False
-
-    def __repr__(self) -> str:
-        state = "under way" if not self.done() else "failed" if self._error else "saved"
-        return f"<PendingSave {self.url} step={self.step} {state}>"
-
-    def done(self) -> bool:
-        """Tell whether the save has ended, well or badly."""
-        return self._ended.is_set()
-
-    def result(self, timeout: float | None = None) -> Checkpoint:
-        """Wait for the end of the save; when this returns, it is committed and durable.
-
-        Args:
-            timeout: seconds to wait at most; None: as long as it takes.
-
-        Returns:
-            What `save` would return.
-
-        Raises:
-            TimeoutError: the save goes on.
-            CheckpointError: what `save` would raise, and (reason ``other-process``) that a parent
-                process does this save.
-        """
-        if not self._ended.wait(timeout):
-            raise TimeoutError(f"{self.url}: not saved after {timeout} s; the save goes on")
-        if self._error is not None:
-            self._told = True
-            raise self._error
-        assert self._checkpoint is not None
-        return self._checkpoint
-
-    def wait(self) -> None:
-        """Wait for the end of the save, however it ends.
-
-        A signal handler may do so before there is a thread: then it is made here.
-        """
-        if not self.done() and (self._thread is None or self._thread.ident is None):
-            self._run()
-        if not self.done() and self._thread is threading.current_thread():
-            raise CheckpointError(
-                f"{self.url}: a rule of `keep` waits for the save that asks it, which would be for "
-                "ever; a rule only says what to keep: save in the loop",
-                reason=Reason.SAVE_PENDING,
-            )
-        self._ended.wait()
-
-    def check(self) -> None:
-        """Raise the error of the save, if it has ended with one that nobody was told of."""
-        if self._untold() is not None:
-            self.result()
-
-    def _untold(self) -> BaseException | None:
-        return None if self._told or not self.done() else self._error
-
-    def _run(self) -> None:
-        """Finish the save, unless that was begun already or it was given up."""
-        if self._take():
-            self._finish()
-
-    def _give_up(self) -> None:
-        """Make that the save never was, unless it was begun already."""
-        if self._take():
-            self._forget()
-            assert self._attempt is not None
-            self._attempt.__exit__(None, None, None)
-            self._end()
-
-    def _forget(self) -> None:
-        """Wait for this save no more; a signal handler that saved may have done so already."""
-        with contextlib.suppress(ValueError):
-            _saves.remove(self)
-
-    def _take(self) -> bool:
-        """Tell whether this is the first call."""
-        return self._taken.acquire(blocking=False)
-
-    def _finish(self) -> None:
-        attempt, self._attempt = self._attempt, None
-        assert attempt is not None
-        try:
-            with attempt:
-                self._checkpoint = attempt.finish()
-        except BaseException as error:
-            _clear_frames(error)
-            self._error = error
-        del attempt  # with it go the values, before anybody is told
-        self._end()
-
-    def _end(self) -> None:
-        try:
-            if self._then is not None:
-                self._then(self._checkpoint)
-        finally:
-            self._ended.set()
-
-    def _belongs_to_parent(self) -> None:
-        """In a process forked meanwhile: nobody here finishes this save, or tells its error."""
-        self._told = True
-        if not self._ended.is_set():
-            self._attempt, self._ended = None, threading.Event()  # its lock may be held for good
-            self._error = CheckpointError(
-                f"{self.url}: this save was begun by the process that this one was forked from; "
-                "ask there, or load the checkpoint to see whether it is there",
-                reason=Reason.OTHER_PROCESS,
-            )
-            self._ended.set()
-
-
 def save_async(
-    url: Any,
+    url: str | os.PathLike[str],
     tree: Any,
     *,
     step: int | None = None,
@@ -173,9 +42,6 @@ def save_async(
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     wait: bool = True,
-    _begun: Begun | None = None,
-    _then: Then | None = None,
-    _series: Series | None = None,
 ) -> PendingSave:
     """Save a whole tree as it is now, while the caller goes on; `result` tells of the end.
 
@@ -209,28 +75,53 @@ def save_async(
     arrays in this host's memory are not copied: XLA is kept from reusing them, so a step that was
     to be given their memory takes new memory.
     """
+    request = SaveRequest.of(
+        step=step,
+        metadata=metadata,
+        metrics=metrics,
+        supplied=supplied,
+        overwrite=overwrite,
+        storage_options=storage_options,
+    )
+    return begin(url, tree, request, wait=wait)
+
+
+def begin(
+    url: str | os.PathLike[str],
+    tree: Any,
+    request: SaveRequest,
+    series: Series | None = None,
+    *,
+    wait: bool = True,
+    begun: Begun | None = None,
+    then: Then | None = None,
+) -> PendingSave:
+    """Begin a save in the background.
+
+    Args:
+        url: the checkpoint's own directory.
+        tree: the state.
+        request: what else the caller says.
+        series: the saves of a run, as of `writer.begin`.
+        wait: for the save before this one to end. If false, and that one is under way, refuse.
+        begun: called with the save before its thread is started.
+        then: called in that thread at the end of the save.
+
+    Raises:
+        CheckpointError: as `save_async`.
+    """
     if not _lock.acquire(blocking=wait):
         raise _pending("another thread begins a save right now")
     try:
         _settle(wait)
         _watch()
-        attempt = writer.prepare(
-            url,
-            tree,
-            step=step,
-            metadata=metadata,
-            metrics=metrics,
-            supplied=supplied,
-            overwrite=overwrite,
-            storage_options=storage_options,
-            series=_series,
-        )
+        attempt = writer.begin(url, tree, request, series, compare=False)
         try:
             attempt.fix()
         except BaseException:
             attempt.__exit__(None, None, None)
             raise
-        return _begin(PendingSave(attempt, _then), _begun)
+        return _run_in_thread(PendingSave(attempt, then), begun)
     finally:
         _lock.release()
 
@@ -241,7 +132,7 @@ def _settle(wait: bool) -> None:
         if not wait and not save.done():
             raise _pending(f"the save to {save.url} is under way")
         save.wait()
-        save._forget()
+        _forget(save)
         error = save._untold()
         if error is not None:
             error.add_note(f"This was the save to {save.url}; the one begun now was not made.")
@@ -254,7 +145,7 @@ def _pending(why: str) -> CheckpointError:
     )
 
 
-def _begin(pending: PendingSave, begun: Begun | None) -> PendingSave:
+def _run_in_thread(pending: PendingSave, begun: Begun | None) -> PendingSave:
     """Start the thread of a save. Where none can be started or waited for, make the save here."""
     try:
         _saves.append(pending)
@@ -263,11 +154,18 @@ def _begin(pending: PendingSave, begun: Begun | None) -> PendingSave:
         if not _ending and _start(pending):
             return pending
     except BaseException:
-        pending._give_up()
+        if pending._give_up():
+            _forget(pending)
         raise
     pending._run()
     pending.check()
     return pending
+
+
+def _forget(save: PendingSave) -> None:
+    """Wait for a save no more; a signal handler that saved may have done so already."""
+    with contextlib.suppress(ValueError):
+        _saves.remove(save)
 
 
 def _start(pending: PendingSave) -> bool:
@@ -317,17 +215,6 @@ def _left() -> list[PendingSave]:
     with _lock:  # a thread may be beginning one
         _ending = True
         return list(_saves)
-
-
-def _clear_frames(error: BaseException) -> None:
-    """Let go of what the frames of an error hold: the whole state, as long as the error lives."""
-    todo, seen = [error], set()
-    while todo:
-        error = todo.pop()
-        if id(error) not in seen:
-            seen.add(id(error))
-            traceback.clear_frames(error.__traceback__)
-            todo += filter(None, (error.__cause__, error.__context__))
 
 
 def _after_fork() -> None:

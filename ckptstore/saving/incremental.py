@@ -12,24 +12,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ckptstore.checkpoint import snapshot as snapshots
-from ckptstore.checkpoint.snapshot import Snapshot
+from ckptstore import concurrency
+from ckptstore.checkpoint import Snapshot, read_snapshot
 from ckptstore.digests import Buffer, Digest, Hasher, digest
 from ckptstore.errors import CheckpointError, Reason, StructureError
 from ckptstore.format import LARGE_NBYTES, File, Spans, decode_index
 from ckptstore.format.dtypes import Array
+from ckptstore.format.names import file_name
 from ckptstore.saving.placement import MAX_FILES, Placed, Taken
 from ckptstore.storage import Storage
 
 _SAMPLE_NBYTES = 4 << 10
 _PIECE_NBYTES = 1 << 20
+_LOOKED_AT_ONCE = 4
 _LOOKS = 3
 _LOOK_EVERY = 8
 """A leaf that changed three times in a row is looked at by every eighth save only."""
 
 
 @dataclass(frozen=True)
-class Base:
+class Previous:
     """A committed checkpoint whose files the next save of the run may take over.
 
     Attributes:
@@ -49,14 +51,14 @@ class Base:
     misses: Mapping[int, int]
 
 
-def base(
+def previous(
     directory: str,
     files: Sequence[File],
     spans: Spans,
     samples: Mapping[int, Digest] | None = None,
     misses: Mapping[int, int] | None = None,
-) -> Base:
-    """Return what a later save needs to know of a checkpoint; arguments as of `Base`."""
+) -> Previous:
+    """Return what a later save needs to know of a checkpoint; arguments as of `Previous`."""
     nbytes = np.zeros(int(spans.leaf.max(initial=-1)) + 1, np.int64)
     np.add.at(nbytes, spans.leaf, spans.size)
     rows = np.flatnonzero(nbytes[spans.leaf] >= LARGE_NBYTES)
@@ -65,17 +67,17 @@ def base(
     cut: set[int] = set()
     for row, *numbers in zip(rows.tolist(), *(c[rows].tolist() for c in columns), strict=True):
         leaf, cell, file, offset, size = numbers
-        there = leaves.setdefault(leaf, [])
-        start = there[-1].start + there[-1].size if there else 0
-        there.append(Placed(leaf, start, size, file, offset, spans.digests[row]))
+        placed = leaves.setdefault(leaf, [])
+        start = placed[-1].start + placed[-1].size if placed else 0
+        placed.append(Placed(leaf, start, size, file, offset, spans.digests[row]))
         if cell:
             cut.add(leaf)
-    whole = {leaf: there for leaf, there in leaves.items() if leaf not in cut}
+    whole = {leaf: placed for leaf, placed in leaves.items() if leaf not in cut}
     counts = np.bincount(spans.file, minlength=len(files)).tolist()
-    return Base(directory, files, counts, whole, samples or {}, misses or {})
+    return Previous(directory, files, counts, whole, samples or {}, misses or {})
 
 
-def read(run: Storage, directory: str) -> Base:
+def read(run: Storage, directory: str) -> Previous:
     """Return a checkpoint that another process saved.
 
     Args:
@@ -86,12 +88,12 @@ def read(run: Storage, directory: str) -> Base:
         CheckpointError: it is not there, or its manifest or index is damaged.
     """
 
-    def look(snapshot: Snapshot) -> Base:
+    def look(snapshot: Snapshot) -> Previous:
         files = snapshot.manifest.files
         index, _ = decode_index(snapshot.index_parts, files, where=snapshot.storage.url)
-        return base(directory, files, index.spans)
+        return previous(directory, files, index.spans)
 
-    return snapshots.read(run.child(directory), look)
+    return read_snapshot(run.child(directory), look)
 
 
 def sample(host: Array) -> Digest:
@@ -116,67 +118,120 @@ class Series:
         keep_full_every: as given.
     """
 
-    def __init__(self, keep_full_every: int, newest: Callable[[], Base | None]) -> None:
+    def __init__(self, keep_full_every: int, newest: Callable[[], Previous | None]) -> None:
         if type(keep_full_every) is not int or keep_full_every < 1:
             raise StructureError(
                 f"Manager: keep_full_every is {keep_full_every!r:.80}, expected an int, 1 or more",
                 reason=Reason.BAD_ARGUMENT,
             )
         self.keep_full_every = keep_full_every
-        self._newest: Callable[[], Base | None] | None = newest
-        self._base: Base | None = None
+        self._newest: Callable[[], Previous | None] | None = newest
+        self._previous: Previous | None = None
 
-    def base(self) -> Base | None:
+    def previous(self) -> Previous | None:
         """Return the save before, or None where nothing may be taken over."""
         if self.keep_full_every == 1:
             return None
         newest, self._newest = self._newest, None
         if newest is not None:
             with contextlib.suppress(CheckpointError):
-                self._base = newest()
-        return self._base
+                self._previous = newest()
+        return self._previous
 
     def distrust(self) -> None:
         """Let the next save write everything: one before it is damaged, and may share its files."""
-        self._base = self._newest = None
+        self._previous = self._newest = None
 
-    def saved(self, base: Base, before: Base | None) -> None:
+    def saved(self, saved: Previous, before: Previous | None) -> None:
         """Remember the save that was committed just now.
 
         Args:
-            base: that save.
-            before: what `base` gave when it began. If that is not trusted any more, nor is this.
+            saved: that save.
+            before: what `previous` returned when it began. If that is not trusted any more, nor is
+                this.
         """
-        if before is None or before is self._base:
-            self._base, self._newest = base, None
+        if before is None or before is self._previous:
+            self._previous, self._newest = saved, None
 
 
-def candidates(base: Base, leaf_nbytes: Sequence[int]) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a save finds as the save before it left it.
+
+    Attributes:
+        unchanged: the large leaves that hold the same bytes.
+        rows: the data files of the save before that can be taken over.
+        samples: of the leaves that were looked at.
+        misses: how many saves in a row changed each other leaf, or did not look at it.
+    """
+
+    unchanged: Collection[int]
+    rows: Sequence[int]
+    samples: Mapping[int, Digest]
+    misses: Mapping[int, int]
+
+    def names(self, attempt: str) -> dict[int, str]:
+        """Return the name, in an attempt, of each file that can be taken over, by row."""
+        return {row: file_name("data", attempt, 0, n) for n, row in enumerate(self.rows)}
+
+
+def compare(
+    previous: Previous,
+    leaf_nbytes: Sequence[int],
+    read: Callable[[int], Array],
+    keep_full_every: int,
+) -> Comparison:
+    """Compare the large leaves with the save before.
+
+    Args:
+        previous: the save before.
+        leaf_nbytes: of each leaf of today.
+        read: returns the bytes of a leaf; called in several threads.
+        keep_full_every: how many saves may share a file.
+    """
+    unchanged: set[int] = set()
+    samples: dict[int, Digest] = {}
+
+    def look(leaf: int) -> None:
+        host = read(leaf)
+        today = samples[leaf] = sample(host)
+        if previous.samples.get(leaf, today) == today and is_unchanged(previous, leaf, host):
+            unchanged.add(leaf)
+
+    rows = [(leaf,) for leaf in candidates(previous, leaf_nbytes)]
+    concurrency.run(look, rows, _LOOKED_AT_ONCE, name="ckptstore-look")
+    misses = {
+        leaf: previous.misses.get(leaf, 0) + 1 for leaf in previous.leaves if leaf not in unchanged
+    }
+    return Comparison(unchanged, takeable(previous, unchanged, keep_full_every), samples, misses)
+
+
+def candidates(previous: Previous, leaf_nbytes: Sequence[int]) -> list[int]:
     """Return the leaves that may be as they were.
 
     That is what has a sample to compare, or, in another process than the one that saved it, what
-    the base itself had taken over. What changes at each save is looked at ever less: a look may
+    that save itself had taken over. What changes at each save is looked at ever less: a look may
     bring it from a device.
     """
     return [
         leaf
-        for leaf, spans in base.leaves.items()
+        for leaf, spans in previous.leaves.items()
         if leaf < len(leaf_nbytes)
         and leaf_nbytes[leaf] == spans[-1].start + spans[-1].size
-        and (leaf in base.samples or any(base.files[span.file].age for span in spans))
-        and (base.misses.get(leaf, 0) < _LOOKS or base.misses[leaf] % _LOOK_EVERY == 0)
+        and (leaf in previous.samples or any(previous.files[span.file].age for span in spans))
+        and (previous.misses.get(leaf, 0) < _LOOKS or previous.misses[leaf] % _LOOK_EVERY == 0)
     ]
 
 
-def is_unchanged(base: Base, leaf: int, host: Array) -> bool:
-    """Tell whether a candidate holds the bytes that the base has of it; ends at the first others.
+def is_unchanged(previous: Previous, leaf: int, host: Array) -> bool:
+    """Return whether a candidate is as the save before left it; stop at the first difference.
 
     Args:
-        base: what `candidates` was given.
+        previous: as of `candidates`.
         leaf: its number.
-        host: its bytes, flat uint8, of the size that the base has.
+        host: its bytes, flat uint8, of the size that it had then.
     """
-    for span in base.leaves[leaf]:
+    for span in previous.leaves[leaf]:
         state = Hasher()
         for at in range(span.start, span.start + span.size, _PIECE_NBYTES):
             piece: Buffer = host[at : min(at + _PIECE_NBYTES, span.start + span.size)]
@@ -186,32 +241,32 @@ def is_unchanged(base: Base, leaf: int, host: Array) -> bool:
     return True
 
 
-def takeable(base: Base, unchanged: Collection[int], keep_full_every: int) -> list[int]:
-    """Return the rows of the base's data files that a save may take over, 1024 at most.
+def takeable(previous: Previous, unchanged: Collection[int], keep_full_every: int) -> list[int]:
+    """Return the rows of the data files of the save before that a save may take over, 1024 at most.
 
     Args:
-        base: what `candidates` was given.
+        previous: as of `candidates`.
         unchanged: the leaves that are as they were.
         keep_full_every: how many saves may share a file.
     """
-    counts = [0] * len(base.files)
+    counts = [0] * len(previous.files)
     for leaf in unchanged:
-        for span in base.leaves[leaf]:
+        for span in previous.leaves[leaf]:
             counts[span.file] += 1
     rows = [
         row
-        for row, file in enumerate(base.files)
-        if 0 < counts[row] == base.counts[row] and file.age + 1 < keep_full_every
+        for row, file in enumerate(previous.files)
+        if 0 < counts[row] == previous.counts[row] and file.age + 1 < keep_full_every
     ]
-    largest = sorted(rows, key=lambda row: base.files[row].nbytes, reverse=True)
+    largest = sorted(rows, key=lambda row: previous.files[row].nbytes, reverse=True)
     return sorted(largest[:MAX_FILES])
 
 
-def taken(base: Base, rows: Sequence[int]) -> list[Taken]:
-    """Return what `plan` needs to know of the files in these rows."""
+def taken(previous: Previous, rows: Sequence[int]) -> list[Taken]:
+    """Return what `place` needs to know of the files in these rows."""
     spans: dict[int, list[Placed]] = {row: [] for row in rows}
-    for there in base.leaves.values():
-        for span in there:
+    for placed in previous.leaves.values():
+        for span in placed:
             if span.file in spans:
                 spans[span.file].append(span)
-    return [Taken(base.files[row].nbytes, spans[row]) for row in rows]
+    return [Taken(previous.files[row].nbytes, spans[row]) for row in rows]

@@ -1,6 +1,6 @@
 """What goes where: spans in data files, as a pure function of the sizes of the leaves.
 
-The same sizes give the same plan, whatever the machine. Spec: section 7.
+The same sizes give the same placement, whatever the machine. Spec: section 7.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Placement:
     """All spans, by leaf and then by position, and the bytes of each data file.
 
     The first `taken` files are taken over, the others are to be written.
@@ -60,9 +60,9 @@ class Plan:
         return out[self.taken :]
 
 
-def plan(
+def place(
     leaf_nbytes: Sequence[int], unchanged: Collection[int] = (), taken: Sequence[Taken] = ()
-) -> Plan:
+) -> Placement:
     """Place leaves of the given sizes in data files.
 
     Leaves below 1 MiB come first, side by side; larger ones follow, each cut into spans of 16 MiB.
@@ -95,7 +95,7 @@ def plan(
                 there.append(Placed(leaf, start, size, len(ends) - 1, offset))
                 ends[-1] = offset + size
             there.sort(key=lambda span: span.start)
-    return Plan([span for spans in placed for span in spans], ends, len(taken))
+    return Placement([span for spans in placed for span in spans], ends, len(taken))
 
 
 def _gaps(nbytes: int, there: Sequence[Placed]) -> Iterator[tuple[int, int]]:

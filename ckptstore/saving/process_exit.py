@@ -1,4 +1,18 @@
-"""The end of a process: what runs before it, what it says, and the status that it leaves with."""
+"""The end of a process: what runs before it, what it says, and the status that it leaves with.
+
+Nothing else in the package touches how a process ends. What is needed here and is not public, or
+is as blunt, and why:
+
+- `threading._register_atexit`: a save needs executors (the libraries of stores have some), which
+  take no more work once their own hook has run, and `atexit` comes after that. Without this name,
+  `atexit` is taken, and a save to a bucket at the end of a process may fail, with an error.
+- `atexit._run_exitfuncs`: `os._exit` skips the handlers of others; this runs them.
+- `os._exit`: an exception or `sys.exit` in an `atexit` handler does not change the exit status. A
+  process whose last save failed must not end with 0.
+- `gc.get_objects`: `os._exit` does not flush files, and only the collector knows them all.
+
+tests/unit/saving/test_process_exit.py holds Python to what is assumed of each.
+"""
 
 from __future__ import annotations
 

@@ -1,29 +1,75 @@
-"""What the caller of a save says beside the tree, checked before anything is done."""
+"""What the caller of a save says beside the tree and the place, checked before anything is done."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from ckptstore.errors import Reason, StructureError
-from ckptstore.format import wire
+from ckptstore.errors import Reason, StructureError, bad_argument
+from ckptstore.format import encode_metadata, wire
 from ckptstore.format.names import check_step
 
 
-def check(step: Any, metadata: Any, metrics: Any, supplied: Any) -> None:
-    """Check the arguments of `save`.
+@dataclass(frozen=True, slots=True)
+class SaveRequest:
+    """The arguments of one save, checked.
 
-    Raises:
-        StructureError: reason ``bad-step``, ``metadata``, ``bad-metric`` or ``bad-pattern``.
+    Attributes:
+        step: of training, or None.
+        metadata: encoded.
+        metrics: Python's own numbers, by name.
+        supplied: patterns of the paths that `load` takes from `like`.
+        overwrite: replace the checkpoint that is there.
+        storage_options: of the store.
     """
-    if step is not None:
-        check_step(step)
-    _check_mapping("metadata", metadata, Reason.METADATA)
-    check_metrics(metrics)
-    if supplied is not None and not isinstance(supplied, list | tuple | set | frozenset):
-        raise StructureError(
-            f'save: supplied={supplied!r:.80}, expected a list of patterns, such as ["$.apply_fn"]',
-            reason=Reason.BAD_PATTERN,
+
+    step: int | None
+    metadata: bytes
+    metrics: Mapping[str, float]
+    supplied: Sequence[str]
+    overwrite: bool
+    storage_options: Mapping[str, Any] | None = field(repr=False)  # it may hold secrets
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        step: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        supplied: Sequence[str] = (),
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> SaveRequest:
+        """Check the arguments of `save`, and copy them.
+
+        Raises:
+            StructureError: reason ``bad-step``, ``metadata``, ``bad-metric`` or ``bad-pattern``.
+        """
+        if step is not None:
+            check_step(step)
+        _check_mapping("metadata", metadata, Reason.METADATA)
+        check_metrics(metrics)
+        given: Any = supplied
+        if given is not None and not isinstance(given, list | tuple | set | frozenset):
+            raise bad_argument(
+                "save",
+                "supplied",
+                given,
+                'a list of patterns, such as ["$.apply_fn"]',
+                reason=Reason.BAD_PATTERN,
+            )
+        return cls(
+            step=step,
+            metadata=encode_metadata(dict(metadata or {})),
+            metrics={
+                name: value if type(value) is int else float(value)  # numpy's float64 is a float
+                for name, value in (metrics or {}).items()
+            },
+            supplied=tuple(supplied or ()),
+            overwrite=overwrite,
+            storage_options=storage_options,
         )
 
 
@@ -41,9 +87,11 @@ def check_metrics(metrics: Any) -> None:
                 'metrics={"name": value}',
                 reason=Reason.BAD_METRIC,
             )
-        if type(value) is not int and not isinstance(value, float):  # numpy's float64 is a float
-            raise StructureError(
-                f"save: metrics[{name!r:.80}] is {value!r:.80} ({type(value).__name__}), expected "
+        if type(value) is not int and not isinstance(value, float):
+            raise bad_argument(
+                "save",
+                f"metrics[{name!r:.80}]",
+                value,
                 "a float; float(value) of an array gives one",
                 reason=Reason.BAD_METRIC,
             )
@@ -54,15 +102,6 @@ def check_metrics(metrics: Any) -> None:
             )
 
 
-def plain(metrics: Mapping[str, float]) -> Mapping[str, float]:
-    """Return checked metrics as Python's own numbers."""
-    return {k: value if type(value) is int else float(value) for k, value in metrics.items()}
-
-
-def _check_mapping(what: str, given: Any, reason: str) -> None:
-    if given is not None and not isinstance(given, Mapping):
-        raise StructureError(
-            f"save: {what} is {given!r:.80} ({type(given).__name__}), expected a dict; "
-            f'{what}={{"name": value}}',
-            reason=reason,
-        )
+def _check_mapping(name: str, value: Any, reason: Reason) -> None:
+    if value is not None and not isinstance(value, Mapping):
+        raise bad_argument("save", name, value, f'a dict; {name}={{"name": value}}', reason=reason)

@@ -13,7 +13,7 @@ from ckptstore.errors import CheckpointError, Reason, StructureError
 from ckptstore.format import LARGE_NBYTES, Kind, dtypes
 from ckptstore.format.dtypes import Array
 from ckptstore.saving import incremental
-from ckptstore.saving.placement import Plan
+from ckptstore.saving.placement import Placement
 from ckptstore.tree import LiveTree, paths
 from ckptstore.types import Refusal
 
@@ -22,34 +22,34 @@ _PIECE_NBYTES = 1 << 20
 
 
 class Staging:
-    """What the leaves of a walk hold, as stored.
+    """What the leaves of a tree hold, as stored.
 
     Attributes:
         nbytes: of each leaf.
     """
 
-    def __init__(self, walk: LiveTree) -> None:
-        self._walk = walk
+    def __init__(self, live: LiveTree) -> None:
+        self._live = live
         self._kept: dict[int, Array] = {}
-        itemsize = [dtypes.item_nbytes(stored, where="save") for stored in walk.dtypes]
+        itemsize = [dtypes.item_nbytes(stored, where="save") for stored in live.dtypes]
         self.nbytes = [
             math.prod(leaf.shape) * itemsize[number]
-            for leaf, number in zip(walk.leaves, walk.leaf_dtype, strict=True)
+            for leaf, number in zip(live.leaves, live.leaf_dtype, strict=True)
         ]
 
     def is_fixed(self, leaf: int) -> bool:
         """Tell whether nobody can write to the bytes of a leaf."""
-        return leaf in self._kept or self._walk.leaves[leaf].fixed
+        return leaf in self._kept or self._live.leaves[leaf].fixed
 
     def read(self, leaf: int) -> Array:
         """Return the bytes of a leaf: flat uint8.
 
         Raises:
             StructureError: reason ``cannot-carry`` where a value cannot be stored, or the array
-                was deleted or resized since the walk.
+                was deleted or resized since the live.
         """
         kept = self._kept.get(leaf)
-        return self._checked(leaf, self._walk.leaves[leaf].read) if kept is None else kept
+        return self._checked(leaf, self._live.leaves[leaf].read) if kept is None else kept
 
     def fix(self) -> None:
         """Keep the bytes that all leaves hold now, whatever is done to the tree afterwards.
@@ -61,12 +61,12 @@ class Staging:
         Raises:
             StructureError: as `read`.
         """
-        leaves = self._walk.leaves
+        leaves = self._live.leaves
         reads = [leaf.read if leaf.start is None else leaf.start() for leaf in leaves]
         for number, leaf in enumerate(leaves):
             host = self._checked(number, reads[number])
             self._kept[number] = host if leaf.fixed else host.copy()
-        self._walk.objects.clear()
+        self._live.objects.clear()
         leaves.clear()
 
     def let_go(self) -> None:
@@ -89,9 +89,9 @@ class Staging:
         return host
 
     def _path(self, leaf: int) -> str:
-        rows = zip(self._walk.kind, self._walk.arg, strict=True)
+        rows = zip(self._live.kind, self._live.arg, strict=True)
         node = next(i for i, row in enumerate(rows) if row == (Kind.LEAF, leaf))
-        return paths.path(self._walk, node)
+        return paths.path(self._live, node)
 
 
 class _Stopped(CheckpointError):
@@ -106,7 +106,7 @@ class Job:
         digests: of all spans.
     """
 
-    def __init__(self, placement: Plan, staging: Staging, samples: dict[int, Digest]) -> None:
+    def __init__(self, placement: Placement, staging: Staging, samples: dict[int, Digest]) -> None:
         self.placement = placement
         self.staging = staging
         self.samples = samples

@@ -25,7 +25,7 @@ import atexit, json, multiprocessing, os, signal, sys, threading, time
 atexit.register(print, "a handler from before")
 import numpy as np
 import ckptstore
-from ckptstore.saving.writer import Attempt
+from ckptstore.saving.attempt import Attempt
 
 url, options = sys.argv[1], json.loads(sys.argv[2])
 real = Attempt.finish
@@ -279,7 +279,7 @@ def test_a_child_of_multiprocessing_waits_for_its_save_too(disk):
 SPAWNED = """
 import multiprocessing, sys
 import ckptstore
-from ckptstore.saving.writer import Attempt
+from ckptstore.saving.attempt import Attempt
 
 def broken(self):
     raise ckptstore.StorageError("no disk")

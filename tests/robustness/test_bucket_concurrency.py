@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import ckptstore
-from ckptstore.checkpoint import commit
+from ckptstore.checkpoint import commit, manifest_file
 from ckptstore.format import Manifest
 from ckptstore.format.names import attempt_of
 from ckptstore.storage import uploads
@@ -74,9 +74,13 @@ class Witness:
         self.notes = threading.local()
 
     def __call__(
-        self, storage: Any, manifest: Manifest, data: bytes, replaced: commit.Committed | None
+        self,
+        storage: Any,
+        manifest: Manifest,
+        data: bytes,
+        replaced: manifest_file.Committed | None,
     ) -> None:
-        self.notes.attempt, self.notes.seen = manifest.attempt, commit.attempt_of(replaced)
+        self.notes.attempt, self.notes.seen = manifest.attempt, manifest_file.attempt_of(replaced)
         self.publish(storage, manifest, data, replaced)
 
 

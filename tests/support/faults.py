@@ -26,8 +26,9 @@ import numpy as np
 import ckptstore
 from ckptstore import storage
 from ckptstore.format import manifest
-from ckptstore.saving import incremental, placement
+from ckptstore.saving import incremental, placement, writer
 from ckptstore.saving.incremental import Series
+from ckptstore.saving.request import SaveRequest
 from ckptstore.storage import local, posix
 
 READS = ("read", "preadv", "fstat", "close", "scandir", "flock")
@@ -211,7 +212,8 @@ class Scenario:
         self.base.mkdir()
         series = Series(10, lambda: None)
         for again in (False, True, True) if self.before else ():  # set apart, then shared
-            ckptstore.save(self.base / self.inner, tree(OLD), overwrite=again, _series=series)
+            request = SaveRequest.of(overwrite=again)
+            writer.save_now(self.base / self.inner, tree(OLD), request, series)
 
     def fresh(self) -> Path:
         """Return a new copy of the directory's checkpoint."""
@@ -227,7 +229,8 @@ class Scenario:
         with storage.open(url.parent) as run:
             base = incremental.read(run, url.name) if self.shared else None
         with faulty(faults, links=self.links):
-            ckptstore.save(url, tree(NEW), overwrite=self.kind == "overwrite", _series=series)
+            request = SaveRequest.of(overwrite=self.kind == "overwrite")
+            writer.save_now(url, tree(NEW), request, series)
 
     def calls(self) -> list[tuple[str, str]]:
         """Return the log of one save without a fault."""

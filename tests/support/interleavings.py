@@ -22,9 +22,9 @@ import pytest
 
 import ckptstore
 from ckptstore import storage as storage_package
-from ckptstore.checkpoint import commit, garbage
+from ckptstore.checkpoint import garbage, manifest_file
 from ckptstore.format import names
-from ckptstore.saving import writer
+from ckptstore.saving import attempt
 from ckptstore.storage.base import Traffic
 
 OLD, YOUNG = 0.0, 1000.0  # when files were changed, by the store's clock, which stands at YOUNG
@@ -237,8 +237,8 @@ class World:
         self._seed, self._drawn = "", 0
         self._loaded: dict[Files, str] = {}
         patch.setattr(storage_package, "open", lambda *_: self._storage)
-        patch.setattr(writer, "secrets", SimpleNamespace(token_hex=self._hex))
-        patch.setattr(writer, "time", SimpleNamespace(time_ns=lambda: 0))
+        patch.setattr(attempt, "secrets", SimpleNamespace(token_hex=self._hex))
+        patch.setattr(attempt, "time", SimpleNamespace(time_ns=lambda: 0))
         patch.setattr(garbage, "os", SimpleNamespace(urandom=self._bytes))
 
     def alone(self, run: Callable[[], Any], files: Files = (), seed: str = "alone") -> Files:
@@ -362,7 +362,7 @@ def _answer(answer: Answer) -> str:
     if isinstance(value, tuple) and value and isinstance(value[0], tuple):
         return "[" + " ".join(name[:10] for name, _ in value) + "]"
     if isinstance(value, bytes):
-        return commit.Committed.of(value, where="").attempt or f"{len(value)} bytes"
+        return manifest_file.Committed.of(value, where="").attempt or f"{len(value)} bytes"
     return str(value)
 
 

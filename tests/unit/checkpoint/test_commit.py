@@ -13,7 +13,7 @@ import pytest
 
 import ckptstore
 from ckptstore import storage
-from ckptstore.checkpoint import commit
+from ckptstore.checkpoint import commit, manifest_file
 from ckptstore.checkpoint import snapshot as snapshots
 from ckptstore.checkpoint.snapshot import Snapshot
 from ckptstore.format import manifest, names
@@ -193,7 +193,7 @@ def test_a_commit_that_always_meets_a_file_nobody_sees_is_of_unknown_outcome(
 
 def mark(self: LocalStorage, *_: Any) -> None:
     """What a collector does that takes the only uncommitted attempt for a dead one."""
-    committed = commit.attempt_of(commit.current(self))
+    committed = manifest_file.attempt_of(commit.current(self))
     (attempt,) = {names.attempt_of(name) for name in self.list()} - {None, committed}
     Path(self.url, f"VOID-{attempt}").touch()
 
@@ -368,7 +368,7 @@ def test_an_error_of_the_callers_code_is_not_taken_for_a_missing_file(tmp_path: 
         raise FileNotFoundError("a user's own file")
 
     with storage.open(tmp_path) as store, pytest.raises(FileNotFoundError, match="user's own"):
-        snapshots.read(store, use)
+        snapshots.read_snapshot(store, use)
 
 
 def test_what_is_no_checkpoint_is_told_from_an_unfinished_one(tmp_path: Path) -> None:

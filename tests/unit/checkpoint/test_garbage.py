@@ -17,7 +17,7 @@ import pytest
 
 import ckptstore
 from ckptstore import storage as storage_package
-from ckptstore.checkpoint import commit, garbage
+from ckptstore.checkpoint import commit, garbage, manifest_file
 from ckptstore.format import names
 from ckptstore.storage import local, retry
 from ckptstore.storage.bucket import BucketStorage
@@ -313,7 +313,7 @@ def test_the_model_finds_a_save_that_takes_a_lost_answer_for_a_conflict(
 
 def test_the_model_finds_a_collector_that_makes_no_mark(monkeypatch: pytest.MonkeyPatch) -> None:
     def remove(storage: Any, attempt: str, files: Any) -> bool:
-        if commit.attempt_of(commit.committed(storage)) == attempt:
+        if manifest_file.attempt_of(manifest_file.committed(storage)) == attempt:
             return False
         for name in files:
             storage.delete(name)
@@ -330,7 +330,7 @@ def test_the_model_finds_a_collector_that_takes_back_the_mark_of_another(
     def remove(storage: Any, attempt: str, files: Any) -> bool:
         with contextlib.suppress(FileExistsError):
             storage.create(names.mark(attempt), b"")
-        uncommitted = commit.attempt_of(commit.committed(storage)) != attempt
+        uncommitted = manifest_file.attempt_of(manifest_file.committed(storage)) != attempt
         for name in (*(files if uncommitted else ()), names.mark(attempt)):
             storage.delete(name)
         return uncommitted

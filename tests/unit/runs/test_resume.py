@@ -533,11 +533,11 @@ def test_the_end_of_a_block_waits_for_a_save_whose_call_was_interrupted(
 def test_the_end_of_a_block_waits_for_the_save_that_any_thread_began_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late, real, put = threading.Event(), background.save_async, LocalStorage.put
+    late, real, put = threading.Event(), background.begin, LocalStorage.put
 
-    def save_async(*args: Any, **options: Any) -> Any:
+    def begin(*args: Any, **options: Any) -> Any:
         pending = real(*args, **options)
-        assert options["step"] == 2 or late.wait(30)
+        assert pending.step == 2 or late.wait(30)
         return pending
 
     def slow(self: LocalStorage, *args: Any) -> None:
@@ -545,7 +545,7 @@ def test_the_end_of_a_block_waits_for_the_save_that_any_thread_began_last(
             time.sleep(0.2)
         put(self, *args)
 
-    monkeypatch.setattr(background, "save_async", save_async)
+    monkeypatch.setattr(background, "begin", begin)
     monkeypatch.setattr(LocalStorage, "put", slow)
     with Manager(tmp_path) as manager:
         first = threading.Thread(target=manager.save_async, args=(1, tree(1)))

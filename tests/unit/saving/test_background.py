@@ -25,9 +25,9 @@ import pytest
 
 import ckptstore
 from ckptstore.saving import background
+from ckptstore.saving.attempt import Attempt
 from ckptstore.saving.background import PendingSave
 from ckptstore.saving.staging import Staging
-from ckptstore.saving.writer import Attempt
 from ckptstore.tree import flatten
 from tests.support import compare, places
 

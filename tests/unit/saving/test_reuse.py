@@ -27,8 +27,8 @@ from ckptstore.checkpoint import commit
 from ckptstore.digests import Digest, digest
 from ckptstore.format import LARGE_ALIGNMENT, LARGE_NBYTES, SMALL_ALIGNMENT, File, Spans
 from ckptstore.saving import incremental
-from ckptstore.saving import placement as plan
-from ckptstore.saving.placement import Placed, Plan
+from ckptstore.saving import placement as placements
+from ckptstore.saving.placement import Placed, Placement, place
 from ckptstore.storage.bucket import BucketStorage
 from ckptstore.storage.clients.base import Failure, Kind
 from ckptstore.storage.clients.s3 import S3Client
@@ -44,27 +44,27 @@ FROZEN_NBYTES, TRAINED_NBYTES, SMALL_NBYTES = 13 * MIB, MIB, 400
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let files and spans be so small that a test has many of them."""
-    monkeypatch.setattr(plan, "FILE_NBYTES", 4 * MIB)
-    monkeypatch.setattr(plan, "SPAN_NBYTES", 2 * MIB)
+    monkeypatch.setattr(placements, "FILE_NBYTES", 4 * MIB)
+    monkeypatch.setattr(placements, "SPAN_NBYTES", 2 * MIB)
 
 
 # What is planned.
 
 
-def saved(placement: Plan, files: list[File], contents: list[int]) -> incremental.Base:
+def saved(placement: Placement, files: list[File], contents: list[int]) -> incremental.Previous:
     """Return what a save by this plan leaves, of leaves that hold these contents."""
     rows = [(s.leaf, 0, s.file, s.offset, s.size) for s in placement.spans]
     columns = np.array(rows, np.int64).reshape(-1, 5).T
     digests = [s.digest or content_digest(s, contents) for s in placement.spans]
     samples = {leaf: bytes([content]) * 16 for leaf, content in enumerate(contents)}
-    return incremental.base("step", files, Spans(*columns, digests), samples)
+    return incremental.previous("step", files, Spans(*columns, digests), samples)
 
 
 def content_digest(span: Placed, contents: list[int]) -> Digest:
     return digest(repr((span.leaf, span.start, span.size, contents[span.leaf])).encode())
 
 
-def check_plan(placement: Plan, nbytes: list[int], contents: list[int]) -> None:
+def check_plan(placement: Placement, nbytes: list[int], contents: list[int]) -> None:
     """Hold a plan against sections 5.5 and 7 of the spec."""
     files: dict[int, list[Placed]] = {n: [] for n in range(len(placement.file_nbytes))}
     ends = [0] * len(nbytes)
@@ -97,11 +97,11 @@ def test_any_order_of_changes_gives_plans_that_a_reader_takes(
     nbytes: list[int], data: st.DataObject
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "FILE_NBYTES", 4 * MIB)
-        patch.setattr(plan, "SPAN_NBYTES", 2 * MIB)
+        patch.setattr(placements, "FILE_NBYTES", 4 * MIB)
+        patch.setattr(placements, "SPAN_NBYTES", 2 * MIB)
         keep_full_every = data.draw(st.integers(1, 4))
         contents = [0] * len(nbytes)
-        placement = plan.plan(nbytes)
+        placement = place(nbytes)
         files = [File("", size, "data") for size in placement.file_nbytes]
         for step in range(1, 5):
             check_plan(placement, nbytes, contents)
@@ -116,7 +116,7 @@ def test_any_order_of_changes_gives_plans_that_a_reader_takes(
             }
             rows = incremental.takeable(base, unchanged, keep_full_every)
             rows = [row for row in rows if data.draw(st.booleans())]  # some cannot be linked
-            placement = plan.plan(nbytes, unchanged, incremental.taken(base, rows))
+            placement = place(nbytes, unchanged, incremental.taken(base, rows))
             assert placement.taken == len(rows)
             ages = [base.files[row].age + 1 for row in rows]
             assert all(age < keep_full_every for age in ages)
@@ -549,7 +549,7 @@ def test_a_save_that_fails_after_its_links_leaves_nothing(
 
 
 def die_before_the_commit(url: str) -> None:
-    plan.FILE_NBYTES, plan.SPAN_NBYTES = 4 * MIB, 2 * MIB
+    placements.FILE_NBYTES, placements.SPAN_NBYTES = 4 * MIB, 2 * MIB
     commit.publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     manager = Manager(url)
     manager.load()

@@ -1,0 +1,80 @@
+"""The file `MANIFEST` of a place, read and decoded once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckptstore.errors import CheckpointError
+from ckptstore.format import MANIFEST_MAX_NBYTES, Manifest, decode_manifest
+from ckptstore.format.names import MANIFEST
+from ckptstore.storage import Storage
+
+SENDS = 10
+"""How often a request is made again whose answer cannot be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The file `MANIFEST` of a place, decoded once.
+
+    Attributes:
+        data: its bytes.
+        decoded: what they say, or why they are not a manifest that this version reads.
+    """
+
+    data: bytes
+    decoded: Manifest | CheckpointError
+
+    @classmethod
+    def of(cls, data: bytes, *, where: str) -> Committed:
+        """Decode the bytes of a manifest; `where` is their place, for the message of an error."""
+        try:
+            return cls(data, decode_manifest(data, where=where))
+        except CheckpointError as error:
+            return cls(data, error.with_traceback(None))
+
+    @property
+    def attempt(self) -> str | None:
+        """The id of the attempt; None where it cannot be read."""
+        return self.decoded.attempt if isinstance(self.decoded, Manifest) else None
+
+    def manifest(self) -> Manifest:
+        """Return the manifest.
+
+        Raises:
+            CorruptError, UnsupportedError: as `decode_manifest`.
+        """
+        if isinstance(self.decoded, Manifest):
+            return self.decoded
+        raise self.decoded
+
+
+def committed(storage: Storage) -> Committed | None:
+    """Return the committed manifest, or None where nothing is committed.
+
+    Bytes that are not a manifest are read again: perhaps they were damaged on their way.
+    """
+    data = committed_bytes(storage)
+    for _ in range(SENDS):
+        if data is None:
+            return None
+        holder = Committed.of(data, where=f"{storage.url}/{MANIFEST}")
+        if holder.attempt is not None:
+            return holder
+        before, data = data, committed_bytes(storage)
+        if data == before:
+            return holder
+    return None if data is None else Committed.of(data, where=f"{storage.url}/{MANIFEST}")
+
+
+def committed_bytes(storage: Storage) -> bytes | None:
+    """Return the bytes of `MANIFEST`, read once, or None where there is none."""
+    try:
+        return storage.read(MANIFEST, MANIFEST_MAX_NBYTES)
+    except FileNotFoundError:
+        return None
+
+
+def attempt_of(holder: Committed | None) -> str | None:
+    """Return the attempt of a manifest, or None where there is none or it cannot be read."""
+    return None if holder is None else holder.attempt

@@ -1,0 +1,315 @@
+"""One try at a save: what it will write, encoded and checked, and then the writing of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import secrets
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from ckptstore import concurrency
+from ckptstore.checkpoint import Checkpoint, Committed, commit
+from ckptstore.errors import CorruptError, Reason, StructureError
+from ckptstore.format import Draft, File, Index, Leaves, Manifest, Spans, encode_draft, seal
+from ckptstore.format.names import file_name
+from ckptstore.format.wire import DIGEST_NBYTES
+from ckptstore.saving import incremental
+from ckptstore.saving.incremental import Comparison, Previous, Series
+from ckptstore.saving.placement import Placement, place
+from ckptstore.saving.request import SaveRequest
+from ckptstore.saving.staging import Job, Staging
+from ckptstore.storage import Storage
+from ckptstore.tree import LiveTree
+from ckptstore.types import package_version
+
+
+def prepare(
+    store: Storage,
+    live: LiveTree,
+    request: SaveRequest,
+    replaced: Committed | None,
+    series: Series | None,
+    *,
+    compare: bool,
+) -> Attempt:
+    """Return a save that every check of a reader was held against; nothing is written yet.
+
+    Args:
+        store: the place.
+        live: the tree, flattened.
+        request: what else the caller says.
+        replaced: the manifest that an overwrite replaces.
+        series: as of `writer.begin`, and so is `compare`.
+        compare: find out now what did not change since the save before.
+
+    Raises:
+        StructureError: reason ``cannot-carry``: it is beyond a limit of the format.
+    """
+    staging = Staging(live)
+    content = Content(
+        manifest=Manifest(
+            attempt=secrets.token_hex(16),
+            time_ms=time.time_ns() // 1_000_000,
+            step=request.step,
+            metrics=request.metrics,
+            writer=_versions(live),
+            metadata={},  # encoded already
+            files=(),
+            index=None,
+        ),
+        tables=Index(
+            types=live.types,
+            dtypes=live.dtypes,
+            nodes=live.nodes(),
+            leaves=_leaf_table(live),
+            spans=_span_table(Placement((), ())),
+        ),
+        metadata=request.metadata,
+        leaf_nbytes=staging.nbytes,
+    )
+    # Now: at its end a process cannot connect.
+    previous = series.previous() if series is not None else None
+    comparison = None
+    if series is not None and previous is not None and compare:
+        comparison = incremental.compare(
+            previous, staging.nbytes, staging.read, series.keep_full_every
+        )
+    plan = content.plan(previous, comparison, comparison.rows if comparison is not None else ())
+    return Attempt(store, staging, content, replaced, series, previous, comparison, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a save will hold, whatever files it is in.
+
+    Attributes:
+        manifest: without files and metadata.
+        tables: without spans.
+        metadata: encoded.
+        leaf_nbytes: of each leaf.
+    """
+
+    manifest: Manifest
+    tables: Index
+    metadata: bytes
+    leaf_nbytes: Sequence[int]
+
+    def plan(
+        self, previous: Previous | None, comparison: Comparison | None, linked: Collection[int]
+    ) -> Plan:
+        """Place the leaves in files, and encode and check what a reader will see.
+
+        Args:
+            previous: the save before.
+            comparison: what did not change since then; None: that is not known yet.
+            linked: those rows of its files that are taken over.
+
+        Raises:
+            StructureError: reason ``cannot-carry``.
+        """
+        attempt, files = self.manifest.attempt, list[File]()
+        if previous is None or comparison is None:
+            placement = place(self.leaf_nbytes)
+        else:
+            rows = [row for row in comparison.rows if row in linked]
+            taken = incremental.taken(previous, rows)
+            placement = place(self.leaf_nbytes, comparison.unchanged, taken)
+            names = comparison.names(attempt)
+            for row in rows:
+                file = previous.files[row]
+                files.append(File(names[row], file.nbytes, "data", age=file.age + 1))
+        first = len(comparison.rows) if comparison is not None else 0
+        for number, nbytes in enumerate(placement.file_nbytes[placement.taken :], first):
+            files.append(File(file_name("data", attempt, 0, number), nbytes, "data"))
+        spans = _span_table(placement)
+        try:
+            draft = encode_draft(
+                dataclasses.replace(self.manifest, files=files),
+                dataclasses.replace(self.tables, spans=spans),
+                self.metadata,
+            )
+        except CorruptError as error:
+            raise StructureError(
+                f"save: this tree is beyond a limit of the format: {error}",
+                reason=Reason.CANNOT_CARRY,
+            ) from None
+        return Plan(placement, spans, draft)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which bytes go where, and what the manifest will say, but for the digests.
+
+    Attributes:
+        placement: the files, and what is in them.
+        spans: the same as a table of the index.
+        draft: the encoded manifest and index.
+    """
+
+    placement: Placement
+    spans: Spans
+    draft: Draft
+
+
+@dataclass(eq=False)
+class Attempt:
+    """A save that may be written; it holds the place open until its `with` block ends.
+
+    Attributes:
+        store: the place.
+        staging: the bytes of the leaves.
+        content: what it will hold.
+        replaced: the manifest that an overwrite replaces.
+        series: the saves of the run, if it is one of them.
+        previous: the save before.
+        comparison: what did not change since then; None: that is not known yet.
+        plan: which bytes go where.
+    """
+
+    store: Storage
+    staging: Staging
+    content: Content
+    replaced: Committed | None
+    series: Series | None
+    previous: Previous | None
+    comparison: Comparison | None
+    plan: Plan
+
+    @property
+    def url(self) -> str:
+        """The place, for messages."""
+        return self.store.url
+
+    @property
+    def step(self) -> int | None:
+        """The step of training, or None."""
+        return self.content.manifest.step
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.staging.let_go()
+        self.store.__exit__(*exc)
+
+    def fix(self) -> None:
+        """Keep the values that the tree holds now; `Staging.fix` says how."""
+        self.staging.fix()
+
+    def finish(self) -> Checkpoint:
+        """Write and commit.
+
+        Raises:
+            CheckpointError: as `save`.
+        """
+        store = self.store
+        try:
+            draft, job = self._write()
+        except BaseException:
+            # No commit was sent, so these files are nobody's.
+            commit.discard(store, self.content.manifest.attempt)
+            raise
+        commit.publish(store, draft.manifest, draft.data, self.replaced)
+        if self.series is not None:
+            spans = dataclasses.replace(self.plan.spans, digests=job.digests)
+            misses = self.comparison.misses if self.comparison is not None else {}
+            saved = incremental.previous(
+                self.url.rpartition("/")[2], draft.manifest.files, spans, job.samples, misses
+            )
+            self.series.saved(saved, self.previous)
+        return Checkpoint(self.url, draft.manifest, [draft.index])
+
+    def _write(self) -> tuple[Draft, Job]:
+        """Write the data files, and the index where it is not in the manifest."""
+        store = self.store
+        store.prepare()
+        if self.series is not None and self.previous is not None:
+            self._take_over(self.previous, self.series.keep_full_every)
+        plan = self.plan
+        samples = dict(self.comparison.samples) if self.comparison is not None else {}
+        job = Job(plan.placement, self.staging, samples)
+        names = [file.name for file in plan.draft.manifest.files]
+        _write_files(store, names, job)
+        draft = seal(plan.draft, job.digests)
+        if (file := draft.index_file) is not None:
+            store.put(file.name, [draft.index], len(draft.index))
+        store.flush()
+        return draft, job
+
+    def _take_over(self, previous: Previous, keep_full_every: int) -> None:
+        """Link the files of the save before of which no leaf changed.
+
+        The plan is made anew where it was made before that was known, or a link cannot be made.
+        """
+        planned = self.comparison is not None
+        if self.comparison is None:
+            self.comparison = incremental.compare(
+                previous, self.staging.nbytes, self.staging.read, keep_full_every
+            )
+        comparison, linked = self.comparison, set[int]()
+        names = comparison.names(self.content.manifest.attempt)
+
+        def link(row: int, name: str) -> None:
+            file = previous.files[row]
+            if self.store.link(name, previous.directory, file.name, file.nbytes):
+                linked.add(row)
+
+        concurrency.run(
+            link,
+            names.items(),
+            self.store.traffic.writes,
+            name="ckptstore-link",
+            stop=self.store.stop,
+        )
+        if len(linked) < len(names) or (comparison.unchanged and not planned):
+            self.plan = self.content.plan(previous, comparison, linked)
+
+
+def _write_files(store: Storage, names: Sequence[str], job: Job) -> None:
+    """Write in parallel those data files that are not taken over."""
+
+    def write(name: str, numbers: Sequence[int], nbytes: int) -> None:
+        store.put(name, job.chunks(numbers), nbytes)
+
+    def stop() -> None:
+        job.stop.set()
+        store.stop()
+
+    placement = job.placement
+    rows = zip(
+        names[placement.taken : len(placement.file_nbytes)],
+        placement.by_file(),
+        placement.file_nbytes[placement.taken :],
+        strict=True,
+    )
+    concurrency.run(write, rows, store.traffic.writes, name="ckptstore-write", stop=stop)
+
+
+def _leaf_table(live: LiveTree) -> Leaves:
+    ndim = [len(leaf.shape) for leaf in live.leaves]
+    dims = [n for leaf in live.leaves for n in leaf.shape]
+    type_, dtype, ndim_, dims_ = (
+        np.asarray(c, np.int64) for c in (live.leaf_type, live.leaf_dtype, ndim, dims)
+    )
+    return Leaves(type_, dtype, ndim_, dims_, np.ones(len(dims), np.int64), np.zeros(0, np.int64))
+
+
+def _span_table(placement: Placement) -> Spans:
+    """Return the table of spans; the digests of those to be written are not known yet."""
+    rows = [(span.leaf, 0, span.file, span.offset, span.size) for span in placement.spans]
+    leaf, cell, file, offset, size = np.array(rows, np.int64).reshape(-1, 5).T
+    digests = [span.digest or bytes(DIGEST_NBYTES) for span in placement.spans]
+    return Spans(leaf, cell, file, offset, size, digests)
+
+
+def _versions(live: LiveTree) -> dict[str, str]:
+    """Return the versions of Python, of this package and of all whose types are stored."""
+    packages = {"ckptstore", "numpy"} | {row.package for row in live.types if row.package}
+    versions = {name: package_version(name) for name in sorted(packages)}
+    known = {name: version for name, version in versions.items() if version is not None}
+    return {"python": platform.python_version()} | known
