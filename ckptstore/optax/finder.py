@@ -195,7 +195,7 @@ class Scan:
         return self._own_clock(node, above)
 
     def _is_closed(self, node: int) -> bool:
-        """Return whether an object that is no tree may hold a state; a function holds none."""
+        """Return whether an object that is not a tree may hold a state; a function holds none."""
         if self.tree.kind[node] != Kind.SUPPLIED or not self._places[node].search:
             return False
         x = self.tree.objects[node]
