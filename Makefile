@@ -34,7 +34,7 @@ test-all: check
 
 test-azure: $(VENV)/test.ok
 	npm install --prefix $(VENV)/azurite --silent --no-fund --no-audit azurite
-	PATH="$(CURDIR)/$(VENV)/azurite/node_modules/.bin:$$PATH" $(BIN)/python -m pytest tests/unit/storage/test_storage_generic.py
+	PATH="$(CURDIR)/$(VENV)/azurite/node_modules/.bin:$$PATH" $(BIN)/python -m pytest tests/unit/storage/test_storage_fsspec.py
 
 check: $(VENV)/test.ok
 	$(BIN)/ruff check .

@@ -150,10 +150,10 @@ class BucketStorage:
 
         Some servers cannot list. Nothing can be held open in a bucket.
         """
-        found: Mapping[str, int] = {}
+        listing: Mapping[str, int] = {}
         with contextlib.suppress(StorageError):
-            found = self.list() if len(names) > 1 else {}
-        out = {name: found[name] for name in names if name in found}
+            listing = self.list() if len(names) > 1 else {}
+        out = {name: listing[name] for name in names if name in listing}
         for name in names:
             key = self._prefix + name
             if name not in out and key in (page := self._page(key, None, "/")).sizes:
@@ -230,11 +230,11 @@ class BucketStorage:
         rows = (key[len(self._prefix) :].partition("/") for key in first.sizes)
         below = {child for child, slash, _ in rows if slash}
         if first.token is None or len(below) > 1:
-            found = []
+            holders = []
             for page in self._pages("", first):
                 parts = (key[len(self._prefix) :].split("/") for key in page.sizes)
-                found += [part[0] for part in parts if len(part) == 2 and part[1] == name]
-            return found
+                holders += [part[0] for part in parts if len(part) == 2 and part[1] == name]
+            return holders
         names = self.children()
         holds = concurrency.map(
             lambda child: self.child(child).holds(name), names, PARALLEL, name="ckptstore-look"
@@ -311,10 +311,10 @@ class BucketStorage:
 
     def _read(self, name: str, limit: int) -> tuple[bytes, Version]:
         key = self._prefix + name
-        found: tuple[bytes, Version] = self._requests.ask(
+        answer: tuple[bytes, Version] = self._requests.ask(
             "read", key, lambda client, _: client.read(key, limit), Kind.MISSING
         )
-        return found
+        return answer
 
     def _put(self, name: str, data: bytes, condition: Version | None) -> None:
         key = self._prefix + name

@@ -166,10 +166,10 @@ class LocalStorage:
     def version(self, name: str) -> str:
         """Return a text that changes with every write to the file that is read."""
         with self._reading(name), self._opened(name) as fd:
-            found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+            status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise StorageError(f"{self._at(name)}: not a regular file; expected one")
-        return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+        return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
 
     def read(self, name: str, limit: int) -> bytes:
         """Read a small file."""
@@ -205,8 +205,8 @@ class LocalStorage:
         with contextlib.suppress(OSError):  # it may be gone by now
             latest = os.stat(self.url).st_ctime
         return {
-            name: found.st_ctime if found.st_nlink == 1 else min(found.st_ctime, latest)
-            for name, found in files.items()
+            name: status.st_ctime if status.st_nlink == 1 else min(status.st_ctime, latest)
+            for name, status in files.items()
         }
 
     def unfinished(self) -> Mapping[str, float]:
@@ -227,10 +227,10 @@ class LocalStorage:
 
     def children(self) -> Sequence[str]:
         """List the directories below, also behind symbolic links."""
-        found: list[str] = []
+        names: list[str] = []
         with posix.unless_gone("list", self.url), os.scandir(self.url) as entries:
-            found = sorted(entry.name for entry in entries if entry.is_dir())
-        return found
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+        return names
 
     def holders(self, name: str) -> Sequence[str]:
         """Look into each directory below."""
@@ -238,10 +238,10 @@ class LocalStorage:
 
     def holds(self, name: str) -> bool:
         """Return whether a file is there."""
-        found = False
+        is_file = False
         with posix.unless_gone("look for", self._at(name)):
-            found = stat.S_ISREG(os.stat(self._at(name)).st_mode)
-        return found
+            is_file = stat.S_ISREG(os.stat(self._at(name)).st_mode)
+        return is_file
 
     def remove(self) -> None:
         """Remove the directory, if it is empty."""

@@ -106,11 +106,11 @@ def is_durable(path: str, nbytes: int) -> bool:
     """Sync the bytes of a file; return whether that succeeded and it has that size."""
     try:
         with opened(path, READ | os.O_NOFOLLOW) as fd:
-            found = os.fstat(fd)
+            status = os.fstat(fd)
             getattr(os, "fdatasync", os.fsync)(fd)
     except OSError:
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_size == nbytes
+    return stat.S_ISREG(status.st_mode) and status.st_size == nbytes
 
 
 def sync_directory(path: str) -> None:

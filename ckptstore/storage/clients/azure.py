@@ -49,8 +49,8 @@ class AzureClient:
                 Reason.BAD_URL,
             )
         named = {"account_name": account[1]} if account else {}
-        given = {"use_listings_cache": False} | named | dict(options)
-        self._fs = adlfs.AzureBlobFileSystem(skip_instance_cache=True, **given)
+        arguments = {"use_listings_cache": False} | named | dict(options)
+        self._fs = adlfs.AzureBlobFileSystem(skip_instance_cache=True, **arguments)
         self._container_name = container
         self._timeout = settings.timeout
         self.endpoint: str = self._fs.service_client.primary_hostname
@@ -59,14 +59,14 @@ class AzureClient:
         """Get Blob of a range from 0."""
 
         async def request() -> tuple[bytes, Version]:
-            got = await self._blob(key).download_blob(
+            download = await self._blob(key).download_blob(
                 offset=0, length=limit + 1, max_concurrency=1, **_ONCE
             )
-            return await got.readall(), got.properties.etag
+            return await download.readall(), download.properties.etag
 
         async def properties() -> Version:
-            found: Version = (await self._blob(key).get_blob_properties(**_ONCE)).etag
-            return found
+            etag: Version = (await self._blob(key).get_blob_properties(**_ONCE)).etag
+            return etag
 
         try:
             return self._run(request())
@@ -80,13 +80,13 @@ class AzureClient:
         view = memoryview(buffer).cast("B")
 
         async def request() -> None:
-            got = await self._blob(key).download_blob(
+            download = await self._blob(key).download_blob(
                 offset=start, length=view.nbytes, max_concurrency=1, **_ONCE
             )
-            if got.size < view.nbytes:
-                raise Failure(Kind.SHORT, f"the object ends at byte {start + got.size}")
+            if download.size < view.nbytes:
+                raise Failure(Kind.SHORT, f"the object ends at byte {start + download.size}")
             at = 0
-            async for piece in got.chunks():
+            async for piece in download.chunks():
                 view[at : at + len(piece)] = piece
                 at += len(piece)
             if at < view.nbytes:
@@ -159,8 +159,8 @@ class AzureClient:
             blob = self._blob(upload.key)
             if await blob.exists(**_ONCE):
                 return False
-            made = await blob.upload_blob(b"", length=0, overwrite=True, **_ONCE)
-            await blob.delete_blob(**_if_match(made["etag"]), **_ONCE)
+            created = await blob.upload_blob(b"", length=0, overwrite=True, **_ONCE)
+            await blob.delete_blob(**_if_match(created["etag"]), **_ONCE)
             return True
 
         if not self._run(request()):
@@ -193,10 +193,10 @@ class AzureClient:
     ) -> tuple[list[Any], str | None]:
         container = self._fs.service_client.get_container_client(self._container_name)
         if delimiter:
-            found = container.walk_blobs(prefix or None, delimiter=delimiter, **more, **_ONCE)
+            blobs = container.walk_blobs(prefix or None, delimiter=delimiter, **more, **_ONCE)
         else:
-            found = container.list_blobs(prefix or None, **more, **_ONCE)
-        pages = found.by_page(token)
+            blobs = container.list_blobs(prefix or None, **more, **_ONCE)
+        pages = blobs.by_page(token)
         async for page in pages:
             return [item async for item in page], pages.continuation_token or None
         return [], None

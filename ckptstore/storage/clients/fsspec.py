@@ -72,10 +72,10 @@ class FilesystemClient:
                 Kind.REFUSED, f"asked for {view.nbytes} bytes, got {len(data)}: no ranges there"
             )
         if len(data) < view.nbytes:
-            found = self._files.info(key)
-            if found is None:
+            entry = self._files.info(key)
+            if entry is None:
                 raise Failure(Kind.MISSING, f"there is no {key}")
-            size = found.get("size")
+            size = entry.get("size")
             if size is not None and size < start + view.nbytes:
                 raise Failure(Kind.SHORT, f"the file ends at byte {size}")
             raise Failure(Kind.AGAIN, f"the answer ended after {len(data)} of {view.nbytes} bytes")
@@ -128,10 +128,10 @@ class FilesystemClient:
         sizes: dict[str, int] = {}
         changed: dict[str, float] = {}
         for key, listed in files.items():
-            found = self._sized(key, listed)
-            if found is not None:
-                sizes[key] = int(found["size"])
-                if (time := time_of(found)) is not None:
+            entry = self._sized(key, listed)
+            if entry is not None:
+                sizes[key] = int(entry["size"])
+                if (time := time_of(entry)) is not None:
                     changed[key] = time
         if refusal is not None and prefix not in sizes:
             raise refusal

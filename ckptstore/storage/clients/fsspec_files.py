@@ -57,8 +57,8 @@ class Filesystem:
         self._made: set[str] = set()
         try:
             kind = fsspec.get_filesystem_class(protocol)
-            given = kind._get_kwargs_from_urls(self._root) | dict(options)
-            self._fs = fsspec.filesystem(protocol, skip_instance_cache=True, **given)
+            arguments = kind._get_kwargs_from_urls(self._root) | dict(options)
+            self._fs = fsspec.filesystem(protocol, skip_instance_cache=True, **arguments)
         except ImportError as error:
             raise Failure(Kind.REFUSED, str(error), Reason.MISSING_PACKAGE) from error
         except (TypeError, ValueError) as error:
@@ -80,12 +80,12 @@ class Filesystem:
         """Return what the file system says of a file, or None where there is none."""
         self._fs.invalidate_cache()
         try:
-            found: Mapping[str, Any] = self._call("info", self._path(key))
+            entry: Mapping[str, Any] = self._call("info", self._path(key))
         except Failure as failure:
             if failure.kind is not Kind.MISSING:
                 raise
             return None
-        return found
+        return entry
 
     def entries(self, directory: str, *, deep: bool) -> dict[str, Mapping[str, Any]]:
         """Return what the file system says of what is in a directory, by key; {} for no directory.
@@ -94,21 +94,21 @@ class Filesystem:
             directory: a key with a slash at its end, or empty.
             deep: list all files below, and not what is directly in it.
         """
-        found: Iterable[Any]
+        listed: Iterable[Any]
         top = self._path(directory)
         self._fs.invalidate_cache()
         try:
             if deep:
-                found = self._call("find", top, detail=True).values()
+                listed = self._call("find", top, detail=True).values()
             else:
-                found = self._call("ls", top, detail=True)
+                listed = self._call("ls", top, detail=True)
         except Failure as failure:
             if failure.kind is Kind.MISSING or failure.reason == Reason.READ_ONLY:
                 return {}  # it is not there, or it cannot list
             raise
         entries: dict[str, Mapping[str, Any]] = {}
         below = top.strip("/") + "/" if top.strip("/") else ""
-        for entry in found:
+        for entry in listed:
             path = str(entry["name"]).lstrip("/")
             name = path[len(below) :] if path.startswith(below) else path.rpartition("/")[2]
             name = self._unquoted(name)

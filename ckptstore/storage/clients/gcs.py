@@ -211,23 +211,23 @@ class GCSClient:
         end, total = start + view.nbytes, upload.nbytes
         crc = _extend(session.crc, view)
         whole = crc if end == total else None
-        got = self._send(session, f"bytes */{total}", whole) if tries else start
-        while isinstance(got, int) and got < end:
-            if got < start:
+        taken = self._send(session, f"bytes */{total}", whole) if tries else start
+        while isinstance(taken, int) and taken < end:
+            if taken < start:
                 raise Failure(Kind.REFUSED, "the store lost bytes of an upload that it had taken")
-            asked, before = f"bytes {got}-{end - 1}/{total}", got
-            got = self._send(session, asked, whole, view[got - start :])
-            if isinstance(got, int) and got <= before:
+            asked, before = f"bytes {taken}-{end - 1}/{total}", taken
+            taken = self._send(session, asked, whole, view[taken - start :])
+            if isinstance(taken, int) and taken <= before:
                 raise Failure(Kind.AGAIN, f"the store took nothing of {asked}")
-        if isinstance(got, int) and end == total:
+        if isinstance(taken, int) and end == total:
             raise Failure(Kind.AGAIN, "the store has all bytes and did not make the object")
-        if isinstance(got, _Stored) and got.damage:
+        if isinstance(taken, _Stored) and taken.damage:
             try:
-                self.delete(upload.key, got.generation)
+                self.delete(upload.key, taken.generation)
             except Failure as failure:
                 if failure.kind not in (Kind.MISSING, Kind.CONDITION):
                     raise
-            raise Failure(Kind.REFUSED, f"{got.damage}; it was deleted")
+            raise Failure(Kind.REFUSED, f"{taken.damage}; it was deleted")
         session.crc = crc
         return str(number)
 

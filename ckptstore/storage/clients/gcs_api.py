@@ -137,8 +137,8 @@ class Api:
         payer = self._fs.requester_pays
         project = payer if isinstance(payer, str) else self._fs.project if payer else None
         params = {**params, "userProject": project}
-        given = {name: value for name, value in params.items() if value}
-        return URL(f"{self._base}{path}?{urlencode(given, quote_via=quote)}", encoded=True)
+        query = {name: value for name, value in params.items() if value}
+        return URL(f"{self._base}{path}?{urlencode(query, quote_via=quote)}", encoded=True)
 
 
 def json_of(parse: Callable[[Any], T]) -> Receive[T]:

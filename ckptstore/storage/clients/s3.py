@@ -55,8 +55,8 @@ class S3Client:
             "retries": {"total_max_attempts": 1},
             "response_checksum_validation": "when_required",  # ours decide
         } | dict(options.get("config_kwargs") or {})
-        given = {"use_listings_cache": False} | dict(options) | {"config_kwargs": config}
-        self._fs = s3fs.S3FileSystem(skip_instance_cache=True, **given)
+        arguments = {"use_listings_cache": False} | dict(options) | {"config_kwargs": config}
+        self._fs = s3fs.S3FileSystem(skip_instance_cache=True, **arguments)
         self._always = {**self._fs.s3_additional_kwargs, **self._fs.req_kw}
         self._bucket = bucket
         self._timeout = settings.timeout
@@ -69,11 +69,11 @@ class S3Client:
         """GetObject of a range from 0."""
 
         async def request() -> tuple[bytes, Version]:
-            got = await self._call("get_object", Key=key, Range=f"bytes=0-{limit}")
+            answer = await self._call("get_object", Key=key, Range=f"bytes=0-{limit}")
             try:
-                return (await got["Body"].read())[: limit + 1], got["ETag"]
+                return (await answer["Body"].read())[: limit + 1], answer["ETag"]
             finally:
-                got["Body"].close()
+                answer["Body"].close()
 
         try:
             return self._run(request())
@@ -89,10 +89,10 @@ class S3Client:
         asked = f"bytes={start}-{start + view.nbytes - 1}"
 
         async def request() -> None:
-            got = await self._call("get_object", Key=key, Range=asked)
-            body, at = got["Body"], 0
+            answer = await self._call("get_object", Key=key, Range=asked)
+            body, at = answer["Body"], 0
             try:
-                check_range(got.get("ContentRange"), start, view.nbytes)
+                check_range(answer.get("ContentRange"), start, view.nbytes)
                 while at < view.nbytes and (
                     piece := await body.read(min(_PIECE_NBYTES, view.nbytes - at))
                 ):
@@ -129,13 +129,13 @@ class S3Client:
             more["Delimiter"] = delimiter
 
         async def request() -> Page:
-            got = _listing(await self._call("list_objects_v2", Prefix=prefix, **more))
-            items = got.get("Contents", ())
+            listing = _listing(await self._call("list_objects_v2", Prefix=prefix, **more))
+            items = listing.get("Contents", ())
             return Page(
                 {item["Key"]: item["Size"] for item in items},
                 {item["Key"]: item["LastModified"].timestamp() for item in items},
-                [item["Prefix"] for item in got.get("CommonPrefixes", ())],
-                got.get("NextContinuationToken"),
+                [item["Prefix"] for item in listing.get("CommonPrefixes", ())],
+                listing.get("NextContinuationToken"),
             )
 
         return self._run(request())
@@ -144,8 +144,8 @@ class S3Client:
         """CreateMultipartUpload."""
 
         async def request() -> Upload:
-            got = await self._call("create_multipart_upload", Key=key)
-            return Upload(key, got["UploadId"], nbytes, create=create)
+            answer = await self._call("create_multipart_upload", Key=key)
+            return Upload(key, answer["UploadId"], nbytes, create=create)
 
         return self._run(request())
 
@@ -154,10 +154,10 @@ class S3Client:
         body = io.BytesIO(data)
 
         async def request() -> str:
-            got = await self._call(
+            answer = await self._call(
                 "upload_part", Key=upload.key, UploadId=upload.id, PartNumber=number, Body=body
             )
-            tag: str = got["ETag"]
+            tag: str = answer["ETag"]
             return tag
 
         return self._run(request(), body.getbuffer().nbytes)
@@ -182,19 +182,21 @@ class S3Client:
         """ListMultipartUploads."""
 
         async def request() -> list[Upload]:
-            found: list[Upload] = []
+            uploads: list[Upload] = []
             more: dict[str, str] = {}
             while True:
-                got = _listing(await self._call("list_multipart_uploads", Prefix=prefix, **more))
-                found += [
+                listing = _listing(
+                    await self._call("list_multipart_uploads", Prefix=prefix, **more)
+                )
+                uploads += [
                     Upload(item["Key"], item["UploadId"], 0, item["Initiated"].timestamp())
-                    for item in got.get("Uploads", ())
+                    for item in listing.get("Uploads", ())
                 ]
-                if not got["IsTruncated"]:
-                    return [upload for upload in found if upload.key.startswith(prefix)]
+                if not listing["IsTruncated"]:
+                    return [upload for upload in uploads if upload.key.startswith(prefix)]
                 more = {
-                    "KeyMarker": got["NextKeyMarker"],
-                    "UploadIdMarker": got["NextUploadIdMarker"],
+                    "KeyMarker": listing["NextKeyMarker"],
+                    "UploadIdMarker": listing["NextUploadIdMarker"],
                 }
 
         return self._run(request())
@@ -218,11 +220,11 @@ def _header(condition: Version | None) -> dict[str, str]:
     return {"IfNoneMatch": "*"} if condition == ABSENT else {"IfMatch": condition}
 
 
-def _listing(got: Any) -> Any:
+def _listing(answer: Any) -> Any:
     """Return an answer that is a listing: a gateway may say something else with status 200."""
-    if "IsTruncated" not in got:
+    if "IsTruncated" not in answer:
         raise Failure(Kind.AGAIN, "the answer is not a listing")
-    return got
+    return answer
 
 
 _CONDITION = {"PreconditionFailed", "412"}

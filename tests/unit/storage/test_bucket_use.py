@@ -25,7 +25,8 @@ import pytest
 
 import ckptstore
 from ckptstore import storage as storage_package
-from ckptstore.saving import placement as placements
+from ckptstore.saving.placement import MAX_FILES, Placement
+from ckptstore.saving.placement import place as place_leaves
 from ckptstore.storage import connect, retry, uploads
 from tests.support import ROOT
 from tests.support.servers import S3Server, Server
@@ -529,9 +530,9 @@ def test_a_prefix_that_clients_would_change_is_refused(
 TIB = 1 << 40
 
 
-def check_limits(placement: placements.Placement) -> None:
+def check_limits(placement: Placement) -> None:
     """Check a plan against what S3 (10,000 parts of 5 GiB) and GCS (objects of 5 TiB) allow."""
-    assert len(placement.file_nbytes) <= placements.MAX_FILES
+    assert len(placement.file_nbytes) <= MAX_FILES
     for nbytes in set(placement.file_nbytes):
         part = uploads.part_nbytes(nbytes)
         assert nbytes <= 5 * TIB
@@ -550,13 +551,13 @@ def test_the_parts_of_every_object_are_within_the_limits_of_the_stores() -> None
     ):
         part = uploads.part_nbytes(nbytes)
         assert 5 << 20 <= part <= 5 << 30 and -(-nbytes // part) <= 10_000
-    check_limits(placements.place([600 << 30, 6 << 30, 300 << 30, 100, 94 << 30]))
+    check_limits(place_leaves([600 << 30, 6 << 30, 300 << 30, 100, 94 << 30]))
 
 
 @pytest.mark.whole
 def test_a_plan_of_100_tib_is_within_the_limits_of_the_stores() -> None:
     began = time.monotonic()
-    placement = placements.place([60 * TIB, 34 * TIB, 5 * TIB, *[6 << 30] * 170, 1000])
+    placement = place_leaves([60 * TIB, 34 * TIB, 5 * TIB, *[6 << 30] * 170, 1000])
     print(f"100 TiB: {len(placement.spans)} spans in {time.monotonic() - began:.0f} s")
     check_limits(placement)
 

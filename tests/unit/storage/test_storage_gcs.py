@@ -20,10 +20,9 @@ import ckptstore
 from ckptstore import storage as storage_package
 from ckptstore.errors import CheckpointError, StorageError
 from ckptstore.storage import Storage
-from ckptstore.storage.clients import gcs as module
 from ckptstore.storage.clients import gcs_api, gcs_errors
 from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Settings, Upload
-from ckptstore.storage.clients.gcs import GCSClient
+from ckptstore.storage.clients.gcs import GCSClient, _encoded
 from tests.support.servers import Gcs
 from tests.support.servers.proxy import (
     ACTIONS,
@@ -181,7 +180,7 @@ def test_a_range_is_filled_or_refused(client: GCSClient) -> None:
 
 
 def test_a_listing_goes_on(client: GCSClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PAGE_LENGTH", 2)
+    monkeypatch.setattr("ckptstore.storage.clients.gcs._PAGE_LENGTH", 2)
     for name in ("a", "b", "c/1", "c/2", "d"):
         client.put(f"run/{name}", b"x")
     sizes: dict[str, int] = {}
@@ -249,7 +248,7 @@ def test_parts_become_an_object(
     assert proxy.count() == 4
     sums = [request.headers.get("x-goog-hash") for request in proxy.log]
     assert sums[:3] == [None, None, None]
-    assert sums[3] == f"crc32c={module._encoded(google_crc32c.value(large))}"
+    assert sums[3] == f"crc32c={_encoded(google_crc32c.value(large))}"
     assert client._sessions == {}
 
 
