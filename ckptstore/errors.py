@@ -182,6 +182,16 @@ class CheckpointError(Exception):
     Attributes:
         reason: a member of `Reason`; it equals its text, such as ``"checksum"``.
         exit_code: what a command line tool exits with.
+
+    Example:
+        >>> import ckptstore
+        >>> try:
+        ...     ckptstore.load("nothing")
+        ... except ckptstore.CheckpointError as error:
+        ...     print(type(error).__name__, error.reason, error.exit_code)
+        NotCommittedError no-manifest 7
+
+    Source: docs/spec.md, section 12.
     """
 
     reason: str = Reason.CHECKPOINT

@@ -26,6 +26,14 @@ class LeafInfo:
         dtype: in the format's words.
         shape: as stored (a PRNG key's ends with the axes of its data).
         nbytes: bytes that it takes in data files.
+
+    Example:
+        >>> import ckptstore, numpy as np
+        >>> [leaf] = ckptstore.save("ckpt", {"w": np.zeros((2, 3)), "step": 7}).leaves
+        >>> leaf.path, leaf.type, leaf.dtype, leaf.shape, leaf.nbytes
+        ("$['w']", 'numpy.ndarray', 'float64', (2, 3), 48)
+
+    Source: docs/spec.md, section 5.
     """
 
     path: str
@@ -46,6 +54,17 @@ class Checkpoint:
         writer: versions of the packages that wrote it.
         version: of the format.
         nbytes: bytes of all files but the manifest.
+
+    Example:
+        >>> import ckptstore, numpy as np
+        >>> saved = ckptstore.save("ckpt", {"w": np.zeros(3)}, step=7, metrics={"loss": 0.5})
+        >>> checkpoint = ckptstore.inspect("ckpt")
+        >>> checkpoint.step, checkpoint.metrics, checkpoint.attempt == saved.attempt
+        (7, {'loss': 0.5}, True)
+        >>> [leaf.path for leaf in checkpoint.leaves]
+        ["$['w']"]
+
+    Source: docs/spec.md, section 4.
     """
 
     def __init__(self, url: str, manifest: Manifest, index_parts: Sequence[bytes]) -> None:

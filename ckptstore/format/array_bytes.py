@@ -26,6 +26,10 @@ def to_bytes(array: Array) -> Array:
 
     Raises:
         DtypeRefusal: for text with a code point that Unicode does not have.
+
+    Example:
+        >>> to_bytes(np.array([[1, 2]], ">u2"))
+        array([1, 0, 2, 0], dtype=uint8)
     """
     dtype = array.dtype
     if _beyond_unicode(array):

@@ -64,6 +64,12 @@ def describe(dtype: np.dtype[Any]) -> Stored:
     Raises:
         DtypeRefusal: for object and variable-width string dtypes, dtype metadata, overlapping
             fields, and dtypes of packages that the format does not know.
+
+    Example:
+        >>> describe(np.dtype("float32"))
+        'float32'
+        >>> describe(np.dtype([("x", "i2"), ("y", "f8")]))["fields"][1]["name"]
+        'y'
     """
     if dtype.metadata:
         raise DtypeRefusal(

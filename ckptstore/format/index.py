@@ -70,7 +70,12 @@ BLOB_KINDS = (Kind.INT, Kind.STR, Kind.SURROGATE_STR, Kind.BYTES, Kind.BYTEARRAY
 
 
 class TypeKind(enum.StrEnum):
-    """What a row of the table of types describes. Spec: section 5.1."""
+    """What a row of the table of types describes. Spec: section 5.1.
+
+    Example:
+        >>> TypeKind.NAMEDTUPLE == "namedtuple"
+        True
+    """
 
     NAMEDTUPLE = "namedtuple"
     DATACLASS = "dataclass"
@@ -82,7 +87,15 @@ class TypeKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TypeRow:
-    """One type: where it is defined, and what is needed to find it again."""
+    """One type: where it is defined, and what is needed to find it again.
+
+    Example:
+        >>> row = TypeRow(TypeKind.ARRAY, "jax", "Array")
+        >>> str(row), row.fields
+        ('jax.Array', ())
+
+    Source: docs/adapters.md; docs/spec.md, section 5.1.
+    """
 
     kind: str
     module: str

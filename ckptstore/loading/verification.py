@@ -26,6 +26,17 @@ class Problem:
         reason: the code that a `CheckpointError` for it carries.
         where: the file, and the place in it.
         message: what was found against what was expected.
+
+    Example:
+        >>> import ckptstore, numpy as np, pathlib
+        >>> saved = ckptstore.save("ckpt", {"w": np.zeros(3)})
+        >>> [file] = pathlib.Path("ckpt").glob("data-*")
+        >>> _ = file.write_bytes(b"x" + file.read_bytes()[1:])
+        >>> [problem] = ckptstore.verify("ckpt")
+        >>> problem.reason == "checksum", problem.message
+        (True, "damaged bytes of $['w']")
+
+    Source: docs/spec.md, section 12.
     """
 
     reason: str

@@ -11,16 +11,16 @@ from typing import Any, Literal, Self
 from ckptstore import loading
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CorruptError, NotCommittedError, Reason, StructureError
-from ckptstore.runs import retention
 from ckptstore.runs.directory import Run
 from ckptstore.runs.interval import Every
 from ckptstore.runs.preemption import Preemption
-from ckptstore.runs.retention import Mode, Rule
+from ckptstore.runs.retention import Rule
 from ckptstore.runs.saves import Saves
+from ckptstore.runs.steps import Steps
 from ckptstore.saving import PendingSave
 
 
-class Manager:
+class Manager(Steps):
     """A directory with one checkpoint for each step, on a disk or in a bucket.
 
     The steps are looked up in the store at each call: another process sees new ones at once, and a
@@ -51,6 +51,18 @@ class Manager:
 
     Raises:
         StructureError: reason ``bad-argument``.
+
+    Example:
+        >>> import ckptstore
+        >>> with Manager("run", every=100, keep=ckptstore.keep_last(2)) as manager:
+        ...     state = manager.load_or_init(lambda: {"step": 0})
+        ...     while state["step"] < 400:
+        ...         state["step"] += 1
+        ...         pending = manager.save_async(state["step"], state)
+        >>> manager.steps()
+        [300, 400]
+        >>> Manager("run").load()
+        {'step': 400}
 
     Source: docs/runs.md; docs/commit.md.
     """
@@ -130,6 +142,17 @@ class Manager:
             StructureError: reason ``missing-metric``: one that `keep` looks at; or
                 ``is-a-checkpoint``: the URL is not of a run.
             CheckpointError: as `ckptstore.save`.
+
+        Example:
+            >>> manager = Manager("run", every=100)
+            >>> manager.save(100, {"step": 100}, metrics={"loss": 0.5}).step
+            100
+            >>> manager.save(101, {"step": 101}) is None  # not a multiple of 100
+            True
+            >>> manager.save(101, {"step": 101}, force=True).step
+            101
+
+        Source: docs/runs.md, "Which calls save".
         """
         if not self._saves.is_due(step, metrics, force=force):
             return None
@@ -167,6 +190,14 @@ class Manager:
 
         Raises:
             CheckpointError: as `save` and `ckptstore.save_async`; that of the save before, too.
+
+        Example:
+            >>> with Manager("run") as manager:
+            ...     pending = manager.save_async(100, {"step": 100})
+            >>> pending.result().step
+            100
+
+        Source: docs/runs.md, "Which calls save"; docs/async.md.
         """
         if not self._saves.is_due(step, metrics, force=force):
             return None
@@ -205,6 +236,17 @@ class Manager:
             StructureError: reason ``is-a-checkpoint``: the URL is not of a run.
             CheckpointError: as `ckptstore.load`. What is no damage is never passed over, such as
                 types that are not found or a disk that cannot be read.
+
+        Example:
+            >>> manager = Manager("run")
+            >>> for step in (100, 200):
+            ...     saved = manager.save(step, {"step": step})
+            >>> manager.load(), manager.loaded_step
+            ({'step': 200}, 200)
+            >>> manager.load(100)
+            {'step': 100}
+
+        Source: docs/runs.md, "Resume".
         """
         self._saves.check()
         load = functools.partial(
@@ -242,6 +284,16 @@ class Manager:
 
         Raises:
             CheckpointError: as `load`. A run is never begun anew because its steps are damaged.
+
+        Example:
+            >>> manager = Manager("run")
+            >>> manager.load_or_init(lambda: {"step": 0})
+            {'step': 0}
+            >>> saved = manager.save(100, {"step": 100})
+            >>> manager.load_or_init(lambda: {"step": 0})
+            {'step': 100}
+
+        Source: docs/runs.md, "Resume".
         """
         if not callable(init):
             raise StructureError(
@@ -258,66 +310,27 @@ class Manager:
                 raise
         return init()
 
-    def steps(self) -> list[int]:
-        """Return the committed steps, in order, without reading a manifest."""
-        self._saves.check()
-        return self._run.committed()
-
-    def latest(self) -> int | None:
-        """Return the newest committed step, or None; saves that were killed are passed over."""
-        self._saves.check()
-        return self._run.newest()
-
-    def best(self, metric: str, mode: Mode = "min") -> int | None:
-        """Return the step with the best value of a metric, the newer of equals; None of no steps.
-
-        Where ``mode="max"``, the largest value is the best.
-
-        Raises:
-            StructureError: reason ``missing-metric``: no step has a finite value of it.
-        """
-        retention.check_metric("best", metric, mode)
-        self._saves.check()
-        return self._run.best(metric, mode)
-
-    def delete(self, step: int) -> None:
-        """Delete a step.
-
-        Raises:
-            NotCommittedError: there is none.
-            AlreadyCommittedError: it was overwritten meanwhile; nothing of that was touched.
-            StorageError: it is there still, or (reason ``not-removed``) not all of its files are
-                removed.
-        """
-        self._saves.check()
-        self._run.delete(step)
-
-    def gc(self, *, grace: float = 24 * 3600.0, dry_run: bool = False) -> dict[int, list[str]]:
-        """Remove what saves left behind that were killed more than `grace` seconds ago.
-
-        Args:
-            grace: by the store's own clock. No save may take longer.
-            dry_run: only tell.
-
-        Returns:
-            The names of the files removed, by step.
-
-        Raises:
-            StructureError: reason ``bad-argument``.
-            CorruptError: of a step whose manifest is damaged; the steps before it are done.
-        """
-        self._saves.check()
-        return self._run.collect(grace, dry_run=dry_run)
-
     def on_preemption(self, notice: Callable[[], Any] | None = None) -> Preemption:
         """Return a flag, raised once this process is told to stop by SIGTERM or by `notice`.
 
         The loop reads it once a step, saves with ``force=True`` and leaves. The handler that was
         there before runs too, and is put back at the end of the `with` block. `notice` is for what
-        a cloud announces otherwise: see `Preemption`. Source: docs/runs.md.
+        a cloud announces otherwise: see `Preemption`.
 
         Raises:
             StructureError: reason ``not-main-thread``, ``foreign-handler`` or ``bad-argument``.
+
+        Example:
+            >>> import signal
+            >>> with Manager("run") as manager:
+            ...     preempted = manager.on_preemption()
+            ...     signal.raise_signal(signal.SIGTERM)  # as a cluster does
+            ...     if preempted:
+            ...         saved = manager.save(7, {"step": 7}, force=True)
+            >>> manager.steps()
+            [7]
+
+        Source: docs/runs.md, "Preemption".
         """
         preempted = Preemption(notice)
         self._at_exit.callback(preempted.close)

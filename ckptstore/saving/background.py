@@ -74,6 +74,18 @@ def save_async(
     Until the save ends, memory holds a copy of what can be written to or lives on a device. jax
     arrays in this host's memory are not copied: XLA is kept from reusing them, so a step that was
     to be given their memory takes new memory.
+
+    Example:
+        >>> import ckptstore, numpy as np
+        >>> state = {"w": np.ones(3)}
+        >>> pending = save_async("ckpt", state, step=7)
+        >>> state["w"][:] = 2  # training goes on
+        >>> pending.result().step
+        7
+        >>> ckptstore.load("ckpt")
+        {'w': array([1., 1., 1.])}
+
+    Source: docs/async.md; docs/commit.md.
     """
     request = SaveRequest.of(
         step=step,

@@ -20,6 +20,14 @@ class PendingSave:
     Attributes:
         url: the checkpoint's own directory.
         step: as given to `save_async`.
+
+    Example:
+        >>> import ckptstore
+        >>> pending = ckptstore.save_async("ckpt", {"step": 7}, step=7)
+        >>> pending.result().step, pending.done()
+        (7, True)
+
+    Source: docs/async.md.
     """
 
     def __init__(self, attempt: Attempt, then: Then | None = None) -> None:
@@ -39,7 +47,15 @@ class PendingSave:
         return f"<PendingSave {self.url} step={self.step} {state}>"
 
     def done(self) -> bool:
-        """Tell whether the save has ended, well or badly."""
+        """Tell whether the save has ended, well or badly.
+
+        Example:
+            >>> import ckptstore
+            >>> pending = ckptstore.save_async("ckpt", {"step": 7})
+            >>> pending.wait()
+            >>> pending.done()
+            True
+        """
         return self._ended.is_set()
 
     def result(self, timeout: float | None = None) -> Checkpoint:
@@ -55,6 +71,12 @@ class PendingSave:
             TimeoutError: the save goes on.
             CheckpointError: what `save` would raise, and (reason ``other-process``) that a parent
                 process does this save.
+
+        Example:
+            >>> import ckptstore
+            >>> pending = ckptstore.save_async("ckpt", {"step": 7}, step=7)
+            >>> pending.result(timeout=60).step
+            7
         """
         if not self._ended.wait(timeout):
             raise TimeoutError(f"{self.url}: not saved after {timeout} s; the save goes on")
@@ -68,6 +90,13 @@ class PendingSave:
         """Wait for the end of the save, however it ends.
 
         A signal handler may do so before there is a thread: then it is made here.
+
+        Example:
+            >>> import ckptstore
+            >>> pending = ckptstore.save_async("ckpt", {"step": 7})
+            >>> pending.wait()
+            >>> ckptstore.load("ckpt")
+            {'step': 7}
         """
         if not self.done() and (self._thread is None or self._thread.ident is None):
             self._run()
@@ -80,7 +109,14 @@ class PendingSave:
         self._ended.wait()
 
     def check(self) -> None:
-        """Raise the error of the save, if it has ended with one that nobody was told of."""
+        """Raise the error of the save, if it has ended with one that nobody was told of.
+
+        Example:
+            >>> import ckptstore
+            >>> pending = ckptstore.save_async("ckpt", {"step": 7})
+            >>> pending.wait()
+            >>> pending.check()  # it went well
+        """
         if self._untold() is not None:
             self.result()
 

@@ -54,6 +54,16 @@ def save(
     the checkpoint is sound all the same. On failure an old checkpoint is as it was, and the files
     of this save are removed. A killed process leaves data files that no manifest names; they are
     in nobody's way. Source: docs/spec.md, section 7; docs/commit.md.
+
+    Example:
+        >>> import ckptstore, numpy as np
+        >>> saved = save("ckpt", {"w": np.ones(3), "step": 7}, step=7, metadata={"dataset": "v2"})
+        >>> saved.step, saved.metadata
+        (7, {'dataset': 'v2'})
+        >>> ckptstore.load("ckpt")
+        {'w': array([1., 1., 1.]), 'step': 7}
+        >>> save("ckpt", {"step": 8}, step=8, overwrite=True).step
+        8
     """
     request = SaveRequest.of(
         step=step,

@@ -42,8 +42,8 @@ def public() -> Iterator[tuple[str, Any]]:
                 continue
             yield f"{face}.{name}", value
             if value in WITH_METHODS:
-                for method, function in vars(value).items():
-                    if not method.startswith("_") and inspect.isfunction(function):
+                for method, function in inspect.getmembers(value, inspect.isfunction):
+                    if not method.startswith("_"):
                         yield f"{face}.{name}.{method}", function
 
 

@@ -1,0 +1,131 @@
+"""The committed steps of a run: listed, compared by a metric, deleted, and cleaned up after."""
+
+from __future__ import annotations
+
+from ckptstore.runs import retention
+from ckptstore.runs.directory import Run
+from ckptstore.runs.retention import Mode
+from ckptstore.runs.saves import Saves
+
+
+class Steps:
+    """The calls of a `Manager` that neither save a step nor load one."""
+
+    _run: Run
+    _saves: Saves
+
+    def steps(self) -> list[int]:
+        """Return the committed steps, in order, without reading a manifest.
+
+        Example:
+            >>> import ckptstore
+            >>> manager = ckptstore.Manager("run")
+            >>> for step in (200, 100):
+            ...     saved = manager.save(step, {"step": step})
+            >>> manager.steps()
+            [100, 200]
+
+        Source: docs/runs.md.
+        """
+        self._saves.check()
+        return self._run.committed()
+
+    def latest(self) -> int | None:
+        """Return the newest committed step, or None; saves that were killed are passed over.
+
+        Example:
+            >>> import ckptstore
+            >>> manager = ckptstore.Manager("run")
+            >>> manager.latest() is None
+            True
+            >>> saved = manager.save(100, {"step": 100})
+            >>> manager.latest()
+            100
+
+        Source: docs/runs.md, "Resume".
+        """
+        self._saves.check()
+        return self._run.newest()
+
+    def best(self, metric: str, mode: Mode = "min") -> int | None:
+        """Return the step with the best value of a metric.
+
+        Args:
+            metric: its name in ``save(step, tree, metrics={name: value})``.
+            mode: whether the smallest value is the best (of a loss), or the largest.
+
+        Returns:
+            The step, the newer of equals; None where the run has no steps.
+
+        Raises:
+            StructureError: reason ``missing-metric``: no step has a finite value of it.
+
+        Example:
+            >>> import ckptstore
+            >>> manager = ckptstore.Manager("run")
+            >>> for step, loss in [(100, 0.5), (200, 0.2), (300, 0.4)]:
+            ...     saved = manager.save(step, {"step": step}, metrics={"loss": loss})
+            >>> manager.best("loss")
+            200
+            >>> manager.load(manager.best("loss"))
+            {'step': 200}
+
+        Source: docs/runs.md, "What is kept".
+        """
+        retention.check_metric("best", metric, mode)
+        self._saves.check()
+        return self._run.best(metric, mode)
+
+    def delete(self, step: int) -> None:
+        """Delete a step.
+
+        Args:
+            step: its number.
+
+        Raises:
+            NotCommittedError: there is no such step.
+            AlreadyCommittedError: it was overwritten meanwhile; nothing of that was touched.
+            StorageError: it is there still, or (reason ``not-removed``) not all of its files are
+                removed.
+
+        Example:
+            >>> import ckptstore
+            >>> manager = ckptstore.Manager("run")
+            >>> for step in (100, 200):
+            ...     saved = manager.save(step, {"step": step})
+            >>> manager.delete(200)
+            >>> manager.steps()
+            [100]
+
+        Source: docs/runs.md; docs/commit.md.
+        """
+        self._saves.check()
+        self._run.delete(step)
+
+    def gc(self, *, grace: float = 24 * 3600.0, dry_run: bool = False) -> dict[int, list[str]]:
+        """Remove the files of saves that were killed more than `grace` seconds ago.
+
+        Args:
+            grace: in seconds of the store's own clock. No save may take longer.
+            dry_run: remove nothing, and return the files that would be removed.
+
+        Returns:
+            The names of the files removed, by step.
+
+        Raises:
+            StructureError: reason ``bad-argument``.
+            CorruptError: of a step whose manifest is damaged; the steps before it are done.
+
+        Example:
+            >>> import ckptstore, pathlib
+            >>> step = pathlib.Path("run/step-000000000100")
+            >>> step.mkdir(parents=True)
+            >>> _ = (step / f"data-{'0' * 32}-0-0.bin").write_bytes(b"of a save that was killed")
+            >>> manager = ckptstore.Manager("run")
+            >>> sorted(manager.gc(grace=0))
+            [100]
+
+        Source: docs/commit.md.
+        """
+        self._saves.check()
+        return self._run.collect(grace, dry_run=dry_run)
