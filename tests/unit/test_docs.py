@@ -90,10 +90,33 @@ def test_each_recipe_that_is_stopped_and_started_again_ends_with_the_same_bytes(
         assert compare_bytes.contents(whole / last) == compare_bytes.contents(stopped / last), file
 
 
+def links():
+    """Yield every link to a file or a section of this repository."""
+    for page in {*PAGES, *ROOT.glob("*.md")}:
+        for path, section in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
+            yield page.name, page.parent / path if path else page, section
+
+
+def sections(page):
+    """Return the anchors that a page has, as GitHub makes them of its headings."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
 def test_every_link_to_a_file_leads_somewhere():
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    assert [link for link in links() if not link[1].exists()] == []
+
+
+def test_every_link_to_a_section_leads_somewhere():
+    inside = [link for link in links() if link[2]]
+    assert [link for link in inside if link[2] not in sections(link[1])] == []
+    assert len(inside) > 20
+
+
+def test_the_calls_name_every_public_name():
+    page = (DOCS / "api.md").read_text()
+    assert [name for name in ckptstore.__all__ if not re.search(rf"\b{name}\b", page)] == []
 
 
 def test_the_invariants_of_the_commit_name_tests_that_exist():
