@@ -96,6 +96,7 @@ def broken(old: list[Any], new: list[Any] | None) -> str:
     if new is None:
         return "cannot be called"
     now = {name: (kind, default) for name, kind, default in new}
+    old = [argument for argument in old if not argument[0].startswith("_")]
     for name, kind, default in old:
         if kind == "VAR_KEYWORD" and kind not in {kind for kind, _ in now.values()}:
             continue  # its keywords are spelled out now
