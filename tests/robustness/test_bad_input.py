@@ -281,11 +281,11 @@ def test_types_by_a_name_that_is_no_str_are_refused(saved: Path) -> None:
 
 @pytest.mark.parametrize("arrays", ["jax", "NUMPY", 5, True, [], np.ndarray])
 def test_arrays_of_another_kind_are_refused(arrays: Any, saved: Path) -> None:
-    raised(lambda: ckptstore.load(saved, arrays=arrays), "bad-argument", "arrays=", "'numpy'")
+    raised(lambda: ckptstore.load(saved, arrays=arrays), "bad-argument", "arrays is", "'numpy'")
 
 
 def test_a_cast_without_like_is_refused(saved: Path) -> None:
-    raised(lambda: ckptstore.load(saved, cast=True), "bad-argument", "cast=True", "like=")
+    raised(lambda: ckptstore.load(saved, cast=True), "bad-argument", "cast is True", "like=")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_a_cast_without_like_is_refused(saved: Path) -> None:
     [
         (5, "expected a pattern"),
         (b"$.a", "expected a pattern"),
-        ([5], "5 is no pattern"),
+        ([5], "5 is not a pattern"),
         ("", "begins with $"),
         ("a", "begins with $"),
         ("$.", "cannot be read from '.'"),
