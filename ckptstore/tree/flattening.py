@@ -13,9 +13,10 @@ from typing import Any
 
 from ckptstore.errors import Reason, StructureError
 from ckptstore.format import DICT_KINDS, TREE_MAX_DEPTH, Kind, dtypes
-from ckptstore.tree import encoding, paths, scalars
+from ckptstore.tree import encoding, paths
 from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.records import encoder_of
+from ckptstore.tree.scalars import ENCODERS, SCALAR_TYPES
 from ckptstore.types import Child, Refusal
 
 _LINES_SHOWN = 20
@@ -87,19 +88,19 @@ class _Walker:
         Raises:
             StructureError: all that cannot be carried, each with its path and the remedy.
         """
-        live = self.live
+        live, kind, objects = self.live, self.live.kind, self.live.objects
         stack = [_Frame(iter((tree,)), 0, _Holds.VALUES)]
         on_path: set[int] = set()  # ids of the open containers, to find cycles
         while stack:
             frame = stack[-1]
             for x in frame.children:
-                node = len(live.kind)
+                node = len(kind)
                 in_key = frame.next_is_key()
                 child = None
                 if type(x) is Child:
                     child, x = x, x.value
                 below = self._encode(x, on_path, in_key, child)
-                live.objects.append(x)
+                objects.append(x)
                 if below:
                     if len(stack) > TREE_MAX_DEPTH:
                         raise StructureError(
@@ -108,7 +109,7 @@ class _Walker:
                             reason=Reason.TOO_DEEP,
                         )
                     on_path.add(id(x))
-                    holds = _Holds.KEYS if in_key else _HOLDS.get(live.kind[node], _Holds.VALUES)
+                    holds = _Holds.KEYS if in_key else _HOLDS.get(kind[node], _Holds.VALUES)
                     stack.append(_Frame(iter(below), id(x), holds))
                     break
             else:
@@ -126,7 +127,7 @@ class _Walker:
     ) -> Sequence[Any] | None:
         """Append the node of `x` and return its children, None for a node without."""
         live, cls = self.live, type(x)
-        scalar = scalars.ENCODERS.get(cls)
+        scalar = ENCODERS.get(cls)
         if scalar is not None:
             live.add_scalar(*scalar(x))
             return None
@@ -138,8 +139,7 @@ class _Walker:
             else:
                 live.add(Kind.SAME, arg=seen)
             return None
-        for_like = child is not None and child.record is None
-        if id(x) in self._supplied or (for_like and _needs_like(x)):
+        if id(x) in self._supplied or (child and child.record is None and _needs_like(x)):
             self._supply(x)
             return None
         encode = self._encoders.get(cls)
@@ -155,8 +155,9 @@ class _Walker:
                 return None
             self._refuse(node, str(refusal))
             children = None
-        if children is not None or live.kind[node] == Kind.LEAF:
-            if not in_key and live.kind[node] != Kind.ENUM and not (cls is tuple and not children):
+        kind = live.kind[node]
+        if children is not None or kind == Kind.LEAF:
+            if not in_key and kind != Kind.ENUM and not (cls is tuple and not children):
                 self._seen[id(x)] = node
             if children is not None:
                 live.arity[node] = len(children)
@@ -196,7 +197,7 @@ def _supplied_ids(tree: Any, patterns: Sequence[str]) -> Set[int]:
             )
         for _, node in places:
             x = outline.objects[node]
-            if type(x) in scalars.SCALAR_TYPES:
+            if type(x) in SCALAR_TYPES:
                 raise StructureError(
                     f"supplied: {pattern} is a {type(x).__name__}, which can be stored; leave it "
                     "out of supplied",
