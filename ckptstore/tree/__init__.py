@@ -4,14 +4,20 @@
 objects of either. Open to other wings: `paths`, and `leaves` for arrays.
 """
 
-from ckptstore.tree.comparison import Target, check_same_paths, compare
+from ckptstore.tree.comparison import Target, compare
 from ckptstore.tree.differences import differs_from_like, key_text, number_hint
 from ckptstore.tree.filling import fill
 from ckptstore.tree.flattening import flatten
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.scalars import SCALAR_TYPES
-from ckptstore.tree.selection import is_one_place, named_as_today, patterns_of, select
+from ckptstore.tree.selection import (
+    check_same_paths,
+    is_one_place,
+    named_as_today,
+    patterns_of,
+    select,
+)
 from ckptstore.tree.stored import StoredTree
 from ckptstore.tree.unflattening import unflatten
 

@@ -75,31 +75,6 @@ def compare(
     return _Comparison(stored, like, classes, cast=cast, numpy=numpy).run(pairs)
 
 
-def check_same_paths(stored: Mapping[str, int], like: Mapping[str, int], where: str) -> None:
-    """Refuse a selection that means other places in the checkpoint than in `like`.
-
-    Args:
-        stored: the selected nodes of the checkpoint, by path.
-        like: those of `like`.
-        where: the checkpoint, for messages.
-
-    Raises:
-        StructureError: reason ``differs-from-like``.
-    """
-    lines = [f"{path}: not in `like`" for path in stored if path not in like]
-    lines += [f"{path}: not in the checkpoint" for path in like if path not in stored]
-    first: dict[int, str] = {}
-    for path, node in () if lines else like.items():
-        other = first.setdefault(node, path)
-        if stored[other] != stored[path]:
-            lines.append(
-                f"{path}: in `like` the same object as {other}, in the checkpoint another; select "
-                "what holds them, or make two objects in `like`"
-            )
-    if lines:
-        raise differs_from_like(where, lines)
-
-
 class _Comparison:
     """One comparison; what differs is noted by the node of either table."""
 

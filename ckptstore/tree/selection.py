@@ -9,6 +9,7 @@ from typing import Any, overload
 from ckptstore.errors import Reason, StructureError, UnknownTypeError, bad_argument, listed
 from ckptstore.format import Kind, TypeRow
 from ckptstore.tree import paths
+from ckptstore.tree.differences import differs_from_like
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.stored import StoredTree
@@ -63,6 +64,31 @@ def select(
                 reason=Reason.AMBIGUOUS,
             )
     return dict(sorted(out.items(), key=lambda place: place[1]))  # in the tree's order
+
+
+def check_same_paths(stored: Mapping[str, int], like: Mapping[str, int], where: str) -> None:
+    """Refuse a selection that means other places in the checkpoint than in `like`.
+
+    Args:
+        stored: the selected nodes of the checkpoint, by path.
+        like: those of `like`.
+        where: the checkpoint, for messages.
+
+    Raises:
+        StructureError: reason ``differs-from-like``.
+    """
+    lines = [f"{path}: not in `like`" for path in stored if path not in like]
+    lines += [f"{path}: not in the checkpoint" for path in like if path not in stored]
+    first: dict[int, str] = {}
+    for path, node in () if lines else like.items():
+        other = first.setdefault(node, path)
+        if stored[other] != stored[path]:
+            lines.append(
+                f"{path}: in `like` the same object as {other}, in the checkpoint another; select "
+                "what holds them, or make two objects in `like`"
+            )
+    if lines:
+        raise differs_from_like(where, lines)
 
 
 def is_one_place(select: str | Sequence[str]) -> bool:
