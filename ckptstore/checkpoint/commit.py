@@ -73,10 +73,10 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
     """
     attempt = manifest.attempt
     try:
-        found = storage.list()
-        if names.mark(attempt) in found:
+        sizes = storage.list()
+        if names.mark(attempt) in sizes:
             raise _collected(storage, attempt)
-        if lost := _lost(manifest, found):
+        if lost := _lost(manifest, sizes):
             raise StorageError(
                 f"{storage.url}: {lost}; somebody removes files there, or the store lost them; "
                 "nothing was committed; save again",
@@ -87,9 +87,9 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
         raise
     swapped = _send(storage, attempt, data, replaced)
     try:
-        found = storage.list()
-        collected = names.mark(attempt) in found
-        if not collected and _lost(manifest, found):
+        sizes = storage.list()
+        collected = names.mark(attempt) in sizes
+        if not collected and _lost(manifest, sizes):
             # A collector is done with this attempt, or a later save or a delete came after it.
             collected = attempt_of(committed(storage)) == attempt
         if collected:
@@ -163,12 +163,12 @@ def _send(
     ) from error
 
 
-def _lost(manifest: Manifest, found: Mapping[str, int]) -> str | None:
+def _lost(manifest: Manifest, sizes: Mapping[str, int]) -> str | None:
     """Return what is wrong with the files of an attempt that are there, or None."""
     for file in manifest.files:
-        if (have := found.get(file.name)) != file.nbytes:
-            there = "is missing" if have is None else f"has {have} bytes"
-            return f"{file.name} {there}, {file.nbytes} bytes were written"
+        if (nbytes := sizes.get(file.name)) != file.nbytes:
+            state = "is missing" if nbytes is None else f"has {nbytes} bytes"
+            return f"{file.name} {state}, {file.nbytes} bytes were written"
     return None
 
 

@@ -70,7 +70,7 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
 def _by_attempt(*times: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Return when each file was changed, by the attempt that it belongs to."""
     attempts: dict[str, dict[str, float]] = {}
-    for name, time in (item for found in times for item in found.items()):
+    for name, time in (item for column in times for item in column.items()):
         if (attempt := names.attempt_of(name)) is not None:
             files = attempts.setdefault(attempt, {})
             files[name] = max(time, files.get(name, time))
@@ -99,17 +99,17 @@ def _remove(storage: Storage, attempt: str, files: Iterable[str]) -> bool:
     Only who made the mark may remove files or take the mark back: a writer that sees neither the
     mark nor a file missing must be safe from every collector.
     """
-    mark, mine = names.mark(attempt), os.urandom(16)
+    mark, content = names.mark(attempt), os.urandom(16)
     try:
-        storage.create(mark, mine)
+        storage.create(mark, content)
     except FileExistsError:
         return False  # another collector's
     holder = committed(storage)
     if holder is not None and holder.attempt in (None, attempt):
-        storage.delete(mark, expected=mine)
+        storage.delete(mark, expected=content)
         return False
     for name in files:
         storage.abort(name)
         storage.delete(name)
-    storage.delete(mark, expected=mine)
+    storage.delete(mark, expected=content)
     return True

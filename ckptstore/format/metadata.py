@@ -1,4 +1,4 @@
-"""The user's metadata: a map of plain values inside the manifest. Spec: section 4.3."""
+"""The user's metadata: a map of plain values inside the manifest. Spec: sections 5 and 9."""
 
 from __future__ import annotations
 

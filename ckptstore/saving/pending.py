@@ -102,8 +102,8 @@ class PendingSave:
             self._run()
         if not self.done() and self._thread is threading.current_thread():
             raise CheckpointError(
-                f"{self.url}: a rule of `keep` waits for the save that asks it, which would be for "
-                "ever; a rule only says what to keep: save in the loop",
+                f"{self.url}: deadlock: a rule of `keep` waits for the save that called it. A rule "
+                "may only choose steps; call save() in the training loop",
                 reason=Reason.SAVE_PENDING,
             )
         self._ended.wait()

@@ -86,22 +86,22 @@ def place(
     for leaves in (changing, [leaf for leaf in large if leaf in unchanged]):
         first = len(ends)
         for leaf in leaves:
-            there = placed[leaf]
-            for start, size in _gaps(leaf_nbytes[leaf], there):
+            spans = placed[leaf]
+            for start, size in _gaps(leaf_nbytes[leaf], spans):
                 if len(ends) == first or ends[-1] >= full:
                     ends.append(0)
                 alignment = LARGE_ALIGNMENT if size >= LARGE_NBYTES else SMALL_ALIGNMENT
                 offset = -(-ends[-1] // alignment) * alignment
-                there.append(Placed(leaf, start, size, len(ends) - 1, offset))
+                spans.append(Placed(leaf, start, size, len(ends) - 1, offset))
                 ends[-1] = offset + size
-            there.sort(key=lambda span: span.start)
+            spans.sort(key=lambda span: span.start)
     return Placement([span for spans in placed for span in spans], ends, len(taken))
 
 
-def _gaps(nbytes: int, there: Sequence[Placed]) -> Iterator[tuple[int, int]]:
+def _gaps(nbytes: int, spans: Sequence[Placed]) -> Iterator[tuple[int, int]]:
     """Give start and size of the spans that a leaf still needs; a new list, so it may grow."""
     end = 0
-    for start, size in [*sorted((span.start, span.size) for span in there), (nbytes, 0)]:
+    for start, size in [*sorted((span.start, span.size) for span in spans), (nbytes, 0)]:
         for at in range(end, start, SPAN_NBYTES):
             yield at, min(SPAN_NBYTES, start - at)
         end = start + size

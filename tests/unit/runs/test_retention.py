@@ -343,7 +343,7 @@ def test_a_rule_that_saves_does_not_wait_for_itself(
     pending = manager.save_async(1, tree(1))
     assert pending is not None and pending.result(timeout=30).step == 1
     [text] = warnings_of(caplog)
-    assert "a rule of `keep` waits for the save that asks it" in text
+    assert "deadlock: a rule of `keep` waits for the save that called it" in text
     assert manager.steps() == [1]
 
 
