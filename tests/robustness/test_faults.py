@@ -269,7 +269,8 @@ def test_a_read_only_disk_is_an_error_that_says_so(small_disk: Path) -> None:
 
 PLAIN_USER = """
 import os, resource, sys
-import ckptstore, faults
+import ckptstore
+from tests.support import faults
 url, limit = sys.argv[1], int(sys.argv[2])
 faults.which(url)
 ckptstore.save(url + "-warm", {}, overwrite=True)  # imports what only root may read
