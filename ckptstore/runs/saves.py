@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -82,13 +83,13 @@ class Saves:
         supplied: Sequence[str],
         overwrite: bool,
     ) -> SaveRequest:
-        """Check the arguments of a save; a step that was damaged is replaced without being told."""
+        """Check the arguments of a save."""
         return SaveRequest.of(
             step=step,
             metadata=metadata,
             metrics=metrics,
             supplied=supplied,
-            overwrite=overwrite or step in self._damaged,
+            overwrite=overwrite,
             storage_options=self._run.options,
         )
 
@@ -96,6 +97,7 @@ class Saves:
         """Save in the call, once the save in the background has ended."""
         self.wait()
         self.check()
+        request = self._replacing(step, request)
         saved = writer.save_now(self._run.at(step), tree, request, self._series)
         self._interval.saved(step)
         self._after(saved)
@@ -114,7 +116,7 @@ class Saves:
             else:
                 self._after(saved)
 
-        place = self._run.at(step)
+        place, request = self._run.at(step), self._replacing(step, request)
         return background.begin(
             place, tree, request, self._series, wait=wait, begun=begun, then=then
         )
@@ -140,6 +142,10 @@ class Saves:
     def distrust(self) -> None:
         """Let the next save write everything: a step is damaged, and may share its files."""
         self._series.distrust()
+
+    def _replacing(self, step: int, request: SaveRequest) -> SaveRequest:
+        """Overwrite a step that was passed over as damaged, without being told."""
+        return dataclasses.replace(request, overwrite=request.overwrite or step in self._damaged)
 
     def _after(self, saved: Checkpoint) -> None:
         """Evict, after the commit and in the thread of the save."""

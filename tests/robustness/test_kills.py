@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import subprocess
@@ -86,8 +87,11 @@ def kill_and_resume(tmp_path: Path, times: int, seed: int) -> None:
     rng, run, journal = random.Random(seed), tmp_path / "run", tmp_path / "journal"
     manager, reference = Manager(run), Reference()
     newest = garbage = shared = 0
-    for turn in range(times):
-        train(run, journal, rng.uniform(0.0, 0.25))
+    seconds = 0.25
+    for turn in itertools.count():
+        if turn >= times and shared:
+            break
+        train(run, journal, rng.uniform(0.0, seconds))
         resumed, *saved = [int(line.split()[1]) for line in journal.read_text().splitlines()]
         journal.unlink()
         assert resumed == newest, f"turn {turn}: not from the newest"
@@ -95,6 +99,7 @@ def kill_and_resume(tmp_path: Path, times: int, seed: int) -> None:
         assert max([newest, *saved]) <= max(steps, default=0), f"turn {turn}: a save is lost"
         newest = max(steps, default=0)
         assert set(range(100, newest, 100)) <= set(steps)
+        seconds *= 1.0 if saved else 1.5  # a busy machine saves nothing in less
         if saved:  # that save evicted; another may have been killed before it did
             assert len([step for step in steps if step % 100]) <= KEEP + 1
         for step in steps:  # in the order of the reference
@@ -104,8 +109,8 @@ def kill_and_resume(tmp_path: Path, times: int, seed: int) -> None:
             assert state["step"] == step and ckptstore.verify(run / f"step-{step:012d}") == []
         garbage += bool(manager.gc(grace=0, dry_run=True))
         shared += any(file.stat().st_nlink > 1 for file in run.glob("step-*/data-*"))
-    assert newest > 0 and shared > 0
-    print(f"{times} kills, step {newest}, {garbage} of them in the middle of a save or a deletion")
+    assert newest > 0
+    print(f"{turn} kills, step {newest}, {garbage} of them in the middle of a save or a deletion")
 
 
 def train(run: Path, journal: Path, seconds: float) -> None:
