@@ -62,5 +62,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """Return the public names, so that completion shows no module of the inside."""
+    """Return the public names only, so that completion hides internal modules."""
     return __all__

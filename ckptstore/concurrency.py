@@ -1,6 +1,6 @@
-"""Calls in several threads, as far as any can be started, and how to stop what they wait for.
+"""Calls in several threads, and how to stop the requests that they wait for.
 
-A process that is ending starts no threads.
+A process that is ending cannot start threads, so everything here also works without them.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ def run(
     name: str,
     stop: Callable[[], None] = lambda: None,
 ) -> None:
-    """Call a function with each row, in several threads; no call goes on when this returns.
+    """Call a function with each row in several threads, and return when every call has ended.
 
-    Where none can be started, the calls are made in this thread, one after the other. An executor
-    would take no work there. Once a call has failed, or this thread was interrupted, no other call
-    is begun, and the requests of those that are under way are given up.
+    If no thread can be started, this thread makes the calls, one after the other; an executor
+    would accept no work in that case. Once a call has failed, or this thread was interrupted, no
+    further call begins, and the calls that are running give up their requests.
 
     Args:
-        function: what to call.
-        rows: its arguments.
-        count: of threads, at most.
-        name: that the names of the threads begin with.
-        stop: called then too: it should end soon what the calls wait for beside requests.
+        function: the function to call.
+        rows: the arguments of each call.
+        count: the largest number of threads.
+        name: the prefix of the threads' names.
+        stop: called after a failure or an interrupt. It should soon end anything else that the
+            calls wait for.
 
     Raises:
-        BaseException: the first that a call raised.
+        BaseException: the first exception that a call raised.
     """
     left, errors, stopping = deque(rows), list[BaseException](), threading.Event()
 
@@ -55,7 +56,7 @@ def run(
             while left and not errors:
                 try:
                     row = left.popleft()
-                except IndexError:  # another thread took the last
+                except IndexError:  # another thread took the last row
                     return
                 try:
                     with stopped_by(stopping):
@@ -65,7 +66,7 @@ def run(
         finally:
             ended.set()
 
-    # Not by join: in Python 3.11, one that is interrupted takes a thread that runs for ended.
+    # Not join: in Python 3.11, an interrupted join marks a running thread as ended.
     begun: list[threading.Event] = []
     try:
         try:
@@ -90,16 +91,16 @@ def run(
 def map(
     function: Callable[[Item], Result], items: Iterable[Item], count: int, *, name: str
 ) -> list[Result]:
-    """Return what a function makes of each item, in their order; it is called as by `run`.
+    """Return the results of a function for the items, in their order. The calls are as of `run`.
 
     Args:
-        function: what to call.
-        items: its argument in each call.
-        count: of threads, at most.
-        name: that the names of the threads begin with.
+        function: the function to call.
+        items: the argument of each call.
+        count: the largest number of threads.
+        name: the prefix of the threads' names.
 
     Raises:
-        BaseException: the first that a call raised.
+        BaseException: the first exception that a call raised.
     """
     results: dict[int, Result] = {}
 
@@ -112,14 +113,14 @@ def map(
 
 @contextlib.contextmanager
 def workers(count: int, *, name: str) -> Iterator[Callable[..., Future[Any]]]:
-    """Yield a function like `Executor.submit`; no call of it goes on after the block.
+    """Yield a function like `Executor.submit`; no call goes on after the block.
 
-    When the block ends, calls that were not begun are dropped, and the requests of those that are
-    under way are given up.
+    When the block ends, calls that have not begun are dropped, and running calls give up their
+    requests.
 
     Args:
-        count: of threads, at most.
-        name: that the names of the threads begin with.
+        count: the largest number of threads.
+        name: the prefix of the threads' names.
     """
     stopping = threading.Event()
 
@@ -136,11 +137,11 @@ def workers(count: int, *, name: str) -> Iterator[Callable[..., Future[Any]]]:
 
 
 def pool(count: int, *, name: str) -> ThreadPoolExecutor:
-    """Return an executor all of whose threads run already, so that it works until they are ended.
+    """Return an executor whose threads all run already, so that it works until they end.
 
     Args:
-        count: of threads.
-        name: that the names of the threads begin with.
+        count: the number of threads.
+        name: the prefix of the threads' names.
     """
     executor, started = ThreadPoolExecutor(count, name), threading.Barrier(count + 1)
     try:
@@ -157,7 +158,7 @@ def pool(count: int, *, name: str) -> ThreadPoolExecutor:
 
 @contextlib.contextmanager
 def stopped_by(stop: threading.Event) -> Iterator[None]:
-    """Give up the requests that this thread makes in the block, once the event is set."""
+    """Make this thread give up its requests in the block once the event is set."""
     before = getattr(_thread, "stop", None)
     _thread.stop = stop
     try:
@@ -167,7 +168,7 @@ def stopped_by(stop: threading.Event) -> Iterator[None]:
 
 
 def pause(seconds: float) -> None:
-    """Sleep, no longer than until the event is set that stops this thread's requests."""
+    """Sleep, but only until the event that stops this thread's requests is set."""
     stop: threading.Event | None = getattr(_thread, "stop", None)
     if stop is None:
         time.sleep(seconds)

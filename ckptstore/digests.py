@@ -1,4 +1,4 @@
-"""The digest of the format, xxh3-128: the one place that names the hash. Spec: section 3."""
+"""The format's digest, xxh3-128. No other module names the hash. Spec: section 3."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import xxhash
 
 Buffer = Any
-"""What `memoryview` takes; `collections.abc.Buffer` says so from Python 3.12 on."""
+"""Any argument of `memoryview`: `collections.abc.Buffer`, which Python has from 3.12 on."""
 Digest = bytes
 
 
 def digest(*buffers: Buffer) -> Digest:
-    """Return the xxh3-128 digest (16 bytes, big-endian canonical form) of buffers joined."""
+    """Return the xxh3-128 digest (16 bytes, big-endian canonical form) of the joined buffers."""
     if len(buffers) == 1:
         return xxhash.xxh3_128_digest(buffers[0])
     state = Hasher()
@@ -22,4 +22,4 @@ def digest(*buffers: Buffer) -> Digest:
 
 
 Hasher = xxhash.xxh3_128
-"""The same, of bytes that come a piece at a time: ``update(buffer)``, ``digest()``."""
+"""The same for bytes that come a piece at a time: ``update(buffer)``, ``digest()``."""

@@ -8,7 +8,7 @@
      ├─ NotCommittedError           no checkpoint is there (or a save never finished)
      ├─ AlreadyCommittedError       another save holds the place
      ├─ OutcomeUnknownError         the commit may or may not have happened
-     └─ StorageError                the disk or the store said no
+     └─ StorageError                the disk or the store refused an operation
 
 Every exception carries ``reason``, a member of `Reason` for programs, and ``exit_code`` for shells.
 """
@@ -34,18 +34,18 @@ __all__ = [
 
 
 class Reason(enum.StrEnum):
-    """Why: a stable code for programs. Each member equals its text, as in ``"checksum"``.
+    """The reason of an error: a stable code for programs. A member equals its text.
 
-    Members are only ever added; none is renamed or removed.
+    Later versions add members, but never rename or remove one.
 
     Example:
         >>> Reason.CHECKSUM == "checksum"
         True
     """
 
-    # Of each class itself, where no finer one applies.
+    # One for each class of error, used if no finer reason applies.
     CHECKPOINT = "checkpoint"  #: anything else
-    STRUCTURE = "structure"  #: the tree, or what is asked of it, cannot be served
+    STRUCTURE = "structure"  #: the tree, or a request about it, cannot be served
     UNKNOWN_TYPE = "unknown-type"  #: a stored type has no class here
     UNSUPPORTED = "unsupported"  #: this version or machine cannot do it
     CORRUPT = "corrupt"  #: the bytes are not those that a save wrote
@@ -54,21 +54,21 @@ class Reason(enum.StrEnum):
     OUTCOME_UNKNOWN = "outcome-unknown"  #: the commit may or may not have happened
     STORAGE = "storage"  #: the disk or the store refused
 
-    # Of the format: docs/spec.md, section 12.
+    # Reasons of the format: docs/spec.md, section 12.
     BAD_COLUMN = "bad-column"  #: a column does not have its length
     BAD_DTYPE = "bad-dtype"  #: not a dtype of the format
     BAD_FIELD = "bad-field"  #: a field of another type or form
-    BAD_FILE_NAME = "bad-file-name"  #: not a name of this attempt, or twice
+    BAD_FILE_NAME = "bad-file-name"  #: not a file name of this attempt, or a name used twice
     BAD_GRID = "bad-grid"  #: grid and cuts do not fit
     BAD_KEY = "bad-key"  #: a map key that is not a str; a node that cannot be in a key
     BAD_LEAF = "bad-leaf"  #: a leaf of a type, dtype or shape that it cannot have
     BAD_MAGIC = "bad-magic"  #: another kind of file
     BAD_MSGPACK = "bad-msgpack"  #: not the msgpack of the format
     BAD_NODE = "bad-node"  #: a node that contradicts its kind or type
-    BAD_REFERENCE = "bad-reference"  #: a leaf held not exactly once; a SAME that points wrong
+    BAD_REFERENCE = "bad-reference"  #: a leaf not held exactly once; a SAME that points wrong
     BAD_SCALAR = "bad-scalar"  #: bytes that are not a value of their kind
     BAD_SHAPE = "bad-shape"  #: over 64 axes
-    BAD_SPAN = "bad-span"  #: a span of what is not there, or of a wrong size
+    BAD_SPAN = "bad-span"  #: a span of a leaf, cell or file that does not exist; a wrong size
     BAD_TREE = "bad-tree"  #: arities that do not make one tree
     BAD_TYPE = "bad-type"  #: a bad row of the table of types; an array type without an adapter
     BAD_VALUE = "bad-value"  #: a byte that its dtype cannot have
@@ -97,32 +97,32 @@ class Reason(enum.StrEnum):
     UNFINISHED = "unfinished"  #: files of attempts, and no manifest
     UNKNOWN_FEATURE = "unknown-feature"  #: a required feature that this version lacks
 
-    # Of arguments.
-    AMBIGUOUS = "ambiguous"  #: a path or a place that names several
+    # Reasons of arguments.
+    AMBIGUOUS = "ambiguous"  #: a path or a place that names more than one thing
     BAD_ARGUMENT = "bad-argument"  #: an argument of another type or value
-    BAD_METRIC = "bad-metric"  #: a metric that is not a number by name
+    BAD_METRIC = "bad-metric"  #: a metric whose name is not a str or whose value is not a number
     BAD_MIGRATION = "bad-migration"  #: a migration that contradicts itself or the class
     BAD_OPTIONS = "bad-options"  #: storage_options that do not fit
     BAD_PATTERN = "bad-pattern"  #: a pattern that cannot be read, or matches nothing
     BAD_STEP = "bad-step"  #: a step that is not an int from 0 to 2^53 - 1
-    BAD_URL = "bad-url"  #: a path or URL that cannot be one
+    BAD_URL = "bad-url"  #: a text that is not a valid path or URL
     METADATA = "metadata"  #: metadata that cannot be stored
     MISSING_METRIC = "missing-metric"  #: a metric that `keep` or `best` looks at is missing
-    REGISTER = "register"  #: a registration that cannot be
+    REGISTER = "register"  #: a registration that is not possible
 
-    # Of saving and loading.
-    ARRAY_NOT_EXACT = "array-not-exact"  #: an array that cannot be made here exactly
+    # Reasons of saving and loading.
+    ARRAY_NOT_EXACT = "array-not-exact"  #: an array that this machine cannot rebuild exactly
     CANNOT_CARRY = "cannot-carry"  #: an object that no file can carry
     CAST_RANGE = "cast-range"  #: a value that does not fit the dtype asked for
     DIFFERS_FROM_LIKE = "differs-from-like"  #: the checkpoint differs from `like`
     NO_MATCH = "no-match"  #: a pattern of `select` that matches nothing
     OTHER_PROCESS = "other-process"  #: a save of the process that this one was forked from
     SAVE_PENDING = "save-pending"  #: a save is under way
-    SUPPLIED = "supplied"  #: what only `like` can give back
+    SUPPLIED = "supplied"  #: a value that only `like` can supply
 
-    # Of types.
+    # Reasons of types.
     BAD_ADAPTER = "bad-adapter"  #: an adapter that cannot be loaded or used
-    CANNOT_MAKE = "cannot-make"  #: an object that its class refuses to become
+    CANNOT_MAKE = "cannot-make"  #: an object that its class refuses to make
     FIELDS_DIFFER = "fields-differ"  #: a class with other fields than the stored ones
     MODULE_NOT_IMPORTED = "module-not-imported"  #: the module of a class is not imported
     NEEDS_TYPES = "needs-types"  #: a class whose own code would run
@@ -130,31 +130,31 @@ class Reason(enum.StrEnum):
     NO_SUCH_NAME = "no-such-name"  #: a name that its module lacks
     NOT_INSTALLED = "not-installed"  #: a framework that is not installed
     NOT_REGISTERED = "not-registered"  #: a class that jax.tree_util does not know here
-    UNKNOWN_OBJECT = "unknown-object"  #: an object that no adapter here makes
-    UNKNOWN_SYMBOL = "unknown-symbol"  #: a function outside the table of those that a file may name
-    UNSAFE_CLASS = "unsafe-class"  #: a class that is not made without its own code
+    UNKNOWN_OBJECT = "unknown-object"  #: an object that no installed adapter makes
+    UNKNOWN_SYMBOL = "unknown-symbol"  #: a function that is not in the table of allowed functions
+    UNSAFE_CLASS = "unsafe-class"  #: a class whose objects cannot be made without its own code
     WRONG_KIND = "wrong-kind"  #: a class of another kind than the stored one
 
-    # Of runs.
+    # Reasons of runs.
     FOREIGN_HANDLER = "foreign-handler"  #: a signal handler that cannot be put back
     IS_A_CHECKPOINT = "is-a-checkpoint"  #: a checkpoint where a run was expected
     IS_A_RUN = "is-a-run"  #: a run where a checkpoint was expected
     NO_STEP = "no-step"  #: a run without a committed step
     NOT_MAIN_THREAD = "not-main-thread"  #: a call that needs the main thread
 
-    # Of disks and stores.
-    COLLECTED = "collected"  #: a garbage collector took the save for a dead one
+    # Reasons of disks and stores.
+    COLLECTED = "collected"  #: a garbage collector mistook the save for an abandoned one
     CREDENTIALS = "credentials"  #: the store does not accept the credentials
     DANGLING_LINK = "dangling-link"  #: a symbolic link to nothing
     DISK_FULL = "disk-full"  #: no space, or no quota, is left
-    FOREIGN_MANIFEST = "foreign-manifest"  #: a file MANIFEST that is not of ckptstore
+    FOREIGN_MANIFEST = "foreign-manifest"  #: a file MANIFEST that ckptstore did not write
     LOST_FILE = "lost-file"  #: a file or upload that vanished meanwhile
     MISSING_PACKAGE = "missing-package"  #: a package that the store needs is not installed
     NO_BUCKET = "no-bucket"  #: there is no such bucket
-    NO_SUCH_STORE = "no-such-store"  #: a protocol that nobody here knows
+    NO_SUCH_STORE = "no-such-store"  #: a protocol that no installed package knows
     NOT_A_DIRECTORY = "not-a-directory"  #: a file where a directory was expected
     NOT_ATOMIC = "not-atomic"  #: a store that promises no atomic create
-    NOT_REMOVED = "not-removed"  #: deleted, but not all files are removed
+    NOT_REMOVED = "not-removed"  #: deleted, but some of its files are still there
     NOT_SUPPORTED = "not-supported"  #: an operation that the store lacks
     OVERWRITTEN = "overwritten"  #: overwritten while it was read
     PERMISSION = "permission"  #: not permitted
@@ -162,26 +162,26 @@ class Reason(enum.StrEnum):
     UNAVAILABLE = "unavailable"  #: the store did not answer in time
     WRONG_REGION = "wrong-region"  #: a bucket of another region
 
-    # Of optimizers' states.
+    # Reasons of optimizer states.
     BAD_COUNT = "bad-count"  #: a counter without a value that can be read
     DOES_NOT_FIT = "does-not-fit"  #: a state that does not fit the optimizer
     NEGATIVE_COUNT = "negative-count"  #: a counter that would be below 0
-    UNKNOWN_COUNTS = "unknown-counts"  #: integers of which nobody knows what they count
+    UNKNOWN_COUNTS = "unknown-counts"  #: integers whose meaning is not known
     WHICH_CLOCK = "which-clock"  #: a shift that does not say which clock it moves
 
-    # Of other formats.
+    # Reasons of other formats.
     BAD_NAME = "bad-name"  #: a name that a file cannot hold
     NAME_CLASH = "name-clash"  #: two leaves of one name
-    NEEDS_LIKE = "needs-like"  #: a file that does not say what its tree was
+    NEEDS_LIKE = "needs-like"  #: a file that does not describe its tree
     WEIGHTS_ONLY = "weights-only"  #: a file whose reading could run code
 
 
 class CheckpointError(Exception):
-    """The root of the tree.
+    """The base class of every error that ckptstore raises on purpose.
 
     Attributes:
         reason: a member of `Reason`; it equals its text, such as ``"checksum"``.
-        exit_code: what a command line tool exits with.
+        exit_code: the exit status for a command line tool.
 
     Example:
         >>> import ckptstore
@@ -212,21 +212,21 @@ def _remake(cls: type[CheckpointError], message: str, reason: str) -> Checkpoint
 
 
 class StructureError(CheckpointError):
-    """The tree holds what no file can carry, or the checkpoint does not fit `like`."""
+    """The tree holds an object that cannot be stored, or the checkpoint does not fit `like`."""
 
     reason = Reason.STRUCTURE
     exit_code = 3
 
 
 class UnknownTypeError(CheckpointError):
-    """Stored types have no class in this process, or one that is not safe to rebuild."""
+    """A stored type has no class in this process, or its class is not safe to rebuild."""
 
     reason = Reason.UNKNOWN_TYPE
     exit_code = 4
 
 
 class UnsupportedError(CheckpointError):
-    """A newer major version, an unknown required feature, or a dtype this machine lacks."""
+    """A newer major version, an unknown required feature, or a dtype that this machine lacks."""
 
     reason = Reason.UNSUPPORTED
     exit_code = 5
@@ -247,14 +247,14 @@ class NotCommittedError(CheckpointError):
 
 
 class AlreadyCommittedError(CheckpointError):
-    """Another save holds the place; nothing of it was touched."""
+    """Another save holds the place; none of its files was touched."""
 
     reason = Reason.ALREADY_COMMITTED
     exit_code = 8
 
 
 class OutcomeUnknownError(CheckpointError):
-    """The commit was asked for and its outcome cannot be known; nothing was deleted."""
+    """The commit was requested and its outcome cannot be known; nothing was deleted."""
 
     reason = Reason.OUTCOME_UNKNOWN
     exit_code = 9
@@ -270,14 +270,14 @@ class StorageError(CheckpointError):
 def bad_argument(
     where: str, name: str, value: Any, expected: str, *, reason: Reason = Reason.BAD_ARGUMENT
 ) -> StructureError:
-    """Return the error for an argument of another type or value than is expected.
+    """Return the error for an argument whose type or value is not the expected one.
 
     Args:
         where: the call, such as ``"load"``.
-        name: of the argument.
-        value: what was passed.
-        expected: in words, with an example.
-        reason: a finer code, where there is one.
+        name: the name of the argument.
+        value: the value that was passed.
+        expected: a description of a good value, with an example.
+        reason: a finer code, if there is one.
     """
     return StructureError(
         f"{where}: {name} is {value!r:.80} ({type(value).__name__}), expected {expected}",
@@ -286,7 +286,7 @@ def bad_argument(
 
 
 def listed(lines: Iterable[str], most: int) -> list[str]:
-    """Return the first lines, and a last one that says how many more there are."""
+    """Return the first lines, and a last line with the number of the omitted ones."""
     lines = list(lines)
     more = len(lines) - most
     return [*lines[:most], f"… and {more} more"] if more > 0 else lines

@@ -19,13 +19,13 @@ _LAST_CODE_POINT = 0x10FFFF
 
 
 def to_bytes(array: Array) -> Array:
-    """Return the stored bytes of an array as a flat uint8 array: a view where that is possible.
+    """Return the stored bytes of an array as a flat uint8 array, as a view if possible.
 
     Byte order becomes little-endian, order C; padding of structures and of longdouble, the unused
     bits of sub-byte dtypes and the unused values of a bool byte become zero.
 
     Raises:
-        DtypeRefusal: for text with a code point that Unicode does not have.
+        DtypeRefusal: the array holds text with a code point that Unicode does not have.
 
     Example:
         >>> to_bytes(np.array([[1, 2]], ">u2"))
@@ -34,8 +34,8 @@ def to_bytes(array: Array) -> Array:
     dtype = array.dtype
     if _beyond_unicode(array):
         raise DtypeRefusal(
-            "an array of str holds a code point over U+10FFFF, which is no text; save its numbers: "
-            'np.ascontiguousarray(x).view("uint32")'
+            "an array of str holds a code point over U+10FFFF, which is not text; save it as "
+            'numbers: np.ascontiguousarray(x).view("uint32")'
         )
     if not _is_little(dtype):
         array = _swapped(array, dtype.newbyteorder("<"))
@@ -54,7 +54,7 @@ def _swapped(array: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def _beyond_unicode(array: Array) -> bool:
-    """Tell whether text of this array, also in its fields, is none: Python fails to print it."""
+    """Return whether text of the array or its fields is invalid, so that Python cannot print it."""
     dtype = array.dtype
     if not array.size or not _has_text(dtype):
         return False
@@ -78,7 +78,7 @@ def _has_text(dtype: np.dtype[Any]) -> bool:
 
 
 def _flat(array: Array) -> Array:
-    """Flatten to bytes without a copy where the array is contiguous."""
+    """Flatten to bytes, without a copy if the array is contiguous."""
     if array.size == 0 or array.dtype.itemsize == 0:
         return np.zeros(0, np.uint8)
     return np.ascontiguousarray(array).view(np.ndarray).reshape(-1).view(np.uint8)
@@ -94,13 +94,13 @@ def _is_little(dtype: np.dtype[Any]) -> bool:
 
 
 def _without_padding(flat: Array, dtype: np.dtype[Any]) -> Array:
-    """Zero the bytes that belong to no value: they hold whatever memory held before."""
+    """Zero the bytes that belong to no value, because they hold old contents of the memory."""
     used = _used_bytes(dtype)
     return flat if used.all() or not flat.size else (flat.reshape(-1, used.size) * used).reshape(-1)
 
 
 def _used_bytes(dtype: np.dtype[Any]) -> Array:
-    """Return one uint8 for each byte of an item: 1 where it belongs to a value, else 0."""
+    """Return one uint8 for each byte of an item: 1 if the byte belongs to a value, else 0."""
     if dtype.subdtype is not None:
         base = _used_bytes(dtype.subdtype[0])
         return np.tile(base, dtype.itemsize // base.size) if base.size else base
@@ -117,12 +117,12 @@ def _used_bytes(dtype: np.dtype[Any]) -> Array:
 
 
 def from_bytes(data: Array, dtype: np.dtype[Any], shape: tuple[int, ...], *, where: str) -> Array:
-    """Give stored bytes their dtype and shape: a view of `data` unless its order was big-endian.
+    """Return stored bytes as an array: a view of `data`, unless the array was big-endian.
 
     Args:
         data: flat uint8, exactly the bytes of the leaf, writable and owned by the caller.
-        dtype: in its original byte order.
-        shape: of the array.
+        dtype: the dtype in its original byte order.
+        shape: the shape of the array.
         where: the place, for messages.
 
     Raises:

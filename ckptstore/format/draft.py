@@ -25,9 +25,9 @@ class Draft:
     """The bytes of a manifest and its index.
 
     Attributes:
-        manifest: as a reader decodes it.
+        manifest: the manifest as a reader decodes it.
         data: the bytes of `MANIFEST`.
-        index: the bytes of the index, which are also in the manifest where they fit.
+        index: the bytes of the index, which are also in the manifest if they fit.
     """
 
     manifest: Manifest
@@ -36,16 +36,16 @@ class Draft:
 
     @property
     def index_file(self) -> File | None:
-        """The file that holds the index; None where it is in the manifest."""
+        """The file that holds the index; None if the index is in the manifest."""
         return self.manifest.files[-1] if self.manifest.index is None else None
 
 
 def encode_draft(manifest: Manifest, index: Index, metadata: bytes) -> Draft:
-    """Encode a manifest and its index, and hold the bytes against every check of a reader.
+    """Encode a manifest and its index, and run every check of a reader on the bytes.
 
     Args:
-        manifest: without its index; its metadata are not looked at.
-        index: all tables; digests that are not known yet are 16 zero bytes.
+        manifest: the manifest without its index; its metadata are ignored.
+        index: all tables; a digest that is not known yet is 16 zero bytes.
         metadata: the encoded metadata.
 
     Raises:
@@ -54,7 +54,8 @@ def encode_draft(manifest: Manifest, index: Index, metadata: bytes) -> Draft:
     encoded = encode_index(index)
     if len(encoded) > INDEX_MAX_NBYTES:
         raise CorruptError(
-            f"an index of {len(encoded)} bytes, at most {INDEX_MAX_NBYTES}", reason=Reason.TOO_MANY
+            f"the index has {len(encoded)} bytes, more than the {INDEX_MAX_NBYTES} allowed",
+            reason=Reason.TOO_MANY,
         )
     data = b""
     inside = len(encoded) <= manifests.MANIFEST_MAX_NBYTES
@@ -72,7 +73,7 @@ def encode_draft(manifest: Manifest, index: Index, metadata: bytes) -> Draft:
 
 
 def seal(draft: Draft, digests: Sequence[Digest]) -> Draft:
-    """Return a draft with the digests of all its spans, and the manifest's and index's own."""
+    """Return a draft with the digests of its spans and those of its manifest and index."""
     manifest, index = draft.manifest, with_digests(draft.index, digests)
     if manifest.index is not None:
         manifest = dataclasses.replace(manifest, index=index)

@@ -1,7 +1,8 @@
 """The dtypes of the format: their names and sizes. Spec: section 6.
 
 A stored dtype is a string, or a map for structured and sub-array dtypes. A leading ``>`` in the
-name says that the array was big-endian in memory and is made so again; `array_bytes` has the bytes.
+name means that the array was big-endian in memory, and is again after loading; its bytes are always
+little-endian (see `array_bytes`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ckptstore.errors import CorruptError, Reason, UnsupportedError
 
 Array = np.ndarray[Any, Any]
 Stored = str | dict[str, Any]
-"""A dtype as the file holds it."""
+"""A dtype as it stands in the file."""
 
 MAX_ITEM_NBYTES = 2**31 - 1
 MAX_DEPTH = 16
@@ -30,7 +31,7 @@ _NATIVE = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "complex64", "complex128"),
 )
-# Names of ml_dtypes with the bits that are used of the one byte an element takes.
+# Names of ml_dtypes, with the number of bits that each uses of an element's one byte.
 _ML_BITS = {
     **dict.fromkeys(("complex32", "bcomplex32"), 32),
     "bfloat16": 16,
@@ -55,7 +56,7 @@ _KIND = {"str": "U", "bytes": "S", "void": "V"}
 
 
 class DtypeRefusal(Exception):
-    """A dtype that no checkpoint can carry; the text says why and what to do."""
+    """A dtype that cannot be stored; the text gives the reason and the remedy."""
 
 
 def describe(dtype: np.dtype[Any]) -> Stored:
@@ -73,8 +74,8 @@ def describe(dtype: np.dtype[Any]) -> Stored:
     """
     if dtype.metadata:
         raise DtypeRefusal(
-            "a dtype with metadata cannot be carried; drop it: x.astype(x.dtype.str), or where "
-            "the array is structured, x.astype(...) of a dtype made anew without it"
+            "a dtype with metadata cannot be carried; drop the metadata: x.astype(x.dtype.str), "
+            "or for a structured array x.astype(...) with a new dtype without metadata"
         )
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
@@ -91,14 +92,14 @@ def describe(dtype: np.dtype[Any]) -> Stored:
     return stored
 
 
-@functools.cache  # by equality, which for plain dtypes is all there is
+@functools.cache  # by equality, which tells plain dtypes fully apart
 def _describe_plain(dtype: np.dtype[Any]) -> str:
     if dtype.hasobject and dtype.char == "O":
         raise DtypeRefusal(
-            "an array of Python objects cannot be carried; make it a list, or give it a numeric, "
-            "str or bytes dtype"
+            "an array of Python objects cannot be carried; convert it to a list, or to a "
+            "numeric, str or bytes dtype"
         )
-    # dtype.isnative is true where byte order does not apply.
+    # dtype.isnative is true if byte order does not apply.
     order = "" if dtype.isnative == (sys.byteorder == "little") or dtype.itemsize < 2 else ">"
     if dtype.kind in "?biufc" and not is_long(dtype) and dtype.name in _NATIVE:
         return order + dtype.name
@@ -118,7 +119,7 @@ def _describe_plain(dtype: np.dtype[Any]) -> str:
     if scalar is not None and np.dtype(scalar) == dtype:
         return order + dtype.name
     raise DtypeRefusal(
-        f"the dtype {dtype!r} is not one of the format; convert the array with .astype(...)"
+        f"the dtype {dtype!r} is not a dtype of the format; convert the array with .astype(...)"
         + (" (a fixed-width 'U' or 'S' dtype holds strings)" if dtype.char == "T" else "")
     )
 
@@ -148,7 +149,10 @@ def _describe_fields(dtype: np.dtype[Any]) -> Stored:
 
 
 def is_long(dtype: np.dtype[Any]) -> bool:
-    """Not by ``dtype.char``: the characters of ml_dtypes are those of numpy over again."""
+    """Return whether a dtype is a longdouble.
+
+    ``dtype.char`` does not tell, because ml_dtypes uses the characters of numpy again.
+    """
     return dtype.type in (np.longdouble, np.clongdouble)
 
 
@@ -161,7 +165,7 @@ def longdouble() -> str:
 def item_nbytes(stored: Any, *, where: str, depth: int = 0) -> int:
     """Check a stored dtype and return the bytes that one element takes in a span.
 
-    Builds no numpy dtype, so it knows also those that this machine or this ml_dtypes lacks.
+    It builds no numpy dtype, so it also knows dtypes that this machine or this ml_dtypes lacks.
 
     Raises:
         CorruptError: reason ``bad-dtype``.
@@ -181,7 +185,7 @@ def item_nbytes(stored: Any, *, where: str, depth: int = 0) -> int:
 
 
 def is_sub_array(stored: Stored) -> bool:
-    """Tell whether a checked dtype is a sub-array's, which only fields and values have."""
+    """Return whether a checked dtype is a sub-array's, which only fields and values have."""
     return type(stored) is dict and "base" in stored
 
 
@@ -200,7 +204,7 @@ def _name_nbytes(stored: str) -> int:
 
 
 def _structure_nbytes(stored: dict[str, Any], where: str, depth: int) -> int:
-    """Return the bytes of a structure whose fields lie in it side by side, else -1."""
+    """Return the size in bytes of a structure whose fields lie side by side, else -1."""
     fields, itemsize = stored["fields"], _count(stored.get("itemsize"))
     flags = {type(stored.get(flag)) for flag in ("aligned", "record")}
     if type(fields) is not list or flags != {bool}:
@@ -236,7 +240,7 @@ def resolve(stored: Stored, *, where: str) -> np.dtype[Any]:
 
     Raises:
         CorruptError: reason ``bad-dtype``.
-        UnsupportedError: reason ``dtype-not-here`` where this machine or its packages lack it.
+        UnsupportedError: reason ``dtype-not-here`` if this machine or its packages lack it.
     """
     item_nbytes(stored, where=where)
     try:
@@ -281,7 +285,7 @@ def _resolve_name(name: str) -> np.dtype[Any]:
         return np.dtype(f"{_KIND[match[1]]}{match[2]}")
     if match := _LONG.fullmatch(name):
         if match[2] != longdouble():
-            raise DtypeRefusal(f"a longdouble of this machine is {longdouble()}")
+            raise DtypeRefusal(f"the longdouble of this machine is {longdouble()}")
         return np.dtype(np.clongdouble if match[1] else np.longdouble)
     return np.dtype(name)
 

@@ -20,9 +20,11 @@ class Fields:
         self.where = where
 
     def get(self, name: str, *types: type) -> Any:
-        """Return a field that must be there and of one of `types`."""
+        """Return a field; raise CorruptError if it is missing or not of one of `types`."""
         if name not in self.value:
-            raise CorruptError(f"{self.where}: no field {name!r}", reason=Reason.MISSING_FIELD)
+            raise CorruptError(
+                f"{self.where}: the field {name!r} is missing", reason=Reason.MISSING_FIELD
+            )
         value = self.value[name]
         if type(value) not in types:
             raise CorruptError(
@@ -37,7 +39,8 @@ class Fields:
         value: int = self.get(name, int)
         if not 0 <= value <= wire.MAX_INTEGER:
             raise CorruptError(
-                f"{self.where}: {name} is {value}, out of range", reason=Reason.INTEGER_RANGE
+                f"{self.where}: {name} is {value}, expected 0 to 2^53 - 1",
+                reason=Reason.INTEGER_RANGE,
             )
         return value
 
@@ -46,6 +49,6 @@ class Fields:
         value: list[str] = self.get(name, list)
         if not all(type(entry) is str for entry in value):
             raise CorruptError(
-                f"{self.where}: {name} holds other than str", reason=Reason.BAD_FIELD
+                f"{self.where}: {name} holds an item that is not a str", reason=Reason.BAD_FIELD
             )
         return value

@@ -34,7 +34,7 @@ Integers = wire.Integers
 
 
 class Kind(enum.IntEnum):
-    """What a node is. Spec: section 5.3."""
+    """The kind of a node. Spec: section 5.3."""
 
     NONE = 0
     BOOL = 1
@@ -70,7 +70,7 @@ BLOB_KINDS = (Kind.INT, Kind.STR, Kind.SURROGATE_STR, Kind.BYTES, Kind.BYTEARRAY
 
 
 class TypeKind(enum.StrEnum):
-    """What a row of the table of types describes. Spec: section 5.1.
+    """The kind of a row of the table of types. Spec: section 5.1.
 
     Example:
         >>> TypeKind.NAMEDTUPLE == "namedtuple"
@@ -87,7 +87,7 @@ class TypeKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TypeRow:
-    """One type: where it is defined, and what is needed to find it again.
+    """One type: the module that defines it, and everything needed to find it again.
 
     Example:
         >>> row = TypeRow(TypeKind.ARRAY, "jax", "Array")
@@ -128,7 +128,7 @@ class Nodes:
 
 @dataclass(frozen=True, slots=True)
 class Leaves:
-    """Arrays. `dims` and `grid` join the `ndim` numbers of each; `cuts` the inner cut points."""
+    """Arrays. `dims` and `grid` join the `ndim` numbers of each array; `cuts` joins inner cuts."""
 
     type: Integers
     dtype: Integers
@@ -143,7 +143,7 @@ class Leaves:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Pieces of cells in data files; those of one cell stand in order."""
+    """Pieces of cells in data files; the pieces of one cell stand in order."""
 
     leaf: Integers
     cell: Integers
@@ -186,7 +186,7 @@ def _integer_columns(table: type) -> tuple[str, ...]:
 
 _TYPE_COLUMNS = tuple(row.name for row in dataclasses.fields(TypeRow))
 _NODE_COLUMNS = _integer_columns(Nodes)
-_LEAF_COLUMNS = _integer_columns(Leaves)[:3]  # the others do not have one number a leaf
+_LEAF_COLUMNS = _integer_columns(Leaves)[:3]  # the others do not hold one number for each leaf
 _SPAN_COLUMNS = _integer_columns(Spans)
 
 
@@ -222,7 +222,7 @@ def encode_index(index: Index) -> bytes:
 
 
 def with_digests(encoded: bytes, digests: Sequence[Digest]) -> bytes:
-    """Return an encoded index with these digests of its spans instead of those that it has."""
+    """Return an encoded index with the digests of its spans replaced."""
     joined = wire.pack_digests(digests)
     return encoded[: len(encoded) - len(joined)] + joined
 
@@ -232,7 +232,7 @@ def _pack_columns(table: Nodes | Leaves | Spans, columns: Iterable[str]) -> dict
 
 
 def decode_tables(parts: Sequence[bytes], *, where: str) -> Index:
-    """Decode the tables and check each by itself; `decode_index` checks what they say together.
+    """Decode the tables and check each by itself; `decode_index` checks them together.
 
     Args:
         parts: the inline index, if any, then the index files in the order of the table of files.
@@ -252,7 +252,7 @@ def decode_tables(parts: Sequence[bytes], *, where: str) -> Index:
             if name in fields.value:
                 if name in tables:
                     raise CorruptError(
-                        f"{what}: two tables of {name}", reason=Reason.DUPLICATE_TABLE
+                        f"{what}: the table of {name} stands twice", reason=Reason.DUPLICATE_TABLE
                     )
                 tables[name] = fields.value[name]
         spans.append(_decode_spans(Fields(fields.get("spans", dict), f"{what}: spans")))

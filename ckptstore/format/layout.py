@@ -1,4 +1,4 @@
-"""Where each node stands in the tree, from the child counts alone. Spec: section 5.3."""
+"""The position of each node in the tree, from the child counts alone. Spec: section 5.3."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ckptstore.format.index import TREE_MAX_DEPTH
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where each node stands in the tree.
+    """The position of each node in the tree.
 
     Attributes:
         parent: the node's parent; -1 for the root.
-        end: the node after the last of its subtree.
-        depth: how many containers it is in.
+        end: the node after the last one of its subtree.
+        depth: the number of containers around it.
     """
 
     parent: list[int]
@@ -36,11 +36,11 @@ def lay_out(arity: Sequence[int], *, where: str) -> Layout:
     """Compute parents and subtree ends from child counts in preorder.
 
     Raises:
-        CorruptError: reason ``bad-tree`` where the counts make no single tree, ``too-deep``.
+        CorruptError: reason ``bad-tree`` if the counts do not make one tree; ``too-deep``.
     """
     parent, end, depth = [-1] * len(arity), [0] * len(arity), [0] * len(arity)
     stack: list[int] = []  # open nodes
-    left: list[int] = []  # how many children each of them still lacks
+    left: list[int] = []  # the number of children that each of them still lacks
     for node, children in enumerate(arity):
         if stack:
             parent[node] = stack[-1]

@@ -40,10 +40,10 @@ class File:
     """One row of the table of files.
 
     Attributes:
-        digest: of the whole file, for an index file; None for a data file, whose every byte is in a
-            span with a digest of its own or is padding, which is zero.
-        age: of a data file that a save took over from the one before it: how many saves ago it was
-            written.
+        digest: the digest of a whole index file. None for a data file: each of its bytes is in a
+            span, which has a digest of its own, or is padding, which is zero.
+        age: for a data file that a save took over from the one before it, the number of saves
+            since it was written.
     """
 
     name: str
@@ -55,7 +55,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What `MANIFEST` says, less the index."""
+    """The contents of `MANIFEST` without the index."""
 
     attempt: str
     time_ms: int
@@ -77,7 +77,7 @@ def encode_manifest(manifest: Manifest, metadata: bytes | None = None) -> bytes:
     """Return the bytes of `MANIFEST`.
 
     Args:
-        manifest: what they say.
+        manifest: the manifest to encode.
         metadata: its metadata, if they are encoded already.
     """
     payload = wire.pack(
@@ -104,18 +104,18 @@ def encode_manifest(manifest: Manifest, metadata: bytes | None = None) -> bytes:
 
 
 def _ages(manifest: Manifest) -> dict[str, bytes]:
-    """Return the column of ages, which is left out where nothing is taken over."""
+    """Return the column of ages, which is left out if no file is taken over."""
     ages = [file.age for file in manifest.files]
     return {"age": wire.pack_integers(ages)} if any(ages) else {}
 
 
 def sealed(data: bytes, manifest: Manifest) -> bytes:
-    """Return encoded bytes with the index, or with the digest of its file, as they are now.
+    """Return an encoded manifest with the inline index, or the digest of the index file, replaced.
 
     Args:
-        data: an encoded manifest.
-        manifest: what it says, but that the inline index has other bytes, as many; or, where there
-            is none, that the last file has another digest.
+        data: the encoded manifest.
+        manifest: the same manifest, with other bytes of the inline index, as many as before. If
+            there is no inline index, the last file has another digest.
     """
     end = len(data) - _SEAL_NBYTES
     if manifest.index is not None:
@@ -123,7 +123,7 @@ def sealed(data: bytes, manifest: Manifest) -> bytes:
     else:
         file_digest = manifest.files[-1].digest
         assert file_digest is not None
-        # What comes after the last row of the column of digests: entries of maps, without headers.
+        # The bytes after the last row of the column of digests: entries of maps, without headers.
         after = sum(len(wire.pack(row)) - 1 for row in (_ages(manifest), {"index": None}))
         at = end - after - DIGEST_NBYTES
         body = data[:at] + file_digest + data[at + DIGEST_NBYTES : end]

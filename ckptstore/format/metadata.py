@@ -19,8 +19,8 @@ def encode_metadata(metadata: Metadata) -> bytes:
     """Check and encode the user's metadata, a map of plain values.
 
     Raises:
-        StructureError: reason ``metadata`` where a value is not None, bool, int, float, str, bytes,
-            list or a dict with str keys, or the whole is over 256 KiB or 32 levels.
+        StructureError: reason ``metadata`` if a value is not None, bool, int, float, str, bytes,
+            list or a dict with str keys, or if the whole is over 256 KiB or 32 levels.
     """
     _check_plain(metadata)
     data = wire.pack(metadata)
@@ -33,7 +33,7 @@ def decode_metadata(data: bytes, *, where: str) -> Metadata:
     """Check and decode the user's metadata.
 
     Raises:
-        CorruptError: it is not a map of plain values, or is beyond a limit.
+        CorruptError: the metadata are not a map of plain values, or exceed a limit.
     """
     if len(data) > MAX_NBYTES:
         raise CorruptError(f"{where}: metadata over {MAX_NBYTES} bytes", reason=Reason.TOO_MANY)
@@ -47,7 +47,7 @@ def decode_metadata(data: bytes, *, where: str) -> Metadata:
 
 
 def _check_plain(metadata: Any) -> None:
-    """Refuse what msgpack does not carry, counting on the way: each value takes a byte or more."""
+    """Refuse values that msgpack cannot hold, and count them: each takes a byte or more."""
     todo, count = [("metadata", metadata, MAX_DEPTH)], 0
     while todo:
         path, value, levels = todo.pop()
@@ -59,7 +59,9 @@ def _check_plain(metadata: Any) -> None:
         if type(value) is dict:
             for key, entry in value.items():
                 if type(key) is not str or not _is_text(key):
-                    raise _metadata_error(f"{path}: the key {key!a:.80} is no str of valid Unicode")
+                    raise _metadata_error(
+                        f"{path}: the key {key!a:.80} is not a str of valid Unicode"
+                    )
                 todo.append((f"{path}[{key!r:.80}]", entry, levels - 1))
         elif type(value) is list:
             todo.extend((f"{path}[{i}]", entry, levels - 1) for i, entry in enumerate(value))

@@ -28,7 +28,7 @@ def file_name(role: Role, attempt: str, process: int, number: int) -> str:
 
 
 def is_file_name(name: str, role: str, attempt: str) -> bool:
-    """Tell whether a name is that of a file of this role and attempt."""
+    """Return whether a name is the name of a file of this role and attempt."""
     match = _FILE.fullmatch(name)
     return match is not None and match[1] == role and match[2] == attempt
 
@@ -40,7 +40,7 @@ def attempt_of(name: str) -> str | None:
 
 
 def is_attempt(text: str) -> bool:
-    """Tell whether a text can be the id of an attempt."""
+    """Return whether a text can be the id of an attempt."""
     return _ATTEMPT.fullmatch(text) is not None
 
 
@@ -55,7 +55,7 @@ def probe(random: str) -> str:
 
 
 def is_short_lived(name: str) -> bool:
-    """Tell whether a name is one of those that no file keeps: marks, probes, temporary files."""
+    """Return whether a name is temporary: of a mark, a probe or a temporary file."""
     return _SHORT_LIVED.fullmatch(name) is not None
 
 
@@ -70,7 +70,7 @@ def step_name(step: Any) -> str:
 
 
 def steps_of(names: Iterable[str]) -> dict[str, int]:
-    """Return the step of each name that is one of a step's directory."""
+    """Return the step of each name that names a step's directory."""
     steps = {name: int(name[5:]) for name in names if _STEP.fullmatch(name)}
     return {
         name: step

@@ -142,12 +142,12 @@ def _check_keys(index: Index, tree: Layout, parent: Integers, where: str) -> Non
     if bad.any():
         name = Kind(int(kind[np.argmax(bad)])).name
         raise _fail(
-            where, f"node {int(np.argmax(bad))}: {name} in a key or an item", Reason.BAD_KEY
+            where, f"node {int(np.argmax(bad))}: {name} in a key or a set item", Reason.BAD_KEY
         )
 
 
 def _check_references(index: Index, tree: Layout, where: str) -> None:
-    """Each leaf is held by exactly one node; SAME points to an earlier, finished node."""
+    """Check that exactly one node holds each leaf and that SAME points to a finished node."""
     nodes = index.nodes
     arrays = nodes.arg[nodes.kind == Kind.LEAF]
     scalars = nodes.arg[np.isin(nodes.kind, BLOB_KINDS) & (nodes.arg > 0)] - 1
@@ -161,7 +161,7 @@ def _check_references(index: Index, tree: Layout, where: str) -> None:
         raise _fail(where, "a leaf of a type or dtype that is not in the table", Reason.BAD_LEAF)
     plain = rows[leaves.type] & (leaves.ndim == 1)
     if rows[leaves.type[arrays]].any() or not (plain[scalars] & uint8[leaves.dtype[scalars]]).all():
-        raise _fail(where, "a long scalar that is no scalar, or an array that is", Reason.BAD_LEAF)
+        raise _fail(where, "a long scalar whose leaf is an array, or the reverse", Reason.BAD_LEAF)
     same = np.flatnonzero(nodes.kind == Kind.SAME)
     target = nodes.arg[same]
     if (target >= same).any():
@@ -174,7 +174,7 @@ def _check_references(index: Index, tree: Layout, where: str) -> None:
 
 
 def _check_leaves(index: Index, where: str) -> Integers:
-    """Check types, dtypes, shapes and grids; return the bytes of every cell of every leaf."""
+    """Check types, dtypes, shapes and grids; return the size in bytes of every cell."""
     leaves = index.leaves
     arrays = np.array([False, *(row.kind == TypeKind.ARRAY for row in index.types)])
     if not arrays[leaves.type].all():
@@ -205,9 +205,9 @@ def _check_leaves(index: Index, where: str) -> Integers:
 
 
 def _cells(index: Index, itemsize: Any, where: str) -> Integers:
-    """The bytes of the cells of all leaves, row-major within a leaf, where some leaf is cut."""
+    """Return the bytes of the cells of all leaves, row-major in a leaf, if some leaf is cut."""
     leaves = index.leaves
-    # Each by itself first: a sum of numbers near 2^53 could wrap.
+    # Check each number by itself first, because a sum of numbers near 2^53 could wrap.
     possible = (leaves.grid >= 1) & (leaves.grid <= len(leaves.cuts) + 1)
     if not possible.all() or int((leaves.grid - 1).sum()) != len(leaves.cuts):
         raise _fail(where, "the grid does not match the cut points", Reason.BAD_GRID)
@@ -245,9 +245,9 @@ def _check_spans(index: Index, files: Sequence[File], cell_nbytes: Integers, whe
     spans = index.spans
     starts = cell_starts(index)
     if (spans.leaf >= len(index.leaves)).any():
-        raise _fail(where, "a span of a leaf that is not there", Reason.BAD_SPAN)
+        raise _fail(where, "a span of a leaf that does not exist", Reason.BAD_SPAN)
     if (spans.cell >= (starts[1:] - starts[:-1])[spans.leaf]).any():
-        raise _fail(where, "a span of a cell that is not there", Reason.BAD_SPAN)
+        raise _fail(where, "a span of a cell that does not exist", Reason.BAD_SPAN)
     if (spans.size < 1).any() or (spans.size > SPAN_MAX_NBYTES).any():
         raise _fail(where, f"a span of 0 or over {SPAN_MAX_NBYTES} bytes", Reason.BAD_SPAN)
     sums = np.zeros(len(cell_nbytes), np.int64)
@@ -264,7 +264,7 @@ def _check_spans(index: Index, files: Sequence[File], cell_nbytes: Integers, whe
     data = np.array([file.role == "data" for file in files], bool)
     nbytes = np.array([file.nbytes for file in files], np.int64)
     if (spans.file >= len(files)).any() or not data[spans.file].all():
-        raise _fail(where, "a span in a file that is no data file of the table", Reason.BAD_SPAN)
+        raise _fail(where, "a span in a file that is not a data file of the table", Reason.BAD_SPAN)
     end = spans.offset + spans.size
     if (end > nbytes[spans.file]).any():
         raise _fail(where, "a span beyond the end of its file", Reason.SPAN_RANGE)

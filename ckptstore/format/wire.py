@@ -1,7 +1,7 @@
 """The bytes below the records: safe msgpack, packed columns of integers and digests.
 
-Nothing here knows what a checkpoint is. `unpack` first walks the encoded bytes without building
-anything, so that a declared length which the bytes do not hold is refused before it is allocated.
+This module knows nothing about checkpoints. `unpack` first walks the encoded bytes without building
+anything, so a declared length that the bytes do not hold is refused before memory is allocated.
 Spec: section 3.
 """
 
@@ -26,7 +26,7 @@ MAX_DEPTH = 64
 """The deepest nesting of their arrays and maps."""
 
 DIGEST = "xxh3-128"
-"""The name under which digests stand."""
+"""The key of the digests in the file."""
 
 DIGEST_NBYTES = 16
 
@@ -39,7 +39,7 @@ def pack(value: Any) -> bytes:
     """Encode `value` as msgpack, with the smallest form of every integer.
 
     Raises:
-        StructureError: a str with a lone surrogate, or more than msgpack can count.
+        StructureError: the value has a str with a lone surrogate, or is too large for msgpack.
     """
     try:
         packed: bytes = msgpack.packb(value, use_bin_type=True)
@@ -55,9 +55,9 @@ def unpack(data: bytes, *, what: str, max_elements: int, max_depth: int) -> Any:
 
     Args:
         data: the encoded bytes.
-        what: what the bytes are, for the message of an error.
-        max_elements: the most msgpack values, counted at all levels, that are accepted.
-        max_depth: the deepest nesting of arrays and maps that is accepted.
+        what: a name for the bytes, for the message of an error.
+        max_elements: the largest accepted number of msgpack values, counted at all levels.
+        max_depth: the deepest accepted nesting of arrays and maps.
 
     Raises:
         CorruptError: with reason ``truncated``, ``trailing-bytes``, ``too-deep``, ``too-many``,
@@ -91,7 +91,8 @@ def _pairs(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
 # How many bytes follow the type byte: a fixed payload, or a length field of that width.
 _FIXED = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
 _SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
-# The width of the length field and the bytes that the type byte itself says, after a byte of kind.
+# The width of the length field, and the number of bytes that the type byte itself implies, after a
+# byte of kind.
 _EXTENSIONS = {0xC7: (1, 0), 0xC8: (2, 0), 0xC9: (4, 0)} | {0xD4 + i: (0, 1 << i) for i in range(5)}
 _NESTED = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
@@ -103,13 +104,13 @@ def scan(
 
     Args:
         data: the encoded bytes.
-        what: what the bytes are, for the message of an error.
+        what: a name for the bytes, for the message of an error.
         max_elements: as for `unpack`.
         max_depth: as for `unpack`.
-        foreign: it is of another program, so that extension types and every integer are allowed.
+        foreign: another program wrote the bytes, so extension types and all integers are allowed.
 
     Raises:
-        CorruptError: as `unpack`, but for its checks of keys.
+        CorruptError: as for `unpack`, except for its checks of keys.
     """
     end, position, elements = len(data), 0, 0
     open_counts = [1]
@@ -178,7 +179,7 @@ def scan(
 
 def _truncated(what: str, need: int, have: int) -> CorruptError:
     return CorruptError(
-        f"{what}: truncated: at least {need} bytes are declared, {have} are there",
+        f"{what}: truncated: at least {need} bytes are declared, found {have}",
         reason=Reason.TRUNCATED,
     )
 

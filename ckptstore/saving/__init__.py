@@ -1,7 +1,7 @@
 """From a tree to a committed checkpoint, in the call or in the background.
 
-Open to other wings: `writer` and `background` with what a `Manager` says beside, `request`, and
-`incremental` for what one save takes over from another.
+Open to other wings: `request`; `writer` and `background`, which take further arguments from a
+`Manager`; and `incremental`, the files that one save takes over from another.
 """
 
 from __future__ import annotations

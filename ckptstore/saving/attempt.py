@@ -1,4 +1,4 @@
-"""One try at a save: what it will write, encoded and checked, and then the writing of it."""
+"""One attempt to save: first the encoded and checked contents, then the writing."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def prepare(
     *,
     compare: bool,
 ) -> Attempt:
-    """Return a save that every check of a reader was held against; nothing is written yet.
+    """Return a save that has passed every check of a reader; nothing is written yet.
 
     Args:
         store: the place.
-        live: the tree, flattened.
-        request: what else the caller says.
+        live: the flattened tree.
+        request: the other arguments of the save.
         replaced: the manifest that an overwrite replaces.
-        series: as of `writer.begin`, and so is `compare`.
-        compare: find out now what did not change since the save before.
+        series: as for `writer.begin`.
+        compare: as for `writer.begin`: compare with the save before now.
 
     Raises:
-        StructureError: reason ``cannot-carry``: it is beyond a limit of the format.
+        StructureError: reason ``cannot-carry``: the tree exceeds a limit of the format.
     """
     staging = Staging(live)
     content = Content(
@@ -72,7 +72,7 @@ def prepare(
         metadata=request.metadata,
         leaf_nbytes=staging.nbytes,
     )
-    # Now: at its end a process cannot connect.
+    # Connect now, because a process that is ending cannot.
     previous = series.previous() if series is not None else None
     comparison = None
     if series is not None and previous is not None and compare:
@@ -85,13 +85,13 @@ def prepare(
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a save will hold, whatever files it is in.
+    """The contents of a save, without their placement in files.
 
     Attributes:
-        manifest: without files and metadata.
-        tables: without spans.
-        metadata: encoded.
-        leaf_nbytes: of each leaf.
+        manifest: the manifest without files and metadata.
+        tables: the tables of the index without spans.
+        metadata: the encoded metadata.
+        leaf_nbytes: the size of each leaf in bytes.
     """
 
     manifest: Manifest
@@ -102,12 +102,12 @@ class Content:
     def plan(
         self, previous: Previous | None, comparison: Comparison | None, linked: Collection[int]
     ) -> Plan:
-        """Place the leaves in files, and encode and check what a reader will see.
+        """Place the leaves in files, and encode and check the manifest and index.
 
         Args:
             previous: the save before.
-            comparison: what did not change since then; None: that is not known yet.
-            linked: those rows of its files that are taken over.
+            comparison: the leaves that have not changed since then; None: not known yet.
+            linked: the rows of its files that are taken over.
 
         Raises:
             StructureError: reason ``cannot-carry``.
@@ -135,7 +135,7 @@ class Content:
             )
         except CorruptError as error:
             raise StructureError(
-                f"save: this tree is beyond a limit of the format: {error}",
+                f"save: this tree exceeds a limit of the format: {error}",
                 reason=Reason.CANNOT_CARRY,
             ) from None
         return Plan(placement, spans, draft)
@@ -143,10 +143,10 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which bytes go where, and what the manifest will say, but for the digests.
+    """The placement of all bytes, and the manifest without its digests.
 
     Attributes:
-        placement: the files, and what is in them.
+        placement: the files and the spans in them.
         spans: the same as a table of the index.
         draft: the encoded manifest and index.
     """
@@ -158,17 +158,17 @@ class Plan:
 
 @dataclass(eq=False)
 class Attempt:
-    """A save that may be written; it holds the place open until its `with` block ends.
+    """A save that is ready to be written; it holds the place open until its `with` block ends.
 
     Attributes:
         store: the place.
         staging: the bytes of the leaves.
-        content: what it will hold.
+        content: the contents of the save.
         replaced: the manifest that an overwrite replaces.
-        series: the saves of the run, if it is one of them.
+        series: the saves of the run, if this save belongs to one.
         previous: the save before.
-        comparison: what did not change since then; None: that is not known yet.
-        plan: which bytes go where.
+        comparison: the leaves that have not changed since then; None: not known yet.
+        plan: the placement of the bytes.
     """
 
     store: Storage
@@ -198,20 +198,20 @@ class Attempt:
         self.store.__exit__(*exc)
 
     def fix(self) -> None:
-        """Keep the values that the tree holds now; `Staging.fix` says how."""
+        """Keep the values that the tree holds now, as described at `Staging.fix`."""
         self.staging.fix()
 
     def finish(self) -> Checkpoint:
         """Write and commit.
 
         Raises:
-            CheckpointError: as `save`.
+            CheckpointError: as for `save`.
         """
         store = self.store
         try:
             draft, job = self._write()
         except BaseException:
-            # No commit was sent, so these files are nobody's.
+            # No commit was sent, so no manifest names these files.
             commit.discard(store, self.content.manifest.attempt)
             raise
         commit.publish(store, draft.manifest, draft.data, self.replaced)
@@ -225,7 +225,7 @@ class Attempt:
         return Checkpoint(self.url, draft.manifest, [draft.index])
 
     def _write(self) -> tuple[Draft, Job]:
-        """Write the data files, and the index where it is not in the manifest."""
+        """Write the data files, and the index if it is not in the manifest."""
         store = self.store
         store.prepare()
         if self.series is not None and self.previous is not None:
@@ -242,9 +242,9 @@ class Attempt:
         return draft, job
 
     def _take_over(self, previous: Previous, keep_full_every: int) -> None:
-        """Link the files of the save before of which no leaf changed.
+        """Link those files of the save before in which no leaf changed.
 
-        The plan is made anew where it was made before that was known, or a link cannot be made.
+        If the plan was made before this was known, or a link fails, plan again.
         """
         planned = self.comparison is not None
         if self.comparison is None:
@@ -271,7 +271,7 @@ class Attempt:
 
 
 def _write_files(store: Storage, names: Sequence[str], job: Job) -> None:
-    """Write in parallel those data files that are not taken over."""
+    """Write the data files that are not taken over, in parallel."""
 
     def write(name: str, numbers: Sequence[int], nbytes: int) -> None:
         store.put(name, job.chunks(numbers), nbytes)
@@ -300,7 +300,7 @@ def _leaf_table(live: LiveTree) -> Leaves:
 
 
 def _span_table(placement: Placement) -> Spans:
-    """Return the table of spans; the digests of those to be written are not known yet."""
+    """Return the table of spans. The digests of spans that are still to be written are zero."""
     rows = [(span.leaf, 0, span.file, span.offset, span.size) for span in placement.spans]
     leaf, cell, file, offset, size = np.array(rows, np.int64).reshape(-1, 5).T
     digests = [span.digest or bytes(DIGEST_NBYTES) for span in placement.spans]
@@ -308,7 +308,7 @@ def _span_table(placement: Placement) -> Spans:
 
 
 def _versions(live: LiveTree) -> dict[str, str]:
-    """Return the versions of Python, of this package and of all whose types are stored."""
+    """Return the versions of Python, of this package and of each package with a stored type."""
     packages = {"ckptstore", "numpy"} | {row.package for row in live.types if row.package}
     versions = {name: package_version(name) for name in sorted(packages)}
     known = {name: version for name, version in versions.items() if version is not None}

@@ -1,4 +1,4 @@
-"""`save_async`: a save that goes on while training does, and that no end of the process loses."""
+"""`save_async`: save while training goes on; a process that ends waits for its save."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ckptstore.saving.pending import PendingSave, Then
 from ckptstore.saving.request import SaveRequest
 
 Begun = Callable[["PendingSave"], None]
-"""Given a save before its thread is started: an interrupt may keep it from the caller."""
+"""A function that gets a save before its thread starts, since an interrupt may stop the return."""
 
 _LOOK_SECONDS = 0.5
 
 _lock = threading.RLock()  # a signal handler may save, too
 _saves: list[PendingSave] = []
-"""The saves that are under way, or may have an error that nobody was told of: one, but in a signal
-handler."""
+"""The saves that are under way, or may have an error that was not raised yet. There is one, or more
+in a signal handler."""
 
 _watched = False
-"""The end of the process waits for the saves."""
+"""Whether the end of the process waits for the saves."""
 
 _ending = False
-"""It has begun, so saves are finished in the call."""
+"""Whether the end of the process has begun, so that saves are finished in the call."""
 
 
 def save_async(
@@ -43,37 +43,38 @@ def save_async(
     storage_options: Mapping[str, Any] | None = None,
     wait: bool = True,
 ) -> PendingSave:
-    """Save a whole tree as it is now, while the caller goes on; `result` tells of the end.
+    """Save a whole tree as it is now, in the background; `result` waits for the end of the save.
 
-    When this returns, the tree may be changed in any way: arrays donated or written to, containers
-    changed. What `save` would refuse before it writes is refused here.
+    When this returns, you may change the tree in any way: donate or write to its arrays, or change
+    its containers. This call raises every error that `save` would raise before it writes.
 
-    At most one save of a process is under way. A process that ends normally, or by an exception,
-    first waits for it. An error is raised by `result`, or by the next `save_async`, which then
-    saves nothing; one that was never raised is written to stderr at the end of the process, whose
-    exit status is then not 0. A child process neither waits for nor finishes a save of its parent.
+    A process has at most one save under way, and waits for it when it ends normally or by an
+    exception. `result` raises the error of a save; if you do not call it, the next `save_async`
+    raises the error and saves nothing. An error that was never raised is written to stderr at the
+    end of the process, and the exit status is then not 0. A child process neither waits for nor
+    finishes a save of its parent.
 
     Args:
-        url: the checkpoint's own directory, as of `save`.
+        url: the checkpoint's own directory, as for `save`.
         tree: the state.
         step: the training step.
-        metadata: plain values of your own.
+        metadata: plain values of your own, at most 256 KiB.
         metrics: numbers by name.
         supplied: patterns of paths that `load` takes from `like`.
-        overwrite: replace the checkpoint that is there.
+        overwrite: replace an existing checkpoint.
         storage_options: options of the store.
-        wait: for the save before this one to end. If false, and that one is under way, refuse.
+        wait: wait for the save before this one. If false and that save is under way, raise.
 
     Returns:
         The save: `result(timeout=None)`, `done()`.
 
     Raises:
-        CheckpointError: reason ``save-pending``: a save is under way and `wait` is false. Else as
-            `save`, or what the save before this one failed with.
+        CheckpointError: reason ``save-pending``: a save is under way and `wait` is false. Otherwise
+            as for `save`, or the error of the save before this one.
 
-    Until the save ends, memory holds a copy of what can be written to or lives on a device. jax
-    arrays in this host's memory are not copied: XLA is kept from reusing them, so a step that was
-    to be given their memory takes new memory.
+    Until the save ends, memory holds a copy of every array that can be written to or lives on a
+    device. JAX arrays in this host's memory are not copied. Instead XLA cannot reuse their memory,
+    so a step that donates them takes new memory.
 
     Example:
         >>> import ckptstore, numpy as np
@@ -113,17 +114,17 @@ def begin(
     Args:
         url: the checkpoint's own directory.
         tree: the state.
-        request: what else the caller says.
-        series: the saves of a run, as of `writer.begin`.
-        wait: for the save before this one to end. If false, and that one is under way, refuse.
-        begun: called with the save before its thread is started.
+        request: the other arguments of the save.
+        series: the saves of a run, as for `writer.begin`.
+        wait: wait for the save before this one. If false and that save is under way, raise.
+        begun: called with the save before its thread starts.
         then: called in that thread at the end of the save.
 
     Raises:
-        CheckpointError: as `save_async`.
+        CheckpointError: as for `save_async`.
     """
     if not _lock.acquire(blocking=wait):
-        raise _pending("another thread begins a save right now")
+        raise _pending("another thread is just beginning a save")
     try:
         _settle(wait)
         _watch()
@@ -139,7 +140,7 @@ def begin(
 
 
 def _settle(wait: bool) -> None:
-    """See the save before this one end, and raise its error if nobody was told."""
+    """Wait for the save before this one to end, and raise its error if that was not raised yet."""
     for save in list(_saves):
         if not wait and not save.done():
             raise _pending(f"the save to {save.url} is under way")
@@ -147,7 +148,10 @@ def _settle(wait: bool) -> None:
         _forget(save)
         error = save._untold()
         if error is not None:
-            error.add_note(f"This was the save to {save.url}; the one begun now was not made.")
+            error.add_note(
+                f"This is the error of the earlier save to {save.url}. The new save was not "
+                "started; call save again."
+            )
             save.result()
 
 
@@ -158,7 +162,7 @@ def _pending(why: str) -> CheckpointError:
 
 
 def _run_in_thread(pending: PendingSave, begun: Begun | None) -> PendingSave:
-    """Start the thread of a save. Where none can be started or waited for, make the save here."""
+    """Start the thread of a save; if it cannot be started or waited for, save in this call."""
     try:
         _saves.append(pending)
         if begun is not None:
@@ -175,7 +179,7 @@ def _run_in_thread(pending: PendingSave, begun: Begun | None) -> PendingSave:
 
 
 def _forget(save: PendingSave) -> None:
-    """Wait for a save no more; a signal handler that saved may have done so already."""
+    """Stop waiting for a save; a signal handler that saved may have done so already."""
     with contextlib.suppress(ValueError):
         _saves.remove(save)
 
@@ -191,7 +195,7 @@ def _start(pending: PendingSave) -> bool:
 
 
 def _watch() -> None:
-    """See to it, once a process, that its end waits for the saves."""
+    """Make the end of the process wait for the saves; this is done once for each process."""
     global _watched, _ending
     if not _watched:
         if not process_exit.before(_drain):
@@ -200,18 +204,18 @@ def _watch() -> None:
 
 
 def _drain() -> None:
-    """At the end of the process, wait for the save that is under way, and tell what went wrong."""
+    """At the end of the process, wait for the save that is under way, and print its error."""
     failed = None
     for save in _left():
         try:
             if not save.done() and process_exit.is_by_interrupt():
                 process_exit.tell(
-                    f"finishing the save to {save.url}; interrupt again to give it up"
+                    f"finishing the save to {save.url}; interrupt again to abandon it"
                 )
-            while not save._ended.wait(_LOOK_SECONDS):  # a signal right before a wait ends none
+            while not save._ended.wait(_LOOK_SECONDS):  # a signal just before it ends no wait
                 pass
         except BaseException as interrupt:
-            process_exit.tell(f"interrupted; {save.url} is saved wholly or not at all")
+            process_exit.tell(f"interrupted; {save.url} is saved completely or not at all")
             process_exit.leave(130 if isinstance(interrupt, KeyboardInterrupt) else 1)
         error = save._untold()
         if error is not None:
@@ -222,7 +226,7 @@ def _drain() -> None:
 
 
 def _left() -> list[PendingSave]:
-    """Return the saves of this process; from now on they are made in the call."""
+    """Return the saves of this process; later saves are finished in the call."""
     global _ending
     with _lock:  # a thread may be beginning one
         _ending = True

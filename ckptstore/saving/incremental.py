@@ -1,7 +1,7 @@
-"""What a save takes over from the one before it: data files of which no leaf changed.
+"""The data files that a save takes over from the save before, because no leaf in them changed.
 
-Which leaves are worth a look, whether one is as it was, and which files can be taken over: that
-is decided without touching a disk. Spec: section 7.
+Without touching a disk, this module decides which leaves to compare, whether a leaf is unchanged,
+and which files can be taken over. Spec: section 7.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PIECE_NBYTES = 1 << 20
 _LOOKED_AT_ONCE = 4
 _LOOKS = 3
 _LOOK_EVERY = 8
-"""A leaf that changed three times in a row is looked at by every eighth save only."""
+"""A leaf that changed three times in a row is compared at every eighth save only."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,13 @@ class Previous:
     """A committed checkpoint whose files the next save of the run may take over.
 
     Attributes:
-        directory: its name, beside that of the next save.
+        directory: the name of its directory, which is beside that of the next save.
         files: its table of files.
-        counts: how many spans each has.
+        counts: the number of spans in each file.
         leaves: the spans of each large leaf that is one cell, in order.
-        samples: of the large leaves that this process saved.
-        misses: how many saves in a row each of them changed, or was not looked at.
+        samples: the digests of samples of the large leaves that this process saved.
+        misses: for each such leaf, the number of saves in a row in which it changed or was not
+            compared.
     """
 
     directory: str
@@ -58,7 +59,7 @@ def previous(
     samples: Mapping[int, Digest] | None = None,
     misses: Mapping[int, int] | None = None,
 ) -> Previous:
-    """Return what a later save needs to know of a checkpoint; arguments as of `Previous`."""
+    """Return a checkpoint's record for a later save; the arguments are as of `Previous`."""
     nbytes = np.zeros(int(spans.leaf.max(initial=-1)) + 1, np.int64)
     np.add.at(nbytes, spans.leaf, spans.size)
     rows = np.flatnonzero(nbytes[spans.leaf] >= LARGE_NBYTES)
@@ -82,10 +83,10 @@ def read(run: Storage, directory: str) -> Previous:
 
     Args:
         run: the directory of the run.
-        directory: that of the checkpoint, below.
+        directory: the name of the checkpoint's directory inside it.
 
     Raises:
-        CheckpointError: it is not there, or its manifest or index is damaged.
+        CheckpointError: the checkpoint is missing, or its manifest or index is damaged.
     """
 
     def look(snapshot: Snapshot) -> Previous:
@@ -97,25 +98,25 @@ def read(run: Storage, directory: str) -> Previous:
 
 
 def sample(host: Array) -> Digest:
-    """Return the digest of a few bytes of a large leaf: what changed, nearly always changed there.
+    """Return the digest of a few bytes of a large leaf. A change nearly always changes them too.
 
     Args:
-        host: its bytes, flat uint8.
+        host: the bytes of the leaf, flat uint8.
     """
     last = host.size - _SAMPLE_NBYTES
     return digest(b"".join(host[at : at + _SAMPLE_NBYTES].tobytes() for at in (0, last // 2, last)))
 
 
 class Series:
-    """The saves of one run, one after the other: what each may take over of the one before.
+    """The saves of one run in their order, each of which may take over files of the one before.
 
     Args:
-        keep_full_every: how many saves may share a file; 1: none takes anything over.
-        newest: reads what earlier processes saved last, when the first save of this one asks. Where
-            it raises CheckpointError, nothing is taken over.
+        keep_full_every: the number of saves that may share a file; 1: no save takes anything over.
+        newest: reads the last save of earlier processes; called by the first save of this process.
+            If it raises CheckpointError, nothing is taken over.
 
     Attributes:
-        keep_full_every: as given.
+        keep_full_every: the argument.
     """
 
     def __init__(self, keep_full_every: int, newest: Callable[[], Previous | None]) -> None:
@@ -129,7 +130,7 @@ class Series:
         self._previous: Previous | None = None
 
     def previous(self) -> Previous | None:
-        """Return the save before, or None where nothing may be taken over."""
+        """Return the save before, or None if nothing may be taken over."""
         if self.keep_full_every == 1:
             return None
         newest, self._newest = self._newest, None
@@ -139,16 +140,16 @@ class Series:
         return self._previous
 
     def distrust(self) -> None:
-        """Let the next save write everything: one before it is damaged, and may share its files."""
+        """Make the next save write everything: an earlier one is damaged and may share files."""
         self._previous = self._newest = None
 
     def saved(self, saved: Previous, before: Previous | None) -> None:
-        """Remember the save that was committed just now.
+        """Remember the save that was just committed.
 
         Args:
             saved: that save.
-            before: what `previous` returned when it began. If that is not trusted any more, nor is
-                this.
+            before: the result of `previous` when that save began. If it is no longer trusted, the
+                save is not trusted either.
         """
         if before is None or before is self._previous:
             self._previous, self._newest = saved, None
@@ -156,13 +157,14 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a save finds as the save before it left it.
+    """The result of comparing a tree with the save before.
 
     Attributes:
         unchanged: the large leaves that hold the same bytes.
         rows: the data files of the save before that can be taken over.
-        samples: of the leaves that were looked at.
-        misses: how many saves in a row changed each other leaf, or did not look at it.
+        samples: the digests of samples of the compared leaves.
+        misses: for each other leaf, the number of saves in a row in which it changed or was not
+            compared.
     """
 
     unchanged: Collection[int]
@@ -171,7 +173,7 @@ class Comparison:
     misses: Mapping[int, int]
 
     def names(self, attempt: str) -> dict[int, str]:
-        """Return the name, in an attempt, of each file that can be taken over, by row."""
+        """Return, by row, the new attempt's name for each file that can be taken over."""
         return {row: file_name("data", attempt, 0, n) for n, row in enumerate(self.rows)}
 
 
@@ -185,9 +187,9 @@ def compare(
 
     Args:
         previous: the save before.
-        leaf_nbytes: of each leaf of today.
+        leaf_nbytes: the size in bytes of each leaf of the tree.
         read: returns the bytes of a leaf; called in several threads.
-        keep_full_every: how many saves may share a file.
+        keep_full_every: the number of saves that may share a file.
     """
     unchanged: set[int] = set()
     samples: dict[int, Digest] = {}
@@ -207,11 +209,11 @@ def compare(
 
 
 def candidates(previous: Previous, leaf_nbytes: Sequence[int]) -> list[int]:
-    """Return the leaves that may be as they were.
+    """Return the leaves that may be unchanged.
 
-    That is what has a sample to compare, or, in another process than the one that saved it, what
-    that save itself had taken over. What changes at each save is looked at ever less: a look may
-    bring it from a device.
+    A leaf is a candidate if it has a sample to compare. If another process made the save before,
+    the candidates are the leaves that this save had itself taken over. A leaf that changes at each
+    save is compared less often, because a comparison may copy it from a device.
     """
     return [
         leaf
@@ -224,12 +226,12 @@ def candidates(previous: Previous, leaf_nbytes: Sequence[int]) -> list[int]:
 
 
 def is_unchanged(previous: Previous, leaf: int, host: Array) -> bool:
-    """Return whether a candidate is as the save before left it; stop at the first difference.
+    """Return whether a candidate is unchanged; stop at the first difference.
 
     Args:
-        previous: as of `candidates`.
-        leaf: its number.
-        host: its bytes, flat uint8, of the size that it had then.
+        previous: the save before.
+        leaf: the number of the leaf.
+        host: the bytes of the leaf, flat uint8, as many as in the save before.
     """
     for span in previous.leaves[leaf]:
         state = Hasher()
@@ -245,9 +247,9 @@ def takeable(previous: Previous, unchanged: Collection[int], keep_full_every: in
     """Return the rows of the data files of the save before that a save may take over, 1024 at most.
 
     Args:
-        previous: as of `candidates`.
-        unchanged: the leaves that are as they were.
-        keep_full_every: how many saves may share a file.
+        previous: the save before.
+        unchanged: the leaves that have not changed.
+        keep_full_every: the number of saves that may share a file.
     """
     counts = [0] * len(previous.files)
     for leaf in unchanged:
@@ -263,7 +265,7 @@ def takeable(previous: Previous, unchanged: Collection[int], keep_full_every: in
 
 
 def taken(previous: Previous, rows: Sequence[int]) -> list[Taken]:
-    """Return what `place` needs to know of the files in these rows."""
+    """Return the files in these rows, in the form that `place` takes."""
     spans: dict[int, list[Placed]] = {row: [] for row in rows}
     for placed in previous.leaves.values():
         for span in placed:

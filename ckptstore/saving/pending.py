@@ -1,4 +1,4 @@
-"""One save in the background: its thread finishes it, and `result` tells of its end."""
+"""One save in the background: its thread finishes it, and `result` waits for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ckptstore.errors import CheckpointError, Reason
 from ckptstore.saving.attempt import Attempt
 
 Then = Callable[[Checkpoint | None], None]
-"""What a thread does before the save has ended, with None where it failed; it raises nothing."""
+"""A function for the thread to call before the save ends, with None if it failed; never raises."""
 
 
 class PendingSave:
@@ -47,7 +47,7 @@ class PendingSave:
         return f"<PendingSave {self.url} step={self.step} {state}>"
 
     def done(self) -> bool:
-        """Tell whether the save has ended, well or badly.
+        """Return whether the save has ended, with or without an error.
 
         Example:
             >>> import ckptstore
@@ -62,15 +62,15 @@ class PendingSave:
         """Wait for the end of the save; when this returns, it is committed and durable.
 
         Args:
-            timeout: seconds to wait at most; None: as long as it takes.
+            timeout: the longest time to wait, in seconds; None: no limit.
 
         Returns:
-            What `save` would return.
+            The checkpoint, as from `save`.
 
         Raises:
-            TimeoutError: the save goes on.
-            CheckpointError: what `save` would raise, and (reason ``other-process``) that a parent
-                process does this save.
+            TimeoutError: the save did not end in time; it goes on.
+            CheckpointError: as for `save`. Reason ``other-process``: the save belongs to the
+                process that this one was forked from.
 
         Example:
             >>> import ckptstore
@@ -87,9 +87,9 @@ class PendingSave:
         return self._checkpoint
 
     def wait(self) -> None:
-        """Wait for the end of the save, however it ends.
+        """Wait for the end of the save, and do not raise its error.
 
-        A signal handler may do so before there is a thread: then it is made here.
+        If a signal handler waits before there is a thread, the save is made in this call.
 
         Example:
             >>> import ckptstore
@@ -109,7 +109,7 @@ class PendingSave:
         self._ended.wait()
 
     def check(self) -> None:
-        """Raise the error of the save, if it has ended with one that nobody was told of.
+        """Raise the error of the save, if it has ended with one that was not raised yet.
 
         Example:
             >>> import ckptstore
@@ -124,12 +124,12 @@ class PendingSave:
         return None if self._told or not self.done() else self._error
 
     def _run(self) -> None:
-        """Finish the save, unless that was begun already or it was given up."""
+        """Finish the save, unless it was started or cancelled before."""
         if self._take():
             self._finish()
 
     def _give_up(self) -> bool:
-        """Cancel the save if it has not started, and return whether it had not."""
+        """Cancel the save if it has not started, and return whether it was cancelled."""
         if not self._take():
             return False
         assert self._attempt is not None
@@ -138,7 +138,7 @@ class PendingSave:
         return True
 
     def _take(self) -> bool:
-        """Tell whether this is the first call."""
+        """Return whether this is the first call."""
         return self._taken.acquire(blocking=False)
 
     def _finish(self) -> None:
@@ -150,7 +150,7 @@ class PendingSave:
         except BaseException as error:
             _clear_frames(error)
             self._error = error
-        del attempt  # with it go the values, before anybody is told
+        del attempt  # free the values before any waiting caller goes on
         self._end()
 
     def _end(self) -> None:
@@ -161,20 +161,20 @@ class PendingSave:
             self._ended.set()
 
     def _belongs_to_parent(self) -> None:
-        """In a process forked meanwhile: nobody here finishes this save, or tells its error."""
+        """Mark the save, in a forked process, as one that the parent finishes and reports."""
         self._told = True
         if not self._ended.is_set():
             self._attempt, self._ended = None, threading.Event()  # its lock may be held for good
             self._error = CheckpointError(
-                f"{self.url}: this save was begun by the process that this one was forked from; "
-                "ask there, or load the checkpoint to see whether it is there",
+                f"{self.url}: the parent process, from which this one was forked, began this "
+                "save; call result() there, or load the checkpoint to see whether it exists",
                 reason=Reason.OTHER_PROCESS,
             )
             self._ended.set()
 
 
 def _clear_frames(error: BaseException) -> None:
-    """Let go of what the frames of an error hold: the whole state, as long as the error lives."""
+    """Clear the frames of an error, which would keep the whole state alive with the error."""
     todo, seen = [error], set()
     while todo:
         error = todo.pop()

@@ -1,6 +1,6 @@
-"""What goes where: spans in data files, as a pure function of the sizes of the leaves.
+"""The placement of spans in data files, as a pure function of the sizes of the leaves.
 
-The same sizes give the same placement, whatever the machine. Spec: section 7.
+The same sizes give the same placement on every machine. Spec: section 7.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_FILES = 1024
 class Placed:
     """One span: `size` bytes of a leaf from `start`, at `offset` of data file `file`.
 
-    Its digest is known where the file is taken over.
+    Its digest is known if the file is taken over.
     """
 
     leaf: int
@@ -33,7 +33,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A data file of an earlier save that is taken over as it is: its bytes, and its spans."""
+    """A data file of an earlier save that is taken over unchanged: its bytes, and its spans."""
 
     nbytes: int
     spans: Sequence[Placed]
@@ -43,7 +43,7 @@ class Taken:
 class Placement:
     """All spans, by leaf and then by position, and the bytes of each data file.
 
-    The first `taken` files are taken over, the others are to be written.
+    The first `taken` files are taken over; the others must be written.
     """
 
     spans: Sequence[Placed]
@@ -51,7 +51,7 @@ class Placement:
     taken: int = 0
 
     def by_file(self) -> list[list[int]]:
-        """Return, for each file that is to be written, the numbers of its spans by offset."""
+        """Return, for each file to be written, the numbers of its spans by offset."""
         out: list[list[int]] = [[] for _ in self.file_nbytes]
         for number, span in enumerate(self.spans):
             out[span.file].append(number)
@@ -69,10 +69,10 @@ def place(
     A file is full at 128 MiB, or at 1/1024 of the whole if that is more.
 
     Args:
-        leaf_nbytes: of each leaf.
-        unchanged: large leaves that are as they were in the save before. They come last, in files
-            of their own, which the next save can take over.
-        taken: files that are taken over; what is in them is placed nowhere else.
+        leaf_nbytes: the size of each leaf in bytes.
+        unchanged: large leaves that have not changed since the save before. They come last, in
+            files of their own, which the next save can take over.
+        taken: files that are taken over; their spans are not placed again.
     """
     full = max(FILE_NBYTES, -(-sum(leaf_nbytes) // MAX_FILES))
     ends = [file.nbytes for file in taken]
@@ -99,7 +99,7 @@ def place(
 
 
 def _gaps(nbytes: int, spans: Sequence[Placed]) -> Iterator[tuple[int, int]]:
-    """Give start and size of the spans that a leaf still needs; a new list, so it may grow."""
+    """Return start and size of each span that a leaf still needs; the caller may add to `spans`."""
     end = 0
     for start, size in [*sorted((span.start, span.size) for span in spans), (nbytes, 0)]:
         for at in range(end, start, SPAN_NBYTES):

@@ -1,23 +1,22 @@
-"""The end of a process: what runs before it, what it says, and the status that it leaves with.
+"""The end of a process: functions to run before it, its last messages and its exit status.
 
-Nothing else in the package touches how a process ends. What is needed here and is not public, or
-is as blunt, and why:
+No other module changes how a process ends. This one needs the following private or drastic calls:
 
 - `threading._register_atexit`: a save needs executors (the libraries of stores have some), which
-  take no more work once their own hook has run, and `atexit` comes after that. Without this name,
-  `atexit` is taken, and a save to a bucket at the end of a process may fail, with an error.
-- `atexit._run_exitfuncs`: `os._exit` skips the handlers of others; this runs them.
+  take no more work once their own hook has run, and `atexit` comes after that. If Python lacks this
+  name, `atexit` is used, and a save to a bucket at the end of a process may fail with an error.
+- `atexit._run_exitfuncs`: `os._exit` skips the handlers of other code; this runs them.
 - `os._exit`: an exception or `sys.exit` in an `atexit` handler does not change the exit status. A
   process whose last save failed must not end with 0.
-- `gc.get_objects`: `os._exit` does not flush files, and only the collector knows them all.
+- `gc.get_objects`: `os._exit` does not flush files, and only the garbage collector knows them all.
 
-tests/unit/saving/test_process_exit.py holds Python to what is assumed of each.
+tests/unit/saving/test_process_exit.py checks each of these assumptions about Python.
 """
 
 from __future__ import annotations
 
 import atexit
-import concurrent.futures.thread  # noqa: F401  its end of a process is to come after ours
+import concurrent.futures.thread  # noqa: F401  its hook for the end must run after ours
 import contextlib
 import gc
 import io
@@ -31,9 +30,10 @@ from ckptstore.errors import CheckpointError
 
 
 def before(last: Callable[[], None]) -> bool:
-    """Have a function called when the process ends; tell whether it will be.
+    """Register a function to be called when the process ends; return whether that is possible.
 
-    Before the executors take no more work: a store may need them. So `atexit` would be too late.
+    It is called while executors still accept work, because a store may need them; `atexit` would be
+    too late.
     """
     try:
         getattr(threading, "_register_atexit", atexit.register)(last)
@@ -43,25 +43,25 @@ def before(last: Callable[[], None]) -> bool:
 
 
 def is_by_interrupt() -> bool:
-    """Tell whether a Ctrl-C that nobody caught ends the process."""
+    """Return whether the process is ending because of an uncaught Ctrl-C."""
     return getattr(sys, "last_type", None) is KeyboardInterrupt
 
 
 def tell(line: str) -> None:
-    """Write a line to stderr, if there is one still."""
+    """Write a line to stderr, if stderr is still open."""
     with contextlib.suppress(Exception):
         print(f"ckptstore: {line}", file=sys.stderr, flush=True)
 
 
 def text(error: BaseException) -> str:
-    """Return what to tell of an error: of one of ours its message, of others the traceback too."""
+    """Return the text for an error: the message of a CheckpointError, else with the traceback."""
     if isinstance(error, CheckpointError):
         return "".join(traceback.format_exception_only(error)).rstrip()
     return "".join(traceback.format_exception(error)).rstrip()
 
 
 def fail(error: BaseException) -> None:
-    """Let the process end with the exit status of an error, once its other threads have ended."""
+    """End the process with the exit status of an error, once its other threads have ended."""
     code = error.exit_code if isinstance(error, CheckpointError) else 1
     if _is_child():
         leave(code)
@@ -69,11 +69,11 @@ def fail(error: BaseException) -> None:
 
 
 def leave(code: int) -> None:
-    """End the process with this exit status, which after an `atexit` handler is 0 otherwise."""
+    """End the process with this exit status; after an `atexit` handler it would else be 0."""
     if _is_child():
-        raise SystemExit(code)  # multiprocessing leaves by itself
+        raise SystemExit(code)  # multiprocessing ends its children itself
     atexit.unregister(leave)
-    atexit._run_exitfuncs()  # those of others
+    atexit._run_exitfuncs()  # the handlers of other code
     for file in (sys.stdout, sys.stderr, *_files()):
         with contextlib.suppress(Exception):
             file.flush()
@@ -81,11 +81,11 @@ def leave(code: int) -> None:
 
 
 def _files() -> list[io.IOBase]:
-    """Return the files of this process: what was written to one is lost at `os._exit`."""
+    """Return the open files of this process, whose buffers `os._exit` would lose."""
     return [x for x in gc.get_objects() if issubclass(type(x), io.IOBase)]
 
 
 def _is_child() -> bool:
-    """Tell whether multiprocessing runs this process: its children end in their own way."""
+    """Return whether multiprocessing runs this process; its children end in their own way."""
     process = sys.modules.get("multiprocessing.process")
     return process is not None and process.parent_process() is not None

@@ -1,4 +1,4 @@
-"""What the caller of a save says beside the tree and the place, checked before anything is done."""
+"""The arguments of a save other than the tree and the place, checked before anything else."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class SaveRequest:
     """The arguments of one save, checked.
 
     Attributes:
-        step: of training, or None.
-        metadata: encoded.
+        step: the training step, or None.
+        metadata: the encoded metadata.
         metrics: Python's own numbers, by name.
         supplied: patterns of the paths that `load` takes from `like`.
-        overwrite: replace the checkpoint that is there.
-        storage_options: of the store.
+        overwrite: replace an existing checkpoint.
+        storage_options: the options of the store.
     """
 
     step: int | None

@@ -22,10 +22,10 @@ _PIECE_NBYTES = 1 << 20
 
 
 class Staging:
-    """What the leaves of a tree hold, as stored.
+    """The bytes of the leaves of a tree, in their stored form.
 
     Attributes:
-        nbytes: of each leaf.
+        nbytes: the size of each leaf in bytes.
     """
 
     def __init__(self, live: LiveTree) -> None:
@@ -38,28 +38,28 @@ class Staging:
         ]
 
     def is_fixed(self, leaf: int) -> bool:
-        """Tell whether nobody can write to the bytes of a leaf."""
+        """Return whether no other code can write to the bytes of a leaf."""
         return leaf in self._kept or self._live.leaves[leaf].fixed
 
     def read(self, leaf: int) -> Array:
         """Return the bytes of a leaf: flat uint8.
 
         Raises:
-            StructureError: reason ``cannot-carry`` where a value cannot be stored, or the array
-                was deleted or resized since the live.
+            StructureError: reason ``cannot-carry`` if a value cannot be stored, or the array was
+                deleted or resized since the save began.
         """
         kept = self._kept.get(leaf)
         return self._checked(leaf, self._live.leaves[leaf].read) if kept is None else kept
 
     def fix(self) -> None:
-        """Keep the bytes that all leaves hold now, whatever is done to the tree afterwards.
+        """Keep the bytes that all leaves hold now, so that the tree may change afterwards.
 
-        Arrays on devices are brought to this host, all at once. What can be written to is copied.
-        Other memory is viewed, which keeps XLA from giving it to a donated array. The tree itself
-        is let go.
+        Arrays on devices are copied to this host, all at once. Arrays that can be written to are
+        copied. Other memory is viewed, which keeps XLA from reusing the memory of a donated array.
+        The reference to the tree is dropped.
 
         Raises:
-            StructureError: as `read`.
+            StructureError: as for `read`.
         """
         leaves = self._live.leaves
         reads = [leaf.read if leaf.start is None else leaf.start() for leaf in leaves]
@@ -70,7 +70,7 @@ class Staging:
         leaves.clear()
 
     def let_go(self) -> None:
-        """Keep nothing any more; what the frames of an error hold may be this."""
+        """Drop all bytes and views, since the frames of an error may keep this object alive."""
         self._kept.clear()
 
     def _checked(self, leaf: int, read: Callable[[], Array]) -> Array:
@@ -82,8 +82,8 @@ class Staging:
             ) from None
         if host.size != self.nbytes[leaf]:
             raise StructureError(
-                f"{self._path(leaf)}: {host.size} bytes, {self.nbytes[leaf]} when the save "
-                "began; do not resize an array while it is saved",
+                f"{self._path(leaf)}: found {host.size} bytes, but {self.nbytes[leaf]} when the "
+                "save began; do not resize an array while it is saved",
                 reason=Reason.CANNOT_CARRY,
             )
         return host
@@ -102,8 +102,9 @@ class Job:
     """The data files of one save, being written by several threads.
 
     Attributes:
-        placement, staging, samples: as given; of each large leaf that has no sample, one is taken.
-        digests: of all spans.
+        placement, staging: the arguments.
+        samples: the argument, to which each large leaf without a sample adds one.
+        digests: the digests of all spans.
     """
 
     def __init__(self, placement: Placement, staging: Staging, samples: dict[int, Digest]) -> None:
@@ -114,11 +115,11 @@ class Job:
         self.stop = threading.Event()
 
     def chunks(self, numbers: Sequence[int]) -> Iterator[Buffer]:
-        """Give the bytes of one data file in order, hashing each span on the way.
+        """Yield the bytes of one data file in order, hashing each span on the way.
 
-        Small spans are gathered in one buffer; of a large leaf, the host view is let go as soon as
-        its last span of this file is done. What others could write to is copied, a piece at a
-        time, so that what is hashed is what is written.
+        Small spans are gathered in one buffer. The host view of a large leaf is dropped as soon as
+        its last span of this file is done. Memory that other code could write to is copied piece
+        by piece, so that the hashed bytes are the written ones.
         """
         slab, end, held, host = bytearray(), 0, -1, np.zeros(0, np.uint8)
         for number in numbers:

@@ -28,32 +28,33 @@ def save(
 ) -> Checkpoint:
     """Save a whole tree as one checkpoint; when this returns, it is committed and durable.
 
-    The tree is not changed. Everything that cannot come back exactly is refused before anything is
-    written.
+    Your tree is not changed. If a value could not be loaded back exactly, this raises before it
+    writes anything.
 
     Args:
-        url: the checkpoint's own directory: a path, or a URL as of a bucket. It is made if need be.
-        tree: the state: params, opt_state, step, keys, in any nesting of the carried containers.
+        url: the checkpoint's own directory: a path, or the URL of a directory in a bucket. It is
+            created if it does not exist.
+        tree: the state: params, opt_state, step, keys, in any nesting of the supported containers.
         step: the training step, 0 or more; for people and for listing.
         metadata: plain values of your own, at most 256 KiB.
         metrics: numbers by name.
-        supplied: patterns of paths that no file can carry and that `load` takes from `like`.
-        overwrite: replace the checkpoint that is there. The old one stays until the new is durable.
+        supplied: patterns of paths whose values cannot be stored; `load` takes them from `like`.
+        overwrite: replace an existing checkpoint, which stays until the new one is durable.
         storage_options: options of the store.
 
     Returns:
-        What `inspect` would return.
+        The description of the checkpoint, as from `inspect`.
 
     Raises:
-        StructureError: something cannot be carried; it lists every path and the remedy.
-        AlreadyCommittedError: a checkpoint is there and `overwrite` is false, or another save won.
-        OutcomeUnknownError: the disk or the store failed while it committed.
-        StorageError: the disk or the store refused; the old checkpoint is whole.
+        StructureError: some values cannot be stored; the message lists every path and the remedy.
+        AlreadyCommittedError: a checkpoint exists and `overwrite` is false, or another save won.
+        OutcomeUnknownError: the disk or the store failed during the commit.
+        StorageError: the disk or the store refused an operation; the old checkpoint is whole.
 
-    An array that another thread writes to during the call may be saved half before and half after;
-    the checkpoint is sound all the same. On failure an old checkpoint is as it was, and the files
-    of this save are removed. A killed process leaves data files that no manifest names; they are
-    in nobody's way. Source: docs/spec.md, section 7; docs/commit.md.
+    If another thread writes to an array during the call, the checkpoint may hold a mixture of its
+    old and new values, but it is valid. If the save fails, an old checkpoint is untouched and the
+    files of this save are removed. If the process is killed, it leaves data files that no manifest
+    names; they do no harm. Source: docs/spec.md, section 7; docs/commit.md.
 
     Example:
         >>> import ckptstore, numpy as np
@@ -82,7 +83,7 @@ def save_now(
     """Save in the call; the arguments are those of `begin`.
 
     Raises:
-        CheckpointError: as `save`.
+        CheckpointError: as for `save`.
     """
     with begin(url, tree, request, series, compare=True) as attempt:
         return attempt.finish()
@@ -101,13 +102,13 @@ def begin(
     Args:
         url: the checkpoint's own directory.
         tree: the state.
-        request: what else the caller says.
-        series: the saves of a run, whose last this one will be. It takes over what did not change
-            since the one before.
-        compare: find out now what did not change; else `Attempt.finish` does.
+        request: the other arguments of the save.
+        series: the saves of a run, of which this will be the last. It takes over the files in
+            which nothing changed since the save before.
+        compare: compare with the save before now; otherwise `Attempt.finish` does it.
 
     Raises:
-        StructureError, AlreadyCommittedError, StorageError: as `save`.
+        StructureError, AlreadyCommittedError, StorageError: as for `save`.
     """
     live = flatten(tree, supplied=list(request.supplied))
     with contextlib.ExitStack() as stack:

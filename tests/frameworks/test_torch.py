@@ -292,7 +292,7 @@ def test_what_cannot_be_carried_is_refused_by_path(kind: str, tmp_path: pathlib.
 @pytest.mark.parametrize("name", sorted(QUANTIZED))
 def test_no_quantized_dtype_is_carried(name: str, tmp_path: pathlib.Path) -> None:
     x = torch.zeros(8 * DTYPES[name].itemsize, dtype=torch.uint8).view(DTYPES[name])
-    assert_refused(tmp_path, [x], "$[0]", f"the dtype {name} is not one of the format")
+    assert_refused(tmp_path, [x], "$[0]", f"the dtype {name} is not a dtype of the format")
 
 
 def test_tensors_inside_a_transformation_are_refused(tmp_path: pathlib.Path) -> None:

@@ -399,7 +399,7 @@ def test_an_error_is_raised_by_the_next_save(tmp_path, broken):
     failed = ckptstore.save_async(tmp_path / "1", [])
     with pytest.raises(Broken) as caught:
         ckptstore.save_async(tmp_path / "2", [])
-    assert f"This was the save to {failed.url}" in caught.value.__notes__[0]
+    assert f"This is the error of the earlier save to {failed.url}." in caught.value.__notes__[0]
     assert not (tmp_path / "2").exists()
     ckptstore.save_async(tmp_path / "2", []).result()
     failed.check()
