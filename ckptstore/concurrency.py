@@ -157,8 +157,12 @@ def pool(count: int, *, name: str) -> ThreadPoolExecutor:
 
 
 @contextlib.contextmanager
-def stopped_by(stop: threading.Event) -> Iterator[None]:
-    """Make this thread give up its requests in the block once the event is set."""
+def stopped_by(stop: threading.Event | None) -> Iterator[None]:
+    """Make this thread give up its requests in the block once the event is set.
+
+    Args:
+        stop: the event; None: nothing stops these requests, such as those that clean up.
+    """
     before = getattr(_thread, "stop", None)
     _thread.stop = stop
     try:

@@ -43,6 +43,8 @@ class Reason(enum.StrEnum):
         True
     """
 
+    __repr__ = str.__repr__
+
     # One for each class of error, used if no finer reason applies.
     CHECKPOINT = "checkpoint"  #: anything else
     STRUCTURE = "structure"  #: the tree, or a request about it, cannot be served

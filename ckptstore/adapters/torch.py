@@ -119,7 +119,7 @@ class TorchAdapter(Adapter):
     @functools.cached_property
     def symbols(self) -> Mapping[str, Any]:
         """Dtypes, layouts and memory formats, each by the name that torch prints."""
-        constants = [x for x in vars(torch).values() if type(x) in _CONSTANTS]
+        constants = [x for x in list(vars(torch).values()) if type(x) in _CONSTANTS]
         return {str(x): x for x in constants if vars(torch).get(str(x)[len("torch.") :]) is x}
 
     def record(self, cls: type) -> Record | None:

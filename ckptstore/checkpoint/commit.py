@@ -1,4 +1,6 @@
-"""The order of writes: the one file that knows when a checkpoint begins to exist.
+"""The commit: the one file that knows when a checkpoint begins to exist.
+
+`saving/attempt.py` writes what comes before: data files, index, flush.
 
 Invariants and their tests: docs/commit.md. In short: data first, durable; then one create (or one
 compare-and-swap) of `MANIFEST`; whatever an exception says, the outcome is what `MANIFEST` holds.

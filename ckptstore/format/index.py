@@ -203,7 +203,8 @@ def encode_index(index: Index) -> bytes:
     return wire.pack(
         {
             "types": {
-                column: [getattr(row, column) for row in index.types] for column in _TYPE_COLUMNS
+                column: [_plain(getattr(row, column)) for row in index.types]
+                for column in _TYPE_COLUMNS
             },
             "dtypes": list(index.dtypes),
             "nodes": {
@@ -219,6 +220,13 @@ def encode_index(index: Index) -> bytes:
             },
         }
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return what msgpack takes of a value of a row, which an adapter may have made."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value if value is None or isinstance(value, str) else list(value)
 
 
 def with_digests(encoded: bytes, digests: Sequence[Digest]) -> bytes:

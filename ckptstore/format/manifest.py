@@ -246,9 +246,7 @@ def _decode_files(fields: Fields, attempt: str) -> list[File]:
         if (role == "data" and file_digest is not None) or (
             role == "index" and not _is_digest(file_digest)
         ):
-            raise CorruptError(
-                f"{fields.where}: bad file_digest of {name}", reason=Reason.BAD_FIELD
-            )
+            raise CorruptError(f"{fields.where}: bad digest of {name}", reason=Reason.BAD_FIELD)
         files.append(File(name, nbytes, role, file_digest, age))  # type: ignore[arg-type]
     if len(set(names)) != len(names):
         raise CorruptError(f"{fields.where}: a name stands twice", reason=Reason.BAD_FILE_NAME)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ckptstore import storage, tree
 from ckptstore.checkpoint import Checkpoint, Snapshot, read_snapshot
-from ckptstore.errors import bad_argument
+from ckptstore.errors import Reason, StructureError, bad_argument
 from ckptstore.loading import fetch
 from ckptstore.tree import Target
 from ckptstore.tree.leaves import Maker, unknown_array
@@ -79,7 +79,10 @@ def load(
     if isinstance(like, str) and like.startswith("$"):
         raise bad_argument("load", "like", like, f"a tree; for a pattern, pass select={like!r}")
     if cast and like is None:
-        raise bad_argument("load", "cast", cast, "False, since a cast needs like=")
+        raise StructureError(
+            "load: cast=True needs like=, whose dtypes the arrays are converted to",
+            reason=Reason.BAD_ARGUMENT,
+        )
     classes = _by_name(types)
 
     def use(snapshot: Snapshot) -> Any:
@@ -142,9 +145,11 @@ def _by_name(types: Iterable[type] | Mapping[str, type]) -> dict[str, type]:
         pairs = [("", cls) for cls in types]
     else:
         raise bad_argument("load", "types", types, expected)
-    for name, cls in pairs:
+    for number, (name, cls) in enumerate(pairs):
         if not isinstance(cls, type) or not isinstance(name, str):
-            raise bad_argument("load", "types", types, f"{expected}, not {name!r:.80}: {cls!r:.80}")
+            raise bad_argument(
+                "load", f"types[{name or number!r:.80}]", cls, f"a class; types= takes {expected}"
+            )
     by_name: dict[str, type] = {}
     for name, cls in pairs:
         name = name or stored_name(cls)

@@ -116,6 +116,8 @@ class Saves:
             else:
                 self._after(saved)
 
+        if wait:
+            self.wait()  # it may be of this step, which is then not damaged any more
         place, request = self._run.at(step), self._replacing(step, request)
         return background.begin(
             place, tree, request, self._series, wait=wait, begun=begun, then=then

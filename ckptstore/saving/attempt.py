@@ -83,7 +83,7 @@ def prepare(
     return Attempt(store, staging, content, replaced, series, previous, comparison, plan)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)  # it holds the state
 class Content:
     """The contents of a save, without their placement in files.
 
@@ -141,7 +141,7 @@ class Content:
         return Plan(placement, spans, draft)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """The placement of all bytes, and the manifest without its digests.
 
@@ -156,7 +156,7 @@ class Plan:
     draft: Draft
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Attempt:
     """A save that is ready to be written; it holds the place open until its `with` block ends.
 
@@ -189,6 +189,9 @@ class Attempt:
     def step(self) -> int | None:
         """The step of training, or None."""
         return self.content.manifest.step
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.url} step={self.step}>"
 
     def __enter__(self) -> Self:
         return self

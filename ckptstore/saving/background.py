@@ -170,8 +170,9 @@ def _run_in_thread(pending: PendingSave, begun: Begun | None) -> PendingSave:
         if not _ending and _start(pending):
             return pending
     except BaseException:
-        if pending._give_up():
-            _forget(pending)
+        if pending._take():
+            _forget(pending)  # first: a signal handler that saves would wait for it
+            pending._drop()
         raise
     pending._run()
     pending.check()

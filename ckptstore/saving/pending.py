@@ -128,14 +128,13 @@ class PendingSave:
         if self._take():
             self._finish()
 
-    def _give_up(self) -> bool:
-        """Cancel the save if it has not started, and return whether it was cancelled."""
-        if not self._take():
-            return False
+    def _drop(self) -> None:
+        """Cancel a save that was taken and has not started."""
         assert self._attempt is not None
-        self._attempt.__exit__(None, None, None)
-        self._end()
-        return True
+        try:
+            self._attempt.__exit__(None, None, None)
+        finally:
+            self._end()
 
     def _take(self) -> bool:
         """Return whether this is the first call."""

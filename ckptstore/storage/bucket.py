@@ -119,7 +119,7 @@ class BucketStorage:
                 raise
             if error.reason == Reason.NOT_SUPPORTED:
                 return False
-        with contextlib.suppress(CheckpointError):
+        with contextlib.suppress(CheckpointError), concurrency.stopped_by(None):
             self.delete(name)  # what a try that seemed to fail may have made
         return False
 

@@ -103,7 +103,8 @@ class Uploader:
         self._ask("abort the uploads of", key, lambda client, _: _abort(client, key, upload))
 
     def _try_to_abort(self, key: str, upload: Upload | None) -> None:
-        with contextlib.suppress(CheckpointError, OSError):
+        # What stopped the upload is not to stop this: on S3 you pay for what is left.
+        with contextlib.suppress(CheckpointError, OSError), concurrency.stopped_by(None):
             self.abort(key, upload)
 
     def parts(self, upload: Upload, chunks: Iterable[Buffer]) -> Sequence[str]:

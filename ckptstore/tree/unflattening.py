@@ -69,8 +69,8 @@ def unflatten(
     nodes = _nodes_to_make(tree, used, overrides)
     makers = _Makers(tree, kept, stand_in)
     makers.find({tree.type[node] for node in nodes if tree.type[node]}, classes)
+    _require_like(tree, nodes, makers)  # before gigabytes are read
     values = dict(read(_leaves(tree, nodes)))
-    _require_like(tree, nodes, makers)
     builder = _Builder(tree, kept, makers, values, overrides)
     # SAME points backwards, so an earlier target never needs a later one.
     for target in sorted(set(used) - set(roots)):

@@ -101,18 +101,35 @@ class _Frozen:
     a: int
 
 
+@dataclass(frozen=True)
+class _FrozenEmpty:
+    pass
+
+
+def _text_of(function: Any) -> tuple[Any, ...]:
+    """Return the instructions of a function and the names in them."""
+    code = function.__code__
+    return code.co_code, code.co_names, code.co_freevars
+
+
 _GETTER = type(class_dict(_Example)["a"])
 _PARAMETERS = type(class_dict(_Frozen)["__dataclass_params__"])
+_GENERATED = {_text_of(class_dict(cls)["__setattr__"]) for cls in (_Frozen, _FrozenEmpty)}
+"""What the decorator generates: it differs in a constant only, the names of the fields."""
 
 
 def _is_of_frozen_dataclass(cls: type) -> bool:
-    """Tell whether the ``__setattr__`` of a class is that of a frozen dataclass.
+    """Tell whether the ``__setattr__`` of a class is the one that ``frozen=True`` generates.
 
-    The decorator refuses a class that defines one, so a class that has both its own parameters,
-    which say ``frozen``, and a ``__setattr__`` has the generated one. The generated ``__init__``
-    writes the fields past it, as `load` does.
+    The generated ``__init__`` writes the fields past it, as `load` does.
     """
     owner = owner_of(cls, "__setattr__")
     assert owner is not None  # object has one
     parameters: Any = class_dict(owner).get("__dataclass_params__")
-    return type(parameters) is _PARAMETERS and parameters.frozen is True
+    setter = class_dict(owner)["__setattr__"]
+    return (
+        type(parameters) is _PARAMETERS
+        and parameters.frozen is True
+        and type(setter) is types.FunctionType
+        and _text_of(setter) in _GENERATED
+    )

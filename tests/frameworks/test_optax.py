@@ -18,12 +18,11 @@ import optax
 import ckptstore
 from tests.support import optax_catalogue as catalogue
 from tests.support.compare import assert_exact, differences, roundtrip
+from tests.support.marks import sampled
 
 NAMES = sorted(catalogue.CASES)
 SAMPLED = set(NAMES[::12])
-COMPILED = [
-    pytest.param(name, marks=[] if name in SAMPLED else pytest.mark.whole) for name in NAMES
-]
+COMPILED = sampled(NAMES, SAMPLED)
 STEPS = range(catalogue.WARM_STEPS, catalogue.WARM_STEPS + 3)
 
 
@@ -41,7 +40,7 @@ def advance(case: catalogue.Case, params: Any, state: Any) -> tuple[Any, Any]:
     return params, state
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sampled(NAMES, NAMES))
 def test_a_state_comes_back_exactly_with_no_template(name: str, tmp_path: pathlib.Path) -> None:
     case = catalogue.CASES[name]()
     params, state = assert_exact(tmp_path, (case.params, case.state))

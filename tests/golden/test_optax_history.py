@@ -264,7 +264,8 @@ def test_a_state_fits_into_today_s_where_the_structure_is_the_same(release: str)
 _NO_FRAMEWORK = """
     import sys
     sys.modules["jax"] = sys.modules["optax"] = None
-    import ckptstore, optax_golden as golden
+    import ckptstore
+    from tests.support import optax_golden as golden
     for release in sys.argv[1:]:
         said = golden.expected(release)
         for part in ("states", "retired"):

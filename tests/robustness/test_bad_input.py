@@ -285,7 +285,7 @@ def test_arrays_of_another_kind_are_refused(arrays: Any, saved: Path) -> None:
 
 
 def test_a_cast_without_like_is_refused(saved: Path) -> None:
-    raised(lambda: ckptstore.load(saved, cast=True), "bad-argument", "cast is True", "like=")
+    raised(lambda: ckptstore.load(saved, cast=True), "bad-argument", "cast=True needs like=")
 
 
 @pytest.mark.parametrize(

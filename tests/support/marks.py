@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import subprocess
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -35,6 +35,21 @@ def add(item: pytest.Item) -> None:
     functions = [item.function, *(d.func for known in fixtures.values() for d in known)]
     if any(_starts(f, frozenset()) for f in functions if _is_ours(f)):
         item.add_marker("process")
+
+
+def sampled(names: Sequence[str], ci: Collection[str]) -> list[Any]:
+    """Return the parameters of a sweep: a quarter of `ci` for `make test`, and the rest marked.
+
+    Args:
+        names: of all cases, which `make test-all` runs.
+        ci: of those that `make test-ci` runs.
+    """
+    quick = [name for name in names if name in ci][::4]
+    rest = {name: "ci" if name in ci else "whole" for name in names if name not in quick}
+    return [
+        pytest.param(name, marks=[getattr(pytest.mark, rest[name])] if name in rest else [])
+        for name in names
+    ]
 
 
 def _is_ours(x: Any) -> bool:

@@ -25,12 +25,13 @@ from ckptstore.optax import Meaning, check_counts, counts, shift_counts
 from ckptstore.optax.counter_table import NEED_THE_FIRST_UPDATE, STATES
 from tests.support import optax_catalogue as catalogue
 from tests.support.compare import differences
+from tests.support.marks import sampled
 from tests.support.optax_golden import RELEASES, ROOT
 
 NAMES = sorted(catalogue.CASES)
 WRAPPERS = {*catalogue._WRAPPERS, *catalogue._SPOILT, *catalogue._LOOKAHEAD, *catalogue._EXAMPLES}
 SAMPLED = {*NAMES[::12], *WRAPPERS, *(n for n in NAMES if "schedule" in n or ".sam" in n)}
-CASES = [pytest.param(n, marks=[] if n in SAMPLED else pytest.mark.whole) for n in NAMES]
+CASES = sampled(NAMES, SAMPLED)
 MORE = 4
 ENUM = re.compile(r"<([\w.]+): [^>]*>")
 

@@ -24,6 +24,7 @@ import ckptstore
 from ckptstore.optax import Change, Report, fit
 from tests.support import optax_catalogue as catalogue
 from tests.support.compare import differences
+from tests.support.marks import sampled
 
 LR = 0.05
 NAMES = sorted(n for n in catalogue.CASES if not n.startswith("by_hand."))
@@ -34,7 +35,7 @@ SPECIAL = """
     multi_steps_many noisy_sgd scale_by_zoom_linesearch
 """
 SAMPLED = {*NAMES[5::25], *SPECIAL.split()}
-CASES = [pytest.param(n, marks=[] if n in SAMPLED else pytest.mark.whole) for n in NAMES]
+CASES = sampled(NAMES, SAMPLED)
 
 # States that depend on more than the parameters.
 NOT_OF_PARAMS = {

@@ -20,6 +20,7 @@ import ckptstore
 from ckptstore import Manager, keep_last
 from ckptstore.runs import interval
 from ckptstore.saving import background
+from ckptstore.saving.attempt import Attempt
 from ckptstore.storage.local import LocalStorage
 from tests.support import places
 from tests.support.places import BucketPlace, Place
@@ -325,6 +326,28 @@ def test_what_is_no_damage_is_not_passed_over(
     monkeypatch.setattr(LocalStorage, "get", fail)
     with pytest.raises(ckptstore.StorageError):
         manager.load(fallback=True)
+
+
+@pytest.mark.parametrize("again", ["save", "save_async"])
+def test_a_damaged_step_that_was_saved_again_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    manager, place = Manager(tmp_path), Place(tmp_path)
+    for step in (1, 2):
+        manager.save(step, tree(step))
+    damage_data(place, 2)
+    assert is_of(manager.load(fallback=True), 1)
+    finish = Attempt.finish
+
+    def slowly(attempt: Attempt) -> Any:
+        time.sleep(0.5)
+        return finish(attempt)
+
+    monkeypatch.setattr(Attempt, "finish", slowly)
+    manager.save_async(2, tree(2))  # replaces the damaged one, after a while
+    with pytest.raises(ckptstore.AlreadyCommittedError):
+        getattr(manager, again)(2, tree(3))
+    assert is_of(manager.load(2), 2)
 
 
 def test_fallback_is_for_the_newest(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ import ckptstore
 from ckptstore.saving import background
 from ckptstore.saving.attempt import Attempt
 from ckptstore.saving.background import PendingSave
+from ckptstore.saving.request import SaveRequest
 from ckptstore.saving.staging import Staging
 from ckptstore.tree import flatten
 from tests.support import compare, places
@@ -326,6 +327,37 @@ def test_a_signal_handler_may_save_while_a_save_begins(tmp_path, monkeypatch, wh
         signal.signal(signal.SIGALRM, before)
     assert first.result().url == str(tmp_path / "1")
     assert seen[0].result().url == str(tmp_path / "2")
+
+
+@pytest.mark.parametrize("closing", ["raises", "is interrupted by a handler that saves"])
+def test_a_save_that_is_given_up_keeps_nobody_waiting(tmp_path, monkeypatch, closing):
+    close, closed = Attempt.__exit__, []
+
+    def closes_badly(attempt, *exc):
+        close(attempt, *exc)
+        if not closed:
+            closed.append(attempt)
+            if closing == "raises":
+                raise OSError("close failed")
+            ckptstore.save_async(tmp_path / "handler", {"x": 1}).result()
+
+    def interrupt(pending):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Attempt, "__exit__", closes_badly)
+    with pytest.raises((OSError, KeyboardInterrupt)):
+        background.begin(tmp_path / "a", {"x": 1}, SaveRequest.of(), begun=interrupt)
+    assert ckptstore.save_async(tmp_path / "b", {"x": 2}).result(timeout=60)
+    assert not background._saves or background._saves[0].done()
+    with pytest.raises(ckptstore.NotCommittedError):
+        ckptstore.load(tmp_path / "a")
+
+
+def test_a_save_under_way_does_not_print_the_state(tmp_path, gate):
+    pending = ckptstore.save_async(tmp_path / "c", {"secret": "in clear"}, step=3)
+    assert "in clear" not in repr(pending) + repr(pending._attempt) + repr(vars(pending))
+    gate.open()
+    pending.result()
 
 
 def test_who_waits_does_not_make_the_save_of_a_thread_that_runs(tmp_path, monkeypatch):

@@ -52,6 +52,16 @@ class WatchedFrozen(Frozen):
         raise dataclasses.FrozenInstanceError(name)
 
 
+@dataclasses.dataclass(frozen=True)
+class Hooked:
+    """Frozen, and then given another setter, as by a decorator above the dataclass's."""
+
+    a: int
+
+
+Hooked.__setattr__ = Watching.__setattr__  # type: ignore[method-assign]
+
+
 class Forged:
     """Says that it is frozen, in parameters that are not those of a dataclass."""
 
@@ -69,7 +79,7 @@ def test_a_frozen_dataclass_is_safe(cls: type) -> None:
     check_safe(cls, TypeKind.DATACLASS)
 
 
-@pytest.mark.parametrize("cls", [Watched, WatchedFrozen, Forged])
+@pytest.mark.parametrize("cls", [Watched, WatchedFrozen, Hooked, Forged])
 def test_another_setattr_is_not(cls: type) -> None:
     with pytest.raises(Unsafe, match="a __setattr__ of its own"):
         check_safe(cls, TypeKind.DATACLASS)
