@@ -281,6 +281,7 @@ def memory(call: Callable[[Path], Any], directory: Path) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.ci  # it traces every allocation
 def test_an_invalid_file_takes_no_memory_beyond_its_size(tmp_path: Path) -> None:
     places = [ROOT / "invalid" / name for name in make_conformance.INVALID]
     for name, make in make_conformance.LARGE.items():

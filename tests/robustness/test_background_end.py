@@ -121,6 +121,7 @@ def test_a_process_whose_save_failed_does_not_exit_with_0(place, end):
     assert "a handler from before" in out
 
 
+@pytest.mark.smoke
 def test_a_full_disk_is_told_at_the_end(disk):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20,) * 2)"
     code, _, err = Script(disk, f"begin()\n{limit}").end()
@@ -144,6 +145,7 @@ TOLD = {
 }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("lines", TOLD, ids=["result", "check", "the next save"])
 def test_an_error_that_was_raised_is_not_told_again(disk, lines):
     code, _, err = Script(disk, lines).end()

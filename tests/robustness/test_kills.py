@@ -71,6 +71,7 @@ class Reference:
         return self.w.tobytes(), self.m.tobytes()
 
 
+@pytest.mark.smoke
 def test_a_run_that_is_killed_goes_on_from_its_newest_save(tmp_path: Path) -> None:
     kill_and_resume(tmp_path, SAMPLE, seed=1)
 
