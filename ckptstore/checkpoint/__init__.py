@@ -1,4 +1,4 @@
-"""One checkpoint: committed once, seen whole, described, collected. Why it holds: docs/commit.md.
+"""One checkpoint: its commit, a reader's view, its description and its garbage: docs/commit.md.
 
 Open to other wings: `commit`, the order of writes, and `garbage`, the collector.
 """

@@ -1,9 +1,10 @@
-"""The commit: the one file that knows when a checkpoint begins to exist.
+"""The commit: the one module that decides when a checkpoint begins to exist.
 
-`saving/attempt.py` writes what comes before: data files, index, flush.
+`saving/attempt.py` does the work before it: data files, index, flush.
 
-Invariants and their tests: docs/commit.md. In short: data first, durable; then one create (or one
-compare-and-swap) of `MANIFEST`; whatever an exception says, the outcome is what `MANIFEST` holds.
+Invariants and their tests: docs/commit.md. In short: first the data files become durable. Then
+`MANIFEST` is created, or compared and swapped, in one step. After an exception, only the contents
+of `MANIFEST` tell the outcome.
 """
 
 from __future__ import annotations
@@ -35,15 +36,16 @@ _log = logging.getLogger("ckptstore")
 
 
 def current(storage: Storage) -> Committed | None:
-    """Return the manifest that a save would replace, or None where there is none.
+    """Return the manifest that a save would replace, or None if there is none.
 
     Raises:
-        StorageError: reason ``foreign-manifest``: too large to be one, so no swap can compare it.
+        StorageError: reason ``foreign-manifest``: the file is too large to be a manifest, so a swap
+            cannot compare it.
     """
     holder = committed(storage)
     if holder is not None and len(holder.data) > MANIFEST_MAX_NBYTES:
         raise StorageError(
-            f"{storage.url}: {MANIFEST} there has {len(holder.data)} bytes at least, so it is not "
+            f"{storage.url}: {MANIFEST} has at least {len(holder.data)} bytes, so it is not "
             "a manifest of ckptstore, and nothing was written; remove it first, or save to another "
             "place",
             reason=Reason.FOREIGN_MANIFEST,
@@ -54,7 +56,7 @@ def current(storage: Storage) -> Committed | None:
 def occupied(storage: Storage, holder: Committed) -> AlreadyCommittedError:
     """Return the error for a place that another attempt holds."""
     return AlreadyCommittedError(
-        f"{storage.url}: a checkpoint is committed there already (attempt "
+        f"{storage.url}: a checkpoint is already committed there (attempt "
         f"{holder.attempt or 'unreadable'}); save to another place, or pass overwrite=True"
     )
 
@@ -64,7 +66,7 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
 
     Args:
         storage: the place.
-        manifest: what `data` says.
+        manifest: the decoded manifest.
         data: the encoded manifest.
         replaced: the manifest that an overwrite read when it began; None for a create.
 
@@ -80,7 +82,7 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
             raise _collected(storage, attempt)
         if lost := _lost(manifest, sizes):
             raise StorageError(
-                f"{storage.url}: {lost}; somebody removes files there, or the store lost them; "
+                f"{storage.url}: {lost}; another program removed the file, or the store lost it; "
                 "nothing was committed; save again",
                 reason=Reason.LOST_FILE,
             )
@@ -92,17 +94,18 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
         sizes = storage.list()
         collected = names.mark(attempt) in sizes
         if not collected and _lost(manifest, sizes):
-            # A collector is done with this attempt, or a later save or a delete came after it.
+            # A collector has removed this attempt, or a later save or a delete came after it.
             collected = attempt_of(committed(storage)) == attempt
         if collected:
             _withdraw(storage, data, swapped)
             holder = committed(storage)
             if holder is not None and holder.attempt in (None, attempt):
-                raise StorageError("it could not be withdrawn")
+                raise StorageError("the commit could not be withdrawn")
     except CheckpointError as failed:
         raise OutcomeUnknownError(
-            f"{storage.url}: attempt {attempt} was committed, but whether a garbage collector took "
-            f"it for a dead one cannot be known ({failed}); nothing was deleted; verify it"
+            f"{storage.url}: attempt {attempt} was committed, but a garbage collector may have "
+            f"mistaken it for an abandoned save ({failed}); nothing was deleted; verify the "
+            "checkpoint"
         ) from failed
     if collected:
         discard(storage, attempt)
@@ -110,13 +113,13 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
     old = attempt_of(swapped)
     left = None if old is None else discard(storage, old)  # the swap is durable
     if left is not None:
-        _log.warning("%s: saved, but files of the one before are left: %s", storage.url, left)
+        _log.warning("%s: saved, but files of the save before are left: %s", storage.url, left)
 
 
 def _send(
     storage: Storage, attempt: str, data: bytes, replaced: Committed | None
 ) -> Committed | None:
-    """Commit, and return the manifest that this replaced."""
+    """Commit, and return the manifest that was replaced."""
     error: Exception
     for _ in range(SENDS):
         try:
@@ -125,7 +128,7 @@ def _send(
                     storage.swap(MANIFEST, data, replaced.data)
                     return replaced
                 except FileNotFoundError:
-                    replaced = None  # it was deleted meanwhile
+                    replaced = None  # the old manifest was deleted in the meantime
             storage.create(MANIFEST, data)
             return None
         except OutcomeUnknownError:
@@ -147,43 +150,43 @@ def _send(
             discard(storage, attempt)
             raise error
         if holder is not None and (replaced is None or holder.data != replaced.data):
-            if holder.attempt is None:  # it may be ours, damaged each time on its way
+            if holder.attempt is None:  # it may be ours, damaged by each transfer
                 raise OutcomeUnknownError(
-                    f"{storage.url}: {MANIFEST} holds bytes that are no manifest, so whether the "
+                    f"{storage.url}: {MANIFEST} does not hold a manifest, so whether the "
                     f"commit of attempt {attempt} happened cannot be known; nothing was deleted; "
                     "verify it"
                 ) from error
             discard(storage, attempt)
             raise AlreadyCommittedError(
                 f"{storage.url}: another save (attempt {holder.attempt}) was committed "
-                "there first; nothing of it was touched; load it, or save again"
+                "there first; none of its files was touched; load it, or save again"
             )
-        # Something was there and is not any more, or what is to be replaced still is: ask again.
+        # The file has disappeared, or the manifest to be replaced is still there: ask again.
     raise OutcomeUnknownError(
-        f"{storage.url}: {MANIFEST} is said to exist and cannot be seen; nothing was deleted; load "
-        "it to see what is there"
+        f"{storage.url}: the store says that {MANIFEST} exists, but cannot read it; nothing was "
+        "deleted; load the checkpoint to see which save it holds"
     ) from error
 
 
 def _lost(manifest: Manifest, sizes: Mapping[str, int]) -> str | None:
-    """Return what is wrong with the files of an attempt that are there, or None."""
+    """Return a description of a missing or short file of an attempt, or None."""
     for file in manifest.files:
         if (nbytes := sizes.get(file.name)) != file.nbytes:
             state = "is missing" if nbytes is None else f"has {nbytes} bytes"
-            return f"{file.name} {state}, {file.nbytes} bytes were written"
+            return f"{file.name} {state}, expected {file.nbytes} bytes"
     return None
 
 
 def _collected(storage: Storage, attempt: str) -> StorageError:
     return StorageError(
-        f"{storage.url}: a garbage collector took this save (attempt {attempt}) for a dead one; "
-        "save again, and give the collector a longer grace period",
+        f"{storage.url}: a garbage collector mistook this save (attempt {attempt}) for an "
+        "abandoned one; save again, and set a longer grace period for the collector",
         reason=Reason.COLLECTED,
     )
 
 
 def _withdraw(storage: Storage, data: bytes, swapped: Committed | None) -> None:
-    """Undo a commit that a collector may be about to remove the data of."""
+    """Undo a commit whose data files a collector may be about to remove."""
     if swapped is None:
         storage.delete(MANIFEST, expected=data)
     else:
@@ -196,13 +199,13 @@ def delete(storage: Storage, attempt: str | None = None) -> None:
 
     Args:
         storage: the place.
-        attempt: the only one to remove; None is whichever is there.
+        attempt: the only attempt to remove; None: any attempt.
 
     Raises:
-        NotCommittedError: there is none.
-        AlreadyCommittedError: another save came in between; nothing of it was touched.
-        StorageError: it is there still; or, reason ``not-removed``, it is deleted, but some of its
-            files could not be removed.
+        NotCommittedError: there is no checkpoint.
+        AlreadyCommittedError: another save was committed in between; its files are untouched.
+        StorageError: the checkpoint still exists. Reason ``not-removed``: it is deleted, but some
+            of its files could not be removed.
     """
     holder = committed(storage)
     if holder is None:
@@ -211,7 +214,7 @@ def delete(storage: Storage, attempt: str | None = None) -> None:
     if attempt not in (None, removed):
         raise AlreadyCommittedError(
             f"{storage.url}: another save (attempt {removed or 'unreadable'}) was "
-            "committed there meanwhile; nothing of it was touched"
+            "committed there in the meantime; none of its files was touched"
         )
     failed: CheckpointError | None = None
     try:
@@ -230,17 +233,17 @@ def delete(storage: Storage, attempt: str | None = None) -> None:
         other = Committed.of(after, where=MANIFEST).attempt
         raise AlreadyCommittedError(
             f"{storage.url}: another save (attempt {other or 'unreadable'}) was "
-            "committed there while it was deleted; nothing of it was touched; delete it again "
-            "if you mean it too"
+            "committed there during the deletion; none of its files was touched; delete again "
+            "if you want to remove it too"
         )
     if failed is not None:
         raise OutcomeUnknownError(
             f"{storage.url}: whether the deletion of {MANIFEST} is done and durable cannot be "
-            f"known ({failed}); none of the data was removed; delete it again"
+            f"known ({failed}); no data file was removed; delete the checkpoint again"
         ) from failed
     left = None if removed is None else discard(storage, removed)
-    # Its writer may have lost the answer of its commit, and have sent it again in between. If it
-    # does so after this look, it finds its files gone, and withdraws.
+    # The writer may have lost the answer to its commit and sent the commit again in between. If it
+    # does so after this check, it finds its files gone and withdraws the commit.
     try:
         if committed_bytes(storage) == data:
             storage.delete(MANIFEST, expected=data)
@@ -248,7 +251,7 @@ def delete(storage: Storage, attempt: str | None = None) -> None:
         left = left or error
     if left is not None:
         raise StorageError(
-            f"{storage.url}: the checkpoint is deleted, but not all of its files are removed: "
+            f"{storage.url}: the checkpoint is deleted, but some of its files are not removed: "
             f"{left}",
             reason=Reason.NOT_REMOVED,
         )
@@ -256,9 +259,9 @@ def delete(storage: Storage, attempt: str | None = None) -> None:
 
 
 def discard(storage: Storage, attempt: str) -> CheckpointError | None:
-    """Remove the files of one attempt that is known not to be the checkpoint, as far as it goes.
+    """Remove as many files as possible of an attempt that is known not to be the checkpoint.
 
-    Returns the first error; what is left is garbage, never part of a checkpoint.
+    Return the first error; the remaining files are garbage, never part of a checkpoint.
     """
     first = None
     try:
@@ -274,7 +277,7 @@ def discard(storage: Storage, attempt: str) -> CheckpointError | None:
 
 
 def not_committed(storage: Storage) -> NotCommittedError:
-    """Return the error for a place without a manifest, saying what is there instead."""
+    """Return the error for a place without a manifest, which describes its files."""
     files = storage.list()
     if run := names.steps_of(storage.children()):
         return NotCommittedError(

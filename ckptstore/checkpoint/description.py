@@ -1,4 +1,4 @@
-"""What is known of a checkpoint from its manifest and index alone."""
+"""The description of a checkpoint, from its manifest and index alone."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class LeafInfo:
     """One array of a checkpoint.
 
     Attributes:
-        path: where it stands in the tree.
+        path: its path in the tree.
         type: the array's type, such as ``jax.Array``.
-        dtype: in the format's words.
-        shape: as stored (a PRNG key's ends with the axes of its data).
-        nbytes: bytes that it takes in data files.
+        dtype: its dtype, by the name in the format.
+        shape: its stored shape (a PRNG key's ends with the axes of its data).
+        nbytes: its size in the data files, in bytes.
 
     Example:
         >>> import ckptstore, numpy as np
@@ -47,13 +47,13 @@ class Checkpoint:
     """A committed checkpoint, as its manifest describes it.
 
     Attributes:
-        url: where it is.
+        url: its directory.
         attempt: the id of the save that made it.
-        time: when, by the writer's clock, in UTC.
-        step, metrics, metadata: as given to `save`.
+        time: the time of the save by the writer's clock, in UTC.
+        step, metrics, metadata: your arguments of `save`.
         writer: versions of the packages that wrote it.
-        version: of the format.
-        nbytes: bytes of all files but the manifest.
+        version: the version of the format.
+        nbytes: the size of all files but the manifest, in bytes.
 
     Example:
         >>> import ckptstore, numpy as np

@@ -1,6 +1,6 @@
-"""The collector: removes what killed saves left behind, and nothing that a save may still need.
+"""The collector: removes the files of killed saves, but no file that a save may still need.
 
-Why it cannot break a save that returned success: docs/commit.md.
+docs/commit.md shows why it cannot break a save that returned success.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
 
     Args:
         storage: the directory of one checkpoint.
-        grace: by the store's own clock; longer than any save takes.
-        dry_run: only tell.
+        grace: seconds by the store's own clock; longer than any save takes.
+        dry_run: return the names, but remove nothing.
 
     Returns:
         The names of the files, and of the unfinished uploads, that were removed.
 
     Raises:
-        CorruptError: the manifest cannot be read, so nothing can be told apart; nothing is removed.
-        StorageError: as the store says.
+        CorruptError: the manifest cannot be read, so garbage cannot be recognized; nothing is
+            removed.
+        StorageError: the store refused an operation.
     """
-    holder = committed(storage)  # before the listing, whose time of it is then no older
+    holder = committed(storage)  # before the listing, so that the listed times are no older
     changed, unfinished = storage.changed(), storage.unfinished()
     kept = attempt_of(holder)
     if holder is not None and kept is None:
         raise CorruptError(
-            f"{storage.url}: {MANIFEST} is damaged, so what is garbage cannot be told; nothing was "
-            "removed; verify it",
+            f"{storage.url}: {MANIFEST} is damaged, so garbage cannot be recognized; nothing was "
+            "removed; verify the checkpoint",
             reason=Reason.CORRUPT,
         )
     attempts = _by_attempt(changed, unfinished)
@@ -49,9 +50,9 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
     except StorageError:
         if storage.changed():
             raise
-        return []  # deleted meanwhile, with its directory
+        return []  # deleted in the meantime, with its directory
     if changed.get(MANIFEST, old) > old:
-        return []  # what it replaced may be put back by its writer
+        return []  # its writer may put the replaced manifest back
     removed = []
     for name in sorted(short_lived):  # among them the marks of collectors that were killed
         if changed[name] <= old:
@@ -60,7 +61,7 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
             removed.append(name)
     for attempt, files in attempts.items():
         if max(files.values()) <= old:
-            marked = changed.get(names.mark(attempt), old) > old  # another collector is at it
+            marked = changed.get(names.mark(attempt), old) > old  # another collector works on it
             if marked or not (dry_run or _remove(storage, attempt, files)):
                 continue
             removed += sorted(files)
@@ -68,7 +69,7 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
 
 
 def _by_attempt(*times: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Return when each file was changed, by the attempt that it belongs to."""
+    """Return the time of each file's last change, by the attempt that it belongs to."""
     attempts: dict[str, dict[str, float]] = {}
     for name, time in (item for column in times for item in column.items()):
         if (attempt := names.attempt_of(name)) is not None:
@@ -78,7 +79,7 @@ def _by_attempt(*times: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 
 def _clock(storage: Storage) -> float:
-    """Return the time by the store's own clock: that of a file made now."""
+    """Return the time by the store's own clock: the time of a file made now."""
     name = names.probe(os.urandom(16).hex())
     try:
         storage.put(name, [b""], 0)
@@ -88,22 +89,22 @@ def _clock(storage: Storage) -> float:
     if time is None:
         raise StorageError(
             f"{storage.url}: the file {name} vanished; another collector with a shorter grace "
-            "period is at work there; try again"
+            "period is running there; try again"
         )
     return time
 
 
 def _remove(storage: Storage, attempt: str, files: Iterable[str]) -> bool:
-    """Mark an attempt, look once more that it is not committed, and remove its files.
+    """Mark an attempt, check once more that it is not committed, and remove its files.
 
-    Only who made the mark may remove files or take the mark back: a writer that sees neither the
-    mark nor a file missing must be safe from every collector.
+    Only the collector that made the mark may remove files or the mark itself. So a writer that sees
+    no mark and no missing file is safe from every collector.
     """
     mark, content = names.mark(attempt), os.urandom(16)
     try:
         storage.create(mark, content)
     except FileExistsError:
-        return False  # another collector's
+        return False  # the mark of another collector
     holder = committed(storage)
     if holder is not None and holder.attempt in (None, attempt):
         storage.delete(mark, expected=content)

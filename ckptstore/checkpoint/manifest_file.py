@@ -10,7 +10,7 @@ from ckptstore.format.names import MANIFEST
 from ckptstore.storage import Storage
 
 SENDS = 10
-"""How often a request is made again whose answer cannot be right."""
+"""The number of times that a request with an impossible answer is repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Committed:
 
     Attributes:
         data: its bytes.
-        decoded: what they say, or why they are not a manifest that this version reads.
+        decoded: the manifest, or the error if this version cannot read it.
     """
 
     data: bytes
@@ -35,14 +35,14 @@ class Committed:
 
     @property
     def attempt(self) -> str | None:
-        """The id of the attempt; None where it cannot be read."""
+        """The id of the attempt; None if it cannot be read."""
         return self.decoded.attempt if isinstance(self.decoded, Manifest) else None
 
     def manifest(self) -> Manifest:
         """Return the manifest.
 
         Raises:
-            CorruptError, UnsupportedError: as `decode_manifest`.
+            CorruptError, UnsupportedError: as for `decode_manifest`.
         """
         if isinstance(self.decoded, Manifest):
             return self.decoded
@@ -50,9 +50,9 @@ class Committed:
 
 
 def committed(storage: Storage) -> Committed | None:
-    """Return the committed manifest, or None where nothing is committed.
+    """Return the committed manifest, or None if nothing is committed.
 
-    Bytes that are not a manifest are read again: perhaps they were damaged on their way.
+    Bytes that are not a manifest are read again, since the transfer may have damaged them.
     """
     data = committed_bytes(storage)
     for _ in range(SENDS):
@@ -68,7 +68,7 @@ def committed(storage: Storage) -> Committed | None:
 
 
 def committed_bytes(storage: Storage) -> bytes | None:
-    """Return the bytes of `MANIFEST`, read once, or None where there is none."""
+    """Return the bytes of `MANIFEST`, read once, or None if there is none."""
     try:
         return storage.read(MANIFEST, MANIFEST_MAX_NBYTES)
     except FileNotFoundError:
@@ -76,5 +76,5 @@ def committed_bytes(storage: Storage) -> bytes | None:
 
 
 def attempt_of(holder: Committed | None) -> str | None:
-    """Return the attempt of a manifest, or None where there is none or it cannot be read."""
+    """Return the attempt of a manifest, or None if there is none or it cannot be read."""
     return None if holder is None else holder.attempt

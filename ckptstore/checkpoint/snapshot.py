@@ -1,6 +1,6 @@
-"""What a reader sees: one committed attempt as a whole, whatever overwrites it meanwhile.
+"""A reader's view: one whole committed attempt, even if the checkpoint is overwritten meanwhile.
 
-A reader opens every file first, and begins again where an overwrite took one away: docs/commit.md.
+A reader first opens every file, and begins again if an overwrite removed one: docs/commit.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One committed attempt, its files open and of the right sizes."""
+    """One committed attempt, whose files are open and of the right sizes."""
 
     storage: Storage
     manifest: Manifest
@@ -41,7 +41,7 @@ class Snapshot:
     def fill(self, name: str, offset: int, buffer: Buffer) -> Digest:
         """Fill `buffer` from `offset` of a file, a piece at a time, and return its digest.
 
-        `read_snapshot` starts again where the file was taken away.
+        `read_snapshot` starts again if the file was removed.
         """
         state, view = Hasher(), memoryview(buffer).cast("B")
         size = self.storage.traffic.piece_nbytes
@@ -60,7 +60,7 @@ class Snapshot:
 def read_snapshot(storage: Storage, use: Callable[[Snapshot], T]) -> T:
     """Call `use` with the committed checkpoint.
 
-    Where an overwrite takes the files away meanwhile, `use` is called again with the new one.
+    If an overwrite removes the files meanwhile, `use` is called again with the new checkpoint.
 
     Raises:
         NotCommittedError: there is no manifest.
@@ -75,7 +75,7 @@ def read_snapshot(storage: Storage, use: Callable[[Snapshot], T]) -> T:
             return use(_open(storage, holder))
         except _Changed as error:
             if committed_bytes(storage) != holder.data or before != holder.data:
-                before = holder.data  # a listing may have been damaged on its way, too: look twice
+                before = holder.data  # the transfer of a listing may damage it, too: look twice
                 continue
             raise CorruptError(
                 f"{storage.url}: {error}; the checkpoint is incomplete; restore the file from a "
@@ -89,7 +89,7 @@ def read_snapshot(storage: Storage, use: Callable[[Snapshot], T]) -> T:
 
 
 class _Changed(Exception):
-    """A file is not as the manifest says."""
+    """A file differs from the manifest's description."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -118,7 +118,7 @@ def _read_index(snapshot: Snapshot, file: File) -> bytes:
     where = f"{snapshot.storage.url}/{file.name}"
     if file.nbytes > INDEX_MAX_NBYTES:
         raise CorruptError(
-            f"{where}: {file.nbytes} bytes, at most {INDEX_MAX_NBYTES}",
+            f"{where}: {file.nbytes} bytes, expected at most {INDEX_MAX_NBYTES}",
             reason=Reason.TOO_MANY,
         )
     buffer = bytearray(file.nbytes)

@@ -22,7 +22,7 @@ from ckptstore.tree import StoredTree
 _IN_FLIGHT_NBYTES = 256 << 20
 
 Make = Callable[[Array], Any]
-"""Turns the verified bytes of one leaf, flat uint8 that nobody else holds, into its value."""
+"""Turns the verified bytes of one leaf into its value; the flat uint8 array belongs to it."""
 
 
 def fetch(
@@ -35,7 +35,7 @@ def fetch(
     Args:
         snapshot: the checkpoint.
         tree: its nodes; an error names the path of a leaf in it.
-        makers: what the bytes of each wanted leaf become.
+        makers: for each wanted leaf, the function that turns its bytes into its value.
 
     Raises:
         CorruptError: reason ``checksum``.
@@ -48,7 +48,7 @@ def fetch(
     for leaf in makers:
         if not sizes[leaf]:
             yield leaf, makers[leaf](np.zeros(0, np.uint8))
-    whole: dict[int, Array] = {}  # leaves that are read piecewise into their own memory
+    whole: dict[int, Array] = {}  # leaves that are read in pieces into their own memory
     missing: dict[int, int] = {}
     queue: collections.deque[tuple[Range, Array, bool, Future[None]]] = collections.deque()
     in_flight = 0
@@ -86,7 +86,7 @@ def fetch(
 def with_keys(snapshot: Snapshot, tree: StoredTree) -> StoredTree:
     """Return the tree of a snapshot with the long dict keys, which its data files hold.
 
-    A path needs them: read them before anything is selected or named.
+    Paths contain them, so read them before you select or name anything.
 
     Raises:
         CorruptError: reason ``checksum``.
@@ -109,7 +109,7 @@ def _take(
     for part in range_.parts:
         leaf = part.leaf
         if leaf not in whole:
-            # A copy of its own: what an adapter makes of it may take the memory over.
+            # A copy of its own, since the adapter's value may take the memory over.
             yield leaf, makers[leaf](memory[part.at : part.at + part.size].copy())
             continue
         if not direct:
@@ -122,7 +122,7 @@ def _take(
 
 
 def _get(snapshot: Snapshot, tree: StoredTree, range_: Range, memory: Array) -> None:
-    """Read one range and check every span in it. A span that is damaged is read once more."""
+    """Read one range and check every span in it. A damaged span is read once more."""
     file = snapshot.manifest.files[range_.file].name
     together = len(range_.parts) > 1
     if together:
@@ -142,7 +142,7 @@ def _get(snapshot: Snapshot, tree: StoredTree, range_: Range, memory: Array) -> 
 
 
 def _aligned(nbytes: int) -> Array:
-    """Return memory on a boundary of 64 bytes, which XLA takes over without a copy."""
+    """Return memory on a boundary of 64 bytes, which XLA can take over without a copy."""
     memory = np.empty(nbytes + 64, np.uint8)
     start = -memory.__array_interface__["data"][0] % 64
     return memory[start : start + nbytes]

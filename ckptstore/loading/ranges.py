@@ -1,4 +1,4 @@
-"""What to read where: from leaves to ranges of data files, as a pure function of the index."""
+"""From leaves to ranges of data files, as a pure function of the index."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from ckptstore.format import Index, Integers, cell_starts
 
 RANGE_NBYTES = 8 << 20
-"""Neighbours are read together up to this."""
+"""Neighbouring spans are read together up to this size in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One span: its number, where it is in its range, and where in its leaf's bytes."""
+    """One span: its number, and its offsets in its range and in its leaf's bytes."""
 
     span: int
     leaf: int
@@ -40,7 +40,7 @@ def ranges_of(
     """Yield the ranges that hold the spans of `leaves`, by file and offset.
 
     A span of `alone_nbytes` or more is a range of its own. Between the parts of a range are at
-    most `gap_nbytes` bytes of nothing that is wanted.
+    most `gap_nbytes` unwanted bytes.
     """
     spans = index.spans
     wanted = np.zeros(len(index.leaves) + 1, bool)
@@ -69,7 +69,7 @@ def ranges_of(
 
 
 def span_starts(index: Index) -> Integers:
-    """Return where each span begins in its leaf's bytes, cells joined in row-major order."""
+    """Return the start of each span in its leaf's bytes, cells joined in row-major order."""
     spans = index.spans
     cells = cell_starts(index)[spans.leaf] + spans.cell
     order = np.argsort(cells, kind="stable")

@@ -1,4 +1,4 @@
-"""`load` and `inspect`: from a committed checkpoint to its tree, or to what it says of itself."""
+"""`load` and `inspect`: from a committed checkpoint to its tree, or to its description."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ def load(
     arrays: Literal["numpy"] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Load a checkpoint and return the tree that was saved: same types, same dtypes, same bits.
+    """Load a checkpoint and return the tree that you saved: same types, same dtypes, same bits.
 
-    Every byte is checked against its checksum before it becomes a value. The checkpoint is only
-    read.
+    Every byte is checked against its checksum before it becomes a value. The checkpoint is not
+    changed.
 
     Args:
         url: the checkpoint's directory: a path, or a URL of a store.
         like: a tree of the same structure, of live values, `jax.ShapeDtypeStruct` or meta tensors.
-            Types, shardings, devices and what was `supplied` come from it, values from the
-            checkpoint; every difference is reported at once.
-        select: a pattern, such as ``$.params`` or ``$.opt_state[0].mu``; only its bytes are read,
-            and that sub-tree is returned. A pattern with ``*``, or several patterns, give a dict of
-            path to sub-tree. With `like`, all of `like` with the selected places filled in.
+            Values come from the checkpoint. Types, shardings, devices and `supplied` values come
+            from `like`. The error lists all differences.
+        select: a pattern, such as ``$.params`` or ``$.opt_state[0].mu``. Only its bytes are read,
+            and you get that sub-tree. For a pattern with ``*``, or several patterns, you get a dict
+            from path to sub-tree. With `like`, you get `like` with the selected places filled in.
         types: classes for stored types that cannot be found by name, or that need your permission
             to run code: a list, or a dict from stored name to class.
-        cast: convert arrays to the dtypes of `like` where they differ.
-        arrays: ``"numpy"`` gives every array as a writable numpy array, and needs no framework; a
-            type whose module is not here is then a NamedTuple of its stored fields.
+        cast: convert arrays to the dtypes of `like` if they differ.
+        arrays: with ``"numpy"``, every array is a writable numpy array, and you need no framework.
+            A type whose module is not installed is then a NamedTuple of its stored fields.
         storage_options: options of the store, as fsspec takes them; a local disk has none.
 
     Returns:
-        The tree, or what `select` says.
+        The tree, or the part of it that `select` names.
 
     Raises:
         NotCommittedError: there is no checkpoint, or its save never finished.
-        CorruptError: a byte is not as it was written; it says which leaf.
-        UnknownTypeError: types that cannot be rebuilt, all of them, each with the remedy.
-        StructureError: all differences from `like`; a pattern that matches nothing; a wrong
-            argument.
+        CorruptError: a byte is not as it was written; the message names the leaf.
+        UnknownTypeError: some types cannot be rebuilt; the message lists all, each with its remedy.
+        StructureError: the tree differs from `like` (the message lists all differences), a pattern
+            matches nothing, or an argument is wrong.
         UnsupportedError: a newer format, or a dtype that this machine lacks.
         StorageError: the disk or the store cannot be read.
 
@@ -218,7 +218,7 @@ class _Load:
         yield from fetch.fetch(self.snapshot, self.stored, makers)
 
     def _makers(self, leaves: Sequence[int], target: Target) -> dict[int, fetch.Make]:
-        """Return what makes its value of the verified bytes of each leaf."""
+        """Return, for each leaf, the function that turns its verified bytes into its value."""
         stored, index = self.stored, self.stored.index
         long_scalars = set(stored.long_scalars.values())
         type_, dtype = index.leaves.type.tolist(), index.leaves.dtype.tolist()

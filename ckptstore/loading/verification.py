@@ -1,4 +1,4 @@
-"""`verify`: every byte of a checkpoint against its checksum, and every padding against zero."""
+"""`verify`: check every byte of a checkpoint against its checksum, and all padding for zeros."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ckptstore.tree import paths
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that `verify` found.
+    """One problem that `verify` found.
 
     Attributes:
         reason: the code that a `CheckpointError` for it carries.
         where: the file, and the place in it.
-        message: what was found against what was expected.
+        message: a description of the problem.
 
     Example:
         >>> import ckptstore, numpy as np, pathlib
@@ -50,16 +50,16 @@ class Problem:
 def verify(
     url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
 ) -> list[Problem]:
-    """Read every byte of a checkpoint and return all that is wrong with it.
+    """Read every byte of a checkpoint and return all problems.
 
-    Imports no framework, and reads what `load` does not: the padding between spans.
+    This imports no framework. Unlike `load`, it also reads the padding between spans.
 
     Args:
         url: the checkpoint's directory: a path, or a URL of a store.
         storage_options: options of the store, as fsspec takes them; a local disk has none.
 
     Returns:
-        The problems; an empty list of a checkpoint that is sound.
+        The problems; an empty list if the checkpoint is intact.
 
     Raises:
         NotCommittedError: there is no checkpoint.
@@ -135,7 +135,7 @@ def _stretches(index: Index) -> Iterator[tuple[int, int, list[int]]]:
 def _damages(
     snapshot: Snapshot, index: Index, file: int, begin: int, inside: Sequence[int]
 ) -> list[_Damage]:
-    """Check some neighbouring spans; what is damaged is read once more."""
+    """Check some neighbouring spans; a damaged one is read once more."""
     spans, name = index.spans, snapshot.manifest.files[file].name
     damages: list[_Damage] = []
     for _ in range(2):

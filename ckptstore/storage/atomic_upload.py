@@ -1,7 +1,7 @@
-"""An object under a name that others may use: there wholly and at once, or not at all.
+"""Writing an object under a shared name: it appears complete and at once, or not at all.
 
-A small one is one request. A large one is sent in parts, which the store makes the object at the
-end, on the condition that no object is there. Only an upload of this call is ever given up.
+A small object is one request. A large one is sent in parts, which the store joins at the end, on
+the condition that no object has the name. Only uploads of this call are ever aborted.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _PROBE = b"ckptstore"
 _PIECE_NBYTES = 1 << 20
 
 _proven: set[tuple[str, str]] = set()
-"""(endpoint, root) of the stores that were seen to honour the condition of an upload in parts."""
+"""(endpoint, root) of the stores that have proved to honour the condition of a multipart upload."""
 
 
 @dataclass(frozen=True, slots=True)
 class AtomicUpload:
-    """The upload of such objects to one directory of a bucket.
+    """Uploads of such objects to one directory of a bucket.
 
     Attributes:
         storage: the directory.
         requests: its bucket.
-        prefix: of its keys.
+        prefix: the prefix of its keys.
     """
 
     storage: Storage
@@ -43,10 +43,10 @@ class AtomicUpload:
         """Store an object; see `Storage.put_atomic`.
 
         Args:
-            name: of the object.
+            name: the name of the object.
             chunks: its bytes.
-            nbytes: how many.
-            replace: also where an object is.
+            nbytes: the number of bytes.
+            replace: replace an existing object.
         """
         storage = self.storage
         if nbytes <= uploads.PART_NBYTES:
@@ -57,14 +57,14 @@ class AtomicUpload:
                 storage.create(name, b"".join(chunks))
             return
         if not replace:
-            if storage.holds(name):  # before all of it is sent in vain
-                raise FileExistsError(f"{self.requests.root}{self.prefix}{name} is there")
+            if storage.holds(name):  # check before all bytes are sent in vain
+                raise FileExistsError(f"{self.requests.root}{self.prefix}{name} exists")
             storage.prepare()
             self._prove()
         self._in_parts(name, chunks, nbytes, replace=replace)
 
     def _in_parts(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
-        """Upload the parts and make them the object; look for it where that is left open."""
+        """Upload the parts and join them; if the outcome is not known, look for the object."""
         sent = _Sent(chunks, nbytes, in_turn=not self.requests.link.client.any_order)
         upload = self._begin(name, nbytes, not replace, Kind.CONDITION)
         try:
@@ -82,8 +82,8 @@ class AtomicUpload:
             raise _unknown(f"{failure}; and then: {second}") from failure
         if isinstance(failure, FileNotFoundError):
             raise StorageError(
-                f"{failure}; somebody gives up uploads there that are not finished, or the store "
-                "lost this one; nothing was written; try again",
+                f"{failure}; another program aborted this unfinished upload, or the store lost it; "
+                "nothing was written; try again",
                 reason=Reason.LOST_FILE,
             ) from None
         if not isinstance(failure, FileExistsError) and not given_up:
@@ -91,7 +91,9 @@ class AtomicUpload:
         raise failure
 
     def _prove(self) -> None:
-        """Check, once a process, that the end of an upload replaces nothing, with an object for it.
+        """Check, once for each process, that the end of an upload cannot replace an object.
+
+        The check writes an object of its own.
 
         Raises:
             StorageError: reason ``not-atomic``.
@@ -106,16 +108,16 @@ class AtomicUpload:
             storage.put(name, [_PROBE], len(_PROBE))
             try:
                 self._finish(upload, _Sent([_PROBE], len(_PROBE), in_turn=True))
-            except FileNotFoundError:  # an answer before was lost, a success
+            except FileNotFoundError:  # an earlier answer, a success, was lost
                 pass
             except StorageError as error:
                 if error.reason != Reason.NOT_SUPPORTED:
                     raise
             raise StorageError(
                 f"{storage.url}: this store ({client.endpoint}) does not honour the condition of "
-                "an upload in parts that no object is there, which more than "
-                f"{uploads.PART_NBYTES} bytes need: another object could be replaced; pass "
-                "overwrite=True if it may be, or write to a disk",
+                "a multipart upload that the object must not exist, so writing more than "
+                f"{uploads.PART_NBYTES} bytes could replace an existing object; pass "
+                "overwrite=True if you accept that, or write to a disk",
                 reason=Reason.NOT_ATOMIC,
             )
         except FileExistsError:
@@ -133,7 +135,7 @@ class AtomicUpload:
         return upload
 
     def _finish(self, upload: Upload, sent: _Sent) -> None:
-        """Send all parts and end the upload; FileExistsError where its condition does not hold."""
+        """Send all parts and end the upload; FileExistsError if its condition does not hold."""
         tags = self.requests.link.uploader.parts(upload, sent)
         sent.ended = True
         self.requests.ask(
@@ -145,7 +147,7 @@ class AtomicUpload:
         )
 
     def _give_up(self, upload: Upload) -> bool:
-        """Give the upload up; return whether it is sure that it will not become an object."""
+        """Abort the upload; return whether it certainly will not become an object."""
         try:
             with contextlib.suppress(FileNotFoundError):
                 self.requests.ask(
@@ -159,7 +161,7 @@ class AtomicUpload:
             return False
 
     def _holds(self, name: str, nbytes: int, digest: bytes) -> bool:
-        """Return whether an object holds just these bytes."""
+        """Return whether an object holds exactly these bytes."""
         storage = self.storage
         if storage.sizes([name]).get(name) != nbytes:
             return False
@@ -175,16 +177,16 @@ class AtomicUpload:
 
 
 class _Sent:
-    """Chunks that are on their way.
+    """Chunks that are being sent.
 
     Args:
-        chunks: to take them from.
-        nbytes: of all.
+        chunks: the source of the chunks.
+        nbytes: the number of all bytes.
         in_turn: the parts are sent one after the other, and the last may make the object.
 
     Attributes:
-        state: the digest of those that were taken.
-        ended: what was asked for may have made the object.
+        state: the digest of the chunks that were taken.
+        ended: a request that may make the object was sent.
     """
 
     def __init__(self, chunks: Iterable[Buffer], nbytes: int, *, in_turn: bool) -> None:
@@ -208,6 +210,6 @@ class _Sent:
 
 def _unknown(text: str) -> OutcomeUnknownError:
     return OutcomeUnknownError(
-        f"{text}; so whether the object was written cannot be known; it is there wholly or not at "
-        "all: look once the store answers"
+        f"{text}; whether the object was written cannot be known; it is complete or does not "
+        "exist: look for it when the store answers again"
     )

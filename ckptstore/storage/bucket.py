@@ -1,6 +1,6 @@
-"""A directory in a bucket: conditional writes, and what their answers mean.
+"""A directory in a bucket: conditional writes, and the meaning of their answers.
 
-docs/commit.md says in which order they are used and why.
+docs/commit.md describes their order and the reason for it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 _GET = Kind.MISSING, Kind.SHORT
 
 _probed: set[tuple[str, str]] = set()
-"""(endpoint, root) of the stores that were seen to honour conditions, in this process."""
+"""(endpoint, root) of the stores that have proved to honour conditions, in this process."""
 
 
 class BucketStorage:
@@ -35,7 +35,7 @@ class BucketStorage:
 
     Args:
         requests: the bucket.
-        prefix: of all keys: empty, or with a slash at its end.
+        prefix: the prefix of all keys: empty, or with a slash at its end.
     """
 
     traffic = Traffic(
@@ -57,21 +57,21 @@ class BucketStorage:
         return f"BucketStorage({self.url!r})"
 
     def prepare(self) -> None:
-        """Check, once a process, that the store honours conditions, with an object made for it.
+        """Check, once for each process, that the store honours conditions, with a test object.
 
         Raises:
-            StorageError: reason ``not-atomic``, or what the store says to a first write.
+            StorageError: reason ``not-atomic``, or the store refused the first write.
         """
         client = self._requests.link.client
         store = client.endpoint, self._requests.root
         if store in _probed or self._requests.settings.assume_atomic:
             return
-        self.list()  # a save needs it later
+        self.list()  # a save needs this permission later
         name = f"PROBE-{os.urandom(16).hex()}"
         try:
             self._put(name, b"ckptstore", None)
             for condition, meaning in (
-                (ABSENT, "that no object is there"),
+                (ABSENT, "that the object must not exist"),
                 (client.foreign, "that the object has a given version"),
             ):
                 try:
@@ -98,7 +98,7 @@ class BucketStorage:
         self._requests.link.uploader.send(self._prefix + name, chunks, nbytes)
 
     def link(self, name: str, sibling: str, source: str, nbytes: int) -> bool:
-        """Copy an object within the bucket, and look at the size of the copy."""
+        """Copy an object within the bucket, and check the size of the copy."""
         key, (parent, slash, _) = self._prefix + name, self._prefix[:-1].rpartition("/")
         origin = f"{parent}{slash}{sibling}/{source}"
         try:
@@ -120,11 +120,11 @@ class BucketStorage:
             if error.reason == Reason.NOT_SUPPORTED:
                 return False
         with contextlib.suppress(CheckpointError), concurrency.stopped_by(None):
-            self.delete(name)  # what a try that seemed to fail may have made
+            self.delete(name)  # an attempt that seemed to fail may have made it
         return False
 
     def stop(self) -> None:
-        """Make uploads that are going on fail soon."""
+        """Make the running uploads fail soon."""
         self._requests.link.uploader.stop.set()
 
     def flush(self) -> None:
@@ -138,7 +138,7 @@ class BucketStorage:
         upload.send(name, chunks, nbytes, replace=replace)
 
     def create(self, name: str, data: bytes) -> None:
-        """Store an object where none is, in one request."""
+        """Store an object if none exists, in one request."""
         self._commit("commit", name, data, None, ABSENT)
 
     def swap(self, name: str, data: bytes, expected: bytes) -> None:
@@ -146,9 +146,9 @@ class BucketStorage:
         self._commit("overwrite", name, data, expected, self._version(name, expected))
 
     def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
-        """List the directory, but for one file, and ask by name for what is not listed.
+        """List the directory, unless there is one name, and ask by name for files not listed.
 
-        Some servers cannot list. Nothing can be held open in a bucket.
+        Some servers cannot list. Files in a bucket cannot be held open.
         """
         listing: Mapping[str, int] = {}
         with contextlib.suppress(StorageError):
@@ -179,7 +179,7 @@ class BucketStorage:
         return self._names(size for page in self._pages() for size in page.sizes.items())
 
     def delete(self, name: str, expected: bytes | None = None) -> None:
-        """Remove an object; with `expected`, only the version that holds just that."""
+        """Remove an object; with `expected`, only the version that holds exactly those bytes."""
         key = self._prefix + name
         with contextlib.suppress(FileNotFoundError, FileExistsError):
             version = None if expected is None else self._version(name, expected)
@@ -192,39 +192,39 @@ class BucketStorage:
             )
 
     def changed(self) -> Mapping[str, float]:
-        """List when the objects were written."""
+        """Return the time at which each object was written."""
         return self._names(time for page in self._pages() for time in page.changed.items())
 
     def unfinished(self) -> Mapping[str, float]:
-        """List the uploads in parts that were begun."""
+        """Return the time at which each unfinished multipart upload began."""
         uploads = self._requests.ask(
             "list the uploads of", self._prefix, lambda client, _: client.uploads(self._prefix)
         )
         return self._names((upload.key, upload.begun) for upload in uploads)
 
     def abort(self, name: str) -> None:
-        """Give up the unfinished uploads of one object."""
+        """Abort the unfinished uploads of one object."""
         self._requests.link.uploader.abort(self._prefix + name)
 
     def child(self, name: str) -> BucketStorage:
-        """Return the directory below; it shares the connections of this one."""
+        """Return a subdirectory that shares the connections of this directory."""
         return BucketStorage(self._requests, f"{self._prefix}{name}/")
 
     def parent(self) -> tuple[BucketStorage, str]:
-        """Return the directory above, with this one's connections, and its name: "" of a bucket."""
+        """Return the parent, with this one's connections, and this one's name: "" for a bucket."""
         above, slash, name = self._prefix.removesuffix("/").rpartition("/")
         return BucketStorage(self._requests, above + slash), name
 
     def children(self) -> Sequence[str]:
-        """List the prefixes below: a request for each 1,000."""
+        """List the subdirectories, with one request for each 1,000."""
         start = len(self._prefix)
         return [prefix[start:-1] for page in self._pages() for prefix in page.prefixes]
 
     def holders(self, name: str) -> Sequence[str]:
-        """Find the directories below with an object of that name, in as few requests as it goes.
+        """Find the subdirectories with an object of that name, in as few requests as possible.
 
-        That is one listing of all there is below, or, where its first page says that this would
-        take more requests, a look into each.
+        That is one listing of everything below. If its first page shows that this would take more
+        requests than asking for each subdirectory, each is asked for.
         """
         first = self._page(self._prefix, None, "")
         rows = (key[len(self._prefix) :].partition("/") for key in first.sizes)
@@ -242,7 +242,7 @@ class BucketStorage:
         return [child for child, is_holder in zip(names, holds, strict=True) if is_holder]
 
     def holds(self, name: str) -> bool:
-        """Return whether an object is there."""
+        """Return whether an object exists."""
         try:
             self.read(name, 0)
             return True
@@ -250,22 +250,22 @@ class BucketStorage:
             return False
 
     def remove(self) -> None:
-        """Do nothing: a prefix is gone with its last object."""
+        """Do nothing: a prefix disappears with its last object."""
 
     def _commit(
         self, operation: str, name: str, data: bytes, expected: bytes | None, version: Version
     ) -> None:
         """Send one conditional write until its outcome is known.
 
-        No answer but a plain success says what happened: a library below us, or this loop, may
-        have sent it twice, and the answer to the first was lost. The object itself decides.
+        Only a plain success is a reliable answer. After any other one, the client library or this
+        loop may have sent the write twice and lost the first answer, so the object itself decides.
 
         Args:
-            operation: for messages.
-            name: of the object.
+            operation: the operation, for messages.
+            name: the name of the object.
             data: its new content.
-            expected: its content before; None: no object may be there.
-            version: of the content before.
+            expected: its content before; None: the object must not exist.
+            version: the version of the content before.
         """
         requests, key, began = self._requests, self._prefix + name, time.monotonic()
         limit, doubtful = max(len(data), len(expected or b"")), False
@@ -291,7 +291,7 @@ class BucketStorage:
             if holder is None and expected is not None:
                 raise FileNotFoundError(f"{requests.root}{key} was deleted")
             if holder != expected:
-                raise FileExistsError(f"{requests.root}{key} holds something else")
+                raise FileExistsError(f"{requests.root}{key} holds other bytes")
             if wait is None or failure.kind is Kind.REFUSED:
                 raise requests.unknown(key, failure, tries)
             time.sleep(wait)
@@ -300,14 +300,14 @@ class BucketStorage:
         """Return the version of an object that holds `expected`.
 
         Raises:
-            FileExistsError: it holds something else, also when it was read again.
-            FileNotFoundError: there is none.
+            FileExistsError: it holds other bytes, also when it is read again.
+            FileNotFoundError: there is no object.
         """
         for _ in range(2):
             have, version = self._read(name, len(expected))
             if have == expected:
                 return version
-        raise FileExistsError(f"{self.url}/{name} holds something else")
+        raise FileExistsError(f"{self.url}/{name} holds other bytes")
 
     def _read(self, name: str, limit: int) -> tuple[bytes, Version]:
         key = self._prefix + name
@@ -337,7 +337,7 @@ class BucketStorage:
         return page
 
     def _names(self, rows: Iterable[tuple[str, T]]) -> dict[str, T]:
-        """Return what is directly below the prefix, by name."""
+        """Return the rows directly below the prefix, by name."""
         start = len(self._prefix)
         names = ((key[start:], value) for key, value in rows)
         return {name: value for name, value in names if name and "/" not in name}

@@ -1,4 +1,4 @@
-"""From a URL and `storage_options` to a bucket: which client, made once a process."""
+"""From a URL and `storage_options` to a bucket, with one client for each process."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _KEPT = 8
 """Clients that are kept for the next call: making one costs 100 ms and new connections."""
 
 _clients: dict[tuple[int, str], Client] = {}
-"""By process and by what they were made from."""
+"""Keyed by the process and by everything that a client is made from."""
 
 
 def bucket(url: str, storage_options: Mapping[str, Any] | None) -> BucketStorage:
     """Return the storage of a directory that is not on a local disk.
 
     Args:
-        url: of the directory.
+        url: the URL of the directory.
         storage_options: options of the store, as fsspec takes them.
 
     Raises:
@@ -51,7 +51,7 @@ def bucket(url: str, storage_options: Mapping[str, Any] | None) -> BucketStorage
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Connector:
-    """How to reach one bucket; the options may hold secrets."""
+    """The information that is needed to reach one bucket; the options may hold secrets."""
 
     protocol: str
     bucket: str
@@ -73,7 +73,7 @@ class Connector:
         _clients.pop(self._key(), None)
 
     def redact(self, text: str) -> str:
-        """Take the values of secret options out of a text."""
+        """Replace the values of secret options in a text."""
         return redact(text, self.options)
 
     def _key(self) -> tuple[int, str]:
@@ -114,8 +114,8 @@ def _check_known(protocol: str, shown: str) -> None:
     known = {*STORES, *known_implementations, *registry}
     if "::" in protocol:
         problem = (
-            "a chain of file systems cannot promise what a commit needs (caches drop the "
-            "condition of a write); pass the URL of the store itself"
+            "a chain of file systems cannot commit safely (caches drop the condition of a "
+            "write); pass the URL of the store itself"
         )
     elif protocol == "local":
         problem = "for a local disk pass the path, or a file:// URL"

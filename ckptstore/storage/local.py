@@ -1,6 +1,6 @@
 """A directory on a local disk, with plain system calls: fsspec's local files never fsync.
 
-docs/commit.md says in which order they are used and why.
+docs/commit.md describes their order and the reason for it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ckptstore.storage import posix
 from ckptstore.storage.base import Traffic
 
 _HELD_FILES = 128
-"""How many data files a reader keeps open: an overwrite can then not take them away."""
+"""The number of data files that a reader keeps open, so that an overwrite cannot remove them."""
 
-_CANNOT_SYNC = {errno.EACCES, errno.EPERM, errno.EINVAL}  # not ours to read; autofs, squashfs
+_CANNOT_SYNC = {errno.EACCES, errno.EPERM, errno.EINVAL}  # another user's; autofs, squashfs
 
 _READ_NBYTES = 64 << 10
-"""Python allocates what it asks for before it reads: a small file is not to cost its limit."""
+"""Python allocates the requested size before it reads; a small file should not cost its limit."""
 
 
 class LocalStorage:
@@ -54,11 +54,12 @@ class LocalStorage:
     def prepare(self) -> None:
         """Make the directory and its missing parents, and make their names durable.
 
-        Also where the directory is there: its maker may have been killed, or not be done yet.
+        Also if the directory exists: the process that made it may have been killed, or may not
+        have finished.
         """
         missing, path = [], self.url
         while not os.path.isdir(path):
-            if os.path.lexists(path) and not os.path.isdir(path):  # it may be made right now
+            if os.path.lexists(path) and not os.path.isdir(path):  # others may be making it
                 raise StorageError(
                     f"{self.url}: {path} is not a directory; remove it or choose another place",
                     reason=Reason.NOT_A_DIRECTORY,
@@ -85,11 +86,11 @@ class LocalStorage:
             posix.write_new(self._at(name), chunks)
 
     def link(self, name: str, sibling: str, source: str, nbytes: int) -> bool:
-        """Make a hard link, and sync what it names: a copy made by hand may not be durable."""
+        """Make a hard link, and sync the file: a copy made by hand may not be durable."""
         target = self._at(name)
         try:
             os.link(os.path.join(os.path.dirname(self.url), sibling, source), target)
-        except OSError:  # gone, on another disk, linked too often, not ours: `put` may do better
+        except OSError:  # gone, another disk, too many links, another user's: `put` may succeed
             return False
         if posix.is_durable(target, nbytes):
             return True
@@ -97,20 +98,20 @@ class LocalStorage:
         return False
 
     def stop(self) -> None:
-        """Do nothing: a disk is not waited for."""
+        """Do nothing: a write to a disk ends soon by itself."""
 
     def flush(self) -> None:
         """Make the names of the files durable."""
         posix.sync_directory(self.url)
 
     def create(self, name: str, data: bytes) -> None:
-        """Write a temporary file and link it to `name`, which fails where `name` exists."""
+        """Write a temporary file and link it to `name`, which fails if `name` exists."""
         self.put_atomic(name, [data], len(data), replace=False)
 
     def put_atomic(
         self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool
     ) -> None:
-        """Write a file that is there wholly or not at all, and is durable; see `create`."""
+        """Write a complete and durable file, or none; see `create`."""
         commit = posix.errors("commit", self._at(name), (FileExistsError,))
         with self._temporary(name, chunks) as temporary, commit:
             (os.replace if replace else posix.rename_new)(temporary, self._at(name))
@@ -131,7 +132,7 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep out other swaps, and deletes with `expected`, of this directory."""
+        """Hold the lock against other swaps, and deletes with `expected`, of this directory."""
         with posix.errors("lock", self.url):
             fd = os.open(self.url, posix.DIRECTORY)
         try:
@@ -181,11 +182,11 @@ class LocalStorage:
         return b"".join(parts)
 
     def list(self) -> Mapping[str, int]:
-        """List the files of the directory; none where there is no directory."""
+        """List the files of the directory; none if there is no directory."""
         return {name: stat.st_size for name, stat in self._files().items()}
 
     def delete(self, name: str, expected: bytes | None = None) -> None:
-        """Unlink a file; with `expected`, under the lock and only if it holds just that."""
+        """Unlink a file; with `expected`, under the lock and only if it holds those bytes."""
         with posix.unless_gone("delete", self._at(name)):
             if expected is None:
                 os.unlink(self._at(name))
@@ -198,8 +199,8 @@ class LocalStorage:
     def changed(self) -> Mapping[str, float]:
         """Return the files' ctimes: a fresh hard link keeps its old mtime.
 
-        Other links to a file that come and go renew its ctime too. But a file is linked only once
-        it is written, and no name here is younger than the last change of the directory.
+        Making or removing other links renews the ctime of a file too. But a file is linked only
+        after it is written, and no name here is younger than the last change of the directory.
         """
         files, latest = self._files(), float("inf")
         with contextlib.suppress(OSError):  # it may be gone by now
@@ -210,34 +211,34 @@ class LocalStorage:
         }
 
     def unfinished(self) -> Mapping[str, float]:
-        """Return nothing: a file is there from the first byte on."""
+        """Return nothing: a file exists from its first byte on."""
         return {}
 
     def abort(self, name: str) -> None:
         """Do nothing."""
 
     def child(self, name: str) -> LocalStorage:
-        """Return a directory below."""
+        """Return a subdirectory."""
         return LocalStorage(self._at(name))
 
     def parent(self) -> tuple[LocalStorage, str]:
-        """Return the directory above, and the name of this one in it: "" of the root."""
+        """Return the parent directory, and this one's name in it: "" for the root."""
         above, name = os.path.split(self.url)
         return LocalStorage(above), name
 
     def children(self) -> Sequence[str]:
-        """List the directories below, also behind symbolic links."""
+        """List the subdirectories, also those behind symbolic links."""
         names: list[str] = []
         with posix.unless_gone("list", self.url), os.scandir(self.url) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir())
         return names
 
     def holders(self, name: str) -> Sequence[str]:
-        """Look into each directory below."""
+        """Look into each subdirectory."""
         return [child for child in self.children() if self.child(child).holds(name)]
 
     def holds(self, name: str) -> bool:
-        """Return whether a file is there."""
+        """Return whether a file exists."""
         is_file = False
         with posix.unless_gone("look for", self._at(name)):
             is_file = stat.S_ISREG(os.stat(self._at(name)).st_mode)
@@ -263,10 +264,10 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def _temporary(self, name: str, chunks: Iterable[Buffer]) -> Iterator[str]:
-        """Write and fsync a temporary file beside `name`; it is gone after the block.
+        """Write and fsync a temporary file beside `name`, and remove it after the block.
 
-        A commit that failed may still be on its way (NFS): it cannot succeed once the temporary
-        file is gone, and where that cannot be removed, the outcome is unknown.
+        A commit that failed may still be under way (NFS). It cannot succeed once the temporary
+        file is gone; if that cannot be removed, the outcome is unknown.
         """
         temporary = f"{self._at(name)}.{os.urandom(8).hex()}.tmp"
         try:
@@ -280,7 +281,7 @@ class LocalStorage:
                 except StorageError as second:
                     raise OutcomeUnknownError(
                         f"{error}; and then: {second}; so the commit may still happen; nothing was "
-                        "deleted; load it to see what is there"
+                        "deleted; load the checkpoint to see which save it holds"
                     ) from error
                 raise
         finally:
@@ -294,12 +295,12 @@ class LocalStorage:
         except StorageError as error:
             raise OutcomeUnknownError(
                 f"{self._at(name)} was written, but making it durable failed ({error}); nothing "
-                "was deleted; check the disk, then load it to see what is there"
+                "was deleted; check the disk, then load the checkpoint to see which save it holds"
             ) from error
 
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[int]:
-        """Open a file for the block; as many as may be stay open after it."""
+        """Open a file for the block; up to a limit, files stay open after it."""
         with self._lock:
             fd = self._held.get(name)
             if fd is None:

@@ -1,4 +1,4 @@
-"""From a path or a URL to the storage that it means."""
+"""From a path or a URL to its storage."""
 
 from __future__ import annotations
 

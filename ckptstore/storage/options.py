@@ -1,4 +1,4 @@
-"""`storage_options`: what is ours in them, what may be secret, and what else a client reads."""
+"""`storage_options`: the settings of this package, the secrets, and a client's other inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ckptstore.errors import Reason, StorageError
 from ckptstore.storage.clients.base import Settings
 
 _ENVIRONMENT = "AWS_", "AZURE_", "FSSPEC_", "GCSFS_", "GOOGLE_", "STORAGE_"
-"""What clients read from the environment begins with these."""
+"""The prefixes of the environment variables that clients read."""
 
 _OWN = "ckptstore"
 _SECRET = re.compile(r"key|secret|token|pass|credential|auth|sas|connection", re.IGNORECASE)
@@ -27,7 +27,7 @@ def split(where: str, storage_options: Mapping[str, Any] | None) -> tuple[Settin
 
     Args:
         where: the URL, for messages.
-        storage_options: what the caller passed.
+        storage_options: the argument of the caller.
 
     Raises:
         StorageError: reason ``bad-options``.
@@ -40,7 +40,7 @@ def split(where: str, storage_options: Mapping[str, Any] | None) -> tuple[Settin
     options = dict(storage_options or {})
     if not all(isinstance(name, str) for name in options):
         raise StorageError(
-            f"{where}: storage_options has a name that is not a str; its names are those of fsspec",
+            f"{where}: storage_options has a key that is not a str; use the option names of fsspec",
             reason=Reason.BAD_OPTIONS,
         )
     own = options.pop(_OWN, {})
@@ -55,7 +55,7 @@ def split(where: str, storage_options: Mapping[str, Any] | None) -> tuple[Settin
     for name, value in own.items():
         if name in ("timeout", "deadline"):
             fits = type(value) in (int, float) and value > 0
-            expected = "seconds, more than 0"
+            expected = "a number of seconds, more than 0"
         else:
             fits, expected = type(value) is bool, "True or False"
         if not fits:
@@ -68,9 +68,9 @@ def split(where: str, storage_options: Mapping[str, Any] | None) -> tuple[Settin
 
 
 def fingerprint(protocol: str, bucket: str, options: Mapping[str, Any], settings: Settings) -> str:
-    """Return what changes with anything that a client of a bucket is made from.
+    """Return a text that changes with anything that a client of a bucket is made from.
 
-    That is what is passed here, the environment and fsspec's configuration.
+    These are the arguments, the environment and fsspec's configuration.
     """
     environment = {k: v for k, v in os.environ.items() if k.startswith(_ENVIRONMENT)}
     around = environment, conf.get(protocol)
@@ -79,7 +79,7 @@ def fingerprint(protocol: str, bucket: str, options: Mapping[str, Any], settings
 
 
 def redact(text: str, options: Mapping[str, Any]) -> str:
-    """Take the values of secret options out of a text."""
+    """Replace the values of secret options in a text."""
     for secret in sorted(_secrets(options), key=len, reverse=True):
         text = text.replace(secret, "***")
     return text

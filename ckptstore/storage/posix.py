@@ -1,4 +1,4 @@
-"""The system calls that make a file durable or a commit atomic, and what their errors mean.
+"""The system calls that make a file durable or a commit atomic, and the meaning of their errors.
 
 `LocalStorage` uses them in the order of docs/commit.md.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from ckptstore.digests import Buffer
 from ckptstore.errors import Reason, StorageError
 
-READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in a file's place must not block
+READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in place of a file must not block
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -31,7 +31,7 @@ _REMEDIES = {
     errno.EROFS: "; mount the file system writable, or choose another place",
     errno.EACCES: "; check the owner and the mode of the directory",
     errno.EPERM: "; check the owner and the mode of the directory",
-    errno.ENOENT: "; the directory is gone: was it moved or deleted meanwhile?",
+    errno.ENOENT: "; the directory is gone: was it moved or deleted in the meantime?",
     errno.EIO: "; the disk is failing: check it before you trust it again",
     errno.EFBIG: "; raise the limit on file size (ulimit -f)",
     errno.ENOLCK: _NO_LOCKS,
@@ -49,7 +49,7 @@ _REASONS = {
 
 @contextlib.contextmanager
 def errors(operation: str, path: str, passing: tuple[type[OSError], ...] = ()) -> Iterator[None]:
-    """Raise a StorageError for an OSError of the block, and one of `passing` as it is."""
+    """Turn an OSError of the block into a StorageError, except the classes in `passing`."""
     try:
         yield
     except OSError as error:
@@ -66,7 +66,7 @@ def errors(operation: str, path: str, passing: tuple[type[OSError], ...] = ()) -
 
 @contextlib.contextmanager
 def unless_gone(operation: str, path: str) -> Iterator[None]:
-    """Raise a StorageError as `errors` does; if the file is gone, only end the block."""
+    """Raise a StorageError as `errors` does, but ignore a file that is gone."""
     gone = FileNotFoundError
     with contextlib.suppress(gone), errors(operation, path, (gone,)):
         yield
@@ -74,7 +74,7 @@ def unless_gone(operation: str, path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(path: str, flags: int) -> Iterator[int]:
-    """Open a file or a directory for the block, not to be written to."""
+    """Open a file or a directory for the block, for reading only."""
     fd = os.open(path, flags)
     try:
         yield fd
@@ -83,27 +83,27 @@ def opened(path: str, flags: int) -> Iterator[int]:
 
 
 def close(fd: int) -> None:
-    """Close what was only read or already synced: nothing is owed any more."""
+    """Close a file that was only read or is synced already, and ignore an error."""
     with contextlib.suppress(OSError):
         os.close(fd)
 
 
 def write_new(path: str, chunks: Iterable[Buffer]) -> None:
-    """Write and fsync a file that was not there. A failed fsync is not retried."""
+    """Write and fsync a new file. A failed fsync is not retried."""
     fd = os.open(path, _WRITE, 0o666)
     try:
         for chunk in chunks:
             view = memoryview(chunk).cast("B")
             while view.nbytes:
                 view = view[os.write(fd, view) :]
-            del view, chunk  # the next may need its memory
+            del view, chunk  # the next chunk may need its memory
         os.fsync(fd)
     finally:
         os.close(fd)
 
 
 def is_durable(path: str, nbytes: int) -> bool:
-    """Sync the bytes of a file; return whether that succeeded and it has that size."""
+    """Sync the bytes of a file; return whether that succeeded and the file has that size."""
     try:
         with opened(path, READ | os.O_NOFOLLOW) as fd:
             status = os.fstat(fd)
@@ -120,11 +120,11 @@ def sync_directory(path: str) -> None:
 
 
 def rename_new(source: str, target: str) -> None:
-    """Rename a file to a name that no file has, in one step; the old name may stay.
+    """Rename a file to an unused name, in one step; the old name may stay.
 
     Raises:
         FileExistsError: there is a file of that name.
-        StorageError: reason ``not-atomic``: this file system cannot.
+        StorageError: reason ``not-atomic``: this file system cannot do it.
     """
     try:
         os.link(source, target)
@@ -146,7 +146,7 @@ def _rename_no_replace(source: str, target: str) -> None:
     if number not in _NO_FLAG:
         raise OSError(number, os.strerror(number), target)
     raise StorageError(
-        f"{target}: this file system has neither hard links nor an atomic rename that replaces "
-        f"nothing ({os.strerror(number)}), so a commit here would not be atomic; save elsewhere",
+        f"{target}: this file system has neither hard links nor an atomic rename without replacing "
+        f"({os.strerror(number)}), so a commit here would not be atomic; save elsewhere",
         reason=Reason.NOT_ATOMIC,
     )

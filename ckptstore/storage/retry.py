@@ -1,4 +1,4 @@
-"""Requests to one bucket: tried again where that helps, and raised as errors where it does not."""
+"""Requests to one bucket: retried if that may help, otherwise raised as errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNREACHABLE = 20.0  # seconds, while the store never answered: the endpoint may
 
 
 class Connect(Protocol):
-    """How to reach one bucket."""
+    """Makes the client of one bucket."""
 
     def __call__(self) -> Client:
         """Return this process's client of the bucket."""
@@ -42,7 +42,7 @@ class Link:
     Attributes:
         client: the client.
         uploader: its uploads, with their threads.
-        answered: the store answered the last time that it was asked.
+        answered: whether the store answered the last request.
     """
 
     client: Client
@@ -51,12 +51,12 @@ class Link:
 
 
 class Requests:
-    """A bucket, asked again until the deadline. Safe to use from many threads and after a fork.
+    """Requests to a bucket, retried until the deadline. Safe in many threads and after a fork.
 
     Args:
         root: the URL of the bucket, with a slash at its end; no secrets.
-        connect: gives the client.
-        settings: timeout and deadline.
+        connect: returns the client.
+        settings: the timeout and the deadline.
     """
 
     def __init__(self, root: str, connect: Connect, settings: Settings) -> None:
@@ -76,7 +76,7 @@ class Requests:
 
     @property
     def link(self) -> Link:
-        """The one of this process: threads and connections do not survive a fork."""
+        """The link of this process, since threads and connections do not survive a fork."""
         link = self._links.get(os.getpid())
         if link is None:
             client = self._connect()
@@ -85,13 +85,13 @@ class Requests:
         return link
 
     def ask(self, operation: str, key: str, request: Request, *expected: Kind) -> Any:
-        """Send a request, again where that may help, until the deadline.
+        """Send a request, and retry it until the deadline if that may help.
 
         Args:
-            operation: for messages: "could not" and this.
+            operation: the words that follow "could not" in messages.
             key: for messages.
-            request: called with the client and the number of tries before.
-            expected: failures that are answers: MISSING, CONDITION, SHORT.
+            request: called with the client and the number of earlier tries.
+            expected: failures that count as answers: MISSING, CONDITION, SHORT.
 
         Raises:
             FileNotFoundError, FileExistsError, EOFError: MISSING, CONDITION, SHORT, if expected.
@@ -130,7 +130,7 @@ class Requests:
         """Return the error for a request that failed for good."""
         reason = Reason.UNAVAILABLE if failure.kind is not Kind.REFUSED else failure.reason
         if reason == Reason.UNAVAILABLE:
-            self.link.answered = False  # tidying up after this should not take as long again
+            self.link.answered = False  # cleaning up after this should not take as long again
         if reason == Reason.CREDENTIALS:
             self._connect.forget()
         after = f" ({_times(tries)})" if tries > 1 else ""
@@ -144,7 +144,8 @@ class Requests:
         """Return the error for a commit that may have happened."""
         return OutcomeUnknownError(
             f"{self.root}{key}: whether the commit happened cannot be known ({_times(tries)}): "
-            f"{self._said(failure)}{more}; nothing was deleted; load it once the store answers"
+            f"{self._said(failure)}{more}; nothing was deleted; load the checkpoint when the store "
+            "answers again"
         )
 
     def _said(self, failure: Failure) -> str:
@@ -159,13 +160,13 @@ _PLAIN: Mapping[Kind, type[Exception]] = {
 _REMEDIES = {
     Reason.UNAVAILABLE: "the store does not answer as it should: check the endpoint and the "
     "network, or try again later",
-    Reason.NO_BUCKET: "make the bucket first, or check its name, the endpoint and the account",
-    Reason.PERMISSION: "ask for permission to read, write, list and delete there (a bucket that "
-    "may not be listed says this of a missing object too)",
-    Reason.CREDENTIALS: "renew them, or pass others in storage_options or the environment; check "
-    "this machine's clock, too",
+    Reason.NO_BUCKET: "create the bucket, or check its name, the endpoint and the account",
+    Reason.PERMISSION: "ask for permission to read, write, list and delete there (without the "
+    "permission to list, a missing object gives this error too)",
+    Reason.CREDENTIALS: "renew the credentials, or pass others in storage_options or the "
+    "environment; check this machine's clock, too",
     Reason.STORAGE: "check the endpoint, the bucket and the options",
-    Reason.WRONG_REGION: "give the bucket's region, for S3 in the environment as AWS_REGION or as "
+    Reason.WRONG_REGION: "set the bucket's region, for S3 in the environment as AWS_REGION or as "
     'storage_options={"client_kwargs": {"region_name": ...}}',
 }
 

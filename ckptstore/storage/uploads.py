@@ -1,4 +1,4 @@
-"""Uploading one object: in one request where it is small, in parts where it is large."""
+"""Uploading one object: in one request if it is small, in parts if it is large."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from ckptstore.errors import CheckpointError, Reason, StorageError
 from ckptstore.storage.clients.base import Client, Failure, Kind, Upload
 
 PART_NBYTES = 8 << 20
-"""An object of more bytes is sent in parts of this size, as far as `MAX_PARTS` of them hold it."""
+"""A larger object is sent in parts of this size, or of a larger one if it exceeds `MAX_PARTS`."""
 
 MAX_PARTS = 10_000
 _UNIT = 1 << 20  # GCS takes multiples of 256 KiB
 
 
 def part_nbytes(nbytes: int) -> int:
-    """Return the size of the parts of an object, all but the last."""
+    """Return the size of every part of an object but the last."""
     smallest = -(-nbytes // MAX_PARTS)
     return max(PART_NBYTES, -(-smallest // _UNIT) * _UNIT)
 
 
 class Uploader:
-    """The uploads of one storage: of all objects together, a bounded number of parts in flight.
+    """The uploads of one storage, with a bounded number of parts in flight over all objects.
 
     Args:
         ask: `Requests.ask`.
-        parallel: the bound.
+        parallel: the largest number of parts in flight.
         any_order: the parts of an object may be sent at once.
 
     Attributes:
-        stop: once it is set, uploads fail soon, also those that wait for an answer.
+        stop: once it is set, uploads fail soon, also uploads that wait for an answer.
     """
 
     def __init__(self, ask: Callable[..., Any], parallel: int, *, any_order: bool) -> None:
@@ -50,9 +50,9 @@ class Uploader:
         self._pool.shutdown(wait=True)
 
     def send(self, key: str, chunks: Iterable[Buffer], nbytes: int) -> None:
-        """Store an object. After a failure nothing is left of an upload in parts.
+        """Store an object. After a failure nothing is left of a multipart upload.
 
-        Nobody else uploads to this key: the uploads that are given up are those of this call.
+        The key belongs to this call alone, so all aborted uploads are its own.
         """
         if nbytes <= PART_NBYTES:
             (whole,) = _parts(chunks, PART_NBYTES)
@@ -82,8 +82,8 @@ class Uploader:
             self._try_to_abort(key, upload)
             if isinstance(error, FileNotFoundError):
                 raise StorageError(
-                    f"{error}; somebody gives up uploads there that are not finished, or the store "
-                    "lost this one; nothing was committed; save again",
+                    f"{error}; another program aborted this unfinished upload, or the store lost "
+                    "it; nothing was committed; save again",
                     reason=Reason.LOST_FILE,
                 ) from None
             raise
@@ -91,10 +91,10 @@ class Uploader:
             self._try_to_abort(key, None)
 
     def abort(self, key: str, upload: Upload | None = None) -> None:
-        """Give up the unfinished uploads of an object.
+        """Abort the unfinished uploads of an object.
 
         Args:
-            key: of the object.
+            key: the key of the object.
             upload: one of them, which the store may not list.
 
         Raises:
@@ -108,7 +108,7 @@ class Uploader:
             self.abort(key, upload)
 
     def parts(self, upload: Upload, chunks: Iterable[Buffer]) -> Sequence[str]:
-        """Send the parts of an upload; none is in flight when this returns, or raises.
+        """Send the parts of an upload; none is in flight when this returns or raises.
 
         Returns the tags of the parts, for `finish`.
         """
@@ -130,7 +130,7 @@ class Uploader:
     def _submit(
         self, upload: Upload, before: int, data: Buffer, failed: threading.Event
     ) -> Future[str]:
-        """Send the part after `before` others, once fewer than the bound are in flight."""
+        """Send the part after `before` others, once fewer parts than the bound are in flight."""
         start = before * part_nbytes(upload.nbytes)
 
         def part() -> str:
@@ -161,7 +161,7 @@ class Uploader:
 
 
 def _parts(chunks: Iterable[Buffer], size: int) -> Iterator[bytearray]:
-    """Gather chunks into parts of `size` bytes, the last one shorter; one at least."""
+    """Gather chunks into one or more parts of `size` bytes, of which the last may be shorter."""
     part, any_yet = bytearray(), False
     for chunk in chunks:
         view = memoryview(chunk).cast("B")
@@ -178,7 +178,7 @@ def _parts(chunks: Iterable[Buffer], size: int) -> Iterator[bytearray]:
 
 
 def _abort(client: Client, key: str, upload: Upload | None) -> None:
-    """Give up an upload, and all others of its key."""
+    """Abort an upload, and all others of its key."""
     if upload is not None:
         with _missing_is_fine():
             client.abort(upload)
@@ -198,7 +198,7 @@ def _missing_is_fine() -> Iterator[None]:
 
 
 def _finish(client: Client, upload: Upload, tags: Sequence[str], tries: int) -> None:
-    """Finish an upload. One that is gone after an answer was lost, was finished by that try."""
+    """Finish an upload. If it is gone after a lost answer, the earlier try finished it."""
     try:
         client.finish(upload, tags)
     except Failure as failure:

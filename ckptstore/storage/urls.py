@@ -14,11 +14,11 @@ _USER = re.compile(r"(?<=:/)[^/]*@")
 _LIKE_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 _PREFIX_MAX_NBYTES = 900
-"""Stores take keys of 1,024 bytes, and the names of files come after the directory."""
+"""Stores accept keys of 1,024 bytes, and the names of files come after the directory."""
 
 
 def absolute(url: str | os.PathLike[str]) -> str:
-    """Return a path or URL that means the same in any working directory, with no slash at its end.
+    """Return an absolute path or URL without a slash at its end.
 
     Raises:
         StorageError: reason ``bad-url``.
@@ -33,22 +33,25 @@ def text_of(url: object) -> str:
     """Return a path or URL as text.
 
     Raises:
-        StorageError: reason ``bad-url`` where it is neither, or empty.
+        StorageError: reason ``bad-url`` if it is neither, or empty.
     """
     text = os.fspath(url) if isinstance(url, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
-        raise StorageError(f"{url!r:.200} is neither a path nor a URL", reason=Reason.BAD_URL)
+        raise StorageError(
+            f"{url!r:.200} is neither a path nor a URL; pass a str or an os.PathLike",
+            reason=Reason.BAD_URL,
+        )
     return text
 
 
 def is_remote(text: str) -> bool:
-    """Return whether a text is a URL of a store that is not a disk of this machine."""
+    """Return whether a text is the URL of a store other than a disk of this machine."""
     scheme, separator, _ = text.partition("://")
     return bool(separator) and "/" not in scheme and scheme != "file"
 
 
 def local_path(url: str | os.PathLike[str]) -> str:
-    """Return the absolute path on this machine that a path or ``file://`` URL means.
+    """Return the absolute local path of a path or ``file://`` URL.
 
     Raises:
         StorageError: reason ``bad-url``.
@@ -66,7 +69,7 @@ def local_path(url: str | os.PathLike[str]) -> str:
     elif _LIKE_URL.match(path):
         shown = _USER.sub("***@", path)
         if separator:
-            problem = "a URL, where only a path on this machine or a file:// URL will do"
+            problem = "a URL, expected a path on this machine or a file:// URL"
         else:
             problem = (
                 "a URL that lost a slash (pathlib does that); pass it as a str, or, if it is a "
@@ -75,7 +78,7 @@ def local_path(url: str | os.PathLike[str]) -> str:
         raise StorageError(f"{shown}: {problem}", reason=Reason.BAD_URL)
     home = os.path.expanduser(path)
     if not path or "\0" in path or (path.startswith("~") and home == path):
-        raise StorageError(f"{url!r:.200} is not a path: check the name", reason=Reason.BAD_URL)
+        raise StorageError(f"{url!r:.200} is not a path; check the name", reason=Reason.BAD_URL)
     try:
         return os.path.abspath(home)
     except FileNotFoundError:
@@ -86,9 +89,9 @@ def local_path(url: str | os.PathLike[str]) -> str:
 
 
 def redacted(url: str) -> str:
-    """Return a URL with stars for what may be secret: who logs in, and a query.
+    """Return a URL with stars in place of its user, password and query, which may be secret.
 
-    Stores that take neither there may have ``@`` and ``?`` in their keys.
+    Stores whose URLs have none of these may have ``@`` and ``?`` in their keys.
     """
     protocol, _, rest = url.partition("://")
     if protocol in STORES:
@@ -105,7 +108,7 @@ class Address:
     Attributes:
         protocol: the part before ``://``.
         bucket: the part after it: a bucket, or a host.
-        prefix: of the keys in the directory: empty, or with a slash at its end.
+        prefix: the prefix of the keys in the directory: empty, or with a slash at its end.
     """
 
     protocol: str
@@ -119,7 +122,7 @@ class Address:
 
 
 def address(url: str) -> Address:
-    """Take the URL of a directory in a store apart.
+    """Split the URL of a directory in a store into its parts.
 
     Raises:
         StorageError: reason ``bad-url``.
@@ -141,15 +144,16 @@ def address(url: str) -> Address:
         ("@" in prefix and ":" in bucket) or (protocol.startswith("http") and "?" in rest)
     ):
         problem = (
-            "the URL of a directory must not contain a query, nor a password with a slash in it; "
+            "the URL of a directory must not contain a query or a password with a slash in it; "
             "pass them in storage_options"
         )
     elif not {".", ".."}.isdisjoint(prefix.split("/")):
-        problem = "it has a part . or .., which some clients would take out of a key; leave it out"
+        problem = "the URL has a part . or .., which some clients would resolve; leave it out"
     elif nbytes > _PREFIX_MAX_NBYTES:
         shown = f"{shown:.200}..."
         problem = (
-            f"the directory has {nbytes} bytes, at most {_PREFIX_MAX_NBYTES}; take a shorter one"
+            f"the directory's name has {nbytes} bytes, expected at most {_PREFIX_MAX_NBYTES}; "
+            "choose a shorter one"
         )
     if problem:
         raise StorageError(f"{shown}: {problem}", reason=Reason.BAD_URL)

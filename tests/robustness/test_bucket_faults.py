@@ -551,9 +551,9 @@ REFUSALS_GCS = [
 ]
 REMEDY = {
     "permission": "permission to read, write, list and delete",
-    "no-bucket": "make the bucket first",
-    "credentials": "renew them",
-    "wrong-region": "give the bucket's region",
+    "no-bucket": "create the bucket",
+    "credentials": "renew the credentials",
+    "wrong-region": "set the bucket's region",
     "disk-full": "",
 }
 

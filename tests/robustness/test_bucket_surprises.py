@@ -174,7 +174,7 @@ def test_a_commit_that_is_read_back_damaged_deletes_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(MemoryClient, "put", put)
         patch.setattr(MemoryClient, "read", read)
-        with pytest.raises(ckptstore.OutcomeUnknownError, match="no manifest"):
+        with pytest.raises(ckptstore.OutcomeUnknownError, match="does not hold a manifest"):
             ckptstore.save(place, TREE)
     assert np.array_equal(ckptstore.load(place)["w"], TREE["w"])
 

@@ -1,1 +1,1 @@
-"""One module for each store: a client sends one request a call, once."""
+"""One module for each store: each call of a client sends one request, once."""

@@ -1,4 +1,4 @@
-"""Azure Blob Storage through adlfs: one request a call, none of the SDK's own tries."""
+"""Azure Blob Storage through adlfs: one request for each call, without the SDK's own retries."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class AzureClient:
         except Failure as failure:
             if failure.kind is not Kind.SHORT:
                 raise
-        return b"", self._run(properties())  # it has no byte 0
+        return b"", self._run(properties())  # an empty blob has no byte 0
 
     def get(self, key: str, start: int, buffer: Buffer) -> None:
         """Get Blob of a range."""
@@ -95,9 +95,9 @@ class AzureClient:
         self._run(request())
 
     def put(self, key: str, data: Buffer, condition: Version | None = None) -> None:
-        """Put Blob, with If-None-Match or If-Match; what is large and free of conditions in parts.
+        """Put Blob, with If-None-Match or If-Match; a large blob without a condition in parts.
 
-        The SDK hands a whole blob over as bytes, and aiohttp warns where these are large.
+        The SDK passes a whole blob on as bytes, and aiohttp warns if these are large.
         """
         whole = bytes(data)
         if condition is None and len(whole) > _LARGE_NBYTES:
@@ -112,7 +112,7 @@ class AzureClient:
         self._run(blob.upload_blob(whole, length=len(whole), max_concurrency=1, **how, **_ONCE))
 
     def copy(self, origin: str, key: str, nbytes: int) -> None:
-        """Refuse: it would need a signed URL of the source."""
+        """Refuse, because a copy would need a signed URL of the source."""
         raise Failure(Kind.REFUSED, "copies are not supported", Reason.NOT_SUPPORTED)
 
     def delete(self, key: str, version: Version | None = None) -> None:
@@ -131,7 +131,7 @@ class AzureClient:
         )
 
     def begin(self, key: str, nbytes: int, create: bool | None = None) -> Upload:
-        """Name the blocks; the store hears of them with the first."""
+        """Choose the names of the blocks; the store learns of them with the first block."""
         return Upload(key, secrets.token_hex(16), nbytes, create=create)
 
     def part(self, upload: Upload, number: int, start: int, data: Buffer, tries: int) -> str:
@@ -142,15 +142,15 @@ class AzureClient:
         return name
 
     def finish(self, upload: Upload, tags: Sequence[str]) -> None:
-        """Put Block List, with If-None-Match. Without it, the same again is no error."""
+        """Put Block List, with If-None-Match. Without it, repeating the request is not an error."""
         blocks = [BlobBlock(block_id=name) for name in tags]
         how = {"match_condition": MatchConditions.IfMissing} if upload.create else {}
         self._run(self._blob(upload.key).commit_block_list(blocks, **how, **_ONCE))
 
     def abort(self, upload: Upload) -> None:
-        """Put an empty blob and delete it: that is how Azure gives blocks up.
+        """Put an empty blob and delete it, which makes Azure drop the blocks.
 
-        Not under a name that others may look at; there it drops the blocks after a week.
+        This is not done under a name that others may read; Azure drops those blocks after a week.
         """
         if upload.create is not None:
             return
@@ -167,9 +167,9 @@ class AzureClient:
             raise Failure(Kind.MISSING, f"{upload.key} was finished")
 
     def uploads(self, prefix: str) -> Sequence[Upload]:
-        """List Blobs, with and without those that are not committed.
+        """List Blobs, once with and once without the uncommitted ones.
 
-        All blocks of one blob are one upload. Without a time it was begun just now.
+        All blocks of one blob are one upload. An upload without a time has just begun.
         """
         begun = {blob.name: blob for blob in self._all(prefix, include=["uncommittedblobs"])}
         for blob in self._all(prefix):
@@ -237,7 +237,7 @@ _REASONS = {
 
 
 def failure_of(error: Exception) -> Failure:
-    """Return what an exception of the SDK means. Its code says more than its HTTP status."""
+    """Return the failure for an exception of the SDK; its code is more exact than its status."""
     status = getattr(error, "status_code", None)
     code = getattr(error, "error_code", None)
     code = str(getattr(code, "value", code) or "")

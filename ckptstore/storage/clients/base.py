@@ -1,4 +1,4 @@
-"""The requests that a bucket takes: `Client`, and how one fails: `Failure`."""
+"""`Client`, the requests that a bucket accepts, and `Failure`, a request that failed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ckptstore.digests import Buffer, digest
 from ckptstore.errors import Reason
 
 Version = str
-"""The name that a store has for one content of an object: S3 the ETag, GCS the generation."""
+"""A store's name for one content of an object: in S3 the ETag, in GCS the generation."""
 
 ABSENT: Final = "absent"
-"""The condition that no object is there."""
+"""The condition that the object must not exist."""
 
 
 FOREIGN: Final = "none"
-"""The version that no object has where a version is the content itself."""
+"""The version that no object has, for stores whose version is the content itself."""
 
 
 class Kind(enum.Enum):
@@ -29,18 +29,18 @@ class Kind(enum.Enum):
     MISSING = "missing"  # there is no such object, or no such upload
     CONDITION = "condition"  # the condition does not hold; nothing was changed
     SHORT = "short"  # the object ends before the range does
-    AGAIN = "again"  # it may have been applied or not; sending it again may help
-    REFUSED = "refused"  # for good, and it was not applied
+    AGAIN = "again"  # the request may have been applied; sending it again may help
+    REFUSED = "refused"  # the request was not applied, and never will be
 
 
 class Failure(Exception):
     """A request that failed.
 
     Args:
-        kind: what it means.
-        message: what the store or the client library said.
-        reason: of a refusal, the reason code of the StorageError that it becomes.
-        answered: the store said so itself; False where it could not be reached.
+        kind: the meaning of the failure.
+        message: the message of the store or the client library.
+        reason: for a refusal, the reason code of the StorageError that it becomes.
+        answered: whether the store itself answered; False if it could not be reached.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class Failure(Exception):
 
 @contextlib.contextmanager
 def raising(failure_of: Callable[[Exception], Exception]) -> Iterator[None]:
-    """Raise a `Failure` of the block as it is, and for another exception what `failure_of` returns.
+    """Pass a `Failure` of the block on, and turn other exceptions into that of `failure_of`.
 
-    The exception of the library is not shown with it: it may hold secrets.
+    The exception of the library is not chained, because it may hold secrets.
     """
     try:
         yield
@@ -71,10 +71,10 @@ class Page:
     """A page of a listing.
 
     Attributes:
-        sizes: bytes of objects, by key.
-        changed: when they were written, in seconds of the store's own clock, by key.
-        prefixes: what is below, as far as the delimiter.
-        token: where the next page goes on; None on the last.
+        sizes: the sizes of objects in bytes, by key.
+        changed: the times at which they were written, in seconds of the store's own clock, by key.
+        prefixes: the prefixes below, up to the delimiter.
+        token: the start of the next page; None on the last.
     """
 
     sizes: Mapping[str, int]
@@ -85,14 +85,15 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload in parts that was begun and is not finished.
+    """An unfinished multipart upload.
 
     Attributes:
-        key: of the object.
+        key: the key of the object.
         id: the store's name for the upload.
-        nbytes: of the whole object; 0 where it is not known.
-        begun: when, in seconds of the store's own clock, where `uploads` found it.
-        create: make the object only where none is; None for a key that nobody else uploads to.
+        nbytes: the size of the whole object in bytes; 0 if it is not known.
+        begun: the time at which it began, in seconds of the store's own clock, if `uploads` found
+            it.
+        create: make the object only if none exists; None for a key that only this call uses.
     """
 
     key: str
@@ -104,10 +105,10 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a caller may set under the key ``ckptstore`` of ``storage_options``.
+    """The settings of a caller under the key ``ckptstore`` of ``storage_options``.
 
     Attributes:
-        timeout: seconds for one request, and one more for each 64 KiB of its body.
+        timeout: seconds for one request, plus one second for each 64 KiB of its body.
         deadline: seconds for one operation, with all its tries.
         assume_atomic: the caller vouches for the conditions of writes.
     """
@@ -123,7 +124,7 @@ class Client(Protocol):
     Safe to use from many threads. Keys are whole, as the store knows them.
 
     Attributes:
-        endpoint: what tells this store from others, for people and for the probe; no secret.
+        endpoint: a text that identifies the store, for people and for the probe; no secret.
         any_order: the parts of an upload may be sent at once.
         foreign: a version that no object ever has.
     """
@@ -139,59 +140,59 @@ class Client(Protocol):
         """Fill a buffer, which is not empty, with the bytes from `start`."""
 
     def put(self, key: str, data: Buffer, condition: Version | None = None) -> None:
-        """Store an object, where it is ABSENT or has that version if a condition is given."""
+        """Store an object; with a condition, only if it is ABSENT or has that version."""
 
     def copy(self, origin: str, key: str, nbytes: int) -> None:
-        """Make `key` a copy of `origin`, of `nbytes` bytes. REFUSED where the store cannot."""
+        """Make `key` a copy of `origin`, of `nbytes` bytes. REFUSED if the store cannot."""
 
     def delete(self, key: str, version: Version | None = None) -> None:
-        """Remove an object, if it has that version. MISSING, or no failure, where none is."""
+        """Remove an object, if it has that version. MISSING, or no failure, if none exists."""
 
     def page(self, prefix: str, token: str | None, *, delimiter: str = "") -> Page:
-        """List keys that begin with `prefix`, as far as the first delimiter after it."""
+        """List keys that begin with `prefix`, up to the first delimiter after it."""
 
     def begin(self, key: str, nbytes: int, create: bool | None = None) -> Upload:
-        """Begin an upload in parts; CONDITION, here or at its end, where `create` cannot be."""
+        """Begin a multipart upload; CONDITION, here or at its end, if `create` cannot hold."""
 
     def part(self, upload: Upload, number: int, start: int, data: Buffer, tries: int) -> str:
-        """Send part `number` (from 1), the bytes from `start`, after `tries` tries to.
+        """Send part `number` (from 1), the bytes from `start`, after `tries` earlier tries.
 
         Returns its tag, for `finish`.
         """
 
     def finish(self, upload: Upload, tags: Sequence[str]) -> None:
-        """Make the parts the object. MISSING: no such upload, or it was finished before."""
+        """Join the parts to the object. MISSING: no such upload, or it was finished before."""
 
     def abort(self, upload: Upload) -> None:
-        """Give an upload up. MISSING, or no failure, where there is none."""
+        """Abort an upload. MISSING, or no failure, if there is none."""
 
     def uploads(self, prefix: str) -> Sequence[Upload]:
-        """Return the unfinished uploads, of anyone, of keys that begin with `prefix`."""
+        """Return all unfinished uploads to keys that begin with `prefix`, by any program."""
 
 
 Request = Callable[[Client, int], Any]
-"""Sends a request by a client, given the number of tries before."""
+"""Sends a request by a client; the second argument is the number of earlier tries."""
 
 
 COPIED_NBYTES: Final = 64
-"""Bytes that a store copies in the time in which one byte of a body may be sent."""
+"""The number of bytes that a store copies in the time allowed for one byte of a body."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 def check_range(found: str | None, start: int, nbytes: int) -> None:
-    """Check the Content-Range of an answer against what was asked for.
+    """Compare the Content-Range of an answer with the request.
 
     Raises:
-        Failure: SHORT where the object ends before; REFUSED where the store ignores ranges.
+        Failure: SHORT if the object ends before; REFUSED if the store ignores ranges.
     """
     match = _CONTENT_RANGE.fullmatch(found or "")
     if match is None or int(match[1]) != start:
-        raise Failure(Kind.REFUSED, f"asked for bytes from {start}, got {found or 'all of them'}")
+        raise Failure(Kind.REFUSED, f"asked for bytes from {start}, got {found or 'all bytes'}")
     if int(match[2]) + 1 - start < nbytes:
         raise Failure(Kind.SHORT, f"the object ends at byte {int(match[2]) + 1}")
 
 
 def version_of(data: bytes, limit: int) -> Version:
-    """Return the version of a content that was read as far as `limit` + 1 bytes."""
+    """Return the version of a content, of which up to `limit` + 1 bytes were read."""
     return f"{len(data)}-{digest(data).hex()}" if len(data) <= limit else FOREIGN

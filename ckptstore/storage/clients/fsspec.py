@@ -1,8 +1,8 @@
-"""Any file system that fsspec knows: read as it is, written only where the caller vouches for it.
+"""Any file system that fsspec knows: always readable, writable only if the caller vouches for it.
 
-fsspec does not promise that a file is created only where none is: most of its file systems look
-first and then write. So a commit there is not atomic, and a write needs the caller's word, the
-setting ``assume_atomic``, that nobody else writes to the place.
+fsspec cannot create a file on the condition that it does not exist: most of its file systems look
+first and then write. So a commit there is not atomic. The caller must vouch, by the setting
+``assume_atomic``, that nobody else writes to the place.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from ckptstore.storage.clients.fsspec_files import Filesystem, WebFilesystem, ti
 
 
 class FilesystemClient:
-    """What is below one first part of the paths: a host, or a bucket.
+    """All files below the first part of a path: a host, or a bucket.
 
     Args:
-        protocol: as fsspec knows it.
+        protocol: its name in fsspec.
         bucket: the first part, perhaps with a user name, a password and a port.
         options: the arguments of the file system.
         settings: the timeout of a request, and whether the caller vouches for writes.
@@ -49,7 +49,7 @@ class FilesystemClient:
         self._files = kind(protocol, bucket, options, settings.timeout)
         self._protocol = protocol
         self._vouched = settings.assume_atomic
-        self._conditions = threading.Lock()  # from a look until the write that depends on it
+        self._conditions = threading.Lock()  # held from a check to the write that depends on it
         self._begun: dict[str, Any] = {}  # open files, by the id of an upload
         self.endpoint = self._files.endpoint
 
@@ -60,7 +60,7 @@ class FilesystemClient:
         except Failure as failure:
             if failure.kind is not Kind.SHORT:
                 raise
-            data = b""  # it has no byte 0
+            data = b""  # an empty file has no byte 0
         return data, version_of(data, limit)
 
     def get(self, key: str, start: int, buffer: Buffer) -> None:
@@ -69,7 +69,8 @@ class FilesystemClient:
         data = self._files.range(key, start, start + view.nbytes)
         if len(data) > view.nbytes:
             raise Failure(
-                Kind.REFUSED, f"asked for {view.nbytes} bytes, got {len(data)}: no ranges there"
+                Kind.REFUSED,
+                f"asked for {view.nbytes} bytes, got {len(data)}: the server ignores ranges",
             )
         if len(data) < view.nbytes:
             entry = self._files.info(key)
@@ -82,7 +83,7 @@ class FilesystemClient:
         view[:] = data
 
     def put(self, key: str, data: Buffer, condition: Version | None = None) -> None:
-        """Write a whole file; look first, where there is a condition."""
+        """Write a whole file, after a check of the condition, if there is one."""
         self._check_vouched()
         if condition is None:
             self._files.write(key, bytes(data), create=False)
@@ -92,11 +93,11 @@ class FilesystemClient:
             self._files.write(key, bytes(data), create=condition == ABSENT)
 
     def copy(self, origin: str, key: str, nbytes: int) -> None:
-        """Refuse: most file systems would read the file and write it again."""
+        """Refuse, because most file systems would read the file and write it again."""
         raise Failure(Kind.REFUSED, "copies are not supported", Reason.NOT_SUPPORTED)
 
     def delete(self, key: str, version: Version | None = None) -> None:
-        """Remove a file; look first, where there is a condition."""
+        """Remove a file, after a check of the condition, if there is one."""
         self._check_vouched()
         with self._conditions:
             if version is not None:
@@ -104,7 +105,7 @@ class FilesystemClient:
             self._files.remove(key)
 
     def page(self, prefix: str, token: str | None, *, delimiter: str = "") -> Page:
-        """List a directory; one page holds it all. What cannot be listed is asked for by name."""
+        """List a directory in one page. A file that cannot be listed is asked for by name."""
         directory, slash, name = prefix.rpartition("/")
         entries: Mapping[str, Any] = {}
         refusal: Failure | None = None
@@ -138,7 +139,7 @@ class FilesystemClient:
         return Page(sizes, changed, prefixes)
 
     def begin(self, key: str, nbytes: int, create: bool | None = None) -> Upload:
-        """Open the file. Where the store shows it before its end, it is seen to grow."""
+        """Open the file, unless the store would show it while it grows."""
         self._check_vouched()
         if create is not None:
             raise Failure(
@@ -152,7 +153,7 @@ class FilesystemClient:
         return upload
 
     def part(self, upload: Upload, number: int, start: int, data: Buffer, tries: int) -> str:
-        """Write to the file. That cannot be done again: how much was written is not known."""
+        """Write to the file. This cannot be retried, as the number of written bytes is unknown."""
         file = self._file(upload)
         try:
             with self._files.alone():
@@ -172,28 +173,28 @@ class FilesystemClient:
             file.close()
 
     def abort(self, upload: Upload) -> None:
-        """Throw the file away, and remove the part of it that was written."""
+        """Drop the open file, and remove the part of it that was written."""
         file = self._file(upload)
         del self._begun[upload.id]
         with contextlib.suppress(Failure), self._files.alone():
             if hasattr(file, "discard"):
                 file.discard()
-                file.closed = True  # its end would flush it
+                file.closed = True  # its destructor would flush it
             else:
                 file.close()
         self._files.remove(upload.key)
 
     def uploads(self, prefix: str) -> Sequence[Upload]:
-        """Return none: a file that was begun is a file."""
+        """Return none: an unfinished file is already a file."""
         return ()
 
     def _check_vouched(self) -> None:
         if not self._vouched:
             raise Failure(
                 Kind.REFUSED,
-                f"{self._protocol}:// is not known to create a file only where none is, so a "
+                f"{self._protocol}:// may replace an existing file when it creates one, so a "
                 "commit there would not be atomic, and nothing is written; save to a local disk or "
-                "to s3://, gs:// or abfs://, or, where only one process ever writes, pass "
+                "to s3://, gs:// or abfs://, or, if only one process ever writes, pass "
                 'storage_options={"ckptstore": {"assume_atomic": True}}',
                 Reason.NOT_ATOMIC,
             )
@@ -202,14 +203,14 @@ class FilesystemClient:
         """Compare the file with a condition."""
         if condition == ABSENT:
             if self._files.info(key) is not None:
-                raise Failure(Kind.CONDITION, f"{key} is there")
+                raise Failure(Kind.CONDITION, f"{key} exists")
             return
         nbytes = int(condition.partition("-")[0]) if condition != FOREIGN else 0
         if self.read(key, nbytes)[1] != condition:
-            raise Failure(Kind.CONDITION, f"{key} holds something else")
+            raise Failure(Kind.CONDITION, f"{key} holds other bytes")
 
     def _sized(self, key: str, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return the entry of a file, with its size; None where there is no such file."""
+        """Return the entry of a file, with its size; None if there is no such file."""
         if entry.get("size") is None:
             found = self._files.info(key)
             if found is None:

@@ -1,4 +1,4 @@
-"""What the errors of fsspec's file systems mean, whatever library is below them."""
+"""The meaning of errors of fsspec's file systems, with any library below them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NO_LOGIN = re.compile(r"error_perm: 530")  # of ftplib
 
 
 def failure_of(error: Exception) -> Failure:
-    """Return what an exception of a file system means, with an HTTP status or without."""
+    """Return the failure for an exception of a file system, with or without an HTTP status."""
     message = f"{type(error).__name__}: {error}"
     response = getattr(error, "response", None)
     status = getattr(error, "status", None) or getattr(response, "status_code", None)
@@ -44,7 +44,7 @@ def failure_of(error: Exception) -> Failure:
             return Failure(Kind.REFUSED, message, _REFUSALS.get(status, Reason.STORAGE))
         return Failure(Kind.AGAIN, message)
     if isinstance(error, FileNotFoundError):
-        cause = error.__cause__  # fsspec's HTTP says this whatever happened
+        cause = error.__cause__  # fsspec's HTTP raises this error for every problem
         if isinstance(cause, Exception) and type(cause).__module__.startswith("aiohttp"):
             return failure_of(cause)
         return Failure(Kind.MISSING, message)

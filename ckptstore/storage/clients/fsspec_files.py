@@ -1,6 +1,6 @@
-"""A file system of fsspec: how it is called, and what it says of its files, whatever its kind.
+"""The calls of a file system of fsspec, and its answers in one form for all kinds.
 
-Asynchronous ones are waited for; others are called by one thread at a time.
+Calls of an asynchronous file system are waited for; others are called by one thread at a time.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _TIMES = "mtime", "modified", "last_modified", "LastModified", "Last-Modified", 
 
 
 class Filesystem:
-    """The files below one first part of the paths: a host, or a bucket.
+    """The files below the first part of a path: a host, or a bucket.
 
-    Keys are what follows the first part. Whatever a call raises becomes a `Failure`.
+    A key is the rest of the path. Every exception of a call becomes a `Failure`.
 
     Args:
-        protocol: as fsspec knows it.
+        protocol: its name in fsspec.
         bucket: the first part, perhaps with a user name, a password and a port.
         options: the arguments of the file system.
-        timeout: seconds for one call of an asynchronous one.
+        timeout: seconds for one call of an asynchronous file system.
 
     Attributes:
-        endpoint: the protocol and the first part, without what is secret.
+        endpoint: the protocol and the first part, without secrets.
 
     Raises:
-        Failure: REFUSED where it cannot be made.
-        TypeError, ValueError: it does not take these options.
+        Failure: REFUSED if the file system cannot be made.
+        TypeError, ValueError: the file system does not accept these options.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Filesystem:
         self._secrets = _secrets(user)
         self.endpoint = f"{protocol}://{host if self._secrets else bucket}"
         self._timeout = timeout
-        self._lock = threading.RLock()  # of a file system that one thread at a time may use
+        self._lock = threading.RLock()  # for a file system that only one thread at a time may use
         self._made: set[str] = set()
         try:
             kind = fsspec.get_filesystem_class(protocol)
@@ -72,12 +72,12 @@ class Filesystem:
             self._fs.dircache.use_listings_cache = False
 
     def range(self, key: str, start: int, end: int) -> bytes:
-        """Return bytes that are there from `start`, up to `end`, which is greater."""
+        """Return the existing bytes from `start` up to `end`, which is greater."""
         data: bytes = self._call("cat_file", self._path(key), start=start, end=end)
         return data
 
     def info(self, key: str) -> Mapping[str, Any] | None:
-        """Return what the file system says of a file, or None where there is none."""
+        """Return the file system's entry for a file, or None if there is none."""
         self._fs.invalidate_cache()
         try:
             entry: Mapping[str, Any] = self._call("info", self._path(key))
@@ -88,11 +88,11 @@ class Filesystem:
         return entry
 
     def entries(self, directory: str, *, deep: bool) -> dict[str, Mapping[str, Any]]:
-        """Return what the file system says of what is in a directory, by key; {} for no directory.
+        """Return the entries of a directory, by key; {} if there is no directory.
 
         Args:
             directory: a key with a slash at its end, or empty.
-            deep: list all files below, and not what is directly in it.
+            deep: list all files below, and not only the direct entries.
         """
         listed: Iterable[Any]
         top = self._path(directory)
@@ -104,7 +104,7 @@ class Filesystem:
                 listed = self._call("ls", top, detail=True)
         except Failure as failure:
             if failure.kind is Kind.MISSING or failure.reason == Reason.READ_ONLY:
-                return {}  # it is not there, or it cannot list
+                return {}  # there is no directory, or it cannot be listed
             raise
         entries: dict[str, Mapping[str, Any]] = {}
         below = top.strip("/") + "/" if top.strip("/") else ""
@@ -117,7 +117,7 @@ class Filesystem:
         return entries
 
     def write(self, key: str, data: bytes, *, create: bool) -> None:
-        """Write a whole file; with `create`, only where none is, as far as the store knows that."""
+        """Write a whole file; with `create`, only if none exists, as far as the store can tell."""
         path = self._path(key)
         self._make_parent(path)
         if create:  # some stores keep this promise
@@ -130,7 +130,7 @@ class Filesystem:
         self._call("pipe_file", path, data)
 
     def open(self, key: str) -> Any:
-        """Open a file to be written from its start. Use it inside `alone`."""
+        """Open a file for writing from its start. Use it inside `alone`."""
         path = self._path(key)
         self._make_parent(path)
         with self.alone():
@@ -142,7 +142,7 @@ class Filesystem:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Admit one thread at a time where the file system needs that; raise only a `Failure`."""
+        """Admit one thread at a time if the file system needs that; raise only a `Failure`."""
         with contextlib.nullcontext() if self._async else self._lock, raising(self._failure):
             yield
 
@@ -161,13 +161,13 @@ class Filesystem:
         return path.rstrip("/") or self._fs.root_marker
 
     def _unquoted(self, name: str) -> str:
-        """Return the name that one in a listing stands for; none where it is not a file."""
+        """Return the file name for a name in a listing; "" if it is not a file."""
         return name
 
     def _make_parent(self, path: str) -> None:
         parent = self._fs._parent(path)
         if parent not in self._made:
-            with contextlib.suppress(Failure):  # where that matters, the write says so
+            with contextlib.suppress(Failure):  # if that matters, the write will fail
                 self._call("makedirs", parent, exist_ok=True)
                 self._made.add(parent)
 
@@ -186,7 +186,7 @@ class WebFilesystem(Filesystem):
     """A web server: files by URL, and perhaps pages that list them."""
 
     def range(self, key: str, start: int, end: int) -> bytes:
-        """Return bytes; `cat_file` would take all of a file where a server ignores ranges."""
+        """Return bytes; `cat_file` would read all of a file if a server ignores ranges."""
         path = self._path(key)
         with self.alone():
             headers = dict(self._fs.kwargs.get("headers") or {}) | {"Accept-Encoding": "identity"}
@@ -214,7 +214,7 @@ class WebFilesystem(Filesystem):
 
 
 def time_of(entry: Mapping[str, Any]) -> float | None:
-    """Return when a file was changed, in seconds, as far as its file system says so."""
+    """Return the time of a file's last change, in seconds, if its file system tells it."""
     for name in _TIMES:
         value = entry.get(name)
         if isinstance(value, str):
@@ -231,7 +231,7 @@ def time_of(entry: Mapping[str, Any]) -> float | None:
 
 
 def _secrets(user: str) -> list[str]:
-    """Return what of ``user:password`` must not be shown, the longest first."""
+    """Return the parts of ``user:password`` that must not be shown, the longest first."""
     _, colon, password = user.partition(":")
     if not colon or not password:
         return []

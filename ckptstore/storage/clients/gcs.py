@@ -1,4 +1,4 @@
-"""Google Cloud Storage: what its requests do and answer, and whether the bytes arrived."""
+"""Google Cloud Storage: its requests, and the check that the bytes arrived."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _AS_IT_IS = {"Accept-Encoding": "identity"}
 
 @dataclass(slots=True, repr=False)
 class _Session:
-    """A resumable upload. Whoever knows its URI can write to it: no message may hold that."""
+    """A resumable upload. Its URI is a secret, since anybody who knows it can write to it."""
 
     uri: URL
     nbytes: int  # of the object
@@ -51,7 +51,7 @@ class _Session:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """What the store says of an object that was sent: its generation, and how it is damaged."""
+    """The store's answer about an object that was sent: its generation, and its damage if any."""
 
     generation: Version
     damage: str
@@ -84,7 +84,7 @@ class GCSClient:
         self.endpoint = self._api.endpoint
 
     def read(self, key: str, limit: int) -> tuple[bytes, Version]:
-        """objects.get of a range from 0; once more where the answer does not name a generation."""
+        """objects.get of a range from 0; again if the answer does not name a generation."""
 
         async def receive(answer: aiohttp.ClientResponse) -> tuple[bytes, Version | None]:
             data = bytearray()
@@ -139,8 +139,8 @@ class GCSClient:
     def put(self, key: str, data: Buffer, condition: Version | None = None) -> None:
         """objects.insert, with ifGenerationMatch and the checksum.
 
-        A store that does not look at the checksum may hold damaged bytes now. They are ours: where
-        there was a condition, only they are replaced, as the old ones are gone.
+        A store that ignores the checksum may hold damaged bytes now. They are those of this call:
+        with a condition, only they are replaced, as the old bytes are gone.
         """
         view = memoryview(data).cast("B")
         crc = _extend(_START, view)
@@ -159,7 +159,7 @@ class GCSClient:
         raise Failure(Kind.AGAIN, stored.damage)
 
     def copy(self, origin: str, key: str, nbytes: int) -> None:
-        """objects.rewrite, with the token of the answer before until it is done."""
+        """objects.rewrite, repeated with the token of the last answer until the copy is done."""
         token, before = None, None
         while True:
             url = self._api.rewrite(origin, key, rewriteToken=token)
@@ -188,7 +188,7 @@ class GCSClient:
         return self._api.ask("GET", url, json_of(_page), where="bucket")
 
     def begin(self, key: str, nbytes: int, create: bool | None = None) -> Upload:
-        """Begin a resumable upload, with ifGenerationMatch, which counts at its end too."""
+        """Begin a resumable upload, with ifGenerationMatch, which is checked at its end too."""
 
         async def receive(answer: aiohttp.ClientResponse) -> _Session:
             return _Session(URL(answer.headers["Location"], encoded=True), nbytes, _START)
@@ -205,7 +205,7 @@ class GCSClient:
         return upload
 
     def part(self, upload: Upload, number: int, start: int, data: Buffer, tries: int) -> str:
-        """Send a chunk, or what the store lacks of it; the last one makes the object."""
+        """Send a chunk, or the part of it that the store lacks; the last one makes the object."""
         session = self._session(upload)
         view = memoryview(data).cast("B")
         end, total = start + view.nbytes, upload.nbytes
@@ -237,7 +237,7 @@ class GCSClient:
         del self._sessions[upload.id]
 
     def abort(self, upload: Upload) -> None:
-        """Delete the session. One that is left expires after a week."""
+        """Delete the session. A session that is left expires after a week."""
         try:
             self._api.ask("DELETE", self._session(upload).uri, nothing)
         except Failure as failure:
@@ -246,7 +246,7 @@ class GCSClient:
         self._sessions.pop(upload.id, None)
 
     def uploads(self, prefix: str) -> Sequence[Upload]:
-        """Return none: the store lists its sessions to nobody, and lets them expire."""
+        """Return none: the store does not list its sessions, and they expire."""
         return []
 
     def _session(self, upload: Upload) -> _Session:
@@ -258,7 +258,7 @@ class GCSClient:
     def _send(
         self, session: _Session, content_range: str, crc: int | None, data: Buffer | None = None
     ) -> int | _Stored:
-        """Send bytes, or none to ask. Returns how many are stored, or the finished object."""
+        """Send bytes, or none to ask. Return the number of stored bytes, or the object."""
 
         async def receive(answer: aiohttp.ClientResponse) -> int | _Stored:
             if answer.status != 308:
@@ -266,7 +266,7 @@ class GCSClient:
             taken = re.fullmatch(r"bytes=0-(\d+)", answer.headers.get("Range", ""))
             return int(taken[1]) + 1 if taken else 0
 
-        # By POST, which the store takes as well: aiohttp may send a PUT twice.
+        # By POST, which the store accepts as well, because aiohttp may send a PUT twice.
         headers = {"Content-Range": content_range, **_hash(crc if data else None)}
         return self._api.ask("POST", session.uri, receive, headers, data, where="upload")
 
@@ -290,10 +290,10 @@ _START = 0 if google_crc32c is not None and google_crc32c.implementation == "c" 
 
 
 def _extend(crc: int | None, view: memoryview) -> int | None:
-    """Return the CRC-32C with more bytes; None stands for no CRC, where it would take long."""
+    """Return the CRC-32C with more bytes; None stands for no CRC, if that would be slow."""
     if crc is None:
         return None
-    for at in range(0, view.nbytes, _PIECE_NBYTES):  # it takes nothing but bytes
+    for at in range(0, view.nbytes, _PIECE_NBYTES):  # the library accepts only bytes
         crc = google_crc32c.extend(crc, bytes(view[at : at + _PIECE_NBYTES]))
     return crc
 

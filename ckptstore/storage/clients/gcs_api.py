@@ -1,7 +1,7 @@
 """The JSON API of Google Cloud Storage: its URLs, and one request, sent once.
 
-gcsfs brings credentials and connections. Its own requests are tried again for half a minute,
-and its small uploads lose bytes.
+gcsfs supplies credentials and connections. Its own requests are not used: it retries them for half
+a minute, and its small uploads lose bytes.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _CONNECT_TIMEOUT = 10.0  # seconds
 
 T = TypeVar("T")
 Receive = Callable[[aiohttp.ClientResponse], Awaitable[T]]
-"""Returns what an answer of success says; what it raises is a failure of the request."""
+"""Reads a successful answer; an exception of it is a failure of the request."""
 
 
 class Api:
-    """What can be asked of one bucket.
+    """The requests to one bucket.
 
     Args:
         bucket: its name.
@@ -93,13 +93,13 @@ class Api:
         """Send a request.
 
         Args:
-            method: of HTTP.
-            url: one of those above, or that of an upload.
-            receive: gets the answer, where it is a success.
-            headers: besides the credentials.
+            method: the HTTP method.
+            url: a URL from a method above, or the URL of an upload.
+            receive: reads a successful answer.
+            headers: further headers besides the credentials.
             data: the body.
-            where: what is missing if the answer is 404: ``object``, ``bucket`` or ``upload``.
-            received: bytes of the answer; the timeout allows for them.
+            where: the thing that a 404 means: ``object``, ``bucket`` or ``upload``.
+            received: the size of the answer in bytes, for which the timeout allows.
 
         Raises:
             Failure: of any kind.
@@ -142,7 +142,7 @@ class Api:
 
 
 def json_of(parse: Callable[[Any], T]) -> Receive[T]:
-    """Return what receives JSON; where it is not as it should be, the request failed."""
+    """Return a reader of JSON answers; if `parse` rejects an answer, the request failed."""
 
     async def receive(answer: aiohttp.ClientResponse) -> T:
         return parse(json.loads(await answer.read()))
@@ -151,12 +151,12 @@ def json_of(parse: Callable[[Any], T]) -> Receive[T]:
 
 
 async def nothing(answer: aiohttp.ClientResponse) -> None:
-    """Receive an answer that says no more."""
+    """Read an answer whose status is all that matters."""
     await answer.read()
 
 
 def _known_options() -> set[str]:
-    """Return the options of gcsfs, which itself takes no notice of others.
+    """Return the options of gcsfs, which itself ignores unknown ones.
 
     A typing error in ``endpoint_url`` would send data to Google.
     """
@@ -165,6 +165,6 @@ def _known_options() -> set[str]:
 
 
 async def _pieces(data: memoryview) -> AsyncIterator[memoryview]:
-    """Yield pieces, so that other requests have a turn; aiohttp cannot send this a second time."""
+    """Yield pieces, so that other requests get a turn; aiohttp cannot send this a second time."""
     for at in range(0, data.nbytes, _PIECE_NBYTES):
         yield data[at : at + _PIECE_NBYTES]

@@ -1,4 +1,4 @@
-"""What the errors of Google Cloud Storage, gcsfs, google-auth and aiohttp mean."""
+"""The meaning of errors of Google Cloud Storage, gcsfs, google-auth and aiohttp."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ckptstore.storage.clients.base import Failure, Kind
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return what an exception of gcsfs, google-auth or aiohttp means."""
+    """Return the failure for an exception of gcsfs, google-auth or aiohttp."""
     failure = no_credentials(error)
     if failure is not None:
         return failure
@@ -24,7 +24,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def no_credentials(error: BaseException) -> Failure | None:
-    """Return what an exception of google-auth means; gcsfs hides it as the cause of its own."""
+    """Return the failure for an exception of google-auth, which gcsfs hides as a cause."""
     for cause in (error, error.__cause__, error.__context__):
         if not isinstance(cause, GoogleAuthError):
             continue
@@ -50,7 +50,7 @@ _BUSY = {"rateLimitExceeded", "userRateLimitExceeded", "backendError"}
 
 
 def answered(status: int, body: bytes, where: str) -> Failure:
-    """Return what an error of the store means."""
+    """Return the failure for an error of the store."""
     text, detail = body.decode(errors="replace"), ""
     try:
         error = json.loads(text)["error"]
@@ -67,7 +67,7 @@ def answered(status: int, body: bytes, where: str) -> Failure:
     if _NO_BUCKET.match(text) or (status == 404 and where == "bucket"):
         return Failure(Kind.REFUSED, message, Reason.NO_BUCKET)
     if where == "upload" and status in (404, 410, 499):
-        return Failure(Kind.REFUSED, f"the store gave up the upload: {message}")
+        return Failure(Kind.REFUSED, f"the store aborted the upload: {message}")
     if status in (404, 410, 499):
         return Failure(Kind.MISSING, message)
     if status == 501:  # not implemented: never will be

@@ -1,4 +1,4 @@
-"""The memory of this process, ``memory://`` of fsspec: for tests and for trying out."""
+"""The memory of this process, fsspec's ``memory://``: for tests and first trials."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _parts: dict[str, tuple[Upload, dict[int, bytes]]] = {}
 
 
 def _unlock() -> None:
-    """Make the lock free in a child that was forked while another thread held it."""
+    """Release the lock in a child that was forked while another thread held it."""
     global _lock
     _lock = threading.Lock()
 
@@ -40,9 +40,9 @@ os.register_at_fork(after_in_child=_unlock)
 
 
 class MemoryClient:
-    """One first part of the paths.
+    """All objects below the first part of a path.
 
-    Conditions hold among the clients of this process, not against other code that writes there.
+    Conditions hold between the clients of this process, not against other code that writes there.
 
     Args:
         bucket: its name.
@@ -137,7 +137,7 @@ class MemoryClient:
             _parts.pop(upload.id, None)
 
     def uploads(self, prefix: str) -> Sequence[Upload]:
-        """Return those of this process; of other first parts of paths too."""
+        """Return the uploads of this process, also of other buckets."""
         with _lock:
             return [upload for upload, _ in _parts.values() if upload.key.startswith(prefix)]
 
@@ -152,13 +152,13 @@ class MemoryClient:
         """Compare the object with a condition; the lock is held."""
         if condition == ABSENT:
             if self._root + key in self._fs.store:
-                raise Failure(Kind.CONDITION, f"{key} is there")
+                raise Failure(Kind.CONDITION, f"{key} exists")
         elif condition is not None:
             file = self._fs.store.get(self._root + key)
             if file is None:
                 raise _missing(key)
             if version_of(file.getvalue(), file.size) != condition:
-                raise Failure(Kind.CONDITION, f"{key} holds something else")
+                raise Failure(Kind.CONDITION, f"{key} holds other bytes")
 
     def _store(self, key: str, data: bytes) -> None:
         try:

@@ -1,6 +1,6 @@
-"""S3 and what speaks its protocol: one request a call through the client that s3fs makes.
+"""S3 and compatible stores: one request for each call, through the client that s3fs makes.
 
-s3fs brings options, credentials and sessions. Its own requests are not used: it tries them again.
+s3fs supplies options, credentials and sessions. Its own requests are not used: it retries them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class S3Client:
             "read_timeout": settings.timeout,
             "max_pool_connections": _CONNECTIONS,
             "retries": {"total_max_attempts": 1},
-            "response_checksum_validation": "when_required",  # ours decide
+            "response_checksum_validation": "when_required",  # our own checksums decide
         } | dict(options.get("config_kwargs") or {})
         arguments = {"use_listings_cache": False} | dict(options) | {"config_kwargs": config}
         self._fs = s3fs.S3FileSystem(skip_instance_cache=True, **arguments)
@@ -80,7 +80,7 @@ class S3Client:
         except Failure as failure:
             if failure.kind is not Kind.SHORT:
                 raise
-        head = self._run(self._call("head_object", Key=key))  # it has no byte 0
+        head = self._run(self._call("head_object", Key=key))  # an empty object has no byte 0
         return b"", head.get("ETag", "")
 
     def get(self, key: str, start: int, buffer: Buffer) -> None:
@@ -107,12 +107,12 @@ class S3Client:
 
     def put(self, key: str, data: Buffer, condition: Version | None = None) -> None:
         """PutObject, with If-None-Match or If-Match."""
-        body = io.BytesIO(data)  # aiohttp sends bytes in one go, and blocks the loop meanwhile
+        body = io.BytesIO(data)  # aiohttp sends plain bytes in one piece, and blocks the loop
         request = self._call("put_object", Key=key, Body=body, **_header(condition))
         self._run(request, body.getbuffer().nbytes)
 
     def copy(self, origin: str, key: str, nbytes: int) -> None:
-        """CopyObject, which takes no more than 5 GiB."""
+        """CopyObject, which is limited to 5 GiB."""
         if nbytes > _COPY_MAX_NBYTES:
             raise Failure(Kind.REFUSED, f"{nbytes} bytes in one copy", Reason.NOT_SUPPORTED)
         source = {"Bucket": self._bucket, "Key": origin}
@@ -202,8 +202,8 @@ class S3Client:
         return self._run(request())
 
     async def _call(self, method: str, **arguments: Any) -> Any:
-        """Send one request, with those of the options for all requests that this one takes."""
-        await self._fs.set_session()  # which opens connections anew that somebody closed
+        """Send one request, with the general options that this kind of request accepts."""
+        await self._fs.set_session()  # reopens connections that other code has closed
         client = await self._fs.get_s3(self._bucket)
         operation = client.meta.method_to_api_mapping[method]
         known = client.meta.service_model.operation_model(operation).input_shape.members
@@ -221,7 +221,7 @@ def _header(condition: Version | None) -> dict[str, str]:
 
 
 def _listing(answer: Any) -> Any:
-    """Return an answer that is a listing: a gateway may say something else with status 200."""
+    """Return an answer that is a listing; a gateway may answer otherwise with status 200."""
     if "IsTruncated" not in answer:
         raise Failure(Kind.AGAIN, "the answer is not a listing")
     return answer
@@ -267,7 +267,7 @@ _BAD_OPTION = re.compile(r"UnknownSignature|UnknownService|InvalidS3|Unsupported
 
 
 def failure_of(error: Exception) -> Failure:
-    """Return what an exception of botocore means."""
+    """Return the failure for an exception of botocore."""
     response = getattr(error, "response", None)
     if isinstance(response, Mapping) and "Error" in response:
         return _answered(response)
@@ -283,13 +283,13 @@ def failure_of(error: Exception) -> Failure:
 
 
 def _refusal_of(error: Exception) -> Exception:
-    """Return what an exception at the making of a client means, if not that an option is wrong."""
+    """Return the error for an exception of making a client, unless an option is wrong."""
     failure = failure_of(error)
     return failure if failure.kind is Kind.REFUSED else error
 
 
 def _answered(response: Mapping[str, Any]) -> Failure:
-    """Return what an error of the store means. Its code says more than its HTTP status."""
+    """Return the failure for an error of the store; its code is more exact than its status."""
     code = str(response["Error"].get("Code", ""))
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     message = f"{status} {code} ({response['Error'].get('Message', '')})"

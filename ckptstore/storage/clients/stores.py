@@ -1,4 +1,4 @@
-"""The stores that have a client of their own, by the protocol of their URLs."""
+"""The stores that have their own client, by the protocol of their URLs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Store:
     """A kind of store.
 
     Attributes:
-        module: of its client, in this wing.
+        module: the module of its client, in this wing.
         client: the client's class.
-        library: that it needs.
-        extra: of this package, that installs the library.
-        account_in_url: what is a bucket elsewhere is ``CONTAINER@HOST`` here.
+        library: the library that it needs.
+        extra: the extra of this package that installs the library.
+        account_in_url: the bucket in a URL is ``CONTAINER@HOST``.
     """
 
     module: str

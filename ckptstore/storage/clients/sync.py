@@ -11,7 +11,7 @@ from ckptstore import concurrency
 from ckptstore.storage.clients.base import Failure, Kind, raising
 
 _SLOWEST = 64 << 10
-"""Bytes a second: a body may take this much longer than a request without one."""
+"""Bytes for each second by which a body extends the timeout of a request."""
 
 _LOOK_SECONDS = 0.2
 
@@ -28,18 +28,18 @@ def run(
 ) -> T:
     """Run one request on fsspec's loop, which has a thread of its own, and wait for its end.
 
-    fsspec's own `sync` gives None for a request that was cancelled, as if it had succeeded.
+    fsspec's own `sync` returns None for a cancelled request, as if it had succeeded.
 
     Args:
-        loop: of the file system.
-        request: what to run.
+        loop: the loop of the file system.
+        request: the coroutine to run.
         timeout: seconds for a request without a body.
-        nbytes: of its body.
-        failure_of: returns what to raise for an exception that is not a `Failure`.
+        nbytes: the size of its body in bytes.
+        failure_of: returns the exception to raise for one that is not a `Failure`.
 
     Raises:
-        Failure: AGAIN where it took too long, or was cancelled; REFUSED where it was stopped.
-        Exception: what `failure_of` returns.
+        Failure: AGAIN if it took too long or was cancelled; REFUSED if it was stopped.
+        Exception: the result of `failure_of`.
     """
     with raising(failure_of):
         return _run(loop, request, timeout + nbytes / _SLOWEST)

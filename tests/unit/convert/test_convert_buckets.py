@@ -552,7 +552,7 @@ def test_only_a_store_that_goes_away_at_the_end_leaves_the_outcome_open(any_buck
         proxy.rule(down, faults.DROP_BEFORE, times=math.inf)
         url = f"{any_bucket.url}/x.safetensors"
         text = refused(convert.to_safetensors, url, LARGE, error=error, **options)
-    assert ("wholly or not at all" in text) == (at == "the end")
+    assert ("complete or does not exist" in text) == (at == "the end")
     held = {"first.safetensors"} | ({"x.safetensors"} if at == "the end" else set())
     assert any_bucket.files() == held
     assert len({any_bucket.get(name) for name in held}) == 1

@@ -197,7 +197,7 @@ def test_a_directory_that_is_gone_during_a_save_is_an_error_that_says_so(
     manager = ckptstore.Manager(tmp_path / "run")
     manager.save(1, {"x": 1})
     monkeypatch.setattr(LocalStorage, "put", put)
-    with pytest.raises(ckptstore.StorageError, match="moved or deleted meanwhile"):
+    with pytest.raises(ckptstore.StorageError, match="moved or deleted in the meantime"):
         manager.save(2, {"x": np.ones(3)})
     monkeypatch.undo()
     manager.save(3, {"x": 3})

@@ -53,7 +53,7 @@ def test_a_url_is_taken_apart(url: str, bucket: str, prefix: str) -> None:
         ("s3://key:hunter2@bucket/run", "must not contain a host or credentials"),
         ("gs://host:80/bucket", "must not contain a host or credentials"),
         ("http://host/run?token=hunter2", "must not contain a query"),
-        ("sftp://me:hunter2/hunter2@host/run", "nor a password with a slash"),
+        ("sftp://me:hunter2/hunter2@host/run", "or a password with a slash"),
         ("s3://bucket/a/../b", "a part . or .."),
         ("s3://bucket/" + "x" * 901, "901 bytes, at most 900"),
     ],
