@@ -295,7 +295,7 @@ def string_dtype() -> Any:
 
 
 REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "an object array": (lambda: np.array([1, "a"], object), ("Python objects", "make it a list")),
+    "an object array": (lambda: np.array([1, "a"], object), ("Python objects", "convert it to a list")),
     "a field of objects": (lambda: np.zeros(2, "i4,O"), ("Python objects",)),
     "variable-width strings": (string_dtype, ("StringDType", "fixed-width 'U'")),
     "a memmap": (None, ("memmap", "np.array(x)")),

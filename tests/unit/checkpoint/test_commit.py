@@ -444,7 +444,7 @@ def test_a_manifest_too_large_for_one_is_refused_before_anything_is_written(
     foreign = b"x" * (3 << 20)
     (tmp_path / "MANIFEST").write_bytes(foreign)
     with pytest.raises(
-        ckptstore.StorageError, match=r"1048577 bytes at least.*remove it"
+        ckptstore.StorageError, match=r"at least 1048577 bytes.*remove it"
     ) as caught:
         ckptstore.save(tmp_path, tree(NEW), overwrite=overwrite)
     assert caught.value.reason == "foreign-manifest"
