@@ -4,7 +4,7 @@
      ├─ StructureError              the tree cannot be carried, or does not fit `like`
      ├─ UnknownTypeError            a stored type has no class in this process
      ├─ UnsupportedError            a newer format, an unknown feature, a platform without the dtype
-     ├─ CorruptError                the bytes are not what was written
+     ├─ CorruptError                the bytes are not those that a save wrote
      ├─ NotCommittedError           no checkpoint is there (or a save never finished)
      ├─ AlreadyCommittedError       another save holds the place
      ├─ OutcomeUnknownError         the commit may or may not have happened

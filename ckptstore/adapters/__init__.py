@@ -1,4 +1,4 @@
-"""Adapters: one module for each framework, and the names that the author of another needs.
+"""Adapters: one module for each framework, and the names that authors of further adapters need.
 
 Guide: docs/adapters.md.
 """

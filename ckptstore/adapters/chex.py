@@ -1,4 +1,4 @@
-"""Chex: its dataclasses, which jax learns of when their first instance is constructed."""
+"""Chex: its dataclasses, which are registered with jax when the first instance is constructed."""
 
 from __future__ import annotations
 

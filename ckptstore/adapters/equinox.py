@@ -1,6 +1,6 @@
 """Equinox: Modules, and State with its indices.
 
-A Module is a dataclass whose metaclass and `__setattr__` only watch its construction; instances are
+A Module is a dataclass whose metaclass and `__setattr__` only check its construction; instances are
 made without either.
 """
 
@@ -25,7 +25,7 @@ class EquinoxAdapter(Adapter):
 
     @functools.cached_property
     def records(self) -> Mapping[type, Record]:
-        """State, and the node that `eqx.nn.Shared` leaves in a shared place."""
+        """State, and the node that `eqx.nn.Shared` puts into a shared place."""
         records = {State: Record(object_row(State, "state", wraps=True), _take_state, _make_state)}
         if hasattr(equinox.nn, "Shared"):
             node = equinox.nn._shared.SharedNode
@@ -44,7 +44,7 @@ class EquinoxAdapter(Adapter):
 
     def record(self, cls: type) -> Record | None:
         """Take apart StateIndex, and the classes of `records`."""
-        if cls is StateIndex:  # by its fields, as a dataclass: no stored object has its name
+        if cls is StateIndex:  # stored by its fields, as a dataclass
             return Record(_index_record().row, _take_index, _index_record().make)
         return super().record(cls)
 
@@ -64,7 +64,7 @@ def _take_index(x: Any) -> Sequence[Any]:
 def _refuse_unnamed(marker: Any) -> None:
     if type(marker) is object:
         raise Refusal(
-            "this index of a State has no name that outlives the process; make the model and its "
+            "this index of a State has no name that survives the process; make the model and its "
             "State by eqx.nn.make_with_state(Model)(...)"
         )
 
@@ -84,7 +84,7 @@ def _take_state(x: Any) -> Sequence[Any]:
 def _make_state(values: Sequence[Any]) -> Any:
     (state,) = values
     if type(state) is not dict:
-        raise TypeError("a State is made of a dict")
+        raise TypeError("a State is made from a dict")
     new: Any = object.__new__(State)
     new._state = state
     return new

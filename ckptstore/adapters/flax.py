@@ -1,6 +1,6 @@
-"""Flax: FrozenDict, and where the dataclasses of linen and its training loops are.
+"""Flax: FrozenDict, and the modules of the dataclasses of linen and its training loops.
 
-What `flax.struct` makes (PyTreeNode, TrainState, Partitioned) is a plain dataclass.
+The classes of `flax.struct` (PyTreeNode, TrainState, Partitioned) are plain dataclasses.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class FlaxAdapter(Adapter):
                 "the tree, or in a field of flax.struct with pytree_node=False, which `like` fills"
             )
         record = super().record(cls)
-        if record is None and "flax.nnx" in sys.modules:  # to import it takes long
+        if record is None and "flax.nnx" in sys.modules:  # importing it is slow
             from ckptstore.adapters import flax_nnx
 
             record = flax_nnx.record(cls)
         return record
 
     def record_named(self, row: TypeRow) -> Record | None:
-        """Return how a FrozenDict, or a state or variable of nnx, is made."""
+        """Return the record for a FrozenDict, or for a state or variable of nnx."""
         if row.module.startswith("flax.nnx."):
             from ckptstore.adapters import flax_nnx
 
@@ -56,13 +56,13 @@ class FlaxAdapter(Adapter):
 
 
 def _take_frozen(x: Any) -> Sequence[Any]:
-    return (x._dict,)  # as it is: x.unfreeze() copies, and x['a'] makes a new FrozenDict each time
+    return (x._dict,)  # x.unfreeze() would copy, and x['a'] makes a new FrozenDict each time
 
 
 def _make_frozen(values: Sequence[Any]) -> Any:
     (mapping,) = values
     if type(mapping) is not dict:
-        raise TypeError("a FrozenDict is made of a dict")
+        raise TypeError("a FrozenDict is made from a dict")
     frozen: Any = object.__new__(FrozenDict)
     frozen._dict, frozen._hash = mapping, None
     return frozen

@@ -1,4 +1,4 @@
-"""Flax nnx: State, FlatState and the variables that nnx defines. The adapter of flax asks it."""
+"""Flax nnx: State, FlatState and the variables that nnx defines, for the adapter of flax."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _Object = getattr(nnx, "Pytree", None) or nnx.Object
 
 
 def record(cls: type) -> Record | None:
-    """Return how a State or a variable is taken apart; refuse objects that nnx itself splits."""
+    """Return the record for a State or a variable; refuse objects that nnx itself splits."""
     if issubclass(cls, _Object):
         raise Refusal(
             f"the nnx object {cls.__qualname__} is a graph with code in it; save nnx.state(x), and "
-            "put what is loaded back by nnx.update(x, loaded)"
+            "restore it by nnx.update(x, loaded)"
         )
     if cls is nnx.GraphDef:
         raise Refusal(
-            "a GraphDef holds classes, which are code; save only the State beside it, and make the "
-            "GraphDef anew: nnx.graphdef(model)"
+            "a GraphDef holds classes, which are code; save only the State beside it, and make a "
+            "new GraphDef by nnx.graphdef(model)"
         )
     if cls is nnx.State:
         return _STATE
@@ -35,7 +35,7 @@ def record(cls: type) -> Record | None:
 
 
 def record_named(row: TypeRow) -> Record | None:
-    """Return how a stored State or variable is made, or None."""
+    """Return the record for a stored State or variable, or None."""
     known = [nnx.State, FlatState, *filter(_is_own_variable, _with_subclasses(nnx.Variable))]
     cls = next((c for c in known if f"{c.__module__}.{c.__qualname__}" == str(row)), None)
     return record(cls) if cls is not None else None
@@ -67,9 +67,9 @@ def _take_variable(x: Any) -> Sequence[Any]:
 def _make(cls: Any, values: Sequence[Any]) -> Any:
     value, metadata = values
     if type(metadata) is not dict or not all(type(key) is str for key in metadata):
-        raise TypeError("the metadata of a variable is not a dict by names")
+        raise TypeError("the metadata of a variable is not a dict with str keys")
     if metadata.get("hijax", False) is not False or metadata.get("ref", False) is not False:
-        raise TypeError("a variable of references, which no file holds")
+        raise TypeError("a variable of references, which cannot be stored")
     return cls._new(value, metadata)  # as jax makes variables: without __init__ and hooks
 
 
@@ -84,7 +84,7 @@ def _take_state(x: Any) -> Sequence[Any]:
 def _make_state(values: Sequence[Any]) -> Any:
     (mapping,) = values
     if type(mapping) is not dict:
-        raise TypeError("a State is made of a dict")
+        raise TypeError("a State is made from a dict")
     state: Any = object.__new__(nnx.State)
     vars(state)["_mapping"] = mapping
     return state
@@ -93,7 +93,7 @@ def _make_state(values: Sequence[Any]) -> Any:
 def _make_flat(values: Sequence[Any]) -> Any:
     keys, leaves = values
     if type(keys) is not tuple or type(leaves) is not list or len(keys) != len(leaves):
-        raise TypeError("a FlatState is made of as many keys as values")
+        raise TypeError("a FlatState needs as many keys as values")
     return FlatState.from_sorted_keys_values(keys, leaves)
 
 

@@ -32,13 +32,13 @@ class HaikuAdapter(Adapter):
 
 
 def _take_map(x: Any) -> Sequence[Any]:
-    # Not by x.items(), which would keep the dict on the map.
+    # x.items() would cache the dict in the map.
     mapping = x._mapping
     if mapping is None:
         mapping = jax.tree.unflatten(x._structure, x._leaves)
     if not _is_plain(mapping):
         raise Refusal(
-            "an immutable mapping of Haiku holds other than dicts, lists, tuples and leaves; use a "
+            "a FlatMapping of Haiku may hold only dicts, lists, tuples and leaves; use a "
             "dict: hk.data_structures.to_mutable_dict(x)"
         )
     return (mapping,)
@@ -47,7 +47,7 @@ def _take_map(x: Any) -> Sequence[Any]:
 def _make_map(values: Sequence[Any]) -> Any:
     (mapping,) = values
     if type(mapping) is not dict or not _is_plain(mapping):
-        raise TypeError("it is not made of a dict of dicts, lists, tuples and leaves")
+        raise TypeError("a FlatMapping is made from a dict of dicts, lists, tuples and leaves")
     return _FlatMap(mapping)  # flattens it, which runs no code of plain containers
 
 

@@ -19,7 +19,7 @@ from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
 from ckptstore.types import Adapter, Leaf, Record, Refusal
 
-# What releases from 0.4.20 on, the oldest that is tested, call otherwise or do not have.
+# Names that differ or are missing in some releases from 0.4.20, the oldest tested one, on.
 _REF = getattr(jax, "Ref", None)
 _enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 _is_committed = operator.attrgetter(
@@ -39,7 +39,7 @@ class JaxAdapter(Adapter):
         if not isinstance(x, jax.Array):
             return None
         if isinstance(x, jax.core.Tracer):
-            raise Refusal("a traced value inside a jax transformation; save outside of jit")
+            raise Refusal("this is a traced value inside a jax transformation; save outside of jit")
         if x.is_deleted():
             raise Refusal("this jax array was deleted or donated; save before the donating call")
         if not _is_addressable(x.sharding):
@@ -63,7 +63,7 @@ class JaxAdapter(Adapter):
         )
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
-        """Put verified host memory on its device, with the weak type and commitment it had."""
+        """Put verified host memory on its device, with the saved weak type and commitment."""
         weak, committed = row.extra.get("weak", False), row.extra.get("committed", False)
         impl = row.extra.get("impl", "")
         if str(row) != "jax.Array" or [*map(type, (weak, committed, impl))] != [bool, bool, str]:
@@ -137,25 +137,25 @@ class JaxAdapter(Adapter):
         return _row(()), dtypes.describe(np.dtype(x.dtype)), tuple(x.shape)
 
     def place(self, x: Any) -> Any:
-        """Return where an array is committed to, if it is, or the sharding a placeholder names."""
+        """Return the sharding to which an array is committed, or that a placeholder names."""
         if isinstance(x, jax.Array):
             return x.sharding if _is_committed(x) else _ANYWHERE
         return getattr(x, "sharding", None)
 
 
 _ANYWHERE = object()
-"""The place of an array of `like` that is committed to no device: jit may take it to any mesh."""
+"""The place of an array of `like` without a committed device, which jit may move to any mesh."""
 
 
 def _default_device() -> Any:
-    """Return the device that jax puts arrays on; the setting is a device, a platform or None."""
+    """Return jax's default device; the setting is a device, a platform or None."""
     chosen = jax.config.jax_default_device
     return chosen if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[0]
 
 
 @functools.lru_cache(256)
 def _is_addressable(sharding: Any) -> bool:
-    """Whether all shards are in this process; slow to ask for each of many small leaves."""
+    """Return whether all shards are in this process; the check is slow for many small leaves."""
     return bool(sharding.is_fully_addressable)
 
 
@@ -169,8 +169,8 @@ def _row(extra: tuple[tuple[str, Any], ...]) -> TypeRow:
 def _host(x: jax.Array) -> Array:
     """Return the stored bytes of an array.
 
-    A CPU array is viewed; the caller drops the view soon, for while it lives XLA refuses to donate
-    the buffer without a word.
+    A CPU array is viewed. The caller drops the view soon, because XLA silently refuses to donate
+    the buffer while the view exists.
     """
     with _while_saved(x):
         if _is_plain(x):
@@ -179,14 +179,14 @@ def _host(x: jax.Array) -> Array:
 
 
 def _start(x: jax.Array) -> Callable[[], Array]:
-    """Begin to copy an array to this host; return a `_host` of it that waits for that."""
+    """Begin to copy an array to this host; return a function that waits and returns `_host`."""
     try:
         if _is_plain(x):
             return lambda: _host(x)
         pieces = _pieces(x)
         for _, piece in pieces:
             piece.copy_to_host_async()
-    except (RuntimeError, ValueError):  # it was deleted, which `_host` says
+    except (RuntimeError, ValueError):  # the array was deleted, and `_host` will report it
         return lambda: _host(x)
 
     def read() -> Array:
@@ -198,7 +198,7 @@ def _start(x: jax.Array) -> Callable[[], Array]:
 
 @contextlib.contextmanager
 def _while_saved(x: jax.Array) -> Iterator[None]:
-    """Raise Refusal where somebody deletes an array that is being read."""
+    """Raise Refusal if other code deletes the array while it is read."""
     try:
         yield
     except (RuntimeError, ValueError):
@@ -211,13 +211,13 @@ def _while_saved(x: jax.Array) -> Iterator[None]:
 
 
 def _is_plain(x: jax.Array) -> bool:
-    """Tell whether the elements of an array lie in one piece of this host's memory, as stored."""
+    """Return whether the elements lie in one piece of this host's memory, in stored form."""
     devices = x.devices()
     return len(devices) == 1 and next(iter(devices)).platform == "cpu" and not _is_packed(x.dtype)
 
 
 def _pieces(x: jax.Array) -> list[tuple[Any, jax.Array]]:
-    """Return arrays that hold an array's elements, each on one device, and where they belong."""
+    """Return the parts of an array, each an array on one device, with their positions."""
     if len(x.devices()) == 1:
         return [(..., _alias(x))]
     if x.is_fully_replicated:
@@ -226,7 +226,7 @@ def _pieces(x: jax.Array) -> list[tuple[Any, jax.Array]]:
 
 
 def _gathered(x: jax.Array, pieces: list[tuple[Any, jax.Array]]) -> Array:
-    """Return the elements of an array, leaving no copy of them on it. Takes the pieces."""
+    """Return the elements of an array without caching a copy on it. Consumes the pieces."""
     if pieces[0][0] is ...:
         return np.asarray(pieces[0][1])
     host = np.empty(x.shape, x.dtype)
@@ -244,7 +244,7 @@ def _is_packed(dtype: np.dtype[Any]) -> bool:
 def _alias(x: jax.Array) -> jax.Array:
     """Return another array of the same buffer on one device.
 
-    `np.asarray` of an array that it cannot view leaves a host copy on it for as long as it lives.
+    If `np.asarray` cannot view an array, it caches a host copy on it for the array's lifetime.
     """
     return jax.make_array_from_single_device_arrays(x.shape, x.sharding, [x])
 
@@ -253,20 +253,20 @@ def _put(host: Array, weak: bool, place: Any) -> jax.Array:
     if weak:
         x = _weak_array(host)
         return x if place is None else jax.device_put(x, place)
-    # Not by jnp.array, which compiles a program for every new shape: 17 ms each.
+    # jnp.array would compile a program for every new shape, in 17 ms each.
     return jax.device_put(host, place)
 
 
 def _weak_array(host: Array) -> jax.Array:
-    """Return an array of a weak type, made as pickle makes one.
+    """Return an array of a weak type, made in the way of pickle.
 
-    jax has no other public way to a weak type of any shape: its constructors make one of a Python
-    number only. The first item of ``__reduce__`` is the function that pickle calls with the numpy
-    array and the weak type, so it lasts as long as pickled arrays do.
+    jax has no other public way to make a weak type of any shape: its constructors make one only
+    from a Python number. The first item of ``__reduce__`` is the function that pickle calls with
+    the numpy array and the weak type. It stays valid as long as pickled arrays do.
     """
     from_pickle: Any = jnp.zeros((), host.dtype).__reduce__()[0]
     reduced: Any = host.__reduce__()
-    # Only Python knows the weak type of that array, so jit would compile again; not so of a copy.
+    # Only Python knows the weak type of that array, so jit would compile again; a copy has it.
     return from_pickle(*reduced, {"weak_type": True}).copy()
 
 

@@ -1,6 +1,6 @@
-"""How instances of jax's own classes, and of those that `jax.tree_util` knows, become children.
+"""Records of jax's own classes, and of classes that `jax.tree_util` knows.
 
-Its own: Partial, PartitionSpec and ShapeDtypeStruct.
+Its own classes are Partial, PartitionSpec and ShapeDtypeStruct.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _make_treedef = getattr(jax.tree_util.PyTreeDef, "from_node_data_and_children", 
 
 
 def registered(cls: type) -> Record | None:
-    """Return how instances of a class that `jax.tree_util` knows are taken apart, or None."""
+    """Return the record of a class that `jax.tree_util` knows, or None."""
     return _by_its_functions(cls) if _is_registered(cls) else None
 
 
 def _take_partial(x: Any) -> Sequence[Any]:
     if vars(x):
         raise Refusal(f"this Partial has the attribute {next(iter(vars(x)))!r}; delete it")
-    # jax wraps a Partial of a Partial, so that functools does not merge the two.
+    # jax wraps a Partial in a Partial, so that functools does not merge the two.
     function = vars(x.func)["fun"] if type(x.func) is _SHIM else x.func
     return (function, x.args, x.keywords)
 
@@ -37,7 +37,7 @@ _SHIM = type(jax.tree_util.Partial(jax.tree_util.Partial(max)).func)
 
 def _require(fits: bool) -> None:
     if not fits:
-        raise TypeError("its fields are of other types")
+        raise TypeError("its fields have wrong types")
 
 
 def _make_partial(values: Sequence[Any]) -> Any:
@@ -62,7 +62,7 @@ def _take_struct(x: Any) -> Sequence[Any]:
     plain = _struct(x.shape, x.dtype, weak)
     if x != plain:
         raise Refusal(
-            "a ShapeDtypeStruct with a sharding names devices, which no file can carry; leave the "
+            "a ShapeDtypeStruct with a sharding names devices, which cannot be stored; leave the "
             "sharding out"
         )
     space = getattr(x, "_memory_space", None)  # of jax 0.12, whose == does not compare it
@@ -122,7 +122,7 @@ def _treedef(cls: type, aux: Any, count: int) -> Any:
 
 
 def _by_its_functions(cls: type) -> Record:
-    """Take apart by the functions that the user gave to `jax.tree_util`."""
+    """Return a record of the functions that the user registered with `jax.tree_util`."""
     row = class_row(cls, TypeKind.PYTREE)
 
     def take(x: Any) -> Sequence[Any]:

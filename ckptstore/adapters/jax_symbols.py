@@ -14,7 +14,7 @@ _KEY_DTYPE = "jax.random.key<{}>.dtype"
 _KEY_DTYPE_CLASS = type(jax.eval_shape(lambda: jax.random.key(0)).dtype)
 _UNCONSTRAINED = "jax.sharding.PartitionSpec.UNCONSTRAINED"
 
-# Pure array functions and scalar types, written out: nothing that calls back, reads or writes.
+# Pure array functions and scalar types, listed in full: none calls back, reads or writes.
 _PUBLIC = {
     "jax.nn": """
         celu elu gelu glu hard_sigmoid hard_silu hard_swish hard_tanh identity leaky_relu
@@ -56,12 +56,12 @@ def table() -> Mapping[str, Any]:
 
 
 def key_dtype_name(x: Any) -> str | None:
-    """Return the name of the dtype of typed PRNG keys, None for another object."""
+    """Return the name of a dtype of typed PRNG keys, or None for another object."""
     return _KEY_DTYPE.format(implementation(x)) if is_key_dtype(x) else None
 
 
 def key_dtype_named(name: str) -> Any:
-    """Return the dtype of keys that has that name, None where jax has none."""
+    """Return the dtype of keys with that name, or None if jax has none."""
     prefix, suffix = _KEY_DTYPE.split("{}")
     if not (name.startswith(prefix) and name.endswith(suffix)):
         return None
@@ -69,15 +69,15 @@ def key_dtype_named(name: str) -> Any:
 
 
 def is_key_dtype(x: Any) -> bool:
-    """Tell whether `x` is the dtype of typed PRNG keys."""
+    """Return whether `x` is a dtype of typed PRNG keys."""
     return isinstance(x, _KEY_DTYPE_CLASS)
 
 
 def implementation(dtype: Any) -> str:
-    """Return the name of a key dtype's implementation, making sure that it leads back to it.
+    """Return the name of a key dtype's implementation, and check that it leads back to it.
 
     Raises:
-        Refusal: it does not.
+        Refusal: the name does not lead back.
     """
     name = str(dtype._impl.name)
     if _key_dtype(name) != dtype:
@@ -86,7 +86,7 @@ def implementation(dtype: Any) -> str:
 
 
 def _key_dtype(implementation: str) -> Any:
-    """Return the dtype of the keys of an implementation, None where jax has no such one."""
+    """Return the key dtype of an implementation, or None if jax has no such implementation."""
     try:
         return jax.random.key(0, impl=implementation).dtype
     except (ValueError, TypeError, NotImplementedError):

@@ -1,4 +1,4 @@
-"""jmp: where its loss scales are. They are plain dataclasses, and so is Policy."""
+"""jmp: the module of its loss scales. They are plain dataclasses, and so is Policy."""
 
 from __future__ import annotations
 

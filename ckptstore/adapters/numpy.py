@@ -46,7 +46,7 @@ class NumpyAdapter(Adapter):
         return None
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
-        """Return the array itself, as a recarray or a scalar where it was one."""
+        """Return the array itself, or a recarray or scalar if it was one."""
         if str(row) not in _NAMES:
             raise KeyError(row.name)
         if row.name == "generic":
@@ -61,7 +61,7 @@ class NumpyAdapter(Adapter):
     @functools.cached_property
     def symbols(self) -> Mapping[str, Any]:
         """The scalar types and ufuncs that numpy and ml_dtypes publish."""
-        # Not the scalar types of ml_dtypes by numpy's table, in which they enter themselves.
+        # The scalar types of ml_dtypes enter themselves in numpy's table: leave them out.
         scalars = {t for t in np.sctypeDict.values() if t.__module__ == "numpy"}
         types = {n: t for n, t in vars(ml_dtypes).items() if isinstance(t, type)}
         return {
@@ -72,15 +72,15 @@ class NumpyAdapter(Adapter):
 
     def record(self, cls: type) -> Record | None:
         """Take masked arrays apart; refuse generators of random numbers."""
-        if cls.__module__ == "numpy.random._generator":  # of numpy.random, which may not be there
+        if cls.__module__ == "numpy.random._generator":  # numpy.random may not be imported
             raise Refusal(
-                "a numpy.random.Generator cannot be carried; save x.bit_generator.state, and put "
-                "the loaded one back by x.bit_generator.state = loaded"
+                "a numpy.random.Generator cannot be carried; save x.bit_generator.state, and "
+                "restore it by x.bit_generator.state = loaded"
             )
         if cls.__module__ == "numpy.random.mtrand":
             raise Refusal(
-                "a numpy.random.RandomState cannot be carried; save x.get_state(), and put the "
-                "loaded state back by x.set_state(loaded)"
+                "a numpy.random.RandomState cannot be carried; save x.get_state(), and restore "
+                "it by x.set_state(loaded)"
             )
         return super().record(cls)
 
@@ -100,9 +100,9 @@ def _scalar(host: Array) -> Any:
             return np.str_(host.tobytes().decode(order, "surrogatepass"))
         except UnicodeDecodeError as error:
             raise CorruptError(
-                f"a numpy.str_ of bytes that are not text: {error}", reason=Reason.BAD_VALUE
+                f"the bytes of a numpy.str_ are not text: {error}", reason=Reason.BAD_VALUE
             ) from None
-    # A void scalar would be a view of the array: let it own its bytes.
+    # A void scalar would be a view of the array, so copy its bytes.
     return host.copy()[()] if host.dtype.kind == "V" else host.reshape(-1)[0]
 
 
@@ -119,7 +119,7 @@ def _take_masked(x: Any) -> Sequence[Any]:
     if not _fit_together(x.data, mask, fill):
         raise Refusal(
             "this masked array has a mask or a fill value of another shape or dtype than its "
-            "data; make it anew: np.ma.array(x.data, mask=...)"
+            "data; make a new one: np.ma.array(x.data, mask=...)"
         )
     attributes = vars(x)
     own = [name for name in attributes if name not in _OF_MASKED]
@@ -131,9 +131,9 @@ def _make_masked(values: Sequence[Any]) -> Any:
     data, mask, fill, hard = values
     arrays = [data, *(x for x in (mask, fill) if x is not None)]
     if any(type(x) is not np.ndarray for x in arrays) or type(hard) is not bool:
-        raise TypeError("a masked array is made of numpy arrays")
+        raise TypeError("a masked array is made from numpy arrays")
     if not _fit_together(data, mask, fill):
-        raise TypeError("the mask or the fill value of a masked array is not one of its data")
+        raise TypeError("the mask or the fill value of a masked array does not fit its data")
     out = np.ma.MaskedArray(
         data, mask=np.ma.nomask if mask is None else mask, hard_mask=hard, copy=False
     )
@@ -143,7 +143,7 @@ def _make_masked(values: Sequence[Any]) -> Any:
 
 
 def _fit_together(data: Array, mask: Array | None, fill: Array | None) -> bool:
-    """Tell whether numpy takes these as they are; else it allocates a mask of its own."""
+    """Return whether numpy uses these arrays as they are, without allocating its own mask."""
     if fill is not None and fill.shape:
         return False
     if mask is None:

@@ -1,4 +1,4 @@
-"""Optax: where its state classes are, and were. All are NamedTuples or plain dataclasses.
+"""Optax: today's and former modules of its state classes, NamedTuples or plain dataclasses.
 
 The tables hold every change from release 0.1.0 on.
 """
@@ -16,7 +16,7 @@ import optax
 
 from ckptstore.types import Adapter, Migration
 
-# The old module, today's, and the classes that went from one to the other.
+# The old module, today's module, and the classes that moved from one to the other.
 _MOVED = (
     ("optax._src.combine", "optax.transforms._combining", "MultiTransformState"),
     ("optax._src.constrain", "optax.transforms._constraining", "ZeroNansState"),
@@ -61,7 +61,7 @@ _MOVED = (
     ),
 )
 
-# What such a class is called today, where that is another name.
+# Today's name of such a class, if it differs.
 _RENAMED = {
     "MaybeUpdateState": "ConditionallyTransformState",
     "MultiTransformState": "PartitionState",
@@ -70,7 +70,7 @@ _RENAMED = {
 
 
 def _full_like(field: str, value: float) -> Callable[[Mapping[str, Any]], Any]:
-    """Return the function that makes an added number, of the type and dtype of another field."""
+    """Return a function that makes an added number with the type and dtype of another field."""
 
     def make(old: Mapping[str, Any]) -> Any:
         x = old[field]
@@ -86,13 +86,13 @@ def _full_like(field: str, value: float) -> Callable[[Mapping[str, Any]], Any]:
 
 
 def _no_search(old: Mapping[str, Any]) -> Any:
-    """Return the info of a backtracking search that has not searched yet."""
+    """Return the info of a backtracking search before its first search."""
     error = _full_like("value", float("inf"))(old)
     steps: Any = jnp.asarray(0) if isinstance(error, jax.Array) else np.zeros((), np.int32)
     return optax._src.linesearch.BacktrackingLinesearchInfo(steps, error)
 
 
-# By the class's name of today; beside it, the release that made the change.
+# By today's name of the class; the comment names the release that made the change.
 _MIGRATIONS = {
     "optax.transforms._accumulation.MultiStepsState": [  # 0.1.3
         Migration(added={"skip_state": ()})

@@ -1,7 +1,7 @@
 """Built-in scalar types as values (a ``dtype=float`` in a config), and classes of Python's library.
 
-They are functools.partial, the collections that the format has no kind of node for (an OrderedDict
-with attributes is the state_dict of torch), paths, namespaces, and dates and times.
+These are functools.partial, collections without their own kind of node (the state_dict of torch is
+an OrderedDict with attributes), paths, namespaces, and dates and times.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class PythonAdapter(Adapter):
 
     @functools.cached_property
     def records(self) -> Mapping[type, Record]:
-        """These classes, but none of their subclasses."""
+        """The records of these classes, not of their subclasses."""
         return {
             functools.partial: Record(
                 object_row("functools.partial", "func", "args", "keywords"),
@@ -76,8 +76,8 @@ def _take_partial(x: Any) -> Sequence[Any]:
 def _make_partial(values: Sequence[Any]) -> Any:
     function, args, keywords = values
     if type(args) is not tuple or type(keywords) is not dict or type(function) is functools.partial:
-        raise TypeError("its fields are of other types")
-    partial: Any = functools.partial(function)  # which calls nothing
+        raise TypeError("its fields have wrong types")
+    partial: Any = functools.partial(function)  # this does not call the function
     partial.__setstate__((function, args, keywords, None))  # these very objects, not copies
     return partial
 
@@ -86,16 +86,18 @@ def _take_attributed(x: Any) -> Sequence[Any]:
     attributes = dict(vars(x))
     hidden = _hidden(attributes)
     if hidden:
-        raise Refusal(f"this OrderedDict has the attribute {hidden[0]!r} of its own; delete it")
+        raise Refusal(
+            f"this OrderedDict has the attribute {hidden[0]!r}, which hides a method; delete it"
+        )
     return (OrderedDict(OrderedDict.items(x)), attributes)
 
 
 def _make_attributed(values: Sequence[Any]) -> Any:
     items, attributes = values
     if type(items) is not OrderedDict or vars(items) or type(attributes) is not dict:
-        raise TypeError("its fields are of other types")
+        raise TypeError("its fields have wrong types")
     if not attributes or _hidden(attributes):
-        raise TypeError("it has no attributes, or some that are not data")
+        raise TypeError("its attributes are missing or hide a method")
     vars(items).update(attributes)
     return items
 
@@ -109,7 +111,7 @@ def _take_counter(x: Any) -> Sequence[Any]:
 def _make_counter(values: Sequence[Any]) -> Any:
     (counts,) = values
     if type(counts) is not dict:
-        raise TypeError("a Counter is made of a dict")
+        raise TypeError("a Counter is made from a dict")
     return Counter(counts)
 
 
@@ -120,10 +122,10 @@ def _take_deque(x: Any) -> Sequence[Any]:
 def _make_deque(values: Sequence[Any]) -> Any:
     items, maxlen = values
     if type(items) is not list or type(maxlen) not in (int, type(None)):
-        raise TypeError("a deque is made of a list and its greatest length")
+        raise TypeError("a deque is made from a list and its maximum length")
     queue = deque(items, maxlen)
     if len(queue) != len(items):
-        raise ValueError("it has more items than it may have")
+        raise ValueError("it has more items than its maximum length")
     return queue
 
 
@@ -131,7 +133,7 @@ def _path_of(cls: type[pathlib.PurePath]) -> Record:
     def make(values: Sequence[Any]) -> Any:
         (text,) = values
         if type(text) is not str or str(cls(text)) != text:
-            raise TypeError("a path is made of a str in its normal form")
+            raise TypeError("a path is made from a str in its normal form")
         return cls(text)
 
     return Record(object_row(f"pathlib.{cls.__name__}", "path"), lambda x: (str(x),), make)
@@ -141,7 +143,7 @@ def _namespace_of(cls: type) -> Record:
     def make(values: Sequence[Any]) -> Any:
         (attributes,) = values
         if type(attributes) is not dict or any(type(name) is not str for name in attributes):
-            raise TypeError("a namespace is made of a dict of names")
+            raise TypeError("a namespace is made from a dict with str keys")
         namespace = cls()
         vars(namespace).update(attributes)
         return namespace
@@ -152,7 +154,7 @@ def _namespace_of(cls: type) -> Record:
 def _time_of(cls: Callable[..., Any], *numbers: str) -> Record:
     def make(values: Sequence[Any]) -> Any:
         if any(type(value) is not int for value in values):
-            raise TypeError("its fields are of other types")
+            raise TypeError("its fields have wrong types")
         return cls(*values)
 
     row = object_row(f"datetime.{cls.__name__}", *numbers)
@@ -171,7 +173,7 @@ def _take_datetime(x: datetime) -> Sequence[Any]:
 def _make_datetime(values: Sequence[Any]) -> Any:
     *numbers, fold, zone = values
     if any(type(value) is not int for value in (*numbers, fold)):
-        raise TypeError("its fields are of other types")
+        raise TypeError("its fields have wrong types")
     if type(zone) not in (timezone, type(None)):
         raise TypeError("its time zone is not a datetime.timezone")
     return datetime(*numbers).replace(tzinfo=zone, fold=fold)
@@ -185,12 +187,12 @@ def _take_zone(x: Any) -> Sequence[Any]:
 def _make_zone(values: Sequence[Any]) -> Any:
     offset, name = values
     if type(offset) is not timedelta or type(name) not in (str, type(None)):
-        raise TypeError("its fields are of other types")
+        raise TypeError("its fields have wrong types")
     return timezone(offset) if name is None else timezone(offset, name)
 
 
 def _hidden(attributes: dict[str, Any]) -> list[str]:
-    """Return the names under which an attribute would stand before a method of the class."""
+    """Return the names of attributes that would hide a method of the class."""
     return [n for n in attributes if type(n) is not str or hasattr(OrderedDict, n)]
 
 

@@ -1,6 +1,6 @@
 """PyTorch: tensors, parameters and buffers, sizes, devices and dtypes.
 
-Of modules, optimizers, schedulers and scalers, their `state_dict()` is carried.
+For modules, optimizers, schedulers and scalers, save their `state_dict()`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _SAME_NAME = """
     float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu
     complex32 complex64 complex128
 """
-# What torch packs or leaves undefined: stored as bytes in a structure with one field of that name.
+# Dtypes that torch packs or leaves undefined: stored as bytes, in a structure with one field of
+# that name.
 _ONLY_BYTES = """
     float4_e2m1fn_x2 bits1x8 bits2x4 bits4x2 bits8 bits16
     int1 int2 int3 int4 int5 int6 int7 uint1 uint2 uint3 uint4 uint5 uint6 uint7
@@ -63,18 +64,18 @@ class TorchAdapter(Adapter):
         dtype = _numpy_dtypes().get(x.dtype)
         if dtype is None:
             raise Refusal(
-                f"the dtype {x.dtype} is not one of the format, or needs a newer ml_dtypes than "
-                f"{package_version('ml_dtypes')}; view the tensor as integers"
+                f"the dtype {x.dtype} is not a dtype of the format, or needs a newer ml_dtypes "
+                f"than {package_version('ml_dtypes')}; view the tensor as integers"
             )
         row = _row(_ROW[cls], x.requires_grad, str(x.device), persistent)
         memory = (_memory(x), x.dtype, cls, x.requires_grad, persistent) if x.numel() else None
-        fixed = x.device.type != "cpu"  # then the host copy is ours alone
+        fixed = x.device.type != "cpu"  # a host copy of a device tensor belongs to us alone
         return Leaf(
             row, _stored(dtype), tuple(x.shape), lambda: _host(x, dtype), fixed, memory=memory
         )
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
-        """Make a tensor of verified host memory, on its device where that is here, else the CPU."""
+        """Make a tensor from verified host memory, on its device if that exists, else the CPU."""
         cls, extra = _CLASS.get(str(row)), row.extra
         requires_grad, persistent = extra.get("requires_grad", False), extra.get("persistent")
         device = extra.get("device", "cpu")
@@ -129,17 +130,17 @@ class TorchAdapter(Adapter):
         if issubclass(cls, _BY_STATE_DICT):
             raise Refusal(
                 f"the torch object {cls.__qualname__} is code and state in one; save "
-                "x.state_dict(), and put what is loaded back by x.load_state_dict(loaded)"
+                "x.state_dict(), and restore it by x.load_state_dict(loaded)"
             )
         if cls is torch.Generator:
             raise Refusal(
-                "a torch.Generator cannot be carried; save x.get_state(), and put what is loaded "
-                "back by x.set_state(loaded)"
+                "a torch.Generator cannot be carried; save x.get_state(), and restore it by "
+                "x.set_state(loaded)"
             )
         return super().record(cls)
 
     def expected(self, x: Any) -> tuple[TypeRow, dtypes.Stored, tuple[int, ...]] | None:
-        """Return the leaf that a tensor without values, or with more than these, stands for."""
+        """Return the leaf for a tensor without values, or with a graph, hooks or attributes."""
         if type(x) not in _ROW or x.layout is not torch.strided or x.is_nested:
             return None
         dtype = _numpy_dtypes().get(x.dtype)
@@ -147,7 +148,7 @@ class TorchAdapter(Adapter):
         return None if dtype is None else (row, _stored(dtype), tuple(x.shape))
 
     def place(self, x: Any) -> Any:
-        """Return the device of a tensor; a meta tensor names none."""
+        """Return the device of a tensor, or None for a meta tensor."""
         return x.device if type(x) in _ROW and not x.is_meta else None
 
 
@@ -163,7 +164,7 @@ def _refuse_class(cls: type) -> None:
         remedy = "save x.full_tensor()"
     else:
         remedy = "save x.as_subclass(torch.Tensor), or use ckptstore.register"
-    raise Refusal(f"{name} is a subclass of torch.Tensor and may hold more than it; {remedy}")
+    raise Refusal(f"{name} is a subclass of torch.Tensor and may hold more than a tensor; {remedy}")
 
 
 def _refuse_without_values(x: Any) -> None:
@@ -203,25 +204,25 @@ def _memory(x: Any) -> tuple[Any, ...]:
     if not start or nbytes < count * x.element_size():
         raise Refusal(
             "this tensor holds no memory of its own: it is inside a transformation of torch.func, "
-            "or its storage was freed; save outside of it, and while the storage is there"
+            "or its storage was freed; save outside of it, and before the storage is freed"
         )
     return (x.device, start, offset, shape, strides, x.is_conj(), x.is_neg())
 
 
 def _refuse_attached(x: Any) -> None:
-    """Refuse a tensor on which something hangs that would be lost."""
+    """Refuse a tensor with a graph, gradient, hooks or names, which would be lost."""
     if not x.is_leaf:
         raise Refusal(
-            "this tensor was computed with gradients, and no file can hold the graph behind it; "
+            "this tensor was computed with gradients, and its graph cannot be stored; "
             "save x.detach(), or x.item()"
         )
     if x.grad is not None:
         raise Refusal(
             "this tensor has a gradient, which would be lost; save x.detach() (as state_dict() "
-            "does) and, where it matters, x.grad beside it, or clear it by x.grad = None"
+            "does) and, if you need it, x.grad beside it, or clear it by x.grad = None"
         )
     if x._backward_hooks or x._post_accumulate_grad_hooks:
-        raise Refusal("this tensor has hooks, which no file can hold; save x.detach()")
+        raise Refusal("this tensor has hooks, which cannot be stored; save x.detach()")
     if any(getattr(x, "names", ())):
         raise Refusal("a tensor with named axes cannot be carried; save x.rename(None)")
 
@@ -284,7 +285,7 @@ def _stored(dtype: np.dtype[Any]) -> dtypes.Stored:
 
 
 def _host(x: torch.Tensor, dtype: np.dtype[Any]) -> Array:
-    """Return the stored bytes of a tensor: a view where it is contiguous and on the CPU."""
+    """Return the stored bytes of a tensor: a view if it is contiguous and on the CPU."""
     try:
         plain = x.detach().cpu().resolve_conj().resolve_neg()
         return array_bytes.to_bytes(plain.view(_BITS[dtype.itemsize][0]).numpy().view(dtype))
@@ -294,7 +295,7 @@ def _host(x: torch.Tensor, dtype: np.dtype[Any]) -> Array:
 
 @functools.lru_cache(256)
 def _device(name: str) -> Any:
-    """Return the device of that name if it is here, else the CPU."""
+    """Return the device of that name if it exists, else the CPU."""
     kind, _, number = name.partition(":")
     module = {"cuda": torch.cuda, "mps": torch.mps, "xpu": torch.xpu}.get(kind)
     if module is not None and number in map(str, range(module.device_count())):
@@ -305,14 +306,14 @@ def _device(name: str) -> Any:
 def _make_size(values: Sequence[Any]) -> Any:
     (dims,) = values
     if type(dims) is not tuple or not all(type(n) is int for n in dims):
-        raise TypeError("a torch.Size is made of ints")
+        raise TypeError("a torch.Size is made from ints")
     return torch.Size(dims)
 
 
 def _make_device(values: Sequence[Any]) -> Any:
     (name,) = values
     if type(name) is not str:
-        raise TypeError("a torch.device is made of its name")
+        raise TypeError("a torch.device is made from its name")
     return torch.device(name)
 
 

@@ -1,4 +1,4 @@
-"""The files of other tools: read as trees, and written as named arrays.
+"""The files of other tools: read them as trees, or write named arrays.
 
     from_flax, from_orbax, from_safetensors, from_torch, from_equinox     each returns a tree
     to_safetensors, to_npz                                                each returns a `Report`

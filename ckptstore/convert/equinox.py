@@ -34,11 +34,11 @@ def from_equinox(
     """Read the leaves of `eqx.tree_serialise_leaves` into the tree that wrote them.
 
     The file has neither names nor structure: arrays are matched by their order, and everything
-    else comes from `like`, as equinox has it. Files that were written with a filter_spec are not
+    else comes from `like`, as in equinox. Files that were written with a filter_spec cannot be
     read.
 
     Args:
-        source: a path or URL (equinox adds ``.eqx`` where there is no suffix); bytes; or an open
+        source: a path or URL (equinox adds ``.eqx`` if there is no suffix); bytes; or an open
             binary file, read from its position to its end.
         like: a tree of the same structure, of live values or `jax.ShapeDtypeStruct`.
         storage_options: options of the store of a URL, as fsspec takes them.
@@ -50,8 +50,8 @@ def from_equinox(
         CorruptError: a record is damaged or cut short. There is no checksum: a damaged number is
             not noticed.
         StorageError: the file cannot be read.
-        StructureError: reason ``differs-from-like``, with all differences; also where the file
-            holds fewer or more leaves.
+        StructureError: reason ``differs-from-like``, with all differences; also if the file holds
+            fewer or more leaves.
         UnknownTypeError: reason ``not-installed``.
 
     Example:
@@ -88,7 +88,7 @@ def from_equinox(
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """One array of the file; `end` is where the next begins."""
+    """One array of the file; `end` is the start of the next."""
 
     data: Array
     dtype: np.dtype[Any]
@@ -104,7 +104,7 @@ class _Record:
 
 
 def _with_suffix(source: Source, storage_options: Options) -> Source:
-    """Return the source; for a file that is not there without a suffix, the one with ``.eqx``."""
+    """Return the source, or the file with ``.eqx`` if a path without a suffix does not exist."""
     if not isinstance(source, str | os.PathLike) or os.path.splitext(source)[1]:
         return source
     directory, name = files.locate(source, storage_options)
@@ -120,7 +120,7 @@ def _is_stored(x: Any) -> bool:
 
 
 def _read(data: Buffer, at: int, where: str) -> _Record:
-    """Read the record at a byte; nothing is allocated before its bytes are known to be there."""
+    """Read the record at a byte; memory is allocated only after a check that its bytes exist."""
     with inputs.corrupt_on_error(where, "not a .npy record"):
         stream = io.BytesIO(memoryview(data)[at : at + (64 << 10)])
         version = np.lib.format.read_magic(stream)
@@ -131,12 +131,12 @@ def _read(data: Buffer, at: int, where: str) -> _Record:
         shape, fortran, dtype = header(stream)
     start = at + stream.tell()
     nbytes = math.prod(shape) * dtype.itemsize
-    # Of a dtype of no bytes any number of elements would be there.
+    # With a dtype of 0 bytes, any number of elements would fit.
     if dtype.hasobject or not dtype.itemsize or min(shape, default=0) < 0:
         raise CorruptError(f"{where}: {dtype}{list(shape)} is not an array of numbers")
     if nbytes > len(data) - start:
         raise CorruptError(
-            f"{where}: {dtype}{list(shape)} takes {nbytes} bytes, {len(data) - start} are left",
+            f"{where}: {dtype}{list(shape)} needs {nbytes} bytes, found {len(data) - start}",
             reason=Reason.TRUNCATED,
         )
     end = start + nbytes
@@ -144,7 +144,7 @@ def _read(data: Buffer, at: int, where: str) -> _Record:
 
 
 def _value(differences: Differences, path: str, record: _Record, like: Any) -> Any:
-    # numpy's own writer leaves of the dtypes of ml_dtypes only how many bytes an element takes.
+    # For dtypes of ml_dtypes, numpy's own writer keeps only the size of an element.
     form, dtype = array_form(like), record.dtype
     if isinstance(like, np.generic) or type(like) in _SCALARS:
         return _scalar(differences, path, record, like)

@@ -1,4 +1,4 @@
-"""The plan of an export: which arrays of a tree or checkpoint go into a file, and the report."""
+"""The plan of an export: the arrays of a tree or checkpoint for a file, and the report."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _ARRAYS_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The arrays that `to_npz` or `to_safetensors` wrote, and all that the file does not hold.
+    """The arrays that `to_npz` or `to_safetensors` wrote, and everything that the file lacks.
 
     Attributes:
         path: the file, or its URL without secrets.
         names: the path in the tree of each array, by its name in the file.
-        nbytes: the bytes of all arrays together.
-        losses: all that the file does not hold.
+        nbytes: the size of all arrays together, in bytes.
+        losses: everything that the file does not hold.
 
     Example:
         >>> import numpy as np
@@ -70,11 +70,11 @@ class Entry:
     """One array of the file.
 
     Attributes:
-        name: in the file.
-        path: in the tree.
+        name: its name in the file.
+        path: its path in the tree.
         stored: the name of its dtype in ckptstore's format.
         dtype: the same for numpy.
-        shape: as stored (that of a PRNG key ends with the axes of its data).
+        shape: its stored shape (a PRNG key's ends with the axes of its data).
         read: returns its bytes, little-endian, flat uint8.
     """
 
@@ -87,37 +87,37 @@ class Entry:
 
     @property
     def itemsize(self) -> int:
-        """The bytes of one element in a file."""
+        """The size of one element in a file, in bytes."""
         return dtypes.item_nbytes(self.stored, where=self.path)
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all elements in a file."""
+        """The size of all elements in a file, in bytes."""
         return self.itemsize * math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """The arrays that go into the file, in the tree's order, and all that does not."""
+    """The arrays for the file, in the tree's order, and everything that it cannot hold."""
 
     entries: list[Entry]
     losses: list[Loss]
 
     def refuse(self, form: str, is_refused: Callable[[Entry], bool]) -> None:
-        """Raise StructureError, reason ``cannot-carry``, naming what the format cannot hold."""
+        """Raise StructureError, reason ``cannot-carry``, if the format cannot hold an array."""
         bad = [entry for entry in self.entries if is_refused(entry)]
         if bad:
             lines = [f"{e.path}: {e.stored}, as {e.name!r:.200}" for e in bad]
             raise StructureError(
                 f"{form} cannot hold {len(bad)} array(s), and nothing is cast:\n  "
                 + "\n  ".join(listed(lines, _ARRAYS_SHOWN))
-                + "\nleave them out with select=, or convert them in a tree of your own",
+                + "\nleave them out with select=, or convert them and export your own tree",
                 reason=Reason.CANNOT_CARRY,
             )
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all arrays in a file."""
+        """The size of all arrays in a file, in bytes."""
         return sum(entry.nbytes for entry in self.entries)
 
     def report(self, where: str, more: Iterable[Loss]) -> Report:
@@ -129,11 +129,11 @@ class ExportPlan:
 def plan_export(
     source: Any, select: str | Sequence[str] | None, storage_options: Options
 ) -> ExportPlan:
-    """Plan the file of a tree, or of a checkpoint (a path or URL), whose bytes are read now.
+    """Plan the file for a tree, or for a checkpoint (a path or URL), whose bytes are read now.
 
     Raises:
         StructureError: reason ``name-clash``, ``bad-name``, ``cannot-carry``, ``no-match``.
-        CorruptError, NotCommittedError, StorageError: as `load`.
+        CorruptError, NotCommittedError, StorageError: as for `load`.
     """
     if not isinstance(source, str | os.PathLike):
         return _of_tree(source, select)

@@ -1,4 +1,4 @@
-"""One file of another format, on a disk or in a bucket: read by ranges, or written in one step."""
+"""One file of another format, on a disk or in a bucket: read ranges, or write it in one step."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class File:
 
     @property
     def where(self) -> str:
-        """Its path or URL, for messages; no secret is in it."""
+        """Its path or URL without secrets, for messages."""
         return os.path.join(self.directory.url, self.name)
 
     def read(self, offset: int = 0, nbytes: int | None = None) -> bytearray:
         """Read a part, or all from an offset on.
 
         Raises:
-            StorageError: reason ``overwritten`` where the file changed since it was opened.
+            StorageError: reason ``overwritten`` if the file changed since it was opened.
         """
         data = bytearray(self.nbytes - offset if nbytes is None else nbytes)
         view = memoryview(data)
@@ -61,7 +61,7 @@ class File:
         return data
 
     def check(self) -> None:
-        """Raise StorageError, reason ``overwritten``, where it changed since it was opened."""
+        """Raise StorageError, reason ``overwritten``, if the file changed since it was opened."""
         try:
             same = self.directory.version(self.name) == self.version
         except FileNotFoundError:
@@ -75,8 +75,7 @@ def open_file(path: Path, storage_options: Options = None) -> Iterator[File]:
     """Yield a file that is open for the block.
 
     Raises:
-        StorageError: it is not there, or is not a file; reason ``bad-url``; whatever the store
-            answers.
+        StorageError: it does not exist, or is not a file; reason ``bad-url``; the store refused.
     """
     directory, name = locate(path, storage_options)
     with directory:
@@ -101,12 +100,12 @@ def write(
     *,
     overwrite: bool,
 ) -> str:
-    """Write a file, wholly and durably, or not at all; return its place, for messages.
+    """Write a complete and durable file, or none; return its place, for messages.
 
     Raises:
-        AlreadyCommittedError: it exists, and is not to be overwritten.
-        OutcomeUnknownError: it is there wholly, or not at all.
-        StorageError: the disk or the store refuses.
+        AlreadyCommittedError: the file exists, and `overwrite` is false.
+        OutcomeUnknownError: the file is complete, or does not exist.
+        StorageError: the disk or the store refused.
     """
     directory, name = locate(path, storage_options)
     where = os.path.join(directory.url, name)
@@ -115,7 +114,7 @@ def write(
             directory.put_atomic(name, chunks, nbytes, replace=overwrite)
         except FileExistsError:
             raise AlreadyCommittedError(
-                f"{where}: something is there; choose another name, or pass overwrite=True"
+                f"{where}: the file exists; choose another name, or pass overwrite=True"
             ) from None
     return where
 
@@ -124,8 +123,8 @@ def locate(path: Path, storage_options: Options) -> tuple[Storage, str]:
     """Return the directory that holds a file, and the file's name in it.
 
     Raises:
-        StorageError: as `storage.open`; reason ``bad-url`` for the URL of a bucket, or of a
-            directory by its slash.
+        StorageError: as for `storage.open`; reason ``bad-url`` for the URL of a bucket, or of a
+            directory with a slash at its end.
     """
     place = storage.open(path, storage_options)
     directory, name = place.parent()
@@ -146,24 +145,24 @@ def protocol_of(path: object) -> str:
 
 
 def split_options(storage_options: Options, path: Path, source: object) -> tuple[Options, Options]:
-    """Return the options of `path` and those of `source`: the same, of each that is a URL.
+    """Return the options of `path` and those of `source`: the same options for each URL.
 
     Raises:
-        StorageError: reason ``bad-options`` where they would go to two kinds of stores.
+        StorageError: reason ``bad-options`` if two kinds of stores would get the same options.
     """
     to, of = protocol_of(path), protocol_of(source)
     if storage_options and to and of and to != of:
         raise StorageError(
             f"storage_options for {to}:// and for {of}:// at once; load the checkpoint with its "
-            "own, and export the tree with those of the file",
+            "own options, then export the tree with those of the file",
             reason=Reason.BAD_OPTIONS,
         )
-    # Where neither is a URL, the disk refuses them.
+    # If neither is a URL, the disk refuses them.
     return storage_options if to or not of else None, storage_options if of else None
 
 
 def cut(directory: Storage, name: str, nbytes: int) -> Sequence[Span]:
-    """Cut a file into spans of the size that its store likes to read at once."""
+    """Cut a file into spans of the size that suits its store."""
     size = directory.traffic.piece_nbytes
     return [(directory, name, at, min(size, nbytes - at)) for at in range(0, nbytes, size)]
 
@@ -172,7 +171,7 @@ def read_spans(spans: Sequence[Span], read: Callable[[Storage, str, int, int], N
     """Call `read` with each span, several of one store at a time.
 
     Raises:
-        StorageError: reason ``overwritten`` where a file is gone, or became shorter, meanwhile.
+        StorageError: reason ``overwritten`` if a file is gone or shorter in the meantime.
     """
 
     def call(directory: Storage, name: str, at: int, nbytes: int) -> None:

@@ -1,4 +1,4 @@
-"""The names of the arrays of a tree in a flat file, and what such a file cannot hold of the tree.
+"""The names of a tree's arrays in a flat file, and the losses of such a file.
 
 A name is the steps of a path joined by dots: ``$.opt_state[0].mu['dense']`` is
 ``opt_state.0.mu.dense``, so that a flat dict of arrays keeps its names.
@@ -22,14 +22,14 @@ _LEFT_OUT = (Kind.SET, Kind.FROZENSET, Kind.ENUM, Kind.SLICE, Kind.RANGE)
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """One thing that a file of named arrays does not hold.
+    """One property of a tree that a file of named arrays does not hold.
 
     Attributes:
-        path: where it stands in the tree.
+        path: its path in the tree.
         kind: ``array-type``, ``byte-order``, ``container``, ``dtype-flags``, ``key``,
             ``keys-of-dict``, ``order``, ``scalar``, ``static``, ``supplied``, ``tied``, ``value``
             or ``weak-type``.
-        text: the loss in words, and what stands in the file instead.
+        text: the loss in words, and the replacement in the file.
 
     Example:
         >>> import numpy as np
@@ -52,16 +52,16 @@ class Loss:
 
 
 class FlatNames:
-    """The arrays of a tree under their names, and what is lost: each node is looked at once.
+    """The arrays of a tree under their names, and the losses, from one walk over the nodes.
 
     Args:
         table: the nodes.
-        where: for messages.
+        where: the tree, for messages.
         select: patterns, as for `load`.
 
     Attributes:
         arrays: the path and the leaf of each array, by its name.
-        losses: all that has no place in the file.
+        losses: everything that has no place in the file.
 
     Raises:
         StructureError: reason ``name-clash``, ``bad-name`` or ``no-match``.
@@ -101,7 +101,7 @@ class FlatNames:
             place = stack.pop()
             place.node = self.table.target(place.node)
             if (first := self._first_paths.setdefault(place.node, place.path)) != place.path:
-                self._lose(place, "tied", f"the same object as {first}, where it is written")
+                self._lose(place, "tied", f"the same object as {first}, which is written")
             elif self.table.kind[place.node] == Kind.LEAF:
                 self._leaf(place)
             else:
@@ -123,24 +123,24 @@ class FlatNames:
             name.encode()
         except UnicodeEncodeError:
             raise StructureError(
-                f"{place.path}: its name is not a text that a file can hold; select it by itself",
+                f"{place.path}: its name is not valid text for a file; select it by itself",
                 reason=Reason.BAD_NAME,
             ) from None
         self.arrays[name] = place.path, leaf
         row = self.table.leaf(leaf)[0]
         if (impl := row.extra.get("impl")) is not None:
-            self._lose(place, "key", f"a PRNG key of {impl}; its data are written, of uint32")
+            self._lose(place, "key", f"a PRNG key of {impl}; its data are written as uint32")
         if row.extra.get("weak"):
             self._lose(place, "weak-type", "a weak type; the array is written")
         if row.name == "generic":
-            self._lose(place, "scalar", "a scalar; written as an array of no axes")
+            self._lose(place, "scalar", "a scalar; written as an array without axes")
 
     def _below(self, place: _Place) -> list[_Place]:
-        """Note the losses of a container or scalar, and return the children to go on with."""
+        """Note the losses of a container or scalar, and return the children to visit next."""
         table, node = self.table, place.node
         kind = Kind(table.kind[node])
         if kind == Kind.SUPPLIED:
-            self._lose(place, "supplied", "what `like` supplies; left out")
+            self._lose(place, "supplied", "a value that `like` supplies; left out")
             return []
         children = table.layout.children(node)
         if kind in _LEFT_OUT or not children:
@@ -172,7 +172,7 @@ class FlatNames:
 
 @dataclass(slots=True)
 class _Place:
-    """A node that is still to be looked at."""
+    """A node that is still to be visited."""
 
     node: int
     name: tuple[str, ...]
@@ -180,7 +180,7 @@ class _Place:
 
 
 def _part(step: str) -> str:
-    """Return what a step of a path adds to a name."""
+    """Return the part of a name for a step of a path."""
     if not step.startswith("["):
         return step.removeprefix(".")
     inner = step[1:-1]

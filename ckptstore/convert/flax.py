@@ -1,7 +1,7 @@
 """flax msgpack bytes: `flax.serialization.to_bytes` and `msgpack_serialize`.
 
-They are read without flax: what is inside is msgpack with three extension types, and large arrays
-in chunks. https://flax.readthedocs.io/en/latest/api_reference/flax.serialization.html
+They are read without flax: the contents are msgpack with three extension types, and large arrays in
+chunks. https://flax.readthedocs.io/en/latest/api_reference/flax.serialization.html
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ckptstore.format import array_bytes, dtypes, wire
 from ckptstore.format.dtypes import Array
 
 _MAX_ELEMENTS = 1 << 24
-_MAX_DEPTH = 500  # of msgpack's own decoder: 511
+_MAX_DEPTH = 500  # the limit of msgpack's own decoder is 511
 _NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 _CHUNKED = "__msgpack_chunked_array__"
 
@@ -36,14 +36,14 @@ def from_flax(
 ) -> Any:
     """Read the msgpack bytes of `flax.serialization.to_bytes` or `msgpack_serialize`.
 
-    flax stores every container as a dict with str keys. A list or tuple for which it made no state
-    dict is stored as a list.
+    flax stores every container as a dict with str keys. It stores a list or tuple without a state
+    dict as a list.
 
     Args:
         source: the bytes, a path or URL, or an open binary file.
         like: a tree of the same structure, of live values or `jax.ShapeDtypeStruct`. Types, static
             fields and shardings come from it, values from the file; needs flax.
-        arrays: the kind of the arrays, where there is no `like`.
+        arrays: the kind of the arrays, if you pass no `like`.
         storage_options: options of the store of a URL, as fsspec takes them.
 
     Returns:
@@ -105,7 +105,7 @@ class _Decoder:
                 raise self._bad(f"a key of type {type(key).__name__}")
             if key in out:
                 raise CorruptError(
-                    f"{self.where}: the key {key!r:.200} is there twice",
+                    f"{self.where}: the key {key!r:.200} stands twice",
                     reason=Reason.DUPLICATE_KEY,
                 )
             out[key] = value
@@ -135,7 +135,7 @@ class _Decoder:
         shape, name, data = parts
         stored = name.decode("ascii", "replace")
         dtype = dtypes.resolve(stored.removeprefix(">"), where=self.where)
-        # Of a dtype of no bytes any number of elements would be there.
+        # With a dtype of 0 bytes, any number of elements would fit.
         if not dtype.itemsize or dtype.itemsize * math.prod(shape) != len(data):
             raise CorruptError(
                 f"{self.where}: {len(data)} bytes for an array of {stored}{shape}",
@@ -146,7 +146,7 @@ class _Decoder:
         )
 
     def _joined(self, chunked: dict[Any, Any]) -> Any:
-        """Return an array that flax cut because msgpack takes no more than 4 GiB."""
+        """Return an array that flax cut because of msgpack's limit of 4 GiB."""
         shape, chunks = (_values(chunked.get(name)) for name in ("shape", "chunks"))
         sound = chunks and all(type(chunk) is np.ndarray for chunk in chunks)
         if not sound or not _is_shape(shape) or len({chunk.dtype for chunk in chunks}) > 1:
@@ -161,7 +161,7 @@ class _Decoder:
 
 
 def _values(part: Any) -> list[Any]:
-    """Return the items of a tuple, which flax wrote as a dict; none of anything else."""
+    """Return the items of a tuple, which flax wrote as a dict; no items for anything else."""
     return list(part.values()) if type(part) is dict else []
 
 
@@ -170,14 +170,14 @@ def _is_shape(shape: Any) -> bool:
 
 
 def _fill(stored: Any, like: Any, where: str) -> Any:
-    """Return `like` with the stored values, by flax's own rules for each class."""
+    """Return `like` with the stored values, by flax's own rule for each class."""
     serialization = inputs.import_package("flax.serialization")
     differences = Differences(where)
     state_dict = _as_like(differences, "$", stored, serialization.to_state_dict(like))
     differences.check()
     try:
         return serialization.from_state_dict(like, state_dict)
-    except Exception as error:  # functions that classes of the user registered
+    except Exception as error:  # of functions that the user registered for a class
         raise StructureError(
             f"{where}: flax could not put the values into `like`: {error!s:.500}",
             reason=Reason.DIFFERS_FROM_LIKE,
@@ -185,7 +185,7 @@ def _fill(stored: Any, like: Any, where: str) -> Any:
 
 
 def _as_like(differences: Differences, path: str, stored: Any, like: Any) -> Any:
-    """Return a stored state dict with the leaves as in that of `like`."""
+    """Return a stored state dict with leaves of the same types as in that of `like`."""
     if type(like) is not dict:
         return differences.as_like(path, stored, like)
     if type(stored) is not dict:

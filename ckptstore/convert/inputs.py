@@ -1,4 +1,4 @@
-"""The inputs of a reader: bytes, an open file, or a file by its path or URL; and its packages."""
+"""The inputs of a reader: bytes, an open file, a path or a URL; and the packages it imports."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def read(source: Source, storage_options: Options) -> tuple[str, Buffer]:
         storage_options: options of the store of a URL.
 
     Raises:
-        StorageError: the file cannot be read; reason ``bad-url`` for any other object,
-            ``bad-options`` where no store takes them, ``overwritten`` where the file changed
+        StorageError: the file cannot be read. Reason ``bad-url``: any other object;
+            ``bad-options``: the source is not in a store; ``overwritten``: the file changed
             meanwhile.
     """
     is_bytes = isinstance(source, bytes | bytearray | memoryview)
@@ -67,8 +67,8 @@ def import_package(name: str, distribution: str | None = None) -> Any:
     """Import a module that a reader needs.
 
     Args:
-        name: of the module.
-        distribution: the name to install, where it is another than that of the package.
+        name: the name of the module.
+        distribution: the name to install, if it differs from that of the package.
 
     Raises:
         UnknownTypeError: reason ``not-installed``, with the command that installs it.
@@ -86,7 +86,7 @@ def import_package(name: str, distribution: str | None = None) -> Any:
 
 
 def array_maker(where: str, arrays: Any) -> Callable[[Array], Any]:
-    """Return a function that makes an array of the kind in ``arrays=`` of a numpy array.
+    """Return a function from a numpy array to an array of the kind in ``arrays=``.
 
     Raises:
         StructureError: reason ``bad-argument``.
@@ -102,7 +102,7 @@ def array_maker(where: str, arrays: Any) -> Callable[[Array], Any]:
 
 
 def copy_bytes(data: Buffer) -> Array:
-    """Return a copy of bytes as flat uint8 that nobody else holds."""
+    """Return a private copy of bytes as flat uint8."""
     return np.frombuffer(data, np.uint8).copy()
 
 

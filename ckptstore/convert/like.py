@@ -1,4 +1,4 @@
-"""The leaves of a foreign file with the types that `like` has, or all that differs at once."""
+"""The leaves of a foreign file with the types of `like`, or one error with all differences."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Differences:
         self._lines.append(f"{path}: {text}")
 
     def check(self) -> None:
-        """Raise StructureError, reason ``differs-from-like``, where anything was noted."""
+        """Raise StructureError, reason ``differs-from-like``, if anything was noted."""
         if self._lines:
             raise differs_from_like(self._where, self._lines)
 
@@ -52,13 +52,13 @@ class Differences:
         """Return a value with the type of `like` and the bits of `stored`.
 
         Args:
-            path: where it stands.
+            path: its path.
             stored: a numpy array or scalar, or a Python scalar.
             like: a live value, or a placeholder such as `jax.ShapeDtypeStruct`.
-            key: the PRNG key implementation that the file names, where `stored` is a key's data.
+            key: the PRNG key implementation in the file, if `stored` is a key's data.
 
         Returns:
-            The value; `like` itself where they differ, which is noted.
+            The value, or `like` itself if they differ, which is noted.
         """
         if type(like) in SCALAR_TYPES:
             if type(stored) is type(like):
@@ -90,7 +90,7 @@ class Differences:
 
 
 def array_form(like: Any) -> ArrayForm | None:
-    """Return the form of the array that `like` is, or stands for; None where it is neither."""
+    """Return the form of an array or of a placeholder for one; None if `like` is neither."""
     adapter = find_adapter(type(like).__module__)
     if adapter is None:
         return None
@@ -120,9 +120,9 @@ def in_file_and_like(stored: Any, like: Any) -> str:
 
 
 def with_leaves(like: Any, leaves: Sequence[Any]) -> Any:
-    """Return `like` with other leaves, in the order of `jax.tree_util`, its dicts in their order.
+    """Return `like` with other leaves, in the order of `jax.tree_util`.
 
-    jax itself sorts the keys of every dict that it makes.
+    Dicts keep the order of their keys, which jax itself would sort.
     """
     tree_util = import_package("jax").tree_util
     tree = tree_util.tree_structure(like).unflatten(leaves)
@@ -139,13 +139,13 @@ def with_leaves(like: Any, leaves: Sequence[Any]) -> Any:
 
 
 def _one_level(tree_util: Any, x: Any) -> list[Any]:
-    """Return the children of a container, none of a leaf."""
+    """Return the children of a container; a leaf has none."""
     below: list[Any] = tree_util.tree_leaves(x, is_leaf=lambda y: y is not x)
     return [] if len(below) == 1 and below[0] is x else below
 
 
 def path_step(key: Any) -> str:
-    """Return the step of a path to an entry that a format knows by name only."""
+    """Return the step of a path to an entry that a format knows only by name."""
     if type(key) is not str:
         return f"[{key!r:.200}]"
     return f".{key}" if key.isidentifier() else f"[{key if key.isdecimal() else repr(key)}]"

@@ -1,4 +1,4 @@
-"""Local copies, for tools that read no store; the temporary directory is always removed."""
+"""Local copies, for tools that cannot read stores; the temporary directory is always removed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def local_file(file: File) -> Iterator[str]:
     """Yield the path of a file on this machine; a file in a bucket is copied for the block.
 
     Raises:
-        StorageError: reason ``disk-full`` or ``overwritten``, and whatever the store answers.
+        StorageError: reason ``disk-full`` or ``overwritten``; or the store refused.
     """
     if isinstance(file.directory, LocalStorage):
         yield file.where
@@ -37,11 +37,11 @@ def local_file(file: File) -> Iterator[str]:
 def local_directory(directory: Storage) -> Iterator[str]:
     """Yield the path of a directory on this machine; one in a bucket is copied for the block.
 
-    All that is below it is copied too.
+    Its subdirectories are copied too.
 
     Raises:
-        CorruptError: an object has a name that no file can have.
-        StorageError: reason ``disk-full`` or ``overwritten``, and whatever the store answers.
+        CorruptError: an object has a name that is not possible for a file.
+        StorageError: reason ``disk-full`` or ``overwritten``; or the store refused.
     """
     if isinstance(directory, LocalStorage):
         yield directory.url
@@ -80,7 +80,7 @@ def _copy(spans: Sequence[Span], targets: Mapping[Storage, str]) -> None:
     """Copy spans into the files that were created for them.
 
     Args:
-        spans: of files in the store.
+        spans: the spans of files in the store.
         targets: the directory on this machine for each directory in the store.
     """
 
@@ -98,12 +98,12 @@ def _checked_name(source: Storage, name: str) -> str:
     """Return a name that stays in its directory.
 
     Raises:
-        CorruptError: no file can have it.
+        CorruptError: the name is not possible for a file.
     """
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise CorruptError(
-            f"{source.url}: an object below it is named {name!r:.200}, which no file can be named; "
-            "do not trust it, or copy to a disk what you need of it"
+            f"{source.url}: an object below it is named {name!r:.200}, which cannot be the name of "
+            "a file; do not trust this directory, or copy the objects that you need to a disk"
         )
     return name
 
@@ -123,7 +123,7 @@ def _writing(where: str, target: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{where}: could not be copied to {target}: {error.strerror or error}; make room "
-            "there, or name another directory in the environment as TMPDIR",
+            f"{where}: could not be copied to {target}: {error.strerror or error}; free some space "
+            "there, or set TMPDIR in the environment to another directory",
             reason=Reason.DISK_FULL if error.errno in _FULL else Reason.STORAGE,
         ) from error

@@ -1,4 +1,4 @@
-"""``.npz`` files, as `numpy.load` reads them."""
+"""``.npz`` files for `numpy.load`."""
 
 from __future__ import annotations
 
@@ -27,25 +27,24 @@ def to_npz(
 ) -> Report:
     """Write the arrays of a checkpoint, or of a tree, as one uncompressed ``.npz`` file.
 
-    The file is there wholly or not at all, and durable when the call returns.
+    You get a complete file or none. The file is durable when the call returns.
 
     Args:
-        path: the path or URL of the file to write; nothing is added to its name.
-        source: the path or URL of a checkpoint, each byte of which is checked; or a tree.
-        select: as for `load`; names then begin below what is selected.
-        overwrite: replace a file that is there.
-        storage_options: options of the store of `path` and of that of `source`, as far as they are
-            URLs.
+        path: the path or URL of the file to write; no suffix is added.
+        source: the path or URL of a checkpoint, all bytes of which are checked; or a tree.
+        select: as for `load`; names then begin below the selected place.
+        overwrite: replace an existing file.
+        storage_options: options of the stores of `path` and `source`, if these are URLs.
 
     Returns:
-        The name of each array that was written, and all that the format cannot hold.
+        The name of each written array, and everything that the format cannot hold.
 
     Raises:
         StructureError: reason ``name-clash`` for two arrays of one name; ``cannot-carry`` for a
             dtype of ml_dtypes, of which ``.npy`` keeps only the size. Nothing is written then.
         AlreadyCommittedError: the file exists.
-        OutcomeUnknownError: in a bucket: the file is there wholly, or not at all.
-        CorruptError, NotCommittedError, StorageError: as `load`.
+        OutcomeUnknownError: in a bucket: the file is complete, or does not exist.
+        CorruptError, NotCommittedError, StorageError: as for `load`.
 
     Example:
         >>> import numpy as np
@@ -59,9 +58,9 @@ def to_npz(
     """
     options, source_options = files.split_options(storage_options, path, source)
     plan = plan_export(source, select, source_options)
-    # `numpy.load` takes ".npy" off a name, and a zip ends a name at a NUL.
+    # `numpy.load` removes ".npy" from a name, and a zip ends a name at a NUL.
     plan.refuse("npz", lambda e: not _is_held(e) or e.name.endswith(".npy") or "\0" in e.name)
-    # Only a bucket needs to know how long the file will be.
+    # Only a bucket needs the size of the file in advance.
     nbytes = sum(map(len, _chunks(plan.entries, _zeros))) if files.protocol_of(path) else 0
     chunks = _chunks(plan.entries, _array)
     where = files.write(path, options, chunks, nbytes, overwrite=overwrite)
@@ -78,12 +77,12 @@ def _is_held(entry: Entry) -> bool:
     descr: Any = np.lib.format.dtype_to_descr(entry.dtype)
     try:
         return bool(np.lib.format.descr_to_dtype(descr) == entry.dtype)
-    except TypeError:  # '<f1', which float8_e5m2 calls itself
+    except TypeError:  # '<f1', numpy's name for float8_e5m2
         return False
 
 
 class _Sink:
-    """A stream that cannot seek, and whose bytes are taken out as they come."""
+    """A stream that cannot seek, and whose bytes are removed as they come."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
@@ -104,13 +103,13 @@ def _array(entry: Entry) -> Array:
 
 
 def _zeros(entry: Entry) -> Array:
-    """Return an array of the same size that takes no memory."""
+    """Return an array of the same size that uses no memory."""
     return np.broadcast_to(np.zeros((), entry.dtype), entry.shape)
 
 
 def _chunks(entries: Sequence[Entry], array: Callable[[Entry], Array]) -> Iterator[bytes]:
     sink = _Sink()
-    stream: Any = sink  # of a file it has what a zip needs that is written from end to end
+    stream: Any = sink  # it has the methods of a file that a sequentially written zip needs
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for entry in entries:
             info = zipfile.ZipInfo(f"{entry.name}.npy")  # no time: the same tree, the same bytes

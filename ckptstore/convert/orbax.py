@@ -1,7 +1,7 @@
-"""Directories that Orbax wrote, read by Orbax itself, with `like`.
+"""Directories of Orbax, read by Orbax itself, with `like`.
 
-Orbax stores which leaf stands under which names, and not what the containers were: a NamedTuple
-comes back from it as a dict, a tuple as a list, ``optax.EmptyState()`` as None.
+Orbax stores the names of each leaf, but not the types of the containers: it returns a NamedTuple as
+a dict, a tuple as a list, and ``optax.EmptyState()`` as None.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _TREE = "_METADATA"
 _KEYS = "array_metadatas"
 _GCS = "gs://", "gcs://"
 _FINISHED = "commit_success.txt"
-"""Orbax writes it last there, where it cannot rename a directory."""
+"""The file that Orbax writes last in stores where it cannot rename a directory."""
 
 _SHOWN = 20
 
 Path = tuple[tuple[bool, str], ...]
-"""The steps to a leaf as Orbax stores them: whether it is an index, and its text."""
+"""The steps to a leaf as Orbax stores them: for each, whether it is an index, and its text."""
 
 
 def from_orbax(
@@ -50,28 +50,28 @@ def from_orbax(
 ) -> Any:
     """Read an Orbax directory into the tree that was saved.
 
-    Orbax reads the arrays, and checks no checksum of them. All that is stored is compared with
-    `like` before any array is read. A directory in a bucket is first copied to a temporary one,
-    which takes as much room as it does.
+    Orbax reads the arrays without checksums. All stored names, dtypes and shapes are compared with
+    `like` before any array is read. A directory in a bucket is first copied to a temporary
+    directory, which needs as much space.
 
     Args:
-        path: the path or URL of the directory of the item: what a Checkpointer saved, or
+        path: the path or URL of the directory of the item: that of a Checkpointer, or
             ``<step>/default`` or ``<step>/<item>`` of a CheckpointManager.
-        like: the tree as the program has it, of live values or `jax.ShapeDtypeStruct`, such as
+        like: your tree, of live values or `jax.ShapeDtypeStruct`, such as
             ``{"params": params, "opt_state": optimizer.init(params)}``. Types and shardings come
             from it.
         storage_options: options of the store of a URL, as fsspec takes them.
 
     Returns:
-        A tree of the types of `like`, each array with the bits that are stored.
+        A tree of the types of `like`, with the stored bits of each array.
 
     Raises:
         StructureError: reason ``needs-like`` without `like`, with a list of all leaves;
-            ``differs-from-like`` with all differences; ``ambiguous`` where the directory holds
+            ``differs-from-like`` with all differences; ``ambiguous`` if the directory holds
             several items, or two leaves of one name.
         CorruptError: Orbax cannot read it.
         NotCommittedError: reason ``unfinished``: on GCS, Orbax did not finish the directory.
-        StorageError: there is no such directory, or it cannot be read, or not be copied.
+        StorageError: there is no such directory, or it cannot be read or copied.
         UnknownTypeError: reason ``not-installed``.
 
     Example:
@@ -97,7 +97,7 @@ def _read(orbax: Any, where: str, directory: str, like: Any) -> Any:
         inputs.corrupt_on_error(where, "Orbax cannot read it"),
         orbax.PyTreeCheckpointer() as checkpointer,
     ):
-        # Not by the checkpointer, which returns None for metadata that it cannot read.
+        # The checkpointer itself would return None for metadata that it cannot read.
         handler, epath = orbax.PyTreeCheckpointHandler(), inputs.import_package("etils.epath")
         tree = handler.metadata(epath.Path(directory)).tree
         stored = _leaves(tree)
@@ -113,12 +113,12 @@ def _read(orbax: Any, where: str, directory: str, like: Any) -> Any:
 
 
 def _item(place: Storage) -> Storage:
-    """Return the directory of the one item that is there.
+    """Return the directory of the only item.
 
     Raises:
         NotCommittedError: reason ``unfinished``.
         StorageError: no such directory.
-        StructureError: reason ``ambiguous``, naming what there is.
+        StructureError: reason ``ambiguous``; the message lists the items.
     """
     if not place.holds(_TREE):
         items = sorted(place.holders(_TREE))
@@ -126,16 +126,16 @@ def _item(place: Storage) -> Storage:
             return _item(place.child(items[0]))
         names = items or sorted(place.children())
         if not names and not place.list():
-            raise StorageError(f"{place.url}: no such directory, or an empty one")
+            raise StorageError(f"{place.url}: the directory does not exist or is empty")
         raise StructureError(
-            f"{place.url}: not an item of Orbax, which has a file {_TREE}; name one of its "
+            f"{place.url}: not an item of Orbax, which has a file {_TREE}; pass one of its "
             f"directories: {', '.join(listed(names, _SHOWN)) or 'there are none'}",
             reason=Reason.AMBIGUOUS,
         )
     if place.url.startswith(_GCS) and not place.holds(_FINISHED):
         raise NotCommittedError(
-            f"{place.url}: no file {_FINISHED}, so Orbax did not finish it; take another step; or, "
-            "where it was copied there from a disk, copy it back and give that path",
+            f"{place.url}: no file {_FINISHED}, so Orbax did not finish it; use another step, or, "
+            "if it was copied there from a disk, copy it back and pass that path",
             reason=Reason.UNFINISHED,
         )
     return place
@@ -143,7 +143,7 @@ def _item(place: Storage) -> Storage:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the warnings of Orbax: it restores without shardings, those of `like` come later."""
+    """Silence Orbax's warnings about missing shardings, which `like` adds later."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -162,7 +162,7 @@ def _leaves(tree: Any) -> dict[Path, Any]:
         path = tuple((isinstance(key, indices), _text(key)) for key in keys)
         if path in out:
             raise StructureError(
-                f"{_shown(path)} stands for two leaves, whose keys Orbax writes alike; rename one",
+                f"{_shown(path)} names two leaves, whose keys Orbax writes alike; rename one",
                 reason=Reason.AMBIGUOUS,
             )
         out[path] = leaf
@@ -178,7 +178,7 @@ def _shown(path: Path) -> str:
 
 
 def _check_names(where: str, stored: Mapping[Path, Any]) -> None:
-    """Refuse what Orbax itself mixes up: it names a leaf by its steps joined with dots."""
+    """Refuse names that Orbax itself confuses, since it joins the steps to a leaf with dots."""
     names: dict[str, Path] = {}
     for path in stored:
         name = ".".join(text for _, text in path)
@@ -186,7 +186,7 @@ def _check_names(where: str, stored: Mapping[Path, Any]) -> None:
         if first != path:
             raise StructureError(
                 f"{where}: Orbax wrote {_shown(first)} and {_shown(path)} to one place, {name!r}, "
-                "so one of them is lost; restore what is left with Orbax",
+                "so one of them is lost; restore the other with Orbax",
                 reason=Reason.AMBIGUOUS,
             )
 
@@ -194,10 +194,9 @@ def _check_names(where: str, stored: Mapping[Path, Any]) -> None:
 def _needs_like(where: str, stored: Mapping[Path, Any]) -> StructureError:
     lines = [f"{_shown(path)}: {_described(leaf)}" for path, leaf in stored.items()]
     return StructureError(
-        f"{where}: Orbax does not say which of its containers were NamedTuples, tuples or "
-        "dataclasses, nor what a None was; pass like=, the tree as your program has it, with "
-        "optimizer.init(params) for the optimizer's state:"
-        + "".join(f"\n  {line}" for line in listed(lines, _SHOWN)),
+        f"{where}: Orbax does not store which containers were NamedTuples, tuples or dataclasses, "
+        "or empty states; pass like=, the tree of your program, with optimizer.init(params) for "
+        "the optimizer's state:" + "".join(f"\n  {line}" for line in listed(lines, _SHOWN)),
         reason=Reason.NEEDS_LIKE,
     )
 
@@ -254,14 +253,14 @@ _SCALARS = {"b": bool, "i": int, "f": float, "c": complex}
 
 
 def _empty(x: Any) -> type | None:
-    """Return the type that Orbax stores of an empty container: None of an empty NamedTuple."""
+    """Return the type that Orbax stores for an empty container; for an empty NamedTuple, None."""
     if type(x) in (list, tuple):
         return type(x)
     return dict if isinstance(x, Mapping) else None
 
 
 def _arguments(orbax: Any, tree: Any) -> Any:
-    """Return arguments that ask for numpy arrays: jax would silently make 64-bit ones 32-bit."""
+    """Return arguments for numpy arrays, since jax would silently make 64-bit ones 32-bit."""
     tree_util = inputs.import_package("jax").tree_util
 
     def argument(leaf: Any) -> Any:
@@ -272,7 +271,7 @@ def _arguments(orbax: Any, tree: Any) -> Any:
 
 
 def _key_implementations(where: str, directory: str) -> dict[str, str]:
-    """Return the implementation of each PRNG key, by its name; arrays of keys look like others."""
+    """Return the implementation of each PRNG key, by its name; other files do not mark keys."""
     out: dict[str, str] = {}
     below = os.path.join(directory, _KEYS)
     if not os.path.isdir(below):
@@ -301,7 +300,7 @@ def _fitted(
             continue
         value = values.get(path)
         if isinstance(x, np.generic) and type(value) in SCALAR_TYPES:
-            value = type(x)(value)  # Orbax returns every scalar as one of Python
+            value = type(x)(value)  # Orbax returns every scalar as a Python scalar
         key = keys.get(".".join(text for _, text in path))
         out.append(differences.as_like(_shown(path), value, x, key=key))
     differences.check()
@@ -309,5 +308,5 @@ def _fitted(
 
 
 def _is_container(x: Any) -> bool:
-    """Return whether it is an empty container, which jax makes anew from `like`."""
+    """Return whether it is an empty container, which jax rebuilds from `like`."""
     return not inputs.import_package("jax").tree_util.tree_leaves(x)

@@ -1,7 +1,7 @@
-"""safetensors files: in through the `safetensors` library, out in the 29 lines of its format.
+"""safetensors files: read by the `safetensors` library, and written directly in its format.
 
-The library checks the header of a file, also a stranger's. It is not used for writing, because it
-wants all tensors in memory at once. https://github.com/huggingface/safetensors#format
+The library checks the header of an untrusted file. It is not used for writing, because it needs all
+tensors in memory at once. https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ def from_safetensors(
         storage_options: options of the store of a URL, as fsspec takes them.
 
     Returns:
-        A dict from name to array. Their dtypes are the file's, bfloat16 and float8 too.
+        A dict from name to array, with the dtypes of the file, also bfloat16 and float8.
 
     Raises:
-        CorruptError: the file, or the index, is not sound. There is no checksum: a damaged number
-            is not noticed.
+        CorruptError: the file or the index is damaged. There is no checksum, so a damaged number is
+            not noticed.
         StorageError: a file cannot be read.
         StructureError: reason ``bad-argument``.
         UnsupportedError: reason ``dtype-not-here`` for a dtype of less than a byte.
@@ -95,8 +95,8 @@ def from_safetensors(
     if stored != set(file_of.items()):
         name, file = sorted(stored ^ set(file_of.items()))[0]
         raise CorruptError(
-            f"{where}: the index and the files disagree about {name!r:.200} in {file:.200}; get "
-            "all files again"
+            f"{where}: the index and the files disagree about {name!r:.200} in {file:.200}; "
+            "download all files again"
         )
     return {name: make(shards[file].pop(name)) for name, file in file_of.items()}
 
@@ -111,10 +111,10 @@ def safetensors_metadata(
         storage_options: options of the store of a URL, as fsspec takes them.
 
     Returns:
-        The metadata of the header; an empty dict where it has none.
+        The metadata of the header; an empty dict if it has none.
 
     Raises:
-        CorruptError: there is no sound header.
+        CorruptError: the header is missing or damaged.
         StorageError: the file cannot be read.
 
     Example:
@@ -145,7 +145,7 @@ def _read(path: str | os.PathLike[str], storage_options: Options) -> dict[str, A
     where, data = inputs.read(path, storage_options)
     with inputs.corrupt_on_error(where, "not a sound safetensors file"):
         tensors = library.deserialize(bytes(data))
-    # The library lets the last of two tensors of one name win.
+    # If two tensors have one name, the library returns the last.
     _json(where, data[8 : 8 + int.from_bytes(data[:8], "little")])
     del data
     out = {}
@@ -178,7 +178,7 @@ def _weight_map(
 
 
 def _is_plain(file: Any) -> bool:
-    """Return whether an index names a file beside it, and nothing elsewhere."""
+    """Return whether an index names a file beside it, not one in another directory."""
     return type(file) is str and os.path.basename(file) == file and file.endswith(".safetensors")
 
 
@@ -191,10 +191,10 @@ def _json(where: str, data: Buffer) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object as a dict; raise ValueError where it has a key twice."""
+    """Return a JSON object as a dict; raise ValueError if it has a key twice."""
     entries = dict(pairs)
     if len(entries) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key stands twice")
     return entries
 
 
@@ -209,26 +209,25 @@ def to_safetensors(
 ) -> Report:
     """Write the arrays of a checkpoint, or of a tree, as one safetensors file.
 
-    The file is there wholly or not at all, and durable when the call returns.
+    You get a complete file or none. The file is durable when the call returns.
 
     Args:
         path: the path or URL of the file to write.
-        source: the path or URL of a checkpoint, each byte of which is checked; or a tree.
-        select: as for `load`; names then begin below what is selected.
+        source: the path or URL of a checkpoint, all bytes of which are checked; or a tree.
+        select: as for `load`; names then begin below the selected place.
         metadata: strings by name, for the header.
-        overwrite: replace a file that is there.
-        storage_options: options of the store of `path` and of that of `source`, as far as they are
-            URLs.
+        overwrite: replace an existing file.
+        storage_options: options of the stores of `path` and `source`, if these are URLs.
 
     Returns:
-        The name of each array that was written, and all that the format cannot hold.
+        The name of each written array, and everything that the format cannot hold.
 
     Raises:
         StructureError: reason ``name-clash`` for two arrays of one name; ``cannot-carry`` for a
             dtype that the format lacks; ``metadata``. Nothing is written then.
         AlreadyCommittedError: the file exists.
-        OutcomeUnknownError: in a bucket: the file is there wholly, or not at all.
-        CorruptError, NotCommittedError, StorageError: as `load`.
+        OutcomeUnknownError: in a bucket: the file is complete, or does not exist.
+        CorruptError, NotCommittedError, StorageError: as for `load`.
 
     Example:
         >>> import ckptstore, numpy as np
@@ -243,7 +242,7 @@ def to_safetensors(
     options, source_options = files.split_options(storage_options, path, source)
     plan = plan_export(source, select, source_options)
     plan.refuse("safetensors", lambda e: _code(e) is None or e.name == _METADATA)
-    # Widest first: every tensor then starts where its dtype may start.
+    # Widest first, so that every tensor is aligned for its dtype.
     entries = sorted(plan.entries, key=lambda entry: -entry.itemsize)
     losses = [
         Loss(e.path, "byte-order", "big-endian; written little-endian, with equal values")
@@ -251,7 +250,7 @@ def to_safetensors(
         if str(e.stored).startswith(">")
     ]
     if len(entries) > 1:
-        losses.append(Loss("$", "order", "readers give the names in an order of their own"))
+        losses.append(Loss("$", "order", "readers return the names in their own order"))
     header = _header(entries, metadata)
     nbytes = len(header) + plan.nbytes
     where = files.write(path, options, _chunks(header, entries), nbytes, overwrite=overwrite)
@@ -274,7 +273,7 @@ def _checked(metadata: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _is_text(x: Any) -> bool:
-    """Return whether readers take a str: JSON can hold lone surrogates, they refuse them."""
+    """Return whether readers accept a str: JSON can hold lone surrogates, which they refuse."""
     return type(x) is str and not any("\ud800" <= c <= "\udfff" for c in x)
 
 
@@ -295,7 +294,8 @@ def _header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
     text = json.dumps(table, separators=(",", ":")).encode()
     if len(text) > _HEADER_MAX_NBYTES:
         raise StructureError(
-            f"a header of {len(text)} bytes, which readers of safetensors refuse; select less",
+            f"a header of {len(text)} bytes, which readers of safetensors refuse; select fewer "
+            "arrays",
             reason=Reason.TOO_MANY,
         )
     text += b" " * (-len(text) % 8)

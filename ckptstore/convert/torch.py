@@ -1,4 +1,4 @@
-"""Files of `torch.save`, read with ``weights_only=True`` and in no other way."""
+"""Files of `torch.save`, which are read only with ``weights_only=True``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ckptstore.errors import CorruptError, Reason, UnsupportedError, bad_argumen
 from ckptstore.format import dtypes
 
 _GROWTH = 4
-"""How many times the bytes of a file its numpy arrays may take: a tensor of strides 0 takes any."""
+"""The largest ratio of arrays to file size: a tensor of strides 0 could have any size."""
 
 _ZIP = b"PK\x03\x04"
 
@@ -30,25 +30,25 @@ def from_torch(
     arrays: Literal["torch", "numpy"] = "torch",
     storage_options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Read a file of `torch.save`, in torch's own restricted reader.
+    """Read a file of `torch.save` with torch's own restricted reader.
 
-    The CRC-32 of every part is checked first, which torch leaves out. Files of torch before 1.6
-    have none. A file in a bucket is copied to a temporary directory first.
+    The CRC-32 of every part is checked first, which torch itself does not do. Files of torch before
+    1.6 have no CRC-32. A file in a bucket is first copied to a temporary directory.
 
     Args:
         path: the path or URL of the file.
-        arrays: ``"torch"`` leaves the tensors of torch, on the CPU. ``"numpy"`` makes numpy arrays
-            of the same dtypes, in the dicts, lists and tuples that hold the tensors.
+        arrays: ``"torch"`` returns tensors on the CPU. ``"numpy"`` returns numpy arrays of the same
+            dtypes, in the dicts, lists and tuples that hold the tensors.
         storage_options: options of the store of a URL, as fsspec takes them.
 
     Returns:
         The object that was saved.
 
     Raises:
-        UnsupportedError: reason ``weights-only`` where the file needs more than tensors and plain
-            containers; ``dtype-not-here`` for a tensor that numpy has no array for.
+        UnsupportedError: reason ``weights-only`` if the file needs more than tensors and plain
+            containers; ``dtype-not-here`` for a tensor without an equivalent numpy array.
         CorruptError: the file is damaged, or not a file of torch.
-        StorageError: the file cannot be read, or not be copied.
+        StorageError: the file cannot be read or copied.
         StructureError: reason ``bad-argument``.
         UnknownTypeError: reason ``not-installed``.
 
@@ -94,7 +94,7 @@ def _check_zip(where: str, local_path: str, nbytes: int) -> None:
     if bad is not None:
         raise CorruptError(
             f"{where}: the bytes of {bad:.200} do not match their CRC-32; restore the file from a "
-            "copy; or, where it was written without checksums (compute_crc32 off), write it again "
+            "copy; or, if it was written without checksums (compute_crc32 off), write it again "
             "with them",
             reason=Reason.CHECKSUM,
         )
@@ -105,14 +105,14 @@ def _refused(where: str, error: Exception) -> Exception:
     cause = next((line.strip() for line in lines if "GLOBAL" in line), lines[0] if lines else "")
     return UnsupportedError(
         f"{where}: it holds more than tensors and plain containers, or is damaged ({cause:.300}); "
-        "reading that could run code which the file chooses. In the program that wrote it, save "
-        "the tensors alone: torch.save(model.state_dict(), path)",
+        "reading that could run code from the file. In the program that wrote it, save only the "
+        "tensors: torch.save(model.state_dict(), path)",
         reason=Reason.WEIGHTS_ONLY,
     )
 
 
 class _Arrays:
-    """A converter of tensors to numpy arrays; one tensor in two places becomes one array."""
+    """A converter from tensors to numpy arrays; one tensor in two places becomes one array."""
 
     def __init__(self, torch: Any, where: str, left: int) -> None:
         self.torch = torch
@@ -133,7 +133,7 @@ class _Arrays:
                 self._refuse_tensors(key, path)
                 out[key] = self.convert(value, path + path_step(key))
             for name, value in getattr(x, "__dict__", {}).items():
-                if name != "_metadata":  # of a state_dict, for torch's modules only
+                if name != "_metadata":  # of a state_dict; only torch's modules use it
                     vars(out)[name] = self.convert(value, f"{path}.{name}")
         elif cls in (list, tuple):
             out = cls(self.convert(item, f"{path}[{i}]") for i, item in enumerate(x))
@@ -143,12 +143,12 @@ class _Arrays:
         return out
 
     def _refuse_tensors(self, x: Any, path: str) -> None:
-        """Refuse a tensor in a key or a set, and a storage: no array can stand there."""
+        """Refuse a tensor in a key or a set, and a storage: an array cannot replace them."""
         torch = self.torch
         if isinstance(x, (torch.Tensor, torch.TypedStorage, torch.UntypedStorage)):
             raise UnsupportedError(
-                f"{self.where}: {path}: a {type(x).__qualname__}, where no numpy array can stand; "
-                'read it with arrays="torch"',
+                f"{self.where}: {path}: a {type(x).__qualname__}, which a numpy array cannot "
+                'replace; read the file with arrays="torch"',
                 reason=Reason.DTYPE_NOT_HERE,
             )
         for part in x if isinstance(x, tuple | set | frozenset) else ():
@@ -165,7 +165,7 @@ class _Arrays:
             dtype = dtypes.resolve(name, where=path)
             self._count(x, path)
             host = x.detach().resolve_conj().resolve_neg().contiguous()
-            if dtype.type.__module__ != "numpy":  # torch gives it as bits only
+            if dtype.type.__module__ != "numpy":  # torch exports only its bits
                 host = host.view({1: torch.uint8, 2: torch.int16}[nbytes])
         except (CorruptError, KeyError):
             raise UnsupportedError(

@@ -1,7 +1,7 @@
 """Kill a training run in the middle of a save, then resume it bit for bit.
 
 Run it as ``python -m ckptstore.demo [RUN_DIR_OR_URL]``.  A small classifier learns the digits
-bundled with scikit-learn, three times over, each time in processes of its own:
+bundled with scikit-learn, three times, each time in its own processes:
 
 * *uninterrupted*: from the first step to the last;
 * *resumed*: killed by SIGKILL in the middle of a save, then restarted by ``Manager.load_or_init``;

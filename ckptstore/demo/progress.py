@@ -1,4 +1,4 @@
-"""How far each run is, on a terminal or in a log."""
+"""The progress of each run, on a terminal or in a log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ckptstore.demo.training import STEPS
 
 
 class Progress:
-    """How far each run is: a bar on a terminal, otherwise a line for each event."""
+    """The progress of each run: a bar on a terminal, otherwise a line for each event."""
 
     def __init__(self, runs: Sequence[str]) -> None:
         from rich.console import Console
@@ -45,7 +45,7 @@ class Progress:
             print(f"{run:13}  {text}", flush=True)
 
     def step(self, run: str, log: Path) -> None:
-        """Show the last step that a log tells of."""
+        """Show the last step in a log."""
         lines = log.read_bytes().rpartition(b"\n")[0].splitlines() if log.exists() else []
         if lines:
             self._bars.update(self._rows[run], completed=json.loads(lines[-1])["step"])

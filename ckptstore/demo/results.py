@@ -9,13 +9,13 @@ from ckptstore.demo.run import Run
 from ckptstore.demo.training import SAVE_EVERY, STEPS, WARMUP
 
 BITS = f"""\
-bits: "equal" where learning rate, loss and Adam's count are, bit for bit, those of the
+bits: "equal" if learning rate, loss and Adam's count are, bit for bit, those of the
 uninterrupted run at the same step; at step {STEPS} all parameters and the optimizer state too.\
 """
 
 
 def differences(run: Run, reference: Run) -> list[str]:
-    """Return where a run's logs or its final state differ from those of another run."""
+    """Return the differences of a run's logs and final state from those of another run."""
     expected = reference.steps()
     pairs = [(line, expected.get(line["step"])) for process in run.processes for line in process]
     differing = [f"{line} instead of {other}" for line, other in pairs if line != other]
@@ -27,7 +27,7 @@ def differences(run: Run, reference: Run) -> list[str]:
 
 
 def report(runs: Sequence[Run], differing: list[str]) -> None:
-    """Print the table of the three runs, how each was killed, and the verdict."""
+    """Print the table of the three runs, the kill of each, and the verdict."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -73,8 +73,8 @@ def report(runs: Sequence[Run], differing: list[str]) -> None:
 def draw(runs: Sequence[Run], differing: list[str], picture: Path) -> None:
     """Draw learning rate and loss of the three runs over the steps.
 
-    The colours are of Okabe and Ito's palette, which colour-blind readers tell apart; width and
-    dashes set the lines apart where there is no colour.
+    The colours are from Okabe and Ito's palette, which colour-blind readers can tell apart. Width
+    and dashes distinguish the lines without colour.
     """
     import numpy as np
     from matplotlib.figure import Figure

@@ -24,7 +24,7 @@ LOG = re.compile(f"({'|'.join(RUNS)})-[0-9]+[.]jsonl")
 
 @dataclass
 class Run:
-    """One of the three runs: where it lies, what its processes logged, how it was killed."""
+    """One of the three runs: its directory, the logs of its processes, and its kill."""
 
     name: str
     place: str
@@ -36,7 +36,7 @@ class Run:
     late: int = 0
 
     def steps(self, processes: slice = slice(None)) -> dict[int, Line]:
-        """Return the line of each step, from the last of the processes that took it."""
+        """Return the line of each step, from the last process that took the step."""
         return {line["step"]: line for process in self.processes[processes] for line in process}
 
     @property
@@ -45,7 +45,7 @@ class Run:
         return int(self.processes[-1][0]["step"]) - 1
 
     def launch(self, naive: bool = False, kill: bool = False) -> int:
-        """Take the run on from its newest checkpoint in a new process; return its exit status.
+        """Continue the run from its newest checkpoint in a new process; return its exit status.
 
         If ``kill`` is set, the process is killed as soon as the directory of step ``killed_at``
         holds data but no manifest, or if that save is over too quickly, in a later one.
@@ -102,18 +102,18 @@ class Run:
         manager = ckptstore.Manager(self.place)
         for step in manager.steps()[:-1]:
             manager.delete(step)
-        manager.gc(grace=0)  # nobody saves any more
+        manager.gc(grace=0)  # no process saves any more
 
 
 def traces(run: Storage, step: int) -> dict[str, str]:
-    """Return what the save of a step has written so far: the names, each with how much."""
+    """Return the files that the save of a step has written so far: names and sizes."""
     place = run.child(f"step-{step:012d}")
     found = {name: f"{size:,} bytes" for name, size in place.list().items() if size}
     return found | dict.fromkeys(place.unfinished(), "an upload that was not finished")
 
 
 def clear(place: str) -> None:
-    """Remove what an earlier demo left, and nothing else."""
+    """Remove the files of an earlier demo, and nothing else."""
     with storage.open(place) as top:
         directories, files = top.children(), list(top.list())
         if not set(directories) <= set(RUNS) or not all(map(LOG.fullmatch, files)):

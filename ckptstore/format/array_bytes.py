@@ -1,6 +1,6 @@
 """The elements of an array as the bytes of a span, and back. Spec: section 6.
 
-The bytes are always little-endian and C-ordered, whatever the array is in memory.
+The bytes are always little-endian and C-ordered, in any memory layout of the array.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ def encode_index(index: Index) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Return what msgpack takes of a value of a row, which an adapter may have made."""
+    """Return a row's value, perhaps made by an adapter, in a form that msgpack accepts."""
     if isinstance(value, Mapping):
         return dict(value)
     return value if value is None or isinstance(value, str) else list(value)

@@ -1,6 +1,6 @@
-"""The step counters and the form of an Optax state: `counts`, `shift_counts`, `fit`.
+"""The step counters and the structure of an Optax state: `counts`, `shift_counts`, `fit`.
 
-Importing it imports neither optax nor jax. Guide: docs/optax.md.
+Importing this package imports neither optax nor jax. Guide: docs/optax.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The comparison of a loaded state with the state that an optimizer expects today.
 
-Two tables of nodes are compared from the top. Every value comes from the loaded state, and only
-parts without values come from the optimizer: nothing that has a history begins anew.
+Two tables of nodes are compared from the top. Every value comes from the loaded state. Only parts
+without values come from the optimizer, so that no value with a history is reset.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _OF_PARTS = {Kind.TUPLE, Kind.LIST, Kind.RECORD}
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A loaded node and the expected node that it is to become.
+    """A loaded node and its expected counterpart.
 
     Attributes:
         old: the loaded node.
         new: the expected node.
-        path: where the expected node stands.
+        path: the path of the expected node.
         above: the records that hold it, from the top, each as ``class.field``.
     """
 
@@ -43,8 +43,8 @@ class Comparison:
     """One comparison of a loaded state with an expected one.
 
     Attributes:
-        state: the loaded values in the expected structure, where nothing is refused.
-        changes: what was done, as (path, words).
+        state: the loaded values in the expected structure, if nothing is refused.
+        changes: the changes, as (path, words).
         refusals: places that do not fit, each line with its path.
     """
 
@@ -55,7 +55,7 @@ class Comparison:
         self.state = self._fit(_Pair(0, 0, "$"))
 
     def _fit(self, pair: _Pair) -> Any:
-        """Return the loaded node as the expected one is: the same object where they agree."""
+        """Return the loaded node in the expected form: the same object if they agree."""
         pair = replace(pair, old=self._loaded.first(pair.old), new=self._expected.first(pair.new))
         x, like = self._objects(pair)
         if expected.is_leaf(x) or expected.is_leaf(like):
@@ -89,11 +89,11 @@ class Comparison:
             return self._refuse(pair, str(refusal))
         is_step_size = pair.above[-1:] == ("ScaleByZoomLinesearchState.learning_rate",)
         if what and is_step_size and getattr(x, "weak_type", False):  # to Optax 0.2.4
-            what += "; lbfgs before Optax 0.2.4 began each search at it, today's begins at 1"
+            what += "; lbfgs before Optax 0.2.4 began each search at it, today it begins at 1"
         return self._changed(pair, value, what) if what else value
 
     def _value(self, pair: _Pair) -> Any:
-        """Return what is neither a container nor a number, such as the static part of a class."""
+        """Return a node that is neither a container nor a number, such as a static part."""
         x, like = self._objects(pair)
         return x if x is like or bool(x == like) else self._mismatch(pair)
 
@@ -130,7 +130,7 @@ class Comparison:
             self._changed(pair, None, f"{class_name(x)} -> {class_name(like)}, by key")
         elif type(x) is OrderedDict and list(x) != list(like):
             order = ", ".join(map(repr, like))
-            self._changed(pair, None, f"put in the order {order}, by key")
+            self._changed(pair, None, f"reordered by key: {order}")
         elif all(value is self._loaded.object(old[key][1]) for key, value in values.items()):
             return x
         else:
@@ -140,7 +140,7 @@ class Comparison:
         return out
 
     def _chain(self, pair: _Pair) -> Any:
-        """Match states in their order; those that hold no values come and go."""
+        """Match states in their order; states without values may be added or dropped."""
         old, new = self._loaded.elements(pair.old), self._expected.elements(pair.new)
         old_full = [node for _, node in old if self._loaded.holds_values(node)]
         new_full = [node for _, node in new if self._expected.holds_values(node)]
@@ -163,7 +163,7 @@ class Comparison:
         return self._changed(pair, tuple(states) if is_tuple else states[0], " -> ".join(names))
 
     def _unmatched(self, pair: _Pair) -> None:
-        """Refuse tuples of states of which one has more than the other."""
+        """Refuse tuples with different numbers of a kind of state."""
         old = [e for e in self._loaded.elements(pair.old) if self._loaded.holds_values(e[1])]
         new = [e for e in self._expected.elements(pair.new) if self._expected.holds_values(e[1])]
         found = Counter(class_name(self._loaded.object(node)) for _, node in old)
@@ -172,8 +172,8 @@ class Comparison:
             if found[name] and wanted[name] and found[name] != wanted[name]:
                 self._refuse(
                     pair,
-                    f"{found[name]} of {name} found, {wanted[name]} expected; which of them belong "
-                    "together cannot be known",
+                    f"{found[name]} of {name} found, {wanted[name]} expected; their order does not "
+                    "tell which of them belong together",
                 )
         self._refuse_unpaired(
             pair,
@@ -182,7 +182,7 @@ class Comparison:
         )
 
     def _was_masked(self, pair: _Pair) -> bool:
-        """Return whether a list may stand for what a mask leaves, as in Optax before 0.1.2."""
+        """Return whether a list may hold the leaves of a mask, as in Optax before 0.1.2."""
         x, like = map(expected.structure, self._objects(pair))
         return "MaskedState.inner_state" in pair.above and x != like
 
@@ -191,7 +191,7 @@ class Comparison:
         x, like = self._objects(pair)
         try:
             values = expected.rearranged(x, like)
-        except ValueError:  # not as many
+        except ValueError:  # another number of leaves
             return self._mismatch(pair)
         inner = Comparison(values, like)
         self.refusals += [pair.path + line[1:] for line in inner.refusals]
@@ -200,7 +200,7 @@ class Comparison:
         return inner.state
 
     def _inject(self, pair: _Pair) -> Any:
-        """Give each schedule a counter, which is that of the wrapper; Optax has it from 0.1.9."""
+        """Add a counter to each schedule, copied from the wrapper; Optax has it from 0.1.9 on."""
         x, like = self._objects(pair)
         count = self._field(pair, "count", "count")
         states = {}
@@ -215,7 +215,7 @@ class Comparison:
         what = f"{class_name(x)} -> {class_name(like)}"
         if states:
             names = ", ".join(states)
-            what += f"; its count drives {names}, which Optax before 0.1.4 had a step ahead"
+            what += f"; its count drives {names}, which were one step ahead before Optax 0.1.4"
         self._changed(pair, None, what)
         return like._replace(
             count=count,
@@ -225,7 +225,7 @@ class Comparison:
         )
 
     def _optimistic(self, pair: _Pair) -> Any:
-        """Take a previous gradient that is all zero for that of a state without updates."""
+        """Treat a previous gradient of zeros as that of a state without updates."""
         x, like = self._objects(pair)
         previous = self._field(pair, "trace", "previous_gradient")
         if self.refusals:
@@ -238,7 +238,7 @@ class Comparison:
         )
 
     def _without_momentum(self, pair: _Pair) -> Any:
-        """Drop mu where nothing reads it: it is zero, or b1 is 0 and it is the last gradient."""
+        """Drop mu if no update reads it: it is zero, or b1 is 0 and it is the last gradient."""
         x, like = self._objects(pair)
         if "ScheduleFreeState.base_optimizer_state" in pair.above:
             why = "with b1=0, as schedule_free_adamw had it, no update reads it"
@@ -291,10 +291,10 @@ _CONVERSIONS: Mapping[tuple[str, str], Callable[[Comparison, _Pair], Any]] = {
     ("TraceState", "ScaleByOptimisticGradientState"): Comparison._optimistic,
     ("ScaleByAdamState", "ScaleByRmsWithCountState"): Comparison._without_momentum,
 }
-"""What is done where one class stands for another, by their names."""
+"""The conversions from one class to another, by their names."""
 
 
 def _holds_states(above: str) -> bool:
-    """Return whether a field holds states, and not a tree like that of the parameters."""
+    """Return whether a field holds states, and not a tree like the parameters."""
     name, _, field = above.partition(".")
     return field.endswith(("state", "states")) or (name in STATES and field in STATES[name].inner)

@@ -1,4 +1,4 @@
-"""What the integers in the state classes of Optax count: one row for each class.
+"""The meanings of the integers in the state classes of Optax: one row for each class.
 
 Read from the source of optax 0.2.8. Classes are found by name, so optax is not imported.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 
 class Meaning(enum.StrEnum):
-    """What a counter is for. The first six follow the step, and `shift_counts` moves them.
+    """The meaning of a counter. The first six follow the step, and `shift_counts` moves them.
 
     Example:
         >>> Meaning.BIAS == "bias correction"
@@ -51,27 +51,27 @@ FOLLOW_THE_STEP = frozenset(
 )
 
 NEED_THE_FIRST_UPDATE = frozenset({Meaning.BIAS, Meaning.BOTH, Meaning.FIRST, Meaning.PERIOD})
-"""Counters whose first update prepares what stands beside them."""
+"""Counters whose first update prepares the state beside them."""
 
 
 class Pace(enum.Enum):
-    """How often an inner transformation is updated."""
+    """The pace of the updates of an inner transformation."""
 
-    SAME = enum.auto()  # at each update of what holds it
-    OWN = enum.auto()  # at some of them
-    MAY_RESTART = enum.auto()  # at each, but it is perhaps made anew at each sync
+    SAME = enum.auto()  # at each update of its holder
+    OWN = enum.auto()  # at some updates of its holder
+    MAY_RESTART = enum.auto()  # at each update, but perhaps restarted at each sync
     OUTER = enum.auto()  # at each sync
-    ADVERSARIAL = enum.auto()  # between syncs, and perhaps made anew at each
+    ADVERSARIAL = enum.auto()  # between syncs, and perhaps restarted at each sync
 
 
 @dataclass(frozen=True, slots=True)
 class StateRow:
-    """The fields of one class: which count, and which hold other states.
+    """The fields of one class: its counters, and the fields that hold other states.
 
     Attributes:
         counters: fields that count.
-        inner: fields that hold other states. A field that is in neither holds no counter.
-        holds: fields that hold integers which are not counters, in any structure.
+        inner: fields that hold other states. Any other field holds no counter.
+        holds: fields that hold integers other than counters, in any structure.
         starts: the first value of a counter that does not start at 0.
     """
 
@@ -92,7 +92,7 @@ def _inner(*names: str) -> StateRow:
 _SEARCH = StateRow({"num_linesearch_steps": Meaning.LINE_SEARCH})
 
 STATES: Mapping[str, StateRow] = {
-    # Optimizers and what they are made of.
+    # Optimizers and their parts.
     "AddNoiseState": _count(Meaning.SCHEDULE),
     "DAdaptAdamWState": _count(Meaning.BOTH),
     "EmaState": _count(Meaning.BIAS),
@@ -162,7 +162,7 @@ STATES: Mapping[str, StateRow] = {
         starts={"step_count": 1},
     ),
     "SplitRealAndImaginaryState": _inner("inner_state"),
-    # Counters of something else than steps.
+    # Counters of other things than steps.
     "AccumulateAvgUpdatesState": StateRow({"micro_step": Meaning.MINI_STEP}),
     "ApplyEvery": _count(Meaning.MINI_STEP),
     "PerElementMeanAndSumSqDiffGradsState": StateRow({"micro_step": Meaning.MINI_STEP}),
@@ -183,7 +183,7 @@ STATES: Mapping[str, StateRow] = {
     "GaLoreDimensionNumbers": StateRow(),
     "MuonDimensionNumbers": StateRow(),
 }
-"""By the name of the class. A class of optax that is not here has no counter in optax 0.2.8."""
+"""By the name of the class. A class of optax 0.2.8 that is not listed has no counter."""
 
 OWN_PACE_OF: Mapping[tuple[str, str], str] = {
     ("MultiStepsState", "gradient_step"): "inner_opt_state"
@@ -191,4 +191,4 @@ OWN_PACE_OF: Mapping[tuple[str, str], str] = {
 """Counters that follow the pace of an inner state beside them."""
 
 AGGREGATORS = frozenset({"AccumulateAvgUpdatesState", "PerElementMeanAndSumSqDiffGradsState"})
-"""In the triple of `optax.experimental.aggregating.process`, these set the pace of what follows."""
+"""In the triple of `optax.experimental.aggregating.process`, these set the pace of the rest."""

@@ -1,4 +1,4 @@
-"""The value of a step counter: read as integers on the host, and made anew with other ones."""
+"""The value of a step counter: read it as integers on the host, and copy it with other ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _INT32_MAX = 2**31 - 1
 
 
 def integers(x: Any, *, floats: bool = False) -> Any:
-    """Return the integers of a scalar or an array on the host, or None where it has none.
+    """Return the integers of a scalar or an array on the host, or None if it has none.
 
     Args:
         x: any object.
@@ -42,8 +42,8 @@ def with_integers(x: Any, values: Any) -> Any:
 
     Args:
         x: a counter that `integers` reads.
-        values: the integers, of its shape. One that the dtype cannot count to becomes the largest
-            that it can, as in Optax.
+        values: the integers, of its shape. A value that is too large for the dtype becomes its
+            largest, as in Optax.
     """
     if type(x) is int:
         return int(np.minimum(values, _INT32_MAX))

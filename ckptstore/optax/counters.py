@@ -22,7 +22,7 @@ _COUNTERS_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """A counter that differs from the others of its clock, or from the step.
+    """A counter that differs from the other counters of its clock, or from the step.
 
     Attributes:
         count: the counter.
@@ -53,11 +53,11 @@ def counts(opt_state: Any) -> list[Count]:
         opt_state: a state of Optax with concrete values, alone or in any tree.
 
     Returns:
-        The counters. An integer scalar outside the known classes of Optax is listed as unknown, and
-        so is the `step` of an optimizer of torch, which is a float.
+        The counters. An integer scalar outside the known classes of Optax is listed as unknown. So
+        is the `step` of an optimizer of torch, which is a float.
 
     Raises:
-        StructureError: reason ``bad-count`` where a counter has no concrete integers.
+        StructureError: reason ``bad-count`` if a counter has no concrete integers.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -82,31 +82,31 @@ def shift_counts(
 ) -> Any:
     """Return the state with its step counters moved, as if that many more updates had been made.
 
-    Counters that drive schedules and bias correction move; those that count something else stay.
-    The rest of the state is the same objects. A counter stops at the largest value of its dtype,
-    as in Optax. Call it outside of jit.
+    Counters that drive schedules and bias correction move; other counters stay. The rest of the
+    state is the same objects. A counter stops at the largest value of its dtype, as in Optax. Call
+    this outside of jit.
 
     Args:
         opt_state: a state of Optax, alone or in any tree.
-        by: the number of updates to move by, also negative. Where the counters have several clocks
-            (inside `MultiSteps` they count gradient steps), a dict from `Count.clock` to number; a
-            clock that is not in it stays.
-        to: instead of `by`: the number of updates after which the counters shall stand.
-        select: patterns of paths: exactly these counters are moved, also unknown ones.
-        strict: False leaves integers of unknown meaning where they are, with a warning.
+        by: the number of updates to move by, which may be negative. If the counters have several
+            clocks (inside `MultiSteps` they count gradient steps), pass a dict from `Count.clock`
+            to number; a clock that is not in the dict stays.
+        to: instead of `by`: the number of updates that the counters should show.
+        select: patterns of paths: exactly these counters move, also unknown ones.
+        strict: if False, integers of unknown meaning do not move, and you get a warning.
 
     Returns:
         A tree of the same structure, dtypes, weak types and shardings.
 
     Raises:
         StructureError: ``unknown-counts``: integers of unknown meaning, or an object that is not a
-            tree; ``which-clock``: one number for counters that count different things;
-            ``negative-count``: a counter would be below 0; ``bad-count``: one has no concrete
-            integers; ``no-match``, ``bad-pattern``, ``bad-argument``.
+            tree. ``which-clock``: one number for counters that count different things.
+            ``negative-count``: a counter would be below 0. ``bad-count``: a counter has no concrete
+            integers. ``no-match``, ``bad-pattern``, ``bad-argument``.
 
     Warns:
-        UserWarning: a counter of bias correction leaves its start before any update was made:
-            moments that are still zero would be taken for settled ones.
+        UserWarning: a counter of bias correction leaves its start before the first update, so
+            moments that are still zero would be treated as settled ones.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -131,7 +131,7 @@ def shift_counts(
     moving = _moving(scan, strict) if select is None else _selected(scan, select)
     amounts = _amounts(moving, scan.unsure, by if to is None else to)
     values: dict[int, Any] = {}
-    moved: dict[tuple[int, int, int], Any] = {}  # what stands in two places stays one object
+    moved: dict[tuple[int, int, int], Any] = {}  # an object in two places stays one object
     for located in moving:
         amount = amounts.get(located.count.clock)
         if amount is None:
@@ -146,22 +146,21 @@ def shift_counts(
 
 
 def check_counts(state: Any, step: int | None = None) -> list[Disagreement]:
-    """Return the counters that disagree with the others of their clock, or with `step`.
+    """Return the counters that disagree with the other counters of their clock, or with `step`.
 
-    A tree that was put together from two steps shows here. So does what is not a mistake: a
-    transformation that was added later, an optimizer that is not updated at each step, a step that
-    is counted from elsewhere. Hence it is a question that you ask, and not a warning of `load`.
+    This finds a tree that was put together from two steps. It also reports cases that are not
+    mistakes: a transformation that was added later, an optimizer that is not updated at each step,
+    or a step that is counted from another start. So you call it yourself, and `load` does not warn.
 
     Args:
         state: a state of Optax, alone or in any tree.
-        step: the number of calls of ``update`` that were made; None compares the counters with
-            each other alone.
+        step: the number of calls of ``update``; None compares the counters only with each other.
 
     Returns:
-        The counters that disagree, in the order of their clocks; none where all agree.
+        The counters that disagree, in the order of their clocks; none if all agree.
 
     Raises:
-        StructureError: reason ``bad-count`` where a counter has no concrete integers.
+        StructureError: reason ``bad-count`` if a counter has no concrete integers.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -182,7 +181,7 @@ def check_counts(state: Any, step: int | None = None) -> list[Disagreement]:
     out = []
     for clock, group in by_clock.items():
         updates = [np.asarray(c.count.value, dtype=object) - c.count.start for c in group]
-        # An update that was not finite is not made inside `apply_if_finite`.
+        # `apply_if_finite` does not make an update that is not finite.
         most = max(int(np.max(n)) + c.skipped for n, c in zip(updates, group, strict=True))
         expected = step if clock == "$" and step is not None else most
         for n, c in zip(updates, group, strict=True):
@@ -192,7 +191,7 @@ def check_counts(state: Any, step: int | None = None) -> list[Disagreement]:
 
 
 def _moving(scan: Scan, strict: bool) -> list[LocatedCount]:
-    """Return the counters that move where the caller does not say which.
+    """Return the counters that move if the caller does not select any.
 
     Raises:
         StructureError: reason ``unknown-counts``.
@@ -200,15 +199,15 @@ def _moving(scan: Scan, strict: bool) -> list[LocatedCount]:
     unknown = [c.count for c in scan.counters if c.count.meaning == Meaning.UNKNOWN]
     lines = [f"{count.path} = {count.value}" for count in unknown]
     lines += [
-        f"{path}: {name} is not a tree that can be looked into"
+        f"{path}: {name} is not a tree, so its contents are unknown"
         for path, name in scan.closed.items()
     ]
     if lines:
         message = (
             f"shift_counts: {len(lines)} place(s) of unknown meaning:\n  "
             + "\n  ".join(listed(lines, _PLACES_SHOWN))
-            + "\npass only the part of the tree that Optax made; or select= all that is to be "
-            "moved; or strict=False to leave these as they are"
+            + "\npass only the part of the tree that Optax made, or select= all counters to move, "
+            "or pass strict=False to leave these as they are"
         )
         if strict:
             raise StructureError(message, reason=Reason.UNKNOWN_COUNTS)
@@ -220,14 +219,14 @@ def _selected(scan: Scan, select: str | Sequence[str]) -> list[LocatedCount]:
     """Return the counters at the places that match, or below them.
 
     Raises:
-        StructureError: reason ``no-match`` where a pattern names no counter.
+        StructureError: reason ``no-match`` if a pattern matches no counter.
     """
     end = scan.tree.layout.end
     chosen: set[int] = set()
     for pattern in tree.patterns_of(select, "shift_counts"):
         hits = set()
         for path, root in tree.select(scan.tree, [pattern], "shift_counts").items():
-            # What stands in two places has its path from the first, and its node from there too.
+            # An object in two places has the path and the node of the first.
             below = range(root, end[root]) if scan.tree.arity[root] else ()
             hits |= {c.node for c in scan.counters if c.count.path == path or c.node in below}
         if not hits:
@@ -265,9 +264,9 @@ def _amounts(
         example = ", ".join(f"{clock!r}: {number}" for clock in by_clock)
         raise StructureError(
             "shift_counts: the state does not say how often its inner transformations are "
-            "updated; give a number for each:\n  "
+            "updated; pass a number for each:\n  "
             + "\n  ".join(lines)
-            + f"\nas in {{{example}}}; 0 leaves one where it is",
+            + f"\nas in {{{example}}}; 0 leaves a clock unchanged",
             reason=Reason.WHICH_CLOCK,
         )
     return dict.fromkeys(by_clock, number)
@@ -275,7 +274,7 @@ def _amounts(
 
 def _clock_line(clock: str, counters: Sequence[Count], unsure: set[str]) -> str:
     """Return a line of an error: a clock, and the first of its counters."""
-    doubt = " (starts again at each sync, or there was none yet)" if clock in unsure else ""
+    doubt = " (restarts at each sync, or there was no sync yet)" if clock in unsure else ""
     values = listed((f"{c.path} = {c.value}" for c in counters), _COUNTERS_SHOWN)
     return f"{clock!r}{doubt}: {', '.join(values)}"
 
@@ -309,7 +308,7 @@ def _moved(x: Any, count: Count, amount: int, *, relative: bool) -> Any:
 
 
 def _warn_of_first_updates(moving: Sequence[LocatedCount], values: Mapping[int, Any]) -> None:
-    """Warn where a counter leaves its start and the state beside it is that of no update."""
+    """Warn if a counter leaves its start and the state beside it has had no update."""
     for located in moving:
         count = located.count
         if located.node not in values or count.meaning not in NEED_THE_FIRST_UPDATE:
@@ -318,8 +317,8 @@ def _warn_of_first_updates(moving: Sequence[LocatedCount], values: Mapping[int, 
         if np.any(before == count.start) and np.any(after != count.start):
             warnings.warn(
                 f"shift_counts: {count.path} ({count.meaning}) leaves {count.start}, but no update "
-                "was made yet, so the state beside it is not ready and the first updates will be "
-                "wrong in size; make an update first, or select= only schedules",
+                "was made yet, so the state beside it is not ready and the first updates will have "
+                "the wrong size; make an update first, or select= only schedules",
                 UserWarning,
                 stacklevel=3,
             )

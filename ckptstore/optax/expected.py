@@ -1,4 +1,4 @@
-"""The state that an optimizer expects, and how arrays become those that it expects.
+"""The state that an optimizer expects, and the conversion of arrays to the expected form.
 
 An optimizer is any object with the ``init`` and ``update`` of Optax.
 """
@@ -17,34 +17,34 @@ _NUMBERS = (bool, int, float, complex)
 
 
 def initial_state(tx: Any, params: Any) -> Any:
-    """Return the state that `tx` begins with, with a ShapeDtypeStruct for each array.
+    """Return the initial state of `tx`, with a ShapeDtypeStruct for each array.
 
-    Arrays are made only where jax cannot trace `tx.init`, or take its state as a tree.
+    Arrays are made only if jax cannot trace `tx.init`, or its state is not a tree.
     """
     try:
         return jax.eval_shape(tx.init, params)
-    except Exception:  # of the user's code: if it is at fault, it says so again
+    except Exception:  # of the user's code: a real fault is raised again by the next call
         return tx.init(params)
 
 
 def updated_state(tx: Any, params: Any, state: Any) -> Any:
-    """Return the state after one update of a fresh one; None where it needs more arguments.
+    """Return the state after one update of a fresh one; None if that needs more arguments.
 
     Some transformations change the dtypes or the structure of their state in the first update.
     """
     try:
         return jax.eval_shape(lambda p, s: tx.update(p, s, p)[1], params, state)
-    except Exception:  # of the user's code; the fresh state is all that is known then
+    except Exception:  # of the user's code: then only the fresh state is known
         return None
 
 
 def is_leaf(x: Any) -> bool:
-    """Return whether `x` is an array, a number, or stands for one."""
+    """Return whether `x` is an array, a number, or a placeholder for one."""
     return isinstance(x, (jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic, *_NUMBERS))
 
 
 def structure(tree: Any) -> Any:
-    """Return the structure of a tree that jax knows, comparable."""
+    """Return the structure of a tree of jax, which can be compared."""
     return jax.tree.structure(tree)
 
 
@@ -78,15 +78,15 @@ def description(x: Any) -> str:
 
 
 def conform(x: Any, like: Any, *, squeeze: bool = False) -> tuple[Any, str]:
-    """Return a leaf with the expected dtype, and what was done to it in words, or "".
+    """Return a leaf with the expected dtype, and the change in words, or "".
 
     Args:
         x: an array or a number.
-        like: the leaf that is expected.
+        like: the expected leaf.
         squeeze: an array of shape [1] may become one of shape [].
 
     Raises:
-        Refusal: its text names what is found and what is expected.
+        Refusal: the leaf does not fit; the text names the found and the expected leaf.
     """
     if _is_number(x) and _is_number(like):
         return x, ""
@@ -95,7 +95,7 @@ def conform(x: Any, like: Any, *, squeeze: bool = False) -> tuple[Any, str]:
     form = _form(x)
     if isinstance(like, jax.ShapeDtypeStruct):
         wanted = like
-    else:  # where tx.init cannot be traced; jax takes an array of numpy as it would make it
+    else:  # tx.init cannot be traced; jax converts an array of numpy as usual
         wanted = _form(like) if isinstance(x, np.ndarray | np.generic) else jax.typeof(like)
     if _is_number(x) or (form.dtype, form.shape) != (wanted.dtype, wanted.shape):
         was = description(x)
@@ -105,7 +105,7 @@ def conform(x: Any, like: Any, *, squeeze: bool = False) -> tuple[Any, str]:
         rounded = "" if _is_key(value.dtype) or _is_equal(x, value) else ", rounded"
         return value, f"{was} -> {description(wanted)}{rounded}"
     if form.weak_type and not wanted.weak_type:
-        return x.astype(form.dtype), "its type is weak no more"
+        return x.astype(form.dtype), "its type is no longer weak"
     return x, ""
 
 
@@ -115,7 +115,7 @@ def _is_number(x: Any) -> bool:
 
 
 def _form(x: Any) -> Any:
-    """Return dtype, shape and weak type as they are; jax takes any numpy array for 32 bits."""
+    """Return dtype, shape and weak type unchanged; jax would treat a numpy array as 32 bits."""
     if isinstance(x, np.ndarray | np.generic):
         return jax.ShapeDtypeStruct(x.shape, x.dtype)
     return jax.typeof(x)
@@ -129,10 +129,10 @@ def _is_without_values(x: Any) -> bool:
 
 
 def _converted(x: Any, like: Any) -> Any:
-    """Return an array as a key, or numbers in another dtype of their kind, where none is lost.
+    """Return an array as a key, or numbers in another dtype of their kind, without any loss.
 
     Raises:
-        Refusal: its text names what is found and what is expected.
+        Refusal: the leaf does not fit; the text names the found and the expected leaf.
     """
     form = _form(x)
     mismatch = Refusal(f"{description(x)} found, {description(like)} expected")
@@ -159,7 +159,7 @@ def _converted(x: Any, like: Any) -> Any:
 
 
 def _is_castable(x: Any, dtype: Any) -> bool:
-    """Return whether a number or an array becomes one of the same kind; an int also a float."""
+    """Return whether `dtype` is of the same kind as a number or an array, or int becomes float."""
     kinds = [jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating]
     if type(x) is int:
         return _is_a(dtype, jnp.number)
@@ -171,7 +171,7 @@ def _is_equal(x: Any, y: Any) -> bool:
 
 
 def _wide(x: Any) -> Any:
-    """Return numbers on the host in a dtype that holds those of all others of their kind."""
+    """Return numbers on the host in the widest dtype of their kind."""
     x = np.asarray(x)
     if _is_a(x.dtype, jnp.complexfloating):
         return x.astype(np.complex128)

@@ -31,14 +31,14 @@ class Count:
     """One counter of a state, as `counts` lists it.
 
     Attributes:
-        path: where it stands.
-        value: an int; an array of ints where the state was made under `jax.vmap`.
-        state: the name of the class that holds it, or "" where that is a container of Python.
+        path: its path.
+        value: an int, or an array of ints if the state was made under `jax.vmap`.
+        state: the name of the class that holds it, or "" if that is a container of Python.
         field: its name in that class.
-        meaning: what it is for.
+        meaning: its purpose.
         moves: whether `shift_counts` moves it.
-        clock: what it counts: the path of the transformation whose updates these are, ``$`` for
-            the calls of ``update``. Counters of one clock move together.
+        clock: the path of the transformation whose updates it counts, ``$`` for the calls of
+            ``update``. Counters of one clock move together.
         start: its value before the first update.
 
     Example:
@@ -74,9 +74,9 @@ class LocatedCount:
     """A counter and its node.
 
     Attributes:
-        node: in the table of the tree.
-        count: what a caller sees.
-        skipped: how many updates `apply_if_finite` kept from it.
+        node: its node in the table of the tree.
+        count: the public form of the counter.
+        skipped: the number of updates that `apply_if_finite` skipped.
     """
 
     node: int
@@ -86,7 +86,7 @@ class LocatedCount:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What the nodes above a node say of it."""
+    """The properties that a node inherits from the nodes above."""
 
     clock: int = 0  # the node whose updates are counted here
     search: bool = True
@@ -124,12 +124,12 @@ class Scan:
 
     Attributes:
         tree: the table of its nodes.
-        counters: in the order of the tree.
-        unsure: clocks that start again at each sync, or perhaps do not: the state does not tell.
-        closed: the class of each object that cannot be looked into, by path.
+        counters: the counters, in the order of the tree.
+        unsure: clocks that may or may not restart at each sync; the state does not tell.
+        closed: the class of each object that is not a tree, by path.
 
     Raises:
-        StructureError: reason ``bad-count`` where a counter has no concrete integers.
+        StructureError: reason ``bad-count`` if a counter has no concrete integers.
     """
 
     def __init__(self, opt_state: Any) -> None:
@@ -140,7 +140,7 @@ class Scan:
         self._syncs: dict[int, _Sync] = {}
         self._inner: dict[tuple[int, str], int] = {}  # holder and field to clock
         self._above: dict[int, int] = {}  # clock to the clock that holds it
-        self._merged: dict[int, int] = {}  # clock to the clock that it is after all
+        self._merged: dict[int, int] = {}  # clock to the clock that it turned out to be
         self._restarts: set[int] = set()
         self._unsure: set[int] = set()
         self._look(0, -1, "", None)
@@ -233,8 +233,8 @@ class Scan:
             if is_counter and x is not None:
                 raise StructureError(
                     f"{self._paths([node])[0]}: {type(x).__module__}.{type(x).__qualname__} is not "
-                    "a counter with a value that can be read here; call it outside of jit, with a "
-                    "state of concrete integers",
+                    "a counter with a readable value; call this outside of jit, with a state of "
+                    "concrete integers",
                     reason=Reason.BAD_COUNT,
                 )
             return
@@ -253,7 +253,7 @@ class Scan:
         return type(tree.objects[node - 1]) is str and tree.objects[node - 1] == "step"
 
     def _settle(self, sync: _Sync) -> None:
-        """Find out whether an inner state starts again at each sync."""
+        """Find out whether an inner state restarts at each sync."""
         outer = sync.inner.get("opt_state")
         if outer is not None and sync.opaque:
             self._merged[outer] = self._above[outer]
@@ -313,7 +313,7 @@ def _state_row(x: Any) -> StateRow | None:
 
 
 def _nested_items(x: Any) -> Iterator[Any]:
-    """Yield `x` and all that is in the tuples below it."""
+    """Yield `x` and all objects in the tuples below it."""
     stack = [x]
     while stack:
         x = stack.pop()

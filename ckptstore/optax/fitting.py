@@ -1,4 +1,4 @@
-"""Fitting a loaded state to the structure that an optimizer expects today: `fit`."""
+"""`fit`: convert a loaded state to the structure that an optimizer expects today."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _SHOWN = 50
 
 
 class Optimizer(Protocol):
-    """What `fit` calls of an optimizer; `optax.GradientTransformation` has it."""
+    """The part of an optimizer that `fit` calls; `optax.GradientTransformation` has it."""
 
     def init(self, params: Any, /) -> Any:
-        """Return the state that the optimizer begins with."""
+        """Return the initial state of the optimizer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What `fit` did at one place of the state.
+    """One change that `fit` made to the state.
 
     Attributes:
-        path: the place, in the state that is returned.
-        what: in words.
+        path: the path in the returned state.
+        what: the change in words.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -49,7 +49,7 @@ class Report:
     """All that `fit` changed; ``print(report)`` shows a line for each place.
 
     Attributes:
-        changes: in the order of the tree; empty where the state was today's already.
+        changes: the changes in the order of the tree; empty if the state fitted already.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -71,24 +71,25 @@ class Report:
 def fit(loaded: Any, tx: Optimizer, params: Any) -> tuple[Any, Report]:
     """Return a state of the structure that an optimizer expects today, with the loaded values.
 
-    `load` rebuilds the state that was saved. An older release of Optax made it with another
-    structure, or your chain has changed since. States that hold no value come and go, dicts are
-    matched by key, dtypes and PRNG keys become those of today. The rest is refused: no value of
-    ``tx.init`` ever stands for one that has a history. Call it outside of jit.
+    `load` rebuilds the state that you saved. Its structure may differ from today's, because an
+    older release of Optax made it, or because you have changed your chain since. `fit` adds and
+    drops states without values, matches dicts by key, and converts dtypes and PRNG keys. It refuses
+    everything else: a value of ``tx.init`` never replaces a value with a history. Call it outside
+    of jit.
 
     Args:
-        loaded: the state of the optimizer alone, as `load` returned it.
+        loaded: the state of the optimizer alone, as returned by `load`.
         tx: the optimizer: any object with ``init(params)``.
-        params: its parameters, or a `jax.ShapeDtypeStruct` for each. No array is made of them
-            unless jax cannot trace ``tx.init``.
+        params: its parameters, or a `jax.ShapeDtypeStruct` for each. Arrays are made only if jax
+            cannot trace ``tx.init``.
 
     Returns:
-        The state, and a report of what was changed. Parts that did not change are the same objects;
-        where nothing changed, the state is `loaded` itself.
+        The state, and a report of the changes. Unchanged parts are the same objects. If nothing
+        changed, the state is `loaded` itself.
 
     Raises:
-        StructureError: ``does-not-fit``, with all the places and what is found and expected
-            there; ``bad-argument`` where ``tx.init(params)`` fails.
+        StructureError: ``does-not-fit``: the message lists all places, found against expected.
+            ``bad-argument``: ``tx.init(params)`` fails.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -116,17 +117,17 @@ def fit(loaded: Any, tx: Optimizer, params: Any) -> tuple[Any, Report]:
         ) from error
     best = Comparison(loaded, initial)
     if best.changes or best.refusals:
-        # Some states look otherwise after their first update than before.
+        # Some states change their form in the first update.
         updated = expected.updated_state(tx, params, initial)
         if updated is not None:
             after_update = Comparison(loaded, updated)
             best = min(best, after_update, key=lambda c: (bool(c.refusals), len(c.changes)))
     if best.refusals:
         raise StructureError(
-            f"fit: {len(best.refusals)} place(s) of the state are not what the optimizer expects:"
+            f"fit: {len(best.refusals)} place(s) of the state do not fit the optimizer:"
             + "".join(f"\n  {line}" for line in listed(best.refusals, _SHOWN))
             + "\npass the state of the optimizer alone, with the `tx` and the `params` that belong "
-            "to it; what may begin anew or be lost, put in or leave out by hand, as in "
+            "to it; add or remove by hand the parts that you accept to reset or lose, as in "
             "(*loaded, tx.init(params)[-1])",
             reason=Reason.DOES_NOT_FIT,
         )

@@ -1,4 +1,4 @@
-"""An optimizer's state as a table of nodes, each with its object and the step that leads to it."""
+"""An optimizer's state as a table of nodes, each with its object and the step from its parent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StateTree:
         self._table = flatten(state, lenient=True)
 
     def first(self, node: int) -> int:
-        """Return the first node of the object at a node: itself, or the one it is the same as."""
+        """Return the first node of the object at a node: itself, or the target of a SAME node."""
         return self._table.target(node)
 
     def kind(self, node: int) -> int:
@@ -37,7 +37,7 @@ class StateTree:
         return expected.is_leaf(self.object(node))
 
     def children(self, node: int) -> Children:
-        """Return the step and the node of each child; of the entry of a dict, its value's."""
+        """Return the step and the node of each child; for a dict's entry, those of its value."""
         nodes = self._table.layout.children(node)
         places = [
             (paths.step(self._table, node, position, nodes[position - 1]), child)
@@ -50,7 +50,7 @@ class StateTree:
         return dict(zip(self.object(node), self.children(node), strict=True))
 
     def elements(self, node: int) -> Children:
-        """Return the children of a tuple, and of a record itself alone."""
+        """Return the children of a tuple, or a record as its own only child."""
         return self.children(node) if self.kind(node) == Kind.TUPLE else [("", node)]
 
     def holds_values(self, node: int) -> bool:
@@ -71,14 +71,14 @@ class StateTree:
         return expected.description(x) if expected.is_leaf(x) else class_name(x)
 
     def make_record(self, node: int, values: list[Any]) -> Any:
-        """Return an instance of the class at a node, made of other children."""
+        """Return an instance of the class at a node, made from other children."""
         row = self._table.row(node)
         maker: Any = find_maker(row, {str(row): type(self.object(node))})
         return maker.make(values)
 
 
 def class_name(x: Any) -> str:
-    """Return the class of an object; those of Python and Optax by their name alone."""
+    """Return the name of an object's class, without a module for classes of Python and Optax."""
     cls = type(x)
     if top_level(cls.__module__) in ("builtins", "collections", "optax"):
         return "None" if x is None else cls.__qualname__

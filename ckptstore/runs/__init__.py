@@ -1,4 +1,4 @@
-"""The steps of a training run: which calls save, which steps are kept, and where to resume.
+"""The steps of a training run: when to save, which steps to keep, and which to resume from.
 
 Guide: docs/runs.md.
 """

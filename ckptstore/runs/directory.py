@@ -1,4 +1,4 @@
-"""The directory of a run: its steps are found in the store at each call."""
+"""The directory of a run, whose steps are looked up in the store at each call."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _Loaded = TypeVar("_Loaded")
 
 
 class Run:
-    """One run, which others may write to at the same time.
+    """One run, to which other processes may write at the same time.
 
     Args:
         url: its directory.
-        options: of the store.
+        options: the options of the store.
 
     Attributes:
-        place: the directory, whatever the working directory is.
+        place: the absolute path or URL of the directory.
         url: the same for messages.
-        options: as given.
-        metrics: what is known of the metrics of its steps.
+        options: the argument.
+        metrics: the known metrics of its steps.
     """
 
     def __init__(self, url: str | os.PathLike[str], options: Mapping[str, Any] | None) -> None:
@@ -57,7 +57,7 @@ class Run:
         return f"{self.place}/{step_name(step)}"
 
     def committed(self) -> list[int]:
-        """Return the committed steps, in order, without reading a manifest of theirs."""
+        """Return the committed steps, in order, without reading a manifest."""
         with self._open() as store:
             while not (found := _committed(store)):
                 if self.newest() is None:
@@ -65,10 +65,10 @@ class Run:
         return found
 
     def newest(self, but: Collection[int] = ()) -> int | None:
-        """Return the newest committed step but some: one listing of names, then looks downwards.
+        """Return the newest committed step outside of `but`: one listing, then checks downwards.
 
-        Where there is none, another process may have saved one and deleted those that were listed:
-        so it is looked for again, until two listings in turn are the same.
+        If there is none, another process may have saved a step and deleted the listed ones. So the
+        search is repeated until two listings in a row are the same.
         """
         before: Mapping[str, int] | None = None
         with self._open() as store:
@@ -86,49 +86,49 @@ class Run:
     def load_newest(
         self, load: Callable[[int], _Loaded], *, fallback: bool
     ) -> tuple[_Loaded, Collection[int]]:
-        """Load the newest step, or with `fallback` the newest that is sound.
+        """Load the newest step, or with `fallback` the newest intact one.
 
         Args:
             load: loads a step.
-            fallback: pass over damaged steps, each with a line in the log.
+            fallback: skip damaged steps, each with a line in the log.
 
         Returns:
-            What was loaded, and the steps passed over.
+            The loaded value, and the skipped steps.
 
         Raises:
             NotCommittedError: there is no step (reason ``no-step``).
-            CorruptError: it is damaged; with `fallback`, all of them are.
-            CheckpointError: as `load`.
+            CorruptError: the newest step is damaged; with `fallback`, all steps are.
+            CheckpointError: as for `load`.
         """
         damaged: dict[int, CorruptError] = {}
         tries = 0
         while (found := self.newest(damaged)) is not None:
             try:
                 return load(found), damaged
-            except NotCommittedError:  # it was deleted after it was found
+            except NotCommittedError:  # deleted after the listing
                 tries += 1
                 if tries == _TRIES:
                     raise
             except CorruptError as error:
                 if not fallback:
                     raise
-                _log.warning("step %d is damaged and passed over: %s", found, error)
+                _log.warning("step %d is damaged and skipped: %s", found, error)
                 damaged[found] = error
         for newest in damaged.values():
             raise CorruptError(
-                f"{self.url}: of {len(damaged)} step(s) none is sound; the newest: {newest}",
+                f"{self.url}: all {len(damaged)} step(s) are damaged; the newest: {newest}",
                 reason=newest.reason,
             )
         raise NotCommittedError(
-            f"{self.url}: no checkpoint of any step there; check the path, or save one first",
+            f"{self.url}: the run has no committed step; check the path, or save a step first",
             reason=Reason.NO_STEP,
         )
 
     def previous(self, step: int | None) -> Previous | None:
-        """Return what a save may take over of a step, or of the newest; None where there is none.
+        """Return a step, or the newest, for a save to take files over; None if there is none.
 
         Raises:
-            CheckpointError: it cannot be read.
+            CheckpointError: the step cannot be read.
         """
         found = self.newest() if step is None else step
         if found is None:
@@ -137,27 +137,27 @@ class Run:
             return incremental.read(store, step_name(found))
 
     def best(self, metric: str, mode: Mode) -> int | None:
-        """Return the step with the best value of a metric, or None where there are no steps."""
+        """Return the step with the best value of a metric, or None if there are no steps."""
         with self._open() as store:
             look = self.metrics.look(store, self.committed())
             ranked = retention.ranked(look.infos, metric, mode)
         return ranked[0].step if ranked else None
 
     def check(self) -> None:
-        """Raise StructureError, reason ``is-a-checkpoint``, where the directory is no run."""
+        """Raise StructureError, reason ``is-a-checkpoint``, if the directory is not a run."""
         with self._open() as store:
             _refuse_checkpoint(store)
 
     def delete(self, step: int) -> None:
-        """Delete a step; raises as `commit.delete`."""
+        """Delete a step; the errors are as for `commit.delete`."""
         with storage.open(self.at(step), self.options) as store:
             commit.delete(store)
 
     def collect(self, grace: float, *, dry_run: bool) -> dict[int, list[str]]:
-        """Collect the garbage of each step; raises as `garbage.collect`."""
+        """Collect the garbage of each step; the errors are as for `garbage.collect`."""
         if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < 1e12:
             raise StructureError(
-                f"gc: grace is {grace!r:.80}, expected seconds, 0 or more",
+                f"gc: grace is {grace!r:.80}, expected a number of seconds, 0 or more",
                 reason=Reason.BAD_ARGUMENT,
             )
         removed = {}
@@ -168,10 +168,10 @@ class Run:
         return removed
 
     def evict(self, keep: Rule, saved: int) -> None:
-        """Delete what a rule does not keep.
+        """Delete the steps that a rule does not keep.
 
-        A save came before, and has succeeded whatever happens here: what fails is logged, and
-        tried again after the next save.
+        The save before has succeeded, even if this fails. A failure is logged, and the next save
+        tries again.
         """
         try:
             with self._open() as store:
@@ -182,7 +182,7 @@ class Run:
         except Exception as error:
             own = isinstance(error, CheckpointError)
             what = error if own else f"{type(error).__name__}: {error}"
-            done = f"{self.url}: step {saved} is saved, but older ones are not evicted"
+            done = f"{self.url}: step {saved} is saved, but older steps are not evicted"
             _log.warning("%s: %s", done, what, exc_info=not own)
 
     def _open(self) -> Storage:
@@ -194,14 +194,14 @@ def _committed(store: Storage) -> list[int]:
 
 
 def _refuse_checkpoint(store: Storage) -> None:
-    """Raise where a directory holds a manifest of its own, and no step."""
+    """Raise an error if a directory holds a manifest of its own, and no step."""
     holder = committed(store)
     if holder is None or holder.attempt is None or _committed(store):
         return
     step = holder.manifest().step
     raise StructureError(
-        f"{store.url}: a checkpoint{'' if step is None else f' of step {step}'}, not a run of "
-        "them: ckptstore.load(url) loads it; give Manager the directory above it, or another",
+        f"{store.url}: a checkpoint{'' if step is None else f' of step {step}'}, not a run; "
+        "load it by ckptstore.load(url), or pass Manager its parent or another directory",
         reason=Reason.IS_A_CHECKPOINT,
     )
 
@@ -210,6 +210,6 @@ def _evict(store: Storage, step: int, attempt: str | None) -> None:
     try:
         commit.delete(store.child(step_name(step)), attempt)
     except (NotCommittedError, AlreadyCommittedError):
-        pass  # another process was faster, or has just saved it again
+        pass  # another process has deleted it, or has just saved it again
     except CheckpointError as error:
         _log.warning("step %d is not kept, but could not be evicted: %s", step, error)

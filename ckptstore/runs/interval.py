@@ -13,7 +13,7 @@ Every = int | datetime.timedelta | None
 
 
 class SaveInterval:
-    """What ``every=`` of a Manager asks for, and when the run saved last.
+    """The meaning of ``every=`` of a Manager, and the time of the run's last save.
 
     Args:
         every: a number of steps, a time, or None for each call.
@@ -30,16 +30,16 @@ class SaveInterval:
         self._overdue = False
 
     def resumed(self, step: int) -> None:
-        """Count from a step that was loaded, where there was no call yet."""
+        """Count from a step that was loaded, if there was no call yet."""
         if self._last_step is None:
             self._last_step = step
 
     def called(self, step: int) -> bool:
-        """Return whether the call for a step is to save, and note that it came.
+        """Return whether the call for a step should save, and note the call.
 
-        A number of steps is due at each of its multiples, and at the first step after one that was
-        jumped over. So neither the number of calls matters nor the step at which a run resumes. A
-        call that is due stays so until `saved` is called.
+        With a number of steps, a save is due at each multiple, and at the first step after a
+        skipped multiple. So the number of calls and the step at which a run resumes do not matter.
+        A save stays due until `saved` is called.
         """
         if self.every is None or self._overdue:
             return True
@@ -51,13 +51,13 @@ class SaveInterval:
         return due
 
     def saved(self, step: int) -> None:
-        """Count from a step that was saved, or is being saved, and from now."""
+        """Count from a step that was saved or is being saved, and from the present time."""
         self._last_step = step
         self._saved_at = time.monotonic()
         self._overdue = False
 
     def failed(self) -> None:
-        """Make the next call save: the save that `saved` announced has failed."""
+        """Make the next call save, because the save that `saved` announced has failed."""
         self._overdue = True
 
 

@@ -23,31 +23,30 @@ from ckptstore.saving import PendingSave
 class Manager(Steps):
     """A directory with one checkpoint for each step, on a disk or in a bucket.
 
-    The steps are looked up in the store at each call: another process sees new ones at once, and a
-    checkpoint that was copied in by hand is a step. Other files are left alone.
+    Each call looks the steps up in the store. So another process sees a new step at once, and you
+    can copy a checkpoint in by hand. Other files are left alone.
 
-    The end of a `with` block waits for the save under way and raises its error. Otherwise the error
-    of a `save_async` that failed is raised by the next call of any method.
+    The end of a `with` block waits for the save under way and raises its error. Without the block,
+    the next call of any method raises the error of a `save_async` that failed.
 
     Args:
         url: the directory of the run.
-        keep: the rule that tells which steps to keep, such as
-            ``keep_last(3) | keep_best(1, "loss")``; None keeps all. It is asked after each save,
-            and what it does not keep is deleted, but never the newest step or the one just saved.
-            Where that fails, the save has succeeded all the same; a line is logged at WARNING, and
-            the next save tries again.
-        every: which calls of `save` and `save_async` save; None lets all. An int is a number of
-            steps: each multiple of it is saved, and the first step after one that was jumped over.
-            A `datetime.timedelta` is the time since this Manager saved last, or was made.
-        keep_full_every: how many steps may share a data file. Large arrays that did not change
-            since the save before are not written again: on a disk their files are linked, in a
-            bucket the store copies them. A bad sector under a file damages every step that has it,
-            so each file is written anew by one save of so many; 1: nothing is shared.
+        keep: the rule for the steps to keep, such as ``keep_last(3) | keep_best(1, "loss")``; None
+            keeps all. After each save, the steps that it does not keep are deleted, but never the
+            newest step or the one just saved. If a deletion fails, the save has still succeeded: a
+            line is logged at WARNING, and the next save tries again.
+        every: the calls of `save` and `save_async` that save; None: all. An int is a number of
+            steps: each multiple of it is saved, and the first step after a skipped multiple. A
+            `datetime.timedelta` is the time since this Manager saved last, or was made.
+        keep_full_every: the number of steps that may share a data file; 1: no file is shared. Large
+            arrays that have not changed since the save before are not written again: on a disk
+            their files are linked, in a bucket the store copies them. A bad sector under a file
+            damages every step that shares it, so each file is rewritten after this many saves.
         storage_options: options of the store.
 
     Attributes:
         url: the directory of the run.
-        loaded_step: the step that the last `load` gave; None before.
+        loaded_step: the step that you loaded last; None before.
 
     Raises:
         StructureError: reason ``bad-argument``.
@@ -90,7 +89,10 @@ class Manager(Steps):
 
     def __reduce__(self) -> Any:
         if self._run.options:
-            raise TypeError("storage_options may hold secrets; make the Manager again where it is")
+            raise TypeError(
+                "cannot pickle a Manager: storage_options may hold secrets; make a new Manager in "
+                "the other process"
+            )
         made = functools.partial(
             Manager,
             keep=self._saves.keep,
@@ -109,7 +111,7 @@ class Manager(Steps):
         with self._at_exit:
             self._saves.wait()
             if error is None:
-                self._saves.check()  # else the next call raises it, or the process tells of it
+                self._saves.check()  # else the next call raises it, or the process prints it
 
     def save(
         self,
@@ -125,23 +127,23 @@ class Manager(Steps):
         """Save a step; when this returns, it is committed and durable.
 
         Args:
-            step: 0 or more.
+            step: the training step, 0 or more.
             tree: the state.
-            metadata: as of `ckptstore.save`.
-            metrics: numbers by name, for `best` and for rules of retention.
-            supplied: as of `ckptstore.save`.
-            overwrite: replace the step that is there.
-            force: save whatever `every` says, as before the process ends. The metrics that `keep`
-                looks at may then be left out.
+            metadata: as for `ckptstore.save`.
+            metrics: numbers by name, for `best` and for your `keep` rule.
+            supplied: as for `ckptstore.save`.
+            overwrite: replace an existing step.
+            force: save in any case, whatever `every` is, for example before the process ends. You
+                may then leave out the metrics that `keep` needs.
 
         Returns:
-            What `inspect` would return, or None where `every` says that this call does not save.
+            The description of the checkpoint, or None if `every` makes this call not save.
 
         Raises:
-            AlreadyCommittedError: the step is there; ``overwrite=True`` replaces it.
-            StructureError: reason ``missing-metric``: one that `keep` looks at; or
-                ``is-a-checkpoint``: the URL is not of a run.
-            CheckpointError: as `ckptstore.save`.
+            AlreadyCommittedError: the step exists; pass ``overwrite=True`` to replace it.
+            StructureError: reason ``missing-metric``: a metric that `keep` needs is missing. Reason
+                ``is-a-checkpoint``: the URL is a checkpoint, not a run.
+            CheckpointError: as for `ckptstore.save`.
 
         Example:
             >>> manager = Manager("run", every=100)
@@ -173,23 +175,24 @@ class Manager(Steps):
         wait: bool = True,
         force: bool = False,
     ) -> PendingSave | None:
-        """Save a step while training goes on; return once the tree may be changed.
+        """Save a step in the background; return as soon as you may change the tree.
 
         Args:
-            step: 0 or more.
+            step: the training step, 0 or more.
             tree: the state.
-            metadata: as of `ckptstore.save`.
-            metrics: as of `save`.
-            supplied: as of `ckptstore.save`.
-            overwrite: as of `save`.
-            wait: as of `ckptstore.save_async`.
-            force: as of `save`.
+            metadata: as for `ckptstore.save`.
+            metrics: as for `save`.
+            supplied: as for `ckptstore.save`.
+            overwrite: as for `save`.
+            wait: as for `ckptstore.save_async`.
+            force: as for `save`.
 
         Returns:
-            The save under way, or None where `every` says that this call does not save.
+            The save under way, or None if `every` makes this call not save.
 
         Raises:
-            CheckpointError: as `save` and `ckptstore.save_async`; that of the save before, too.
+            CheckpointError: as for `save` and `ckptstore.save_async`, or the error of the save
+                before this one.
 
         Example:
             >>> with Manager("run") as manager:
@@ -220,22 +223,22 @@ class Manager(Steps):
         """Load a step, or the newest.
 
         Args:
-            step: None is the newest.
-            like: as of `ckptstore.load`.
-            select: as of `ckptstore.load`.
-            types: as of `ckptstore.load`.
-            cast: as of `ckptstore.load`.
-            arrays: as of `ckptstore.load`.
-            fallback: where the newest is damaged, load the newest that is not. Each step passed
-                over is logged at WARNING and stays as it is, until this Manager saves that step
-                again: that replaces it.
+            step: the step; None: the newest.
+            like: as for `ckptstore.load`.
+            select: as for `ckptstore.load`.
+            types: as for `ckptstore.load`.
+            cast: as for `ckptstore.load`.
+            arrays: as for `ckptstore.load`.
+            fallback: if the newest step is damaged, load the newest intact one. Each skipped step
+                is logged at WARNING and left alone, until this Manager saves that step again, which
+                replaces it.
 
         Raises:
-            NotCommittedError: no such step, or none at all (reason ``no-step``).
-            CorruptError: it is damaged; with `fallback`, all of them are.
-            StructureError: reason ``is-a-checkpoint``: the URL is not of a run.
-            CheckpointError: as `ckptstore.load`. What is no damage is never passed over, such as
-                types that are not found or a disk that cannot be read.
+            NotCommittedError: there is no such step, or no step at all (reason ``no-step``).
+            CorruptError: the step is damaged; with `fallback`, all steps are.
+            StructureError: reason ``is-a-checkpoint``: the URL is a checkpoint, not a run.
+            CheckpointError: as for `ckptstore.load`. A step is skipped only for damage, not for
+                other errors, such as a missing type or a disk that cannot be read.
 
         Example:
             >>> manager = Manager("run")
@@ -258,8 +261,8 @@ class Manager(Steps):
             return loaded
         if fallback:
             raise StructureError(
-                "load: fallback=True is for the newest; leave out the step, or try those of "
-                "Manager.steps() one by one",
+                "load: fallback=True works only for the newest step; leave out the step, or try "
+                "those of Manager.steps() one by one",
                 reason=Reason.BAD_ARGUMENT,
             )
         return load(step)
@@ -275,15 +278,16 @@ class Manager(Steps):
         arrays: Literal["numpy"] | None = None,
         fallback: bool = False,
     ) -> Any:
-        """Load the newest step, or where the run has none yet, return ``init()``.
+        """Load the newest step, or return ``init()`` if the run has no step yet.
 
-        So a script starts and resumes by the same line. The step belongs into the tree, with all
-        else that the next step needs; `loaded_step` tells it too, and is None after ``init()``.
+        So your script starts and resumes with the same line. Put the step number into the tree,
+        with everything else that the next step needs. `loaded_step` holds the step too, and is None
+        after ``init()``.
 
-        `init` is not called where there is a step. The other arguments are those of `load`.
+        `init` is not called if there is a step. The other arguments are those of `load`.
 
         Raises:
-            CheckpointError: as `load`. A run is never begun anew because its steps are damaged.
+            CheckpointError: as for `load`. A run never starts again because its steps are damaged.
 
         Example:
             >>> manager = Manager("run")
@@ -311,11 +315,11 @@ class Manager(Steps):
         return init()
 
     def on_preemption(self, notice: Callable[[], Any] | None = None) -> Preemption:
-        """Return a flag, raised once this process is told to stop by SIGTERM or by `notice`.
+        """Return a flag that is raised when SIGTERM or `notice` tells this process to stop.
 
-        The loop reads it once a step, saves with ``force=True`` and leaves. The handler that was
-        there before runs too, and is put back at the end of the `with` block. `notice` is for what
-        a cloud announces otherwise: see `Preemption`.
+        Read it once in each step; if it is raised, save with ``force=True`` and leave the loop. The
+        earlier handler runs too, and is restored at the end of the `with` block. Pass `notice` if
+        your cloud announces a stop in another way: see `Preemption`.
 
         Raises:
             StructureError: reason ``not-main-thread``, ``foreign-handler`` or ``bad-argument``.

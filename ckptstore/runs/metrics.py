@@ -1,4 +1,4 @@
-"""The metrics of the steps of a run, read from the manifests when they are asked for."""
+"""The metrics of the steps of a run, which are read from the manifests on demand."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ Known = dict[int, tuple[str, Mapping[str, float]]]
 
 
 class Metrics:
-    """What this process knows of the metrics of a run: by step, and of which attempt."""
+    """The known metrics of a run in this process: by step, with the attempt of each."""
 
     def __init__(self) -> None:
         self._known: Known = {}
 
     def remember(self, step: int, attempt: str, metrics: Mapping[str, float]) -> None:
-        """Know the metrics of a save without reading them."""
+        """Store the metrics of a save, so that they need not be read."""
         self._known[step] = attempt, metrics
 
     def look(self, run: Storage, found: Sequence[int]) -> Look:
-        """Begin to look at the steps that are there now; nothing is read before it is asked for."""
+        """Return a view of the steps that exist now; it reads metrics only on demand."""
         for step in set(self._known).difference(found):
             self._known.pop(step, None)
         return Look(run, found, self._known)
 
 
 class Look:
-    """One look at the steps of a run.
+    """One view of the steps of a run.
 
     Attributes:
-        infos: the steps, in order. The first whose metrics are asked for and not known lets those
-            of all be read, several at a time.
+        infos: the steps, in order. The first access to unknown metrics reads those of all steps,
+            several at a time.
     """
 
     def __init__(self, run: Storage, found: Sequence[int], known: Known) -> None:
         self.infos = [StepInfo(step, self._metrics) for step in found]
         self._run = run
         self._known = known
-        now = known.copy()  # another thread may let go of a step that was deleted
+        now = known.copy()  # another thread may remove a deleted step
         self._here = {step: now[step] for step in found if step in now}
         self._used = False
         self._unreadable: set[int] = set()
 
     def stale(self, step: int) -> bool:
-        """Tell whether metrics were asked for, and those of this step are not what is there now."""
+        """Return whether metrics were read, and those of this step are no longer valid."""
         if not self._used:
             return False
         if step in self._unreadable:
@@ -65,7 +65,7 @@ class Look:
         return True
 
     def attempt(self, step: int) -> str | None:
-        """Return the attempt of a step whose metrics were asked for; None where none were."""
+        """Return the attempt of a step whose metrics were read; None if none were read."""
         return self._here[step][0] if self._used else None
 
     def _metrics(self, step: int) -> Mapping[str, float]:
@@ -81,13 +81,13 @@ class Look:
 
     def _read_one(self, step: int) -> None:
         holder = committed(self._run.child(step_name(step)))
-        if holder is None:  # it was deleted meanwhile
+        if holder is None:  # deleted in the meantime
             self._unreadable.add(step)
             return
         try:
             manifest = holder.manifest()
         except (CorruptError, UnsupportedError) as error:
-            _log.warning("%s; so its metrics are not known, and it is not evicted", error)
+            _log.warning("%s; so the metrics of this step are unknown, and it is kept", error)
             self._unreadable.add(step)
             return
         self._known[step] = self._here[step] = manifest.attempt, manifest.metrics

@@ -1,4 +1,4 @@
-"""The request to stop: SIGTERM, or a notice of the cloud, becomes a flag that the loop reads."""
+"""The request to stop: a flag for the training loop, raised by SIGTERM or a cloud's notice."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ _open: list[Preemption] = []
 class Preemption:
     """A flag that is false until this process is told to stop: ``if preempted: …``.
 
-    Until `close`, SIGTERM raises the flag, and the handler that was there before runs as well.
-    Where there was none, the process lives on. A forked child has the old handler back at once.
+    Until you call `close`, SIGTERM raises the flag and also runs the earlier handler. If there was
+    no handler, the process goes on. A forked child has the old handler at once.
 
     `Manager.on_preemption` makes one that the end of the Manager's `with` block closes.
 
     Args:
-        notice: a function without arguments, called once a second in a thread of its own until it
-            returns something true, which raises the flag too. An error in it is logged, and it is
-            called again.
+        notice: a function without arguments, called once a second in a thread of its own. When it
+            returns a true value, the flag is raised. If it raises an error, that is logged, and it
+            is called again.
 
     Raises:
-        StructureError: reason ``not-main-thread``: Python lets only the main thread take signals;
-            ``foreign-handler``: SIGTERM has a handler that cannot be put back; ``bad-argument``.
+        StructureError: reason ``not-main-thread``: Python allows signal handlers only in the main
+            thread. Reason ``foreign-handler``: SIGTERM has a handler that cannot be restored.
+            Reason ``bad-argument``.
 
     Example:
         >>> import signal
@@ -55,20 +56,20 @@ class Preemption:
                 "on_preemption",
                 "notice",
                 notice,
-                "a callable without arguments that returns something true once this machine will "
+                "a callable without arguments that returns a true value once this machine will "
                 "be taken away",
             )
         if threading.current_thread() is not threading.main_thread():
             raise StructureError(
-                "on_preemption: called in a thread, and Python lets only the main thread take a "
-                "signal; call it in the main thread before you start this one, and pass the flag",
+                "on_preemption: called in a thread, but Python allows signal handlers only in the "
+                "main thread; call it there before you start this thread, and pass the flag",
                 reason=Reason.NOT_MAIN_THREAD,
             )
         old = signal.getsignal(signal.SIGTERM)
         if old is None:
             raise StructureError(
                 "on_preemption: SIGTERM has a handler that was not installed by Python, so it "
-                "could neither run nor be put back; remove it first",
+                "could be neither run nor restored; remove it first",
                 reason=Reason.FOREIGN_HANDLER,
             )
         self._raised = False
@@ -88,7 +89,7 @@ class Preemption:
         return f"<Preemption {'told to stop' if self._raised else 'not told'}>"
 
     def close(self) -> None:
-        """Put the old handler back, and stop to call `notice`; the flag stays as it is.
+        """Restore the old handler, and stop calling `notice`; the flag does not change.
 
         Example:
             >>> import signal
@@ -106,13 +107,13 @@ class Preemption:
         self._restore()
 
     def _restore(self) -> None:
-        """Put the old handler back, unless another was put over this one: that one calls this."""
+        """Restore the old handler, unless a newer handler, which calls this one, is in place."""
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGTERM) == self._handle:
             signal.signal(signal.SIGTERM, self._old)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # Nothing here takes a lock: the main thread may hold it where it was interrupted.
+        # Take no lock here, because the interrupted main thread may hold it.
         closed = self not in _open
         if not closed:
             self._raised = True
@@ -131,7 +132,7 @@ class Preemption:
                     return
                 failed = False
             except Exception:
-                if not failed:  # once, not each second
+                if not failed:  # log once, not each second
                     _log.warning(
                         "on_preemption: the notice failed; it is called again", exc_info=True
                     )
@@ -140,9 +141,9 @@ class Preemption:
 
 
 def _after_fork() -> None:
-    """Let a child be ended by SIGTERM again, as multiprocessing ends its workers."""
+    """Make SIGTERM end a child again, since multiprocessing ends its workers in this way."""
     for preemption in reversed(_open):
-        preemption._closed = threading.Event()  # a thread that is not here may hold its lock
+        preemption._closed = threading.Event()  # a thread of the parent may hold its lock
         preemption._restore()
     _open.clear()
 

@@ -1,6 +1,6 @@
-"""Which steps of a run are kept: rules, each a callable, combined with ``|``. No I/O.
+"""Rules for the steps of a run to keep: callables, combined with ``|``. No I/O.
 
-A rule is called with all committed steps in order and returns those of them that it keeps.
+A rule is called with all committed steps in order, and returns the steps that it keeps.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _SHOWN = 5
 
 
 class StepInfo:
-    """One committed step, as a rule of retention sees it.
+    """One committed step, as an argument of a `keep` rule.
 
     Attributes:
         step: its number.
 
     Example:
-        A rule of your own, which keeps the steps with a loss below 1:
+        Your own rule, which keeps the steps with a loss below 1:
 
         >>> import ckptstore
         >>> def below_one(steps: list[StepInfo]) -> list[StepInfo]:
@@ -47,11 +47,11 @@ class StepInfo:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """The metrics that this step was saved with, by name.
+        """The metrics that you passed when you saved this step, by name.
 
-        The first step that is asked for metrics reads the manifests of **all** steps whose metrics
-        this process does not know yet: one request each, several at a time. Later ones cost
-        nothing. A step that was deleted meanwhile, or whose manifest is damaged, has none.
+        The first access reads the manifests of **all** steps whose metrics this process does not
+        know yet: one request for each, several at a time. Later accesses cost nothing. A step that
+        was deleted meanwhile, or whose manifest is damaged, has no metrics.
 
         Raises:
             StorageError: the store does not answer.
@@ -66,16 +66,16 @@ Rule = Callable[[Sequence[StepInfo]], Iterable[StepInfo]]
 
 
 class Keep:
-    """A rule that ckptstore brings; ``|`` with another callable keeps what either keeps.
+    """A rule of ckptstore; ``|`` with another callable keeps the steps that either keeps.
 
     Attributes:
-        metrics: the names of the metrics that it looks at.
+        metrics: the names of the metrics that it needs.
     """
 
     metrics: frozenset[str] = frozenset()
 
     def __call__(self, steps: Sequence[StepInfo]) -> Iterable[StepInfo]:
-        """Return those of the steps that are kept."""
+        """Return the steps to keep."""
         raise NotImplementedError
 
     def __or__(self, other: Rule) -> Keep:
@@ -89,7 +89,7 @@ def keep_last(n: int) -> Keep:
     """Keep the `n` newest steps.
 
     Args:
-        n: how many, 1 or more.
+        n: the number of steps, 1 or more.
 
     Returns:
         A rule for ``Manager(keep=…)``; combine rules with ``|``.
@@ -111,10 +111,10 @@ def keep_last(n: int) -> Keep:
 
 
 def keep_every(steps: int) -> Keep:
-    """Keep the multiples of `steps`; where one was not saved, the first step after it.
+    """Keep the multiples of `steps`; if one was not saved, keep the first step after it.
 
     Args:
-        steps: how many steps lie between two that are kept, 1 or more.
+        steps: the distance between two kept steps, 1 or more.
 
     Returns:
         A rule for ``Manager(keep=…)``; combine rules with ``|``.
@@ -138,13 +138,14 @@ def keep_every(steps: int) -> Keep:
 def keep_best(n: int, metric: str, mode: Mode = "min") -> Keep:
     """Keep the `n` steps with the best values of a metric.
 
-    Of equal values the newer is better. A value that is not finite is never among the best, nor is
-    a step that was saved without the metric.
+    If two values are equal, the newer step is better. A step without the metric, or with a value
+    that is not finite, is never among the best.
 
     Args:
-        n: how many, 1 or more.
+        n: the number of steps, 1 or more.
         metric: its name in ``save(step, tree, metrics={name: value})``.
-        mode: whether the smallest value is the best (of a loss) or the largest (of an accuracy).
+        mode: ``"min"`` if the smallest value is the best (a loss), ``"max"`` if the largest is (an
+            accuracy).
 
     Returns:
         A rule for ``Manager(keep=…)``; combine rules with ``|``.
@@ -167,10 +168,10 @@ def keep_best(n: int, metric: str, mode: Mode = "min") -> Keep:
 
 
 def evicted(keep: Rule, steps: Sequence[StepInfo], saved: int) -> list[int]:
-    """Return the steps that a rule does not keep, less the newest and the one just saved.
+    """Return the steps that a rule does not keep, except the newest and the one just saved.
 
     Raises:
-        StructureError: reason ``bad-argument``: the rule returned something else than steps.
+        StructureError: reason ``bad-argument``: the rule returned an object that is not a step.
     """
     info_of = {info.step: info for info in steps}
     kept = {saved, *list(info_of)[-1:]}
@@ -189,7 +190,7 @@ def ranked(steps: Sequence[StepInfo], metric: str, mode: Mode) -> list[StepInfo]
     """Return the steps that have a finite value of a metric, the best first.
 
     Raises:
-        StructureError: reason ``missing-metric``: there are steps, and none has one.
+        StructureError: reason ``missing-metric``: there are steps, and none has a finite value.
     """
     rows = [(info.metrics[metric], info) for info in steps if metric in info.metrics]
     finite = [(value, info) for value, info in rows if math.isfinite(value)]
@@ -221,27 +222,27 @@ def check_rule(keep: Any) -> None:
 
 
 def check_given(keep: Rule | None, step: int, metrics: Any) -> None:
-    """Raise StructureError, reason ``missing-metric``, for a save without what `keep` looks at."""
+    """Raise StructureError, reason ``missing-metric``, for a save without a metric of `keep`."""
     needed = keep.metrics if isinstance(keep, Keep) else frozenset[str]()
     passed = metrics if isinstance(metrics, Mapping) else {}
     if lacking := sorted(needed.difference(passed)):
         raise StructureError(
-            f"save: step {step} comes without the metric {lacking[0]!r} that {keep} looks at; "
-            f"save(step, tree, metrics={{{lacking[0]!r}: value}})",
+            f"save: step {step} comes without the metric {lacking[0]!r}, which {keep} needs; "
+            f"pass it: save(step, tree, metrics={{{lacking[0]!r}: value}})",
             reason=Reason.MISSING_METRIC,
         )
 
 
 def check_metric(where: str, metric: Any, mode: Any) -> None:
-    """Raise StructureError, reason ``bad-argument``, unless both are what `keep_best` takes."""
+    """Raise StructureError, reason ``bad-argument``, unless `keep_best` accepts both."""
     if not isinstance(metric, str):
         raise bad_argument(where, "metric", metric, "its name, such as 'loss'")
     if mode not in ("min", "max"):
-        raise bad_argument(where, "mode", mode, "'min' (of a loss) or 'max' (of an accuracy)")
+        raise bad_argument(where, "mode", mode, "'min' (for a loss) or 'max' (for an accuracy)")
 
 
 def _answer(rule: Rule, steps: Sequence[StepInfo]) -> Iterable[Any]:
-    """Call a rule with a list of its own: it may sort the list, or delete from it."""
+    """Call a rule with its own list, which it may sort or change."""
     answer = rule(list(steps))
     return answer if isinstance(answer, Iterable) else [answer]
 

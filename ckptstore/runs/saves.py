@@ -1,4 +1,4 @@
-"""The saves of one `Manager`, one after the other: which are due, and what follows each."""
+"""The saves of one `Manager`, in their order: when one is due, and the steps after each."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Saves:
 
     Args:
         run: its directory.
-        keep: the rule that tells which steps to keep.
-        every: which calls save.
-        keep_full_every: how many steps may share a data file.
-        loaded_step: returns the step that this process has read, or None.
+        keep: the rule for the steps to keep.
+        every: the save interval.
+        keep_full_every: the number of steps that may share a data file.
+        loaded_step: returns the step that this process has loaded, or None.
 
     Raises:
         StructureError: reason ``bad-argument``.
@@ -44,7 +44,7 @@ class Saves:
         self.keep = keep
         self._run = run
         self._interval = SaveInterval(every)
-        # The first save may take over what is in the step that this process has read.
+        # The first save may take over files of the step that this process has loaded.
         self._series = Series(keep_full_every, lambda: run.previous(loaded_step()))
         self._checked = False
         self._damaged: set[int] = set()
@@ -52,16 +52,16 @@ class Saves:
 
     @property
     def every(self) -> Every:
-        """Which calls save, as given."""
+        """The save interval, as passed."""
         return self._interval.every
 
     @property
     def keep_full_every(self) -> int:
-        """How many steps may share a data file, as given."""
+        """The number of steps that may share a data file, as passed."""
         return self._series.keep_full_every
 
     def is_due(self, step: int, metrics: Any, *, force: bool) -> bool:
-        """Return whether a call saves, after a look at its arguments; raise a pending error."""
+        """Check the arguments of a call, raise a pending error, and return whether it saves."""
         self.check()
         check_step(step)
         check_metrics(metrics)
@@ -107,7 +107,7 @@ class Saves:
         """Begin a save in the background."""
 
         def begun(pending: PendingSave) -> None:
-            self._pending = pending  # of several threads, that of the last
+            self._pending = pending  # with several threads, the last one counts
             self._interval.saved(step)
 
         def then(saved: Checkpoint | None) -> None:
@@ -124,12 +124,12 @@ class Saves:
         )
 
     def wait(self) -> None:
-        """Wait for the save in the background to end, well or badly."""
+        """Wait for the save in the background to end, with or without an error."""
         if self._pending is not None:
             self._pending.wait()
 
     def check(self) -> None:
-        """Raise the error of a save in the background, unless somebody was told of it."""
+        """Raise the error of a save in the background, unless it was raised before."""
         if self._pending is not None:
             self._pending.check()
 
@@ -142,15 +142,15 @@ class Saves:
         self._damaged.update(steps)
 
     def distrust(self) -> None:
-        """Let the next save write everything: a step is damaged, and may share its files."""
+        """Make the next save write everything: a step is damaged, and may share its files."""
         self._series.distrust()
 
     def _replacing(self, step: int, request: SaveRequest) -> SaveRequest:
-        """Overwrite a step that was passed over as damaged, without being told."""
+        """Return the request with `overwrite`, if the step was skipped as damaged."""
         return dataclasses.replace(request, overwrite=request.overwrite or step in self._damaged)
 
     def _after(self, saved: Checkpoint) -> None:
-        """Evict, after the commit and in the thread of the save."""
+        """Evict steps, after the commit and in the thread of the save."""
         assert saved.step is not None
         self._run.metrics.remember(saved.step, saved.attempt, saved.metrics)
         self._damaged.discard(saved.step)

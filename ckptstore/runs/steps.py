@@ -1,4 +1,4 @@
-"""The committed steps of a run: listed, compared by a metric, deleted, and cleaned up after."""
+"""The committed steps of a run: list, compare by a metric, delete, and clean up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ckptstore.runs.saves import Saves
 
 
 class Steps:
-    """The calls of a `Manager` that neither save a step nor load one."""
+    """The methods of a `Manager` that neither save nor load a step."""
 
     _run: Run
     _saves: Saves
@@ -31,7 +31,7 @@ class Steps:
         return self._run.committed()
 
     def latest(self) -> int | None:
-        """Return the newest committed step, or None; saves that were killed are passed over.
+        """Return the newest committed step, or None; saves that were killed do not count.
 
         Example:
             >>> import ckptstore
@@ -52,13 +52,13 @@ class Steps:
 
         Args:
             metric: its name in ``save(step, tree, metrics={name: value})``.
-            mode: whether the smallest value is the best (of a loss), or the largest.
+            mode: ``"min"`` if the smallest value is the best (a loss), ``"max"`` if the largest.
 
         Returns:
-            The step, the newer of equals; None where the run has no steps.
+            The step; if two values are equal, the newer step; None if the run has no steps.
 
         Raises:
-            StructureError: reason ``missing-metric``: no step has a finite value of it.
+            StructureError: reason ``missing-metric``: no step has a finite value of the metric.
 
         Example:
             >>> import ckptstore
@@ -84,9 +84,9 @@ class Steps:
 
         Raises:
             NotCommittedError: there is no such step.
-            AlreadyCommittedError: it was overwritten meanwhile; nothing of that was touched.
-            StorageError: it is there still, or (reason ``not-removed``) not all of its files are
-                removed.
+            AlreadyCommittedError: the step was overwritten meanwhile; the new save is untouched.
+            StorageError: the step still exists. Reason ``not-removed``: it is deleted, but some of
+                its files are not removed.
 
         Example:
             >>> import ckptstore
@@ -106,7 +106,7 @@ class Steps:
         """Remove the files of saves that were killed more than `grace` seconds ago.
 
         Args:
-            grace: in seconds of the store's own clock. No save may take longer.
+            grace: seconds by the store's own clock. It must be longer than any save takes.
             dry_run: remove nothing, and return the files that would be removed.
 
         Returns:
@@ -114,7 +114,7 @@ class Steps:
 
         Raises:
             StructureError: reason ``bad-argument``.
-            CorruptError: of a step whose manifest is damaged; the steps before it are done.
+            CorruptError: the manifest of a step is damaged; the steps before it are cleaned up.
 
         Example:
             >>> import ckptstore, pathlib

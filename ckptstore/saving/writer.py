@@ -97,7 +97,7 @@ def begin(
     *,
     compare: bool,
 ) -> Attempt:
-    """Begin a save: refuse what cannot be saved, and write nothing yet.
+    """Begin a save: refuse values that cannot be saved, and write nothing yet.
 
     Args:
         url: the checkpoint's own directory.

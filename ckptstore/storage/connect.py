@@ -69,7 +69,7 @@ class Connector:
         return client
 
     def forget(self) -> None:
-        """Make the next call return a new client, with credentials read anew."""
+        """Make the next call return a new client, with freshly read credentials."""
         _clients.pop(self._key(), None)
 
     def redact(self, text: str) -> str:

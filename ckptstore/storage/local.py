@@ -132,7 +132,7 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock against other swaps, and deletes with `expected`, of this directory."""
+        """Lock the directory against other swaps, and against deletes with `expected`."""
         with posix.errors("lock", self.url):
             fd = os.open(self.url, posix.DIRECTORY)
         try:
@@ -325,8 +325,8 @@ class LocalStorage:
         except FileNotFoundError:
             if os.path.islink(self._at(name)):
                 raise StorageError(
-                    f"{self._at(name)}: a symbolic link to nothing; remove it, or restore what it "
-                    "points to",
+                    f"{self._at(name)}: a symbolic link to nothing; remove it, or restore its "
+                    "target",
                     reason=Reason.DANGLING_LINK,
                 ) from None
             raise

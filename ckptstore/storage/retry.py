@@ -29,7 +29,7 @@ class Connect(Protocol):
         """Return this process's client of the bucket."""
 
     def forget(self) -> None:
-        """Make the next call return a new client, with credentials read anew."""
+        """Make the next call return a new client, with freshly read credentials."""
 
     def redact(self, text: str) -> str:
         """Replace secrets in a text of the store."""

@@ -103,7 +103,7 @@ class Uploader:
         self._ask("abort the uploads of", key, lambda client, _: _abort(client, key, upload))
 
     def _try_to_abort(self, key: str, upload: Upload | None) -> None:
-        # What stopped the upload is not to stop this: on S3 you pay for what is left.
+        # Whatever stopped the upload must not stop this: on S3 you pay for remaining parts.
         with contextlib.suppress(CheckpointError, OSError), concurrency.stopped_by(None):
             self.abort(key, upload)
 

@@ -1,6 +1,6 @@
-"""Between trees of Python objects and the flat table of nodes that a checkpoint has of them.
+"""Conversion between trees of Python objects and the flat table of nodes in a checkpoint.
 
-`flatten` makes a `LiveTree` of objects, an index holds a `StoredTree`, and `unflatten` builds the
+`flatten` turns objects into a `LiveTree`, an index holds a `StoredTree`, and `unflatten` builds the
 objects of either. Open to other wings: `paths`, and `leaves` for arrays.
 """
 

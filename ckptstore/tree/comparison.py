@@ -1,4 +1,4 @@
-"""Comparing a checkpoint with `like`: every difference, and how its leaves are to come back."""
+"""Comparing a checkpoint with `like`: every difference, and the form of each loaded leaf."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _VALUE_KINDS: dict[int, int] = {Kind.SURROGATE_STR: Kind.STR}
 _KIND_NAMES = {Kind.NONE: "None", Kind.SURROGATE_STR: "str", Kind.DEFAULT_DICT: "defaultdict"}
 
 _Key = tuple[str, tuple[str, ...], int]
-"""A printed dict key, the enums in it, and a number where these are equal."""
+"""A printed dict key, the enums in it, and a number that tells equal ones apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """How the leaves and types of a checkpoint are to come back.
+    """The wanted form of the leaves and types of a checkpoint.
 
     Attributes:
-        classes: by stored name.
-        places: where a leaf is to live, in its framework's terms.
+        classes: the classes, by stored name.
+        places: the place of a leaf (its device or sharding), in its framework's terms.
         casts: the dtype that a leaf is cast to.
         numbers: leaves that come back as the Python number that they were before jit.
-        overrides: stored nodes that are taken from `like` as they are.
+        overrides: stored nodes that are replaced by objects of `like`.
     """
 
     classes: dict[str, type] = field(default_factory=dict)
@@ -64,10 +64,10 @@ def compare(
     Args:
         stored: the checkpoint.
         like: the tree that it is compared with.
-        pairs: what to compare.
-        classes: of the caller, by stored name.
+        pairs: the pairs of nodes to compare.
+        classes: the classes of the caller, by stored name.
         cast: note differing dtypes in `Target.casts`.
-        numpy: take a numpy array for any array.
+        numpy: accept a numpy array in place of any array.
 
     Raises:
         StructureError: reason ``differs-from-like``, listing every difference by path.
@@ -76,7 +76,7 @@ def compare(
 
 
 class _Comparison:
-    """One comparison; what differs is noted by the node of either table."""
+    """One comparison, which notes each difference by a node of either table."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class _Comparison:
         return self.target
 
     def _lines(self) -> list[str]:
-        """Return what was noted, with the paths of the nodes that will be shown."""
+        """Return the noted differences, with the paths of the nodes that will be shown."""
         shown = self.noted[:LINES_SHOWN]
         places: dict[tuple[int, int], str] = {}
         for table in (self.stored, self.like):
@@ -126,7 +126,7 @@ class _Comparison:
         return [*lines, *(text for _, _, text in self.noted[LINES_SHOWN:])]
 
     def _compare(self, i: int, j: int) -> list[tuple[int, int]]:
-        """Note how two nodes differ; return the pairs of children to go on with."""
+        """Note the differences of two nodes; return the pairs of children to compare next."""
         stored, like = self.stored, self.like
         kind, kind_like = stored.kind[i], like.kind[j]
         if kind == Kind.SUPPLIED:
@@ -180,7 +180,7 @@ class _Comparison:
         return [(fields[origin], node) for origin, node in pairs if origin is not None]
 
     def _leads_to(self, row: TypeRow, cls: type) -> bool:
-        """Return whether a stored name that is not that of `cls` means it all the same."""
+        """Return whether a stored name other than that of `cls` still leads to `cls`."""
         try:
             return find_named(row, self.classes) is cls
         except UnknownTypeError:
@@ -222,7 +222,7 @@ class _Comparison:
             if row_like.module == "numpy":
                 remedy = '; arrays="numpy" gives numpy arrays'
             elif row.module == "numpy":
-                remedy = "; have numpy arrays in `like`, and convert what is loaded"
+                remedy = "; put numpy arrays into `like`, and convert the loaded ones"
             self._differ(i, self._name(i), self._like(j), remedy)
         elif shape != shape_like:
             self._differ(i, f"shape {list(shape)}", str(list(shape_like)))
@@ -233,12 +233,12 @@ class _Comparison:
         self.target.places[leaf] = wish[1]
 
     def _is_number(self, x: Any, stored: dtypes.Stored, shape: Sequence[int]) -> bool:
-        """Return whether jit makes of such a Python number an array of this dtype and shape."""
+        """Return whether jit turns such a Python number into an array of this dtype and shape."""
         kind = dtypes.resolve(stored, where=self.stored.where).kind
         return type(x) in NUMBERS and not shape and np.dtype(type(x)).kind == kind
 
     def _wish(self, i: int, wish: tuple[str, Any]) -> None:
-        """Note what `like` has for a leaf, which may stand in several places."""
+        """Note the dtype and place in `like` of a leaf, which may stand in several places."""
         if self.wishes.setdefault(self.stored.arg[i], wish) != wish:
             self._note(
                 self.stored,
@@ -252,7 +252,7 @@ class _Comparison:
         target = dtypes.resolve(like, where="like")
         numeric = _is_numeric(source) and _is_numeric(target)
         if not numeric or _rank(like, target) < _rank(stored, source):
-            self._differ(i, str(stored), str(like), "; no cast leads there")
+            self._differ(i, str(stored), str(like), "; no cast converts one to the other")
         elif self.cast:
             self.target.casts[self.stored.arg[i]] = target
         else:
@@ -266,7 +266,7 @@ class _Comparison:
             self._note(self.like, node, f"{self._like(node)} in `like`, not in the checkpoint")
 
     def _differ(self, i: int, stored: str, like: str, remedy: str = "") -> None:
-        """Note what is at a stored node, and in its place in `like`."""
+        """Note the difference between a stored node and its counterpart in `like`."""
         self._note(self.stored, i, f"{stored} in the checkpoint, {like} in `like`{remedy}")
 
     def _note(self, table: NodeTable, node: int, text: str) -> None:
@@ -284,7 +284,7 @@ class _Comparison:
     def _like(self, j: int) -> str:
         """Return the type of a node of `like`."""
         if self.like.kind[j] == Kind.SUPPLIED:
-            return f"something that cannot be stored ({self.like.text(j)})"
+            return f"an object that cannot be stored ({self.like.text(j)})"
         if self.like.kind[j] == Kind.LEAF:
             return _array(*self.like.leaf(self.like.arg[j]))
         cls = type(self.like.objects[j])
@@ -309,7 +309,7 @@ def _by_key(table: NodeTable, entries: Sequence[int]) -> dict[_Key, int]:
 
 
 def _hint(row: TypeRow, cls: type) -> str:
-    """Return the remedy where a class may only have moved."""
+    """Return the remedy if a class may only have moved."""
     if row.name.rpartition(".")[2] != cls.__name__:
         return ""
     return (

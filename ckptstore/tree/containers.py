@@ -21,7 +21,7 @@ _FACTORIES: Mapping[str, Any] = {
         for f in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
     },
 }
-"""What a defaultdict may have for its factory, by stored name."""
+"""The possible factories of a defaultdict, by stored name."""
 
 
 def _encode_list(live: LiveTree, x: list[Any]) -> Sequence[Any]:
@@ -102,7 +102,7 @@ def _decode_default_dict(table: NodeTable, node: int, values: Sequence[Any]) -> 
 def _filled(
     out: dict[Any, Any], table: NodeTable, node: int, values: Sequence[Any]
 ) -> dict[Any, Any]:
-    """Put the keys and values of a stored dict, which take turns, into an empty one."""
+    """Fill an empty dict with the alternating keys and values of a stored one."""
     _refuse_crowd(table, node, values[::2])
     for key, value in zip(values[::2], values[1::2], strict=True):
         if key in out:
@@ -120,7 +120,7 @@ def _encode_set(live: LiveTree, x: set[Any] | frozenset[Any]) -> Sequence[Any]:
 
 def _decode_set(table: NodeTable, node: int, values: Sequence[Any]) -> set[Any]:
     _refuse_crowd(table, node, values)
-    out = set(values)  # of kinds that `validate` lets be hashed
+    out = set(values)  # `validate` has checked that their kinds may be hashed
     if len(out) != len(values):
         raise _corrupt(table, node, "an item stands twice", Reason.DUPLICATE_KEY)
     return out
@@ -159,4 +159,4 @@ DECODERS: Mapping[int, Callable[[NodeTable, int, Sequence[Any]], Any]] = {
     Kind.RANGE: _decode_range,
     Kind.SLICE: lambda table, node, values: slice(*values),
 }
-"""By kind; each makes a container of its children."""
+"""By kind; each makes a container from its children."""

@@ -1,4 +1,4 @@
-"""How a difference from `like` is told: one error with every difference, each with its path."""
+"""The error for differences from `like`: it lists every difference with its path."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def differs_from_like(where: str, lines: Sequence[str]) -> StructureError:
 
 
 def number_hint(x: Any, shape: Sequence[int] | None) -> str:
-    """Return what to put into `like` for a number `x`, where an array of this shape is stored."""
+    """Return the remedy for a number `x` in `like`, if an array of this shape is stored."""
     return "; pass an array there" if type(x) in NUMBERS and shape == () else ""
 
 
 def key_text(impl: str | None) -> str:
-    """Return what an array with this key implementation is called."""
+    """Return the name of an array with this key implementation, for a message."""
     return "a plain array" if impl is None else f"a PRNG key of {impl}"

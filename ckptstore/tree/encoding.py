@@ -1,4 +1,4 @@
-"""How the objects of each type become nodes: one rule a type, decided once. Spec: section 5.3."""
+"""Turning objects into nodes: one rule for each type, chosen once. Spec: section 5.3."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from ckptstore.types import (
 
 
 def encoder(cls: type, x: Any) -> Encode:
-    """Decide how the objects of a type that is not a scalar become nodes.
+    """Return the rule that turns the objects of a type other than a scalar into nodes.
 
     Args:
         cls: the exact type of `x`.
         x: one of its objects.
 
     Raises:
-        Refusal: they cannot be carried.
+        Refusal: the objects cannot be carried.
     """
     if cls in containers.ENCODERS:
         return containers.ENCODERS[cls]
@@ -68,7 +68,7 @@ def encoder(cls: type, x: Any) -> Encode:
 
 
 def _adapters_of_bases(cls: type) -> Iterator[Adapter]:
-    """Yield the adapters of a class and of its bases; jax, which knows any class, is asked last."""
+    """Yield the adapters of a class and of its bases; jax, which may know any class, comes last."""
     packages = [top_level(base.__module__) for base in cls.__mro__]
     own = packages[0]
     for package in dict.fromkeys(packages):
@@ -91,7 +91,7 @@ def _encoder_of_class(cls: type, kind: TypeKind) -> Encode:
 
 def _encode_bytearray(live: LiveTree, x: bytearray) -> tuple[()]:
     live.add_scalar(Kind.BYTEARRAY, 0, bytes(x))
-    return ()  # mutable, so its identity is kept, as a container's is
+    return ()  # mutable, so its identity is kept, like a container's
 
 
 def _encode_leaf(adapter: Adapter, live: LiveTree, x: Any) -> None:

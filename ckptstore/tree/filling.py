@@ -1,4 +1,4 @@
-"""Filling a tree with other values: the rest of it stays the same objects."""
+"""Replacing values in a tree; all other objects in it stay the same."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def fill(like: LiveTree, values: Mapping[int, Any]) -> Any:
     """Return the tree of `like` with some of its nodes replaced.
 
     Args:
-        like: the tree, of which all that holds a replaced node is made anew.
-        values: what takes the place of a node, by node.
+        like: the tree; each container that holds a replaced node is rebuilt.
+        values: the new values, by node.
 
     Raises:
-        UnknownTypeError: a class that holds such a node cannot be made anew.
+        UnknownTypeError: the class of an object that holds such a node cannot be rebuilt.
     """
     parents = like.layout.parent
     ancestors: set[int] = set()
@@ -39,5 +39,5 @@ def fill(like: LiveTree, values: Mapping[int, Any]) -> Any:
 
 
 def _no_leaf(leaves: Sequence[int]) -> Iterable[tuple[int, Any]]:
-    assert not leaves, "all that is not made anew is an object of `like`"
+    assert not leaves, "everything that is not rebuilt is an object of `like`"
     return ()

@@ -1,6 +1,6 @@
 """From a tree of Python objects to the table of nodes. `unflattening.py` goes the other way.
 
-The walk is iterative, looks at the exact ``type(x)``, never changes what it sees, and gathers all
+The walk is iterative, looks at the exact ``type(x)``, never changes an object, and gathers all
 refusals before it raises. Spec: sections 5.2 and 5.3.
 """
 
@@ -29,12 +29,13 @@ def flatten(
 
     Args:
         tree: any tree that the format carries.
-        lenient: take what cannot be carried as SUPPLIED, and arrays as one by object only.
+        lenient: treat an object that cannot be carried as SUPPLIED, and arrays as the same leaf
+            only if they are one object.
         supplied: patterns of paths that are not stored; `load` takes them from `like`.
-        where: what the tree is called in messages about its nodes.
+        where: the name of the tree in messages about its nodes.
 
     Raises:
-        StructureError: naming the path of everything that cannot be carried.
+        StructureError: some objects cannot be carried; the message lists the path of each.
     """
     walker = _Walker(where, lenient, _supplied_ids(tree, supplied) if supplied else frozenset())
     walker.run(tree)
@@ -42,7 +43,7 @@ def flatten(
 
 
 class _Holds(enum.Enum):
-    """What the children of a container are; keys, also those inside keys, are hashed."""
+    """The role of a container's children; keys, also those inside keys, are hashed."""
 
     VALUES = enum.auto()
     ENTRIES = enum.auto()
@@ -65,7 +66,7 @@ class _Frame:
     _count: int = 0
 
     def next_is_key(self) -> bool:
-        """Return whether the child that comes now is a key, and count it."""
+        """Return whether the next child is a key, and count it."""
         self._count += 1
         return self.holds is _Holds.KEYS or (self.holds is _Holds.ENTRIES and self._count % 2 == 1)
 
@@ -74,7 +75,7 @@ class _Walker:
     """One walk, which fills the table `live`."""
 
     def __init__(self, where: str, lenient: bool, supplied: Set[int]) -> None:
-        # `like` and `supplied` go by object
+        # `like` and `supplied` compare by object
         self.live = LiveTree(where, by_memory=not lenient)
         self._lenient = lenient
         self._supplied = supplied
@@ -86,7 +87,7 @@ class _Walker:
         """Walk the whole tree.
 
         Raises:
-            StructureError: all that cannot be carried, each with its path and the remedy.
+            StructureError: some objects cannot be carried; each with its path and the remedy.
         """
         live, kind, objects = self.live, self.live.kind, self.live.objects
         stack = [_Frame(iter((tree,)), 0, _Holds.VALUES)]
@@ -125,7 +126,7 @@ class _Walker:
     def _encode(
         self, x: Any, on_path: set[int], in_key: bool, child: Child | None
     ) -> Sequence[Any] | None:
-        """Append the node of `x` and return its children, None for a node without."""
+        """Append the node of `x` and return its children, or None for a node without children."""
         live, cls = self.live, type(x)
         scalar = ENCODERS.get(cls)
         if scalar is not None:
@@ -180,11 +181,11 @@ def _needs_like(x: Any) -> bool:
 
 
 def _supplied_ids(tree: Any, patterns: Sequence[str]) -> Set[int]:
-    """Return the ids of the objects that are not to be stored.
+    """Return the ids of the objects that should not be stored.
 
     Raises:
-        StructureError: reason ``bad-pattern`` where a pattern matches nothing, or a scalar, or an
-            object that also stands where it is to be stored.
+        StructureError: reason ``bad-pattern`` if a pattern matches nothing, or a scalar, or an
+            object that also stands in a place to be stored.
     """
     outline = flatten(tree, lenient=True)
     end = outline.layout.end

@@ -1,4 +1,4 @@
-"""Dict keys and set items: which can be carried, in which order, and their text in a path."""
+"""Dict keys and set items: the permitted ones, their order, and their text in a path."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ckptstore.tree.scalars import SCALAR_TYPES, int_bytes
 from ckptstore.types import Refusal
 
 CROWD = 100
-"""How many keys or items of one dict or set may have the same hash."""
+"""The largest number of keys or items of one dict or set that may have the same hash."""
 
 _LONG_INT = 10**1000
-"""From here on an int is shown in hex: Python refuses to print thousands of decimal digits."""
+"""Larger ints are shown in hex, because Python refuses to print thousands of decimal digits."""
 
 
 def printable(key: Any) -> str:
@@ -31,7 +31,7 @@ def printable(key: Any) -> str:
 
 
 def refuse_unfit(keys: Collection[Any]) -> None:
-    """Raise Refusal where some of these cannot be the keys of a dict or the items of a set."""
+    """Raise Refusal if some of these cannot be the keys of a dict or the items of a set."""
     for key in keys:
         _check(key)
     if is_crowd(keys):
@@ -39,14 +39,14 @@ def refuse_unfit(keys: Collection[Any]) -> None:
 
 
 def is_crowd(keys: Collection[Any]) -> bool:
-    """Return whether so many keys have one hash that a dict of them would take forever to make."""
+    """Return whether so many keys have one hash that making a dict of them would take forever."""
     if len(keys) <= CROWD:
         return False
     return collections.Counter(map(hash, keys)).most_common(1)[0][1] > CROWD
 
 
 def set_order(item: Any) -> tuple[str, bytes]:
-    """Return what sorts items of any mixture of types, by nothing but their values."""
+    """Return a sort key for items of any mixture of types, which depends only on their values."""
     if type(item) in (tuple, frozenset):
         parts = item if type(item) is tuple else sorted(item, key=set_order)
         return type(item).__qualname__, repr([set_order(part) for part in parts]).encode()

@@ -1,4 +1,4 @@
-"""Arrays of a checkpoint: from the verified bytes of a leaf to what an adapter makes of them."""
+"""Arrays of a checkpoint: from the verified bytes of a leaf to the array of an adapter."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Maker:
 
     Attributes:
         where: the checkpoint, for messages.
-        row, dtype, shape: as stored.
-        adapter: what makes the array; None for an array of numpy.
-        cast: the dtype that is asked for instead, if any.
-        place: where the array is to live, in the adapter's terms.
-        is_number: whether the Python number in it is asked for.
+        row, dtype, shape: the stored type, dtype and shape.
+        adapter: the adapter that makes the array; None for an array of numpy.
+        cast: the dtype to convert to, if any.
+        place: the device or sharding of the array, in the adapter's terms.
+        is_number: whether to return the Python number in the array.
     """
 
     where: str
@@ -41,8 +41,8 @@ class Maker:
         """Return the array, or the number.
 
         Raises:
-            CheckpointError: as `making`; StructureError, reason ``cast-range``: a value does not
-                fit.
+            CheckpointError: as for `making`.
+            StructureError: reason ``cast-range``: a value does not fit.
         """
         array = array_bytes.from_bytes(data, self.dtype, self.shape, where=self.where)
         with making(self.row, self.dtype, self.shape, where=self.where):
@@ -70,10 +70,10 @@ class Maker:
 def making(
     row: TypeRow, dtype: np.dtype[Any], shape: tuple[int, ...], *, where: str
 ) -> Iterator[None]:
-    """Turn what an adapter raises while it makes an array into an error with the place.
+    """Add the place to an exception of an adapter that makes an array.
 
     Raises:
-        CorruptError: reason ``bad-type``: the adapter knows no such array; or what it found.
+        CorruptError: reason ``bad-type``: the adapter has no such array; or the adapter's reason.
         UnsupportedError: reason ``array-not-exact``: the array cannot be made here.
     """
     try:
@@ -84,7 +84,7 @@ def making(
         raise unknown_array(row, where=where) from None
     except (CheckpointError, MemoryError):
         raise
-    except Exception as error:  # whatever a framework, or an adapter of another package, raises
+    except Exception as error:  # of a framework, or of an adapter of another package
         raise UnsupportedError(
             f"{where}: {row} {dtype}{list(shape)} could not be made here: {type(error).__name__}: "
             f"{error}",
@@ -93,7 +93,7 @@ def making(
 
 
 def unknown_array(row: TypeRow, *, where: str) -> CorruptError:
-    """Return the error that a stored type is not one of an array."""
+    """Return the error for a stored type that is not an array type."""
     return CorruptError(
         f"{where}: {row} is not an array that this ckptstore knows", reason=Reason.BAD_TYPE
     )

@@ -1,4 +1,4 @@
-"""A tree of Python objects as a table of nodes: what a walk leaves behind."""
+"""A tree of Python objects as a table of nodes: the result of a walk."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class LiveTree(NodeTable):
 
     Attributes:
         where: the tree, for messages.
-        by_memory: make arrays that are the same view of the same memory one leaf; otherwise they
-            are one only where they are one object.
+        by_memory: treat arrays that are the same view of the same memory as one leaf; otherwise
+            only one object is one leaf.
         types, dtypes: the rows of the table of types, and the dtypes.
         kind, arity, type, arg, heap: the columns of the nodes.
-        leaves: what the LEAF nodes and long scalars hold, by number.
+        leaves: the contents of the LEAF nodes and long scalars, by number.
         leaf_type, leaf_dtype: the rows of each leaf in `types` (from 1) and `dtypes` (from 0).
         objects: the object of every node, kept so that an id stays taken.
     """
@@ -55,11 +55,11 @@ class LiveTree(NodeTable):
 
     @functools.cached_property
     def layout(self) -> Layout:  # type: ignore[override]
-        """Where each node stands, once the whole tree was walked."""
+        """The position of each node, once the walk is complete."""
         return lay_out(self.arity, where=self.where)
 
     def data(self, node: int) -> bytes:
-        """Return the bytes of a node that are kept with it: none of a long scalar."""
+        """Return the bytes of a node in the heap, which has none of a long scalar."""
         return self.heap[node]
 
     def key(self, node: int) -> str:
@@ -82,7 +82,7 @@ class LiveTree(NodeTable):
         return Nodes(kind, arity, type_, arg, size, b"".join(self.heap))
 
     def add(self, kind: Kind, *, type: int = 0, arg: int = 0, data: bytes = b"") -> None:
-        """Append a node; whoever walks on sets its `arity`."""
+        """Append a node; the walker sets its `arity` later."""
         self.kind.append(kind)
         self.arity.append(0)
         self.type.append(type)
@@ -103,7 +103,7 @@ class LiveTree(NodeTable):
         self.heap.append(data)
 
     def add_leaf(self, leaf: Leaf) -> None:
-        """Append a LEAF node, or a SAME node where a leaf of the same memory was met before."""
+        """Append a LEAF node, or a SAME node if a leaf of the same memory was met before."""
         if leaf.memory is not None and self.by_memory:
             first = self._memories.setdefault(leaf.memory, len(self.kind))
             if first < len(self.kind):
@@ -113,13 +113,13 @@ class LiveTree(NodeTable):
         self.add(Kind.LEAF, arg=len(self.leaves) - 1)
 
     def replace_from(self, node: int) -> None:
-        """Put a NONE node in the place of all from `node` on."""
+        """Replace all nodes from `node` on by one NONE node."""
         for column in (self.kind, self.arity, self.type, self.arg, self.heap):
             del column[node:]
         self.add(Kind.NONE)
 
     def type_number(self, row: TypeRow) -> int:
-        """Return 1 + the row's place in the table of types, appending it when it is new."""
+        """Return 1 + the row's place in the table of types; append the row if it is new."""
         key = (row.kind, row.module, row.name, row.binding, *row.extra.items())
         number = self._type_numbers.get(key)
         if number is None:
@@ -143,4 +143,4 @@ class LiveTree(NodeTable):
 
 
 Encode = Callable[[LiveTree, Any], Sequence[Any] | None]
-"""Append one node for an object; return the children still to walk, None for a node without."""
+"""Append one node for an object; return the children still to walk, or None for no children."""

@@ -1,4 +1,4 @@
-"""The table of nodes: what is the same for a tree of live objects and for that of a checkpoint.
+"""The table of nodes: the common part of a tree of live objects and a tree in a checkpoint.
 
 A tree is a flat table in preorder with child counts. Spec: sections 5.2 and 5.3.
 """
@@ -23,8 +23,8 @@ class NodeTable(abc.ABC):
     Attributes:
         where: the tree, for messages.
         kind, arity, type, arg: the columns.
-        types: the rows that `type` counts from 1.
-        layout: where each node of a finished table stands.
+        types: the rows of the table of types; `type` counts them from 1.
+        layout: the position of each node of a finished table.
     """
 
     where: str
@@ -37,7 +37,7 @@ class NodeTable(abc.ABC):
 
     @abc.abstractmethod
     def data(self, node: int) -> bytes:
-        """Return the bytes of a node that are kept with it: none of a long scalar."""
+        """Return the bytes of a node in the heap, which has none of a long scalar."""
 
     @abc.abstractmethod
     def key(self, node: int) -> str:
@@ -56,11 +56,11 @@ class NodeTable(abc.ABC):
         return self.types[self.type[node] - 1]
 
     def target(self, node: int) -> int:
-        """Return the node itself, or the one that a SAME node stands for."""
+        """Return the node itself, or the target of a SAME node."""
         return self.arg[node] if self.kind[node] == Kind.SAME else node
 
     def text(self, node: int) -> str:
-        """Return the text of a node: of a factory, a symbol, an enum's member."""
+        """Return the text of a node: the name of a factory, a symbol or an enum's member."""
         try:
             return self.data(node).decode()
         except UnicodeDecodeError:
@@ -70,6 +70,6 @@ class NodeTable(abc.ABC):
 
     @functools.cached_property
     def long_scalars(self) -> dict[int, int]:
-        """The leaf of each scalar whose bytes are too many for the heap, by node."""
+        """The leaf of each scalar that is too long for the heap, by node."""
         rows = enumerate(zip(self.kind, self.arg, strict=True))
         return {node: arg - 1 for node, (kind, arg) in rows if arg and kind in BLOB_KINDS}

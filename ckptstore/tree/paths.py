@@ -1,4 +1,4 @@
-"""Paths: where a node stands in its tree, written for people, and patterns that select.
+"""Paths: the readable position of a node in its tree, and patterns that select nodes.
 
     $.opt_state[0].mu['dense']      a field, an item of a sequence, a key of a dict
     $.params.*                      `*` stands for one step, `**` for any number
@@ -26,12 +26,12 @@ _STEP = re.compile(
 
 
 def step(table: NodeTable, parent: int, position: int, previous: int) -> str:
-    """Return the step from `parent` to its child number `position`, "" for what a wrapper holds.
+    """Return the step from `parent` to its child number `position`, "" for a wrapper's content.
 
     Args:
         table: the nodes.
         parent: the node of the container.
-        position: which of its children.
+        position: the number of the child.
         previous: the node of the child before, which is the key of a dict's value.
     """
     kind = table.kind[parent]
@@ -53,7 +53,7 @@ def step(table: NodeTable, parent: int, position: int, previous: int) -> str:
 
 def walk(table: NodeTable) -> Iterator[tuple[int, int, int, int]]:
     """Yield (node, parent, position, previous child) of every node after the root, in preorder."""
-    stack: list[list[int]] = []  # [node, how many children were seen, the last of them]
+    stack: list[list[int]] = []  # [node, number of children seen, the last of them]
     for node, arity in enumerate(table.arity):
         while stack and stack[-1][1] == table.arity[stack[-1][0]]:
             stack.pop()
@@ -72,14 +72,14 @@ def path(table: NodeTable, node: int) -> str:
 
 
 def listed(table: NodeTable, notes: Sequence[tuple[int, str]], most: int) -> list[str]:
-    """Return the first notes on nodes as ``path: text``, and how many more there are."""
+    """Return the first notes on nodes as ``path: text``, and the number of further ones."""
     places = format_paths(table, [node for node, _ in notes[:most]])
     lines = [f"{place}: {text}" for place, (_, text) in zip(places, notes[:most], strict=True)]
     return errors.listed([*lines, *(text for _, text in notes[most:])], most)
 
 
 def format_paths(table: NodeTable, wanted: Sequence[int]) -> list[str]:
-    """Return the paths of nodes; `table` may still be missing what comes after them."""
+    """Return the paths of nodes; `table` may still lack the nodes after them."""
     want = set(wanted)
     if not want:
         return []
@@ -147,16 +147,16 @@ def _unquote(text: str) -> Any:
 
 
 def matches(table: NodeTable, patterns: Sequence[str]) -> list[list[tuple[str, int]]]:
-    """Return, for each pattern, the (path, node) of all that it matches, in the tree's order.
+    """Return, for each pattern, the (path, node) of every match, in the tree's order.
 
-    What stands in several places is found in each, but by `**` only in the first; the node is that
-    of the place, which may be a SAME node. Steps inside dict keys, sets and static parts are not
-    matched.
+    An object that stands in several places is found in each, but by `**` only in the first. The
+    node is the one at the place, which may be a SAME node. Steps inside dict keys, sets and static
+    parts are not matched.
     """
     parsed = [parse(pattern) for pattern in patterns]
     end = table.layout.end
     matched: list[list[tuple[str, int]]] = [[] for _ in patterns]
-    # A state is (pattern, how many of its steps are done); a place has those of all patterns.
+    # A state is (pattern, number of steps done); a place has the states of all patterns.
     start = frozenset(s for i in range(len(parsed)) for s in _close(parsed, (i, 0)))
     shared: set[tuple[int, frozenset[tuple[int, int]]]] = set()
     stack = [(0, "$", start)]
@@ -186,7 +186,7 @@ def matches(table: NodeTable, patterns: Sequence[str]) -> list[list[tuple[str, i
 def _advance(
     parsed: list[tuple[str, ...]], states: frozenset[tuple[int, int]], text: str
 ) -> frozenset[tuple[int, int]]:
-    """Return the states after one more step; an empty one reaches nothing again."""
+    """Return the states after one more step; an empty set cannot match anything below."""
     if not text:
         return frozenset((i, done) for i, done in states if done < len(parsed[i]))
     text = normal(text)
@@ -201,7 +201,7 @@ def _advance(
 
 
 def _close(parsed: list[tuple[str, ...]], state: tuple[int, int]) -> set[tuple[int, int]]:
-    """A `**` may also stand for no step at all."""
+    """Add the states in which a `**` stands for no step at all."""
     i, done = state
     states = {state}
     while done < len(parsed[i]) and parsed[i][done] == "**":

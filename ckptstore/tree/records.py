@@ -16,17 +16,17 @@ from ckptstore.types import Record, Refusal, StandIn, Unsafe, check_safe, class_
 
 
 def encoder_of(record: Record) -> Encode:
-    """Return what encodes the objects of a record."""
+    """Return the function that encodes the objects of a record."""
     return functools.partial(encode_record, record)
 
 
 def encode_record(record: Record, live: LiveTree, x: Any) -> Sequence[Any]:
-    """Append an instance; its children are its fields, or its static part and what is left."""
+    """Append an instance; its children are its fields, or its static part and its content."""
     try:
         children = record.take(x)
     except (Refusal, dtypes.DtypeRefusal, CheckpointError, MemoryError):
         raise
-    except Exception as error:  # of an adapter of another package, or a class that it asks
+    except Exception as error:  # of an adapter of another package, or of a class that it calls
         raise Refusal(
             f"taking this {type(x).__qualname__} apart failed: {type(error).__name__}: {error}"
         ) from error
@@ -37,7 +37,7 @@ def encode_record(record: Record, live: LiveTree, x: Any) -> Sequence[Any]:
 def decode_record(
     table: NodeTable, node: int, record: Record | StandIn, values: Sequence[Any]
 ) -> Any:
-    """Return the instance at a node, of its children.
+    """Return the instance at a node, made from its children.
 
     Raises:
         UnknownTypeError: reason ``cannot-make``.
@@ -48,8 +48,8 @@ def decode_record(
         own = isinstance(error, CheckpointError)
         text = str(error) if own else f"{type(error).__name__}: {error}"
         raise UnknownTypeError(
-            f"{table.where}: {paths.path(table, node)}: {table.row(node)} could not be made of "
-            f"what is stored: {text}",
+            f"{table.where}: {paths.path(table, node)}: {table.row(node)} could not be made from "
+            f"the stored values: {text}",
             reason=Reason.CANNOT_MAKE,
         ) from error
 

@@ -1,4 +1,4 @@
-"""Scalars of Python: from an object to kind, argument and bytes, and back. Spec: section 5.3."""
+"""Python's scalars: from an object to kind, argument and bytes, and back. Spec: section 5.3."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def decode(table: NodeTable, node: int, data: bytes) -> Any:
 
     Args:
         table: the nodes.
-        node: one that is a scalar.
+        node: the node of a scalar.
         data: its bytes, from the heap or from its leaf.
 
     Raises:
@@ -64,7 +64,7 @@ ENCODERS: Mapping[type, Callable[[Any], Scalar]] = {
     bytes: lambda x: (Kind.BYTES, 0, x),
     type(...): lambda x: (Kind.ELLIPSIS, 0, b""),
 }
-"""By exact type; a bytearray, which is mutable, has an identity and is none of these."""
+"""By exact type. A bytearray is mutable, so it has an identity and is not among these."""
 
 SCALAR_TYPES = frozenset(ENCODERS)
 

@@ -28,7 +28,7 @@ def patterns_of(select: Any, where: str) -> list[str]:
         return [select]
     if isinstance(select, Iterable) and not isinstance(select, bytes | bytearray):
         return list(select)
-    expected = "a pattern such as $.params, or a list of them"
+    expected = "a pattern such as $.params, or a list of patterns"
     raise bad_argument(where, "select", select, expected, reason=Reason.BAD_PATTERN)
 
 
@@ -39,9 +39,9 @@ def select(
 
     Args:
         table: the nodes.
-        patterns: as `patterns_of` gives them.
-        where: what the tree is called in messages.
-        places: return the SAME nodes themselves, not the nodes that they stand for.
+        patterns: the result of `patterns_of`.
+        where: the name of the tree in messages.
+        places: return the SAME nodes themselves, not their targets.
 
     Raises:
         StructureError: reason ``no-match``, with the paths that are near; ``ambiguous``.
@@ -59,19 +59,19 @@ def select(
         node = node if places else table.target(node)
         if out.setdefault(path, node) != node:
             raise StructureError(
-                f"{where}: {path} names several places, whose keys print the same; select what "
-                "holds them",
+                f"{where}: {path} names several places, whose keys print the same; select "
+                "their container",
                 reason=Reason.AMBIGUOUS,
             )
     return dict(sorted(out.items(), key=lambda place: place[1]))  # in the tree's order
 
 
 def check_same_paths(stored: Mapping[str, int], like: Mapping[str, int], where: str) -> None:
-    """Refuse a selection that means other places in the checkpoint than in `like`.
+    """Refuse a selection that means different places in the checkpoint and in `like`.
 
     Args:
         stored: the selected nodes of the checkpoint, by path.
-        like: those of `like`.
+        like: the selected nodes of `like`, by path.
         where: the checkpoint, for messages.
 
     Raises:
@@ -85,24 +85,24 @@ def check_same_paths(stored: Mapping[str, int], like: Mapping[str, int], where: 
         if stored[other] != stored[path]:
             lines.append(
                 f"{path}: in `like` the same object as {other}, in the checkpoint another; select "
-                "what holds them, or make two objects in `like`"
+                "a container of both, or use two objects in `like`"
             )
     if lines:
         raise differs_from_like(where, lines)
 
 
 def is_one_place(select: str | Sequence[str]) -> bool:
-    """Return whether ``select=`` is one pattern without ``*``: a value, not a dict."""
+    """Return whether ``select=`` is one pattern without ``*``, which gives a value, not a dict."""
     return isinstance(select, str) and not {"*", "**"} & set(paths.parse(select))
 
 
 def named_as_today(stored: StoredTree, like: LiveTree, classes: Mapping[str, type]) -> StoredTree:
-    """Return the table of a checkpoint with its fields named as in the classes of `like`.
+    """Return the table of a checkpoint with the field names of the classes of `like`.
 
     Args:
         stored: the checkpoint.
         like: a tree of today's classes.
-        classes: of the caller, by stored name.
+        classes: the classes of the caller, by stored name.
     """
     rows = zip(like.kind, like.type, like.objects, strict=True)
     own = {str(like.types[t - 1]): type(x) for kind, t, x in rows if kind == Kind.RECORD}
@@ -110,9 +110,9 @@ def named_as_today(stored: StoredTree, like: LiveTree, classes: Mapping[str, typ
 
 
 class _Renamed(Sequence[TypeRow]):
-    """Rows of types with the names that their fields have today.
+    """Rows of types with today's names of their fields.
 
-    A class is looked for once a path needs it: that may import a framework.
+    A class is looked up only when a path needs it, because that may import a framework.
     """
 
     def __init__(self, rows: Sequence[TypeRow], classes: Mapping[str, type]) -> None:
@@ -139,7 +139,7 @@ class _Renamed(Sequence[TypeRow]):
         try:
             _, upgrade = find_class(row, self._classes)
         except UnknownTypeError:
-            return row  # the comparison with `like` says so, if it is wanted
+            return row  # the comparison with `like` reports the class, if it is selected
         names = {
             origin: name for name, origin in zip(upgrade.fields, upgrade.origins(), strict=True)
         }
@@ -148,7 +148,7 @@ class _Renamed(Sequence[TypeRow]):
 
 
 def _near(table: NodeTable, pattern: str) -> list[str]:
-    """Return the children of the deepest place that the pattern does reach."""
+    """Return the children of the deepest place that the pattern reaches."""
     steps = paths.parse(pattern)
     for count in range(len(steps) - 1, -1, -1):
         near = paths.matches(table, ["$" + "".join(map(_as_text, steps[:count])) + ".*"])[0]

@@ -1,6 +1,6 @@
-"""The tree of a checkpoint, as its table of nodes has it. Spec: sections 5.2 and 5.3.
+"""The tree of a checkpoint as a table of nodes. Spec: sections 5.2 and 5.3.
 
-Nothing of it is built here: `unflattening.py` does that.
+`unflattening.py` builds the objects.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class StoredTree(NodeTable):
 
     Attributes:
         index: the decoded index.
-        long_keys: the bytes of the long scalars in dict keys, by leaf, once they were read.
+        long_keys: the bytes of the long scalars in dict keys, by leaf, once they have been read.
     """
 
     def __init__(self, index: Index, layout: Layout, where: str) -> None:
@@ -72,7 +72,7 @@ class StoredTree(NodeTable):
         return view
 
     def data(self, node: int) -> bytes:
-        """Return the bytes of a node in the heap: none of a long scalar."""
+        """Return the bytes of a node in the heap, which has none of a long scalar."""
         return self._heap[self._heap_at[node] : self._heap_at[node + 1]]
 
     def leaf(self, number: int) -> tuple[TypeRow, Stored, tuple[int, ...]]:
@@ -82,7 +82,7 @@ class StoredTree(NodeTable):
         return row, index.dtypes[int(leaves.dtype[number])], index.shape(number)
 
     def dtype(self, number: int) -> np.dtype[Any]:
-        """Return a dtype of the table; each is made once, however many leaves are of it."""
+        """Return a dtype of the table; each is made only once."""
         if number not in self._dtypes:
             self._dtypes[number] = dtypes.resolve(self.index.dtypes[number], where=self.where)
         return self._dtypes[number]
@@ -108,7 +108,7 @@ class StoredTree(NodeTable):
         return [leaf for node, leaf in self.long_scalars.items() if node in keys]
 
     def key(self, node: int) -> str:
-        """Return a printable form of the dict key at `node`; of a long one, once it was read."""
+        """Return a printable form of the dict key at `node`; a long key must have been read."""
         try:
             return self._key(node)
         except RecursionError:

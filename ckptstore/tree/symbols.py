@@ -1,4 +1,4 @@
-"""Published functions and scalar types, carried by their public names: there and back."""
+"""Published functions and scalar types, stored and found by their public names."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def encode_symbol(live: LiveTree, x: Any) -> None:
 
 
 def decode_symbol(table: NodeTable, node: int, *, stand_in: bool) -> Any:
-    """Return what has the public name at a node.
+    """Return the function or scalar type with the public name at a node.
 
     Args:
         table: the nodes.
-        node: one of kind SYMBOL.
-        stand_in: give a stand-in for a function of a framework that is not here.
+        node: a node of kind SYMBOL.
+        stand_in: return a stand-in for a function of a framework that is not installed.
 
     Raises:
         UnknownTypeError: reason ``unknown-symbol``, ``not-installed``.
@@ -57,9 +57,9 @@ def decode_symbol(table: NodeTable, node: int, *, stand_in: bool) -> Any:
 
 
 def _packages(x: Any) -> list[str]:
-    """Return the packages whose tables may hold `x`: those that its type or itself names."""
+    """Return the packages whose tables may hold `x`: the modules that it or its type names."""
     if isinstance(x, types.ModuleType):
-        return []  # asking a module for an attribute may import others
+        return []  # reading an attribute of a module may import others
     names = [getattr(x, "__module__", None), type(x).__module__]
     packages = [top_level(n) for n in names if type(n) is str]
     if "jax" in sys.modules and callable(x):
@@ -84,7 +84,7 @@ def _why_not(x: Any) -> str:
         shown = "a lambda" if "<lambda>" in name else f"the function {name}"
         return (
             f"{shown} cannot be carried: no file can hold code; keep it out of the tree, or name "
-            'its path in save(..., supplied=["$..."]) and give it back by load(url, like=...)'
+            'its path in save(..., supplied=["$..."]) and supply it by load(url, like=...)'
         )
     if isinstance(x, np.ndarray):
         return f"{full} is a subclass of numpy.ndarray; pass np.array(x)"

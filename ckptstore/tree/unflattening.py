@@ -1,7 +1,7 @@
 """From the table of nodes back to a tree of Python objects. Spec: section 8.
 
-Iterative; every class is found before a leaf is read or an instance made, so that one error lists
-all that is missing.
+The code is iterative. It finds every class before it reads a leaf or makes an instance, so that one
+error lists all missing classes.
 """
 
 from __future__ import annotations
@@ -50,18 +50,17 @@ def unflatten(
     Args:
         tree: the nodes.
         roots: nodes, which may be inside each other.
-        read: gives the values of the leaves that are needed; called once, when every class is
-            found.
+        read: returns the values of the needed leaves; called once, after every class is found.
         classes: classes by stored name, from ``types=`` or `like`.
-        overrides: what takes the place of a node and all below it.
-        stand_in: give types that cannot be found a NamedTuple of the stored fields, and functions
-            of frameworks that are not here a stand-in.
+        overrides: objects that replace a node and everything below it.
+        stand_in: use a NamedTuple of the stored fields for a type that cannot be found, and a
+            stand-in for a function of a framework that is not installed.
 
     Raises:
-        UnknownTypeError: listing all that cannot be found, with the remedy of each; or an object
-            that its class refuses to become.
+        UnknownTypeError: some types cannot be found (the message lists all, with remedies), or a
+            class refuses to make an object.
         CorruptError: ``duplicate-key``, ``bad-scalar``, ``too-many``.
-        StructureError: ``supplied`` where the tree needs what only `like` can give.
+        StructureError: ``supplied`` if the tree needs objects that only `like` can supply.
     """
     kept = {arg for kind, arg in zip(tree.kind, tree.arg, strict=True) if kind == Kind.SAME}
     kept.update(roots)
@@ -98,7 +97,7 @@ def _closure(tree: NodeTable, roots: Sequence[int]) -> list[int]:
 def _nodes_to_make(
     tree: NodeTable, roots: Sequence[int], overrides: Mapping[int, Any]
 ) -> Sequence[int]:
-    """Return the nodes of the subtrees at `roots` that nothing else takes the place of."""
+    """Return the nodes of the subtrees at `roots` that are not replaced by other objects."""
     end = tree.layout.end
     nodes = [node for root in roots for node in range(root, end[root])]
     if not overrides:
@@ -119,7 +118,7 @@ def _leaves(tree: NodeTable, nodes: Iterable[int]) -> list[int]:
 
 
 def _require_like(tree: NodeTable, nodes: Sequence[int], makers: _Makers) -> None:
-    """Refuse to build what only `like` can give, naming every place of it."""
+    """Refuse to build objects that only `like` can supply; the error names every place."""
     if Kind.SUPPLIED not in tree.kind:
         return
     missing = [
@@ -129,15 +128,15 @@ def _require_like(tree: NodeTable, nodes: Sequence[int], makers: _Makers) -> Non
     ]
     if missing:
         raise StructureError(
-            f"{tree.where}: {'; '.join(paths.listed(tree, missing, _LINES_SHOWN))}; give it back "
-            "by load(url, like=...), where `like` is such a tree made anew, or load the rest by "
+            f"{tree.where}: {'; '.join(paths.listed(tree, missing, _LINES_SHOWN))}; supply it by "
+            "load(url, like=...), where `like` is a fresh tree of this kind, or load the rest by "
             "select=",
             reason=Reason.SUPPLIED,
         )
 
 
 class _Makers:
-    """What makes the instances of each type.
+    """The makers of the instances of each type.
 
     Attributes:
         by_type: a Record or a StandIn, or the class of an enum, by the number of the type.
@@ -150,14 +149,14 @@ class _Makers:
         self._kept = kept
 
     def find(self, used: Iterable[int], classes: Mapping[str, type]) -> None:
-        """Find the class of each type; those only in fields that their class has no more need none.
+        """Find the class of each type, except types that stand only in removed fields.
 
         Args:
-            used: numbers of types.
-            classes: by stored name.
+            used: the numbers of the types.
+            classes: the classes, by stored name.
 
         Raises:
-            UnknownTypeError: listing all that cannot be found, with the remedy of each.
+            UnknownTypeError: some types cannot be found; the message lists all, with remedies.
         """
         errors: dict[int, UnknownTypeError] = {}
         for number in sorted(used):
@@ -174,7 +173,7 @@ class _Makers:
             raise self._unknown(errors)
 
     def do_without(self, node: int) -> bool:
-        """Return whether a SUPPLIED node may stay without its object: in what nobody needs."""
+        """Return whether a SUPPLIED node may stay without its object, in an unused part."""
         holder = self._tree.layout.parent[node]
         maker = self.by_type.get(self._tree.type[holder]) if holder >= 0 else None
         return (self.stand_in and isinstance(maker, StandIn)) or self._is_unused(node)
@@ -184,7 +183,7 @@ class _Makers:
         return all(self._is_unused(node) for node, type_ in types if type_ == number)
 
     def _is_unused(self, node: int) -> bool:
-        """Return whether a node is needed for nothing but a field that its class has no more."""
+        """Return whether a node is needed only for a field that its class no longer has."""
         layout = self._tree.layout
         while node not in self._kept and (holder := layout.parent[node]) >= 0:
             maker = self.by_type.get(self._tree.type[holder])
@@ -197,7 +196,7 @@ class _Makers:
     def _unknown(self, errors: Mapping[int, UnknownTypeError]) -> UnknownTypeError:
         """Return one error for all types that cannot be found."""
         where, types = self._tree.where, self._tree.types
-        lines = list(dict.fromkeys(map(str, errors.values())))  # a package is named once
+        lines = list(dict.fromkeys(map(str, errors.values())))  # name each package once
         reason = next(iter(errors.values())).reason
         if len(lines) == 1:
             return UnknownTypeError(f"{where}: {lines[0]}", reason=reason)
@@ -212,7 +211,7 @@ class _Makers:
 
 
 class _Builder:
-    """Makes the objects of nodes whose classes are found and whose leaves are read."""
+    """Makes the objects of nodes, once their classes are found and their leaves are read."""
 
     def __init__(
         self,
@@ -286,4 +285,4 @@ class _Builder:
         if kind == Kind.DTYPE:
             return tree.dtype(tree.arg[node])
         assert kind == Kind.SUPPLIED
-        return Supplied(tree.text(node))  # `_require_like` lets nothing else pass
+        return Supplied(tree.text(node))  # `_require_like` refuses everything else

@@ -1,4 +1,4 @@
-"""Types: from a Python class to its stored row, and from the row to the class of today."""
+"""Types: from a Python class to its stored row, and from the row to today's class."""
 
 from __future__ import annotations
 

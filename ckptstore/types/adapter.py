@@ -17,7 +17,7 @@ from ckptstore.types.migrations import Migration
 
 
 class Refusal(Exception):
-    """Why an object cannot be carried, and what to do about it; `save` adds the path.
+    """The reason why an object cannot be carried, and the remedy; `save` adds the path.
 
     Example:
         >>> raise Refusal("this Ring is locked; call unlock() before the save")
@@ -33,14 +33,14 @@ class Leaf:
 
     Attributes:
         row: the type of the array, of kind ``array``; `row.extra` belongs to its adapter.
-        dtype: as stored.
-        shape: as stored.
-        read: returns the stored bytes, flat uint8, when it is time to write them; raises Refusal.
-        fixed: whether nobody can write to those bytes.
-        start: begins to bring the bytes to this host, where that takes a while, and returns the
-            `read` that waits for them.
+        dtype: the stored dtype.
+        shape: the stored shape.
+        read: returns the stored bytes, flat uint8, when they must be written; raises Refusal.
+        fixed: whether no other code can write to those bytes.
+        start: begins to copy the bytes to this host, if that takes time, and returns the `read`
+            that waits for them.
         memory: equal for arrays of one type that are the same view of the same memory: these are
-            stored once and come back as one object. None where only identity counts.
+            stored once and come back as one object. None if only identity counts.
 
     Example:
         >>> import numpy
@@ -63,14 +63,14 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """How the instances of one class become children and come back.
+    """The conversion of the instances of one class to children and back.
 
     Attributes:
-        row: the type. The children of a ``pytree`` are its static part and what it holds; the
+        row: the type. The children of a ``pytree`` are its static part and its content; the
             children of every other kind are the fields.
         take: returns the children of an instance; raises Refusal.
         make: returns an instance from its children.
-        unused: numbers of the children that no instance has: fields that its class had once.
+        unused: the numbers of children for fields that the class no longer has.
 
     Example:
         >>> import fractions
@@ -89,16 +89,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A child that `Record.take` returns to be stored otherwise than its own class would be.
+    """A child of `Record.take` that is not stored in the usual way of its class.
 
     Attributes:
         value: the child.
-        record: how the child is taken apart; None for a child that `like` supplies where it cannot
-            be carried.
+        record: the record that takes the child apart; None for a child that `like` supplies if it
+            cannot be carried.
 
     Example:
         >>> from ckptstore.adapters import Child
-        >>> Child(len).record is None  # stored where it can be, else supplied by `like`
+        >>> Child(len).record is None  # stored if possible, else supplied by `like`
         True
     """
 
@@ -107,19 +107,19 @@ class Child:
 
 
 class Adapter:
-    """How the types of one framework become nodes and leaves; this base knows no type.
+    """The conversion of one framework's types to nodes and leaves; this base class has no types.
 
-    A subclass fills in tables, and overrides a method where a table is not enough.
+    Your subclass fills in tables, and overrides a method if a table is not enough.
 
     Attributes:
         modules: the modules that may be imported to find a stored class of this framework.
         harmless: metaclasses and ``__setattr__`` functions of the framework that need not run when
-            an instance is made by its fields.
-        moved: stored names, as ``module.qualname``, that are gone or are an alias today, to where
-            the class is now.
-        migrations: the changes of the fields of a class, oldest first, by its name of today. A
-            class that is named here or in `moved` may also have changed from a NamedTuple to a
-            dataclass, or back.
+            an instance is made from its fields.
+        moved: from a stored name, as ``module.qualname``, that is gone or is now an alias, to
+            today's name of the class.
+        migrations: the changes of the fields of a class, oldest first, by its name today. A class
+            that is named here or in `moved` may also have changed from a NamedTuple to a dataclass,
+            or back.
 
     Example:
         >>> import math
@@ -137,17 +137,17 @@ class Adapter:
 
     @functools.cached_property
     def records(self) -> Mapping[type, Record]:
-        """How the instances of a class are taken apart, by class; subclasses of it do not count.
+        """The record of each class, which is not used for its subclasses.
 
-        In a subclass, a class attribute or a cached property.
+        Your subclass defines it as a class attribute or a cached property.
         """
         return {}
 
     @functools.cached_property
     def symbols(self) -> Mapping[str, Any]:
-        """Functions and constants that are carried by their name: public name to value.
+        """Functions and constants that are stored by their name: public name to value.
 
-        In a subclass, a class attribute or a cached property.
+        Your subclass defines it as a class attribute or a cached property.
         """
         return {}
 
@@ -156,12 +156,12 @@ class Adapter:
         return None
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
-        """Make the array that `row` describes from verified host memory that nobody else holds.
+        """Make the array that `row` describes from verified host memory, which you may keep.
 
         Args:
-            host: C-ordered, writable.
+            host: the elements, C-ordered and writable.
             row: the stored type.
-            place: where the array is to live, in the framework's terms, or None.
+            place: the device or sharding of the array, in the framework's terms, or None.
 
         Raises:
             KeyError: the adapter has no such type of array.
@@ -170,15 +170,15 @@ class Adapter:
         raise KeyError(row.name)
 
     def record(self, cls: type) -> Record | None:
-        """Return how instances of exactly this class are taken apart, or None; raises Refusal."""
+        """Return the record for instances of exactly this class, or None; raises Refusal."""
         return next((record for known, record in self.records.items() if known is cls), None)
 
     def record_named(self, row: TypeRow) -> Record | None:
-        """Return how instances of a stored type of kind ``object`` are made, or None."""
+        """Return the record for a stored type of kind ``object``, or None."""
         return next((r for r in self.records.values() if str(r.row) == str(row)), None)
 
     def ready(self, cls: type) -> None:
-        """Do once what the framework's constructor does for a class, before `load` makes one."""
+        """Prepare a class once, as the framework's constructor would, before `load` makes one."""
 
     def symbol(self, x: Any) -> str | None:
         """Return the public name of a function or constant in the table of symbols, or None."""
@@ -193,5 +193,5 @@ class Adapter:
         return None
 
     def place(self, x: Any) -> Any:
-        """Return where an array or placeholder of `like` wants its leaf to live, or None."""
+        """Return the device or sharding that an array or placeholder of `like` names, or None."""
         return None

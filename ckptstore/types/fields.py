@@ -1,4 +1,4 @@
-"""Kinds and fields of classes, read from their dicts: nothing of a class's own code runs.
+"""Kinds and fields of classes, read from their dicts without running a class's own code.
 
 `getattr` could run a metaclass, a descriptor or a ``__getattr__``. Spec: section 5.1.
 """
@@ -16,11 +16,11 @@ RECORD_KINDS = (TypeKind.NAMEDTUPLE, TypeKind.DATACLASS)
 """The kinds whose instances are made by writing the fields."""
 
 MISSING = object()
-"""Returned by `attribute_of` where a class and its bases have no such attribute."""
+"""Returned by `attribute_of` if a class and its bases have no such attribute."""
 
 
 def kind_of(cls: type) -> TypeKind | None:
-    """Return which kind of record or enum a class is by itself, or None.
+    """Return the kind of record or enum that a class is by itself, or None.
 
     Example:
         >>> import fractions

@@ -1,4 +1,4 @@
-"""Instances of NamedTuples, dataclasses and enums: how they are taken apart and made.
+"""Taking apart and making instances of NamedTuples, dataclasses and enums.
 
 They are made without their ``__init__``, ``__new__`` or any descriptor. Spec: section 8.
 """
@@ -28,10 +28,10 @@ def find_maker(row: TypeRow, classes: Mapping[str, type]) -> Record | type[enum.
 
     Args:
         row: the stored type.
-        classes: by stored name, those that the caller passed as ``types=`` or that `like` holds.
+        classes: the classes of ``types=`` or `like`, by stored name.
 
     Raises:
-        UnknownTypeError: it says where the type was looked for, and the remedy.
+        UnknownTypeError: the type was not found; the message names the places and the remedy.
 
     Example:
         >>> row = TypeRow(TypeKind.OBJECT, "datetime", "date", fields=("year", "month", "day"))
@@ -59,8 +59,8 @@ def _find_object(row: TypeRow) -> Record:
     record = adapter.record_named(row) if adapter is not None else None
     if record is None or record.row.fields != row.fields:
         raise UnknownTypeError(
-            f"{row}: no adapter here makes it of the fields {', '.join(row.fields)}; upgrade "
-            "ckptstore, or install the package that brings the adapter",
+            f"{row}: no installed adapter makes it from the fields {', '.join(row.fields)}; "
+            "upgrade ckptstore, or install the package with the adapter",
             reason=Reason.UNKNOWN_OBJECT,
         )
     return record
@@ -86,11 +86,11 @@ def _find_pytree(row: TypeRow, classes: Mapping[str, type]) -> Record:
 
 
 def record_of(cls: type, row: TypeRow) -> Record:
-    """Return how instances of a NamedTuple or dataclass are taken apart and made.
+    """Return the record that takes apart and makes instances of a NamedTuple or dataclass.
 
     Args:
         cls: the class.
-        row: with the fields that the class has, in their order.
+        row: its row, with the fields of the class in their order.
 
     Example:
         >>> State = dataclasses.make_dataclass("State", ["step"])
@@ -108,7 +108,7 @@ def record_of(cls: type, row: TypeRow) -> Record:
 
     def take(x: Any) -> Sequence[Any]:
         values = _take_fields(fields, x)
-        static = _static_fields(cls)  # asked for by save only
+        static = _static_fields(cls)  # only save needs them
         if not static:
             return values
         return [
@@ -120,7 +120,7 @@ def record_of(cls: type, row: TypeRow) -> Record:
 
 
 def _adapter_of_decorator(cls: type) -> Adapter | None:
-    """Return the adapter of the framework whose decorator made a dataclass (of chex), or None."""
+    """Return the adapter of the framework whose decorator (chex's) made a dataclass, or None."""
     hook = attribute_of(cls, "__setstate__")
     if type(hook) is not types.FunctionType or hook.__module__ == cls.__module__:
         return None
@@ -129,7 +129,7 @@ def _adapter_of_decorator(cls: type) -> Adapter | None:
 
 @functools.lru_cache(256)
 def _static_fields(cls: type) -> set[str]:
-    """Return the fields that flax, equinox, chex or jax were told to keep out of the pytree."""
+    """Return the fields that are marked in flax, equinox, chex or jax as not in the pytree."""
     return {
         name
         for name, field in attribute_of(cls, "__dataclass_fields__").items()
@@ -139,7 +139,7 @@ def _static_fields(cls: type) -> set[str]:
 
 
 def _is_for_like(x: Any) -> bool:
-    """Tell whether a static value is code: a callable or a NamedTuple of them, as in optax."""
+    """Return whether a static value is code: a callable or a NamedTuple of them, as in optax."""
     if isinstance(x, tuple) and kind_of(type(x)) is not None:
         return all(map(callable, tuple.__iter__(x)))
     return callable(x)
@@ -181,7 +181,7 @@ def _take_fields(fields: tuple[str, ...], x: Any) -> Sequence[Any]:
 
 
 def _slots_beyond(fields: tuple[str, ...], x: Any) -> list[str]:
-    """Return the slots of `x` that hold something and are not fields."""
+    """Return the filled slots of `x` that are not fields."""
     names = []
     cls: Any = type(x)
     for name, slot in _other_slots(cls, fields):
@@ -204,12 +204,12 @@ def _other_slots(cls: type, fields: tuple[str, ...]) -> list[tuple[str, Any]]:
 
 
 def _refuse_extra(cls: type, names: list[str]) -> None:
-    """Refuse attributes beyond the fields: they would vanish, and `==` would not notice."""
+    """Refuse attributes that are not fields: they would be lost, and `==` would not notice."""
     extra = [n for n in names if not isinstance(attribute_of(cls, n), functools.cached_property)]
     if extra:
         raise Refusal(
-            f"this {cls.__qualname__} has the attribute {extra[0]!r} beyond its fields, which "
-            "would be lost; make it a field, or a functools.cached_property, or delete it"
+            f"this {cls.__qualname__} has the attribute {extra[0]!r}, which is not a field and "
+            "would be lost; make it a field or a functools.cached_property, or delete it"
         )
 
 
@@ -237,8 +237,8 @@ def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum
 
     Args:
         cls: the enum.
-        name: of the member; "" for an unnamed combination of flags.
-        value: of the member.
+        name: the name of the member; "" for an unnamed combination of flags.
+        value: the value of the member.
         where: the path, for messages.
 
     Raises:
@@ -268,9 +268,9 @@ def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum
                 "number, text, bytes, an Enum member, or a tuple or frozenset of these"
             )
         elif isinstance(member, enum.Enum):
-            problem = f"the class now calls that value {member._name_}"
+            problem = f"the class now has that value under the name {member._name_}"
         else:
-            problem = "the class now finds no member by that value"
+            problem = "the class now has no member with that value"
         raise UnknownTypeError(
             f"{where}: the checkpoint has {cls.__qualname__}.{name} = {_shown(value)}; {problem}; "
             "an Enum member stored in a checkpoint must keep its name and its value",
@@ -280,14 +280,14 @@ def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum
 
 
 def _shown(value: Any) -> str:
-    """Return a value for a message, where that runs no code and makes no thousands of digits."""
+    """Return the text of a value, unless that could run code or print thousands of digits."""
     huge = type(value) is int and value.bit_length() > 1000
     plain = type(value) in _PLAIN and not huge
     return f"{value!r:.100}" if plain else f"a {type(value).__name__}"
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
-    """Tell whether hashing and comparing a value runs no code of a user's class."""
+    """Return whether hashing and comparing a value runs no code of a user's class."""
     cls = type(value)
     if cls is tuple or cls is frozenset:
         return depth < _VALUE_MAX_DEPTH and all(_is_plain(item, depth + 1) for item in value)
@@ -295,6 +295,6 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
 
 
 def _is_plain_flag(cls: type) -> bool:
-    """Tell whether making a combined flag runs only the standard library's code."""
+    """Return whether making a combined flag runs only the standard library's code."""
     standard = enum.Flag.__dict__["_missing_"].__func__
     return getattr(attribute_of(cls, "_missing_"), "__func__", None) is standard

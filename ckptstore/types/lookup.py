@@ -1,7 +1,7 @@
-"""Lookup: from a stored type to the class that it is today.
+"""Lookup: from a stored type to today's class.
 
 A class that the caller passed or registered comes first, then the class of the stored name, then
-the one to which it moved by the table of an adapter. Spec: section 5.1.
+the new name in an adapter's table of moved classes. Spec: section 5.1.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ckptstore.types.safety import Unsafe, check_safe
 
 
 def find_class(row: TypeRow, classes: Mapping[str, type]) -> tuple[type, Upgrade]:
-    """Return the class of a stored type, and how the stored fields become those that it has.
+    """Return the class of a stored type, and the upgrade from the stored fields to its fields.
 
     Args:
         row: a stored NamedTuple, dataclass, enum or pytree; the last two have no fields.
-        classes: by stored name, those that the caller passed as ``types=`` or that `like` holds.
+        classes: the classes of ``types=`` or `like`, by stored name.
 
     Raises:
-        UnknownTypeError: it says where the class was looked for, and the remedy.
+        UnknownTypeError: the class was not found; the message names the places and the remedy.
 
     Example:
         >>> row = TypeRow(TypeKind.DATACLASS, "project", "State", fields=("step",))
@@ -50,7 +50,7 @@ def find_class(row: TypeRow, classes: Mapping[str, type]) -> tuple[type, Upgrade
         if trusted:
             return cls, Upgrade((), (), ())
         raise UnknownTypeError(
-            f"{row}: its unflatten runs code of its own; pass types=[{row.name}] to load, or call "
+            f"{row}: its unflatten runs its own code; pass types=[{row.name}] to load, or call "
             f"ckptstore.register({row.name})",
             reason=Reason.NEEDS_TYPES,
         )
@@ -70,7 +70,7 @@ def find_class(row: TypeRow, classes: Mapping[str, type]) -> tuple[type, Upgrade
                 f"types=[{row.name}]",
                 reason=Reason.UNSAFE_CLASS,
             ) from None
-    if kind != stored and not _may_be_either(row, cls):  # asks the class, which is safe by now
+    if kind != stored and not _may_be_either(row, cls):  # may use the class, which is safe by now
         raise wrong_kind
     fields = fields_of(cls, kind)
     way = upgrade(row.fields, fields, _migrations(cls))
@@ -80,14 +80,14 @@ def find_class(row: TypeRow, classes: Mapping[str, type]) -> tuple[type, Upgrade
 
 
 def find_named(row: TypeRow, classes: Mapping[str, type]) -> type:
-    """Return the class that a stored name leads to, whatever its kind and fields are.
+    """Return the class that a stored name leads to, of any kind and with any fields.
 
     Args:
         row: a stored type.
         classes: as for `find_class`.
 
     Raises:
-        UnknownTypeError: there is none.
+        UnknownTypeError: there is no such class.
 
     Example:
         >>> find_named(TypeRow(TypeKind.NAMEDTUPLE, "ckptstore.types.migrations", "Upgrade"), {})
@@ -100,7 +100,7 @@ def find_named(row: TypeRow, classes: Mapping[str, type]) -> type:
 
 
 def _may_be_either(row: TypeRow, cls: type) -> bool:
-    """Tell whether somebody vouches that a NamedTuple is a dataclass today, or the reverse."""
+    """Return whether a table or the user allows a NamedTuple to be a dataclass, or the reverse."""
     before = find_adapter(row.module)
     today = find_adapter(cls.__module__)
     return (
@@ -111,7 +111,7 @@ def _may_be_either(row: TypeRow, cls: type) -> bool:
 
 
 def _migrations(cls: type) -> Sequence[Migration]:
-    """Return the migrations of a class: those that its user registered, else its adapter's."""
+    """Return the migrations of a class: the registered ones, else those of its adapter."""
     registered = find_registration(cls)
     if registered is not None and registered.migrate:
         return registered.migrate
@@ -137,21 +137,21 @@ def _fields_differ(row: TypeRow, cls: type, fields: Sequence[str]) -> str:
     return (
         f"{row}: only in the checkpoint: {', '.join(gone) or '(none)'}; only in the class: "
         f"{', '.join(new) or '(none)'}"
-        + (f" ({package} {row.version} saved it, here is {version})" if differs else "")
-        + f"; say what became of them {first}ckptstore.register({cls.__qualname__}, "
+        + (f" ({package} {row.version} saved it, {version} is installed)" if differs else "")
+        + f"; describe the change {first}ckptstore.register({cls.__qualname__}, "
         f"migrate=[ckptstore.{' or '.join(steps)}]), or pass types={{'{row}': OldClass}} with a "
         "class of the stored fields"
     )
 
 
 def _versions(row: TypeRow) -> str:
-    """Return which release of a known framework saved a class, where another one is here."""
-    if row.package not in ADAPTERS:  # asking for its version could run its code
+    """Return the release of a known framework that saved a class, if another is installed."""
+    if row.package not in ADAPTERS:  # reading its version could run its code
         return ""
     version = package_version(row.package)
     if row.version is None or row.version == version:
         return ""
-    return f" ({row.package} {row.version} saved it, here is {version or 'none'})"
+    return f" ({row.package} {row.version} saved it, {version or 'none'} is installed)"
 
 
 def _find_by_name(row: TypeRow) -> type:
@@ -159,7 +159,7 @@ def _find_by_name(row: TypeRow) -> type:
     for module in adapter.modules if adapter else ():
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever a module does when it is imported
+        except Exception as error:  # importing a module may raise anything
             raise UnknownTypeError(
                 f"{row}: its adapter lists the module {module}, which cannot be imported: "
                 f"{type(error).__name__}: {error}",
@@ -172,7 +172,7 @@ def _find_by_name(row: TypeRow) -> type:
         value = locate_dotted(adapter.moved[str(row)])
     if value is None:
         raise _not_found(row)
-    if not issubclass(type(value), type):  # neither isinstance nor repr: they would ask it
+    if not issubclass(type(value), type):  # isinstance and repr could run its code
         raise UnknownTypeError(
             f"{row}: found {object.__repr__(value)}, which is not a class; a checkpoint names only "
             "classes",
@@ -183,7 +183,7 @@ def _find_by_name(row: TypeRow) -> type:
 
 
 def _modules(row: TypeRow) -> Sequence[str]:
-    """Return where a class may be: a script has one name when it runs and one when imported."""
+    """Return the modules that may hold a class; a running script also has its import name."""
     script = main_name()
     if row.module != "__main__":
         return (row.module, "__main__") if row.module == script else (row.module,)
@@ -191,7 +191,7 @@ def _modules(row: TypeRow) -> Sequence[str]:
 
 
 def _not_found(row: TypeRow) -> UnknownTypeError:
-    """Return the error that says where a class was looked for, and what its user can do."""
+    """Return the error that names the places where a class was looked for, and the remedy."""
     loaded = row.module in sys.modules
     line = import_line(row)
     passed = f"pass types={{{str(row)!r}: YourClass}}"
@@ -200,11 +200,12 @@ def _not_found(row: TypeRow) -> UnknownTypeError:
     release = f", or load with {row.package} {row.version}" if versions else ""
     if row.package is None:
         text = (
-            f"ckptstore.register gave it this name, which no module has; {named} first, or {passed}"
+            "ckptstore.register gave it this name, which is not a name in a module; "
+            f"{named} first, or {passed}"
         )
     elif row.module == "__main__":
         text = (
-            f"it was defined in the script that saved it, and this is another script; "
+            f"it was defined in the script that saved it, which is not this script; "
             f"{f'{line} first' if line else passed}; a class in a module, or with a name that "
             "ckptstore.register gave it before it was saved, loads in any script"
         )
@@ -224,7 +225,7 @@ def _not_found(row: TypeRow) -> UnknownTypeError:
 
 
 def import_line(row: TypeRow) -> str:
-    """Return the line that imports the module of a stored class, or "" where no line does.
+    """Return the line that imports the module of a stored class, or "" if there is none.
 
     Example:
         >>> import_line(TypeRow(TypeKind.DATACLASS, "project.states", "State", package="project"))

@@ -1,8 +1,7 @@
-"""Migrations: how the fields of a class became what they are today.
+"""Migrations: the steps from the old fields of a class to today's.
 
-A checkpoint has no version of a class: the names of the fields that it stores say which one wrote
-it. So a step that changes no name is refused, and where two versions have the same names, it is
-the newer one.
+A checkpoint stores no version of a class: the stored field names tell which version wrote it. So a
+step that changes no name is refused. If two versions have the same names, the newer one counts.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ class Migration:
 
     Attributes:
         renamed: old name to new name.
-        added: new name to its value in older checkpoints. A function is called with the fields
-            of the version before, by the names that they had there, and returns the value; any
+        added: new name to its value in older checkpoints. You can pass a function: it is called
+            with the fields of the version before, by their names there, and returns the value. Any
             other value is copied for each instance.
-        removed: old names that are gone.
+        removed: names of fields that no longer exist.
 
     Raises:
-        StructureError: reason ``bad-migration`` for an argument that is not a mapping, or sequence,
-            of names, and for a step that says two things of one field.
+        StructureError: reason ``bad-migration``: an argument is not a mapping or sequence of names,
+            or the step describes one field twice.
 
     Example:
         >>> from ckptstore import Migration
@@ -49,7 +48,7 @@ class Migration:
             raise _bad(f"{self}: renamed and added must be mappings")
         if isinstance(self.removed, str) or not isinstance(self.removed, Sequence):
             raise _bad(f"{self}: removed must be a list of names")
-        # Copies, so that nobody changes them after these checks.
+        # Copies, so that they cannot change after these checks.
         object.__setattr__(self, "renamed", dict(self.renamed))
         object.__setattr__(self, "added", dict(self.added))
         object.__setattr__(self, "removed", tuple(self.removed))
@@ -58,11 +57,11 @@ class Migration:
                 if not isinstance(name, str):
                     raise _bad(f"{self}: {name!r:.80} is not the name of a field")
                 if names.count(name) > 1:
-                    raise _bad(f"{self}: says two things of the field {name!r}")
+                    raise _bad(f"{self}: names the field {name!r} twice")
         for name, value in self.added.items():
             if isinstance(value, type):
                 raise _bad(
-                    f"{self}: the added field {name!r} is the class {value.__qualname__}; give an "
+                    f"{self}: the added field {name!r} is the class {value.__qualname__}; pass an "
                     "instance, or a function of the old fields"
                 )
 
@@ -80,18 +79,18 @@ class Migration:
         """Return the field names of the version before, from those of the version after.
 
         Raises:
-            StructureError: reason ``bad-migration`` where this step cannot have led there.
+            StructureError: reason ``bad-migration`` if this step cannot lead to them.
         """
         new, old = {*self.renamed.values(), *self.added}, {*self.renamed, *self.removed}
         kept = after - new
         if new - after:
-            raise _bad(f"{self}: leads to {_listed(new - after)}, but the next version has no such")
+            raise _bad(f"{self}: leads to {_listed(new - after)}, which the next version lacks")
         if kept & old:
-            raise _bad(f"{self}: ends {_listed(kept & old)}, which the next version still has")
+            raise _bad(f"{self}: drops {_listed(kept & old)}, which the next version still has")
         if kept | old == after:
             raise _bad(
-                f"{self}: changes no name, so no checkpoint could show that it is older; give a "
-                "field another name, too"
+                f"{self}: changes no name, so a checkpoint could not show whether it is older; "
+                "rename a field, too"
             )
         return kept | old
 
@@ -102,11 +101,11 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """The way from the fields that a checkpoint has to those that a class has today.
+    """The conversion from the fields in a checkpoint to the fields of today's class.
 
     Attributes:
         stored: the fields of the checkpoint, in order.
-        fields: those of the class, in order.
+        fields: the fields of the class, in order.
         steps: the migrations between them, oldest first.
     """
 
@@ -115,7 +114,7 @@ class Upgrade:
     steps: tuple[Migration, ...]
 
     def origins(self) -> list[int | None]:
-        """Return where each field of the class stands in `stored`; None for an added one."""
+        """Return the place of each field of the class in `stored`; None for an added one."""
         places: dict[str, Any] = {name: place for place, name in enumerate(self.stored)}
         for step in self.steps:
             places = step.carry(places) | dict.fromkeys(step.added)
@@ -125,7 +124,7 @@ class Upgrade:
         """Return the values of the class's fields, from those of the checkpoint.
 
         Raises:
-            UnknownTypeError: reason ``cannot-make`` where a user's function fails.
+            UnknownTypeError: reason ``cannot-make`` if a user's function fails.
         """
         named = dict(zip(self.stored, values, strict=True))
         for step in self.steps:
@@ -135,7 +134,7 @@ class Upgrade:
 
 
 def check(fields: Sequence[str], steps: Sequence[Migration]) -> None:
-    """Make sure that the steps lead to the fields of a class.
+    """Check that the steps lead to the fields of a class.
 
     Raises:
         StructureError: reason ``bad-migration``.
@@ -148,13 +147,13 @@ def check(fields: Sequence[str], steps: Sequence[Migration]) -> None:
 def upgrade(
     stored: tuple[str, ...], fields: tuple[str, ...], steps: Sequence[Migration]
 ) -> Upgrade | None:
-    """Return the way from stored fields to those of a class, or None where no version has them.
+    """Return the upgrade from stored fields to a class's, or None if no version has them.
 
     Args:
         stored: the fields of a checkpoint.
-        fields: those of the class.
-        steps: oldest first. The last ones are left out where the class has not made them yet:
-            the release that is installed may be older than the list.
+        fields: the fields of the class.
+        steps: the migrations, oldest first. The last ones are left out if the class does not have
+            these changes yet, since the installed release may be older than the list.
     """
     names, done = frozenset(fields), len(steps)
     while done:
@@ -178,7 +177,7 @@ def _value(name: str, value: Any, old: Mapping[str, Any]) -> Any:
         return copy.deepcopy(value)
     except Exception as error:  # of the user's function or object
         raise UnknownTypeError(
-            f"the value of its added field {name!r} failed: {type(error).__name__}: {error}",
+            f"computing its added field {name!r} failed: {type(error).__name__}: {error}",
             reason=Reason.CANNOT_MAKE,
         ) from error
 

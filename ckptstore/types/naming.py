@@ -1,7 +1,7 @@
 """Stored names: the row of a class, and the class of a name.
 
 A name is looked up through ``vars(module)`` and class ``__dict__``s, never by `getattr`, and only
-in modules that are imported already. Spec: section 5.1.
+in modules that are already imported. Spec: section 5.1.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ckptstore.types.registry import (
 
 
 def class_row(cls: type, kind: TypeKind, fields: Sequence[str] = ()) -> TypeRow:
-    """Return the stored row of a class, making sure that its name leads back to it.
+    """Return the stored row of a class, and check that its name leads back to it.
 
     Args:
         cls: the class.
-        kind: of its row.
+        kind: the kind of its row.
         fields: the names of the children, for a NamedTuple or a dataclass.
 
     Raises:
-        Refusal: for a class local to a function, or one that its module does not hold.
+        Refusal: the class is local to a function, or its module does not hold it.
 
     Example:
         >>> import sched
@@ -68,12 +68,12 @@ def class_row(cls: type, kind: TypeKind, fields: Sequence[str] = ()) -> TypeRow:
 
 
 def object_row(cls: type | str, *fields: str, wraps: bool = False) -> TypeRow:
-    """Return the stored row of a class that an adapter makes of these fields.
+    """Return the stored row of a class that an adapter makes from these fields.
 
     Args:
         cls: the class, or the public ``module.name`` under which it is stored.
         fields: the names of the children.
-        wraps: whether paths show its one field, or its first, without a step.
+        wraps: whether paths show its only or first field without a step.
 
     Example:
         >>> object_row("numpy.ma.MaskedArray", "data", "mask").package
@@ -115,7 +115,7 @@ def stored_name(cls: type) -> str:
 
 
 def _binding(cls: type) -> str | None:
-    """Return the name that a module gives a class whose own name is another (or none)."""
+    """Return the name of a class in its module, if its own name differs or is missing."""
     module = sys.modules.get(cls.__module__)
     if not isinstance(module, types.ModuleType):
         return None
@@ -138,7 +138,7 @@ def locate(module: str, name: str) -> Any:
         value = scope.get(part, MISSING)
         if value is MISSING:
             return None
-        if issubclass(type(value), type):  # isinstance would ask `value`
+        if issubclass(type(value), type):  # isinstance could run code of `value`
             scope = class_dict(value)
         else:
             scope = {}
@@ -154,14 +154,14 @@ def locate_dotted(name: str) -> Any:
 
 
 def main_name() -> str | None:
-    """Return the name under which the running script can be imported, where it has one."""
+    """Return the name under which the running script can be imported, or None."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return spec.name if spec is not None else None
 
 
 @functools.cache
 def package_version(package: str) -> str | None:
-    """Return the version of an installed top-level package, where it says one.
+    """Return the version of an installed top-level package, or None if it has none.
 
     Example:
         >>> import numpy

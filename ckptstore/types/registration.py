@@ -1,4 +1,4 @@
-"""`register`: a user's own class, checked before it is entered in the registry."""
+"""`register`: check a user's own class and enter it in the registry."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def register(
     flatten: Callable[[T], tuple[Sequence[Any], Any]] | None = None,
     unflatten: Callable[[Any, Sequence[Any]], T] | None = None,
 ) -> type[T]:
-    """Let `load` rebuild a class, by the class's own code where it has some.
+    """Permit `load` to rebuild your class, with the class's own code if it has some.
 
-    A NamedTuple or a plain dataclass needs no registration. A class that `jax.tree_util` knows
-    needs `register(cls)` in the process that loads, because its unflatten runs code. Any other
-    class needs `flatten` and `unflatten`, in both processes.
+    You need not register a NamedTuple or a plain dataclass. For a class that `jax.tree_util` knows,
+    call `register(cls)` in the process that loads, because its unflatten runs code. For any other
+    class, pass `flatten` and `unflatten`, in both processes.
 
     Args:
-        cls: the class; `register` is also a decorator without arguments.
-        name: the stored name, dotted; by default ``module.qualname``. It stays the same when the
-            class moves: pass the old name for a class that moved.
+        cls: the class; you can also use `register` as a decorator without arguments.
+        name: the stored name, dotted; by default ``module.qualname``. If you have moved the class,
+            pass its old name.
         migrate: the changes of its fields, oldest first, so that checkpoints of older versions
             load.
         flatten: from an instance to (children, static part), as for `jax.tree_util`.
@@ -41,9 +41,9 @@ def register(
         cls.
 
     Raises:
-        StructureError: reason ``register`` where `cls` is not a class or needs no registration,
-            only one of the two functions is passed, or the name has no dot or belongs to another
-            class; reason ``bad-migration`` where `migrate` does not lead to the fields of `cls`.
+        StructureError: reason ``register``: `cls` is not a class or needs no registration, only
+            one of the two functions is passed, or the name has no dot or belongs to another class.
+            Reason ``bad-migration``: `migrate` does not lead to the fields of `cls`.
 
     Example:
         >>> import tempfile
@@ -99,7 +99,7 @@ def _checked(cls: type, migrate: Any, *, own: bool) -> Sequence[Migration]:
     if own or kind not in RECORD_KINDS:
         raise StructureError(
             f"register({cls.__qualname__}): migrate is for a NamedTuple or a dataclass without "
-            "flatten and unflatten; let unflatten know the old static parts",
+            "flatten and unflatten; handle the old static parts in unflatten",
             reason=Reason.BAD_MIGRATION,
         )
     fields = fields_of(cls, TypeKind(kind))

@@ -1,7 +1,7 @@
-"""Who knows a type: the table of frameworks, adapters of other distributions, registrations.
+"""The registry of types: the table of frameworks, adapters of other packages, registrations.
 
-An adapter is loaded by name, only once an object of its package, or a stored type of it, is met.
-Other distributions bring theirs by entry points. Guide: docs/adapters.md.
+An adapter is loaded by name, and only when an object or a stored type of its package is met. Other
+distributions provide adapters by entry points. Guide: docs/adapters.md.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ ADAPTERS: Mapping[str, str] = {
 """Top-level package to the module that holds its adapter, as ``ADAPTER``."""
 
 DISTRIBUTIONS: Mapping[str, str] = {"haiku": "dm-haiku"}
-"""The name of a package's distribution, where pip calls it by another name."""
+"""The name of a package's distribution, if pip knows it by another name."""
 
 GROUP = "ckptstore.adapters"
-"""The entry points by which a distribution brings an adapter for its own package."""
+"""The entry points by which a distribution provides an adapter for its own package."""
 
 _RESERVED = sys.stdlib_module_names | {"", "__main__", "__mp_main__"}
-"""Packages for which nobody brings an adapter, so that none is looked for."""
+"""Packages for which no distribution provides an adapter, so that none is looked for."""
 
 _BUILT_IN = (
     *(type(None), bool, int, float, complex, str, bytes, bytearray, type(...), list, tuple, dict),
@@ -55,7 +55,7 @@ _BUILT_IN = (
 
 
 def top_level(module: Any) -> str:
-    """Return the package that a module name begins with; "" for an object that is not a str.
+    """Return the first part of a module name; "" for an object that is not a str.
 
     Example:
         >>> top_level("jax.numpy")
@@ -65,16 +65,16 @@ def top_level(module: Any) -> str:
 
 
 def find_adapter(module: Any) -> Adapter | None:
-    """Return the adapter of the package that a module is of, or None where there is none.
+    """Return the adapter for the package of a module, or None if there is none.
 
-    An adapter of ckptstore itself comes before one that an installed distribution brings.
+    An adapter of ckptstore itself takes precedence over one of an installed distribution.
 
     Args:
         module: a module name such as a class has in ``__module__``, or a package name.
 
     Raises:
-        UnknownTypeError: reason ``not-installed`` where the adapter's framework is missing;
-            ``bad-adapter`` where it cannot be imported, or a distribution brings something else.
+        UnknownTypeError: reason ``not-installed`` if the adapter's framework is missing;
+            ``bad-adapter`` if it cannot be imported, or the entry point is not an adapter.
 
     Example:
         >>> type(find_adapter("numpy.ma")).__name__, find_adapter("fractions")
@@ -87,7 +87,7 @@ def find_adapter(module: Any) -> Adapter | None:
         return _load_entry_point(package) if brought else None
     try:
         adapter: Adapter = importlib.import_module(source).ADAPTER
-    except Exception as error:  # whatever the framework does when it is imported
+    except Exception as error:  # importing the framework may raise anything
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and top_level(missing) in ADAPTERS:
             raise _not_installed(missing) from None
@@ -105,7 +105,7 @@ def _not_installed(package: str) -> UnknownTypeError:
 
 @functools.cache
 def _entry_points() -> Mapping[str, Sequence[importlib.metadata.EntryPoint]]:
-    """Return the adapters of installed distributions, by package; they are listed once."""
+    """Return the entry points of installed distributions, by package; they are listed once."""
     by_package: dict[str, list[importlib.metadata.EntryPoint]] = {}
     for entry in importlib.metadata.entry_points(group=GROUP):
         by_package.setdefault(entry.name, []).append(entry)
@@ -114,16 +114,16 @@ def _entry_points() -> Mapping[str, Sequence[importlib.metadata.EntryPoint]]:
 
 @functools.cache
 def _load_entry_point(package: str) -> Adapter:
-    """Return the adapter that an installed distribution brings for a package."""
+    """Return the adapter that an installed distribution provides for a package."""
     entries = _entry_points()[package]
     names = [
         f"{e.value} of {e.dist.name if e.dist else 'an unknown distribution'}" for e in entries
     ]
     if len(entries) > 1:
-        raise _bad_adapter(package, f"is brought twice: {' and '.join(names)}; uninstall one")
+        raise _bad_adapter(package, f"is provided twice: {' and '.join(names)}; uninstall one")
     try:
         adapter = entries[0].load()
-    except Exception as error:  # whatever the module does when it is imported
+    except Exception as error:  # importing the module may raise anything
         if isinstance(error, ModuleNotFoundError) and error.name == package:
             raise _not_installed(package) from None
         raise _bad_adapter(
@@ -146,7 +146,7 @@ def _bad_adapter(package: str, text: str) -> UnknownTypeError:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A class that a user passed to `register`, with what was passed beside it.
+    """A class that a user passed to `register`, with the other arguments.
 
     Attributes:
         cls: the class.
@@ -163,7 +163,7 @@ class Registration:
     unflatten: Callable[[Any, Sequence[Any]], Any] | None = None
 
     def record(self) -> Record | None:
-        """Return how instances are taken apart, or None where the user gave no functions."""
+        """Return the record of the user's functions, or None if there are none."""
         if self.flatten is None or self.unflatten is None:
             return None
         flatten, unflatten = self.flatten, self.unflatten
@@ -188,10 +188,10 @@ _BY_NAME: dict[str, Registration] = {}
 
 
 def add(new: Registration) -> None:
-    """Enter a registration, in the place of an earlier one of the same class.
+    """Enter a registration, and replace an earlier one of the same class.
 
     Raises:
-        StructureError: reason ``register`` where the name belongs to another class.
+        StructureError: reason ``register`` if the name belongs to another class.
     """
     other = _BY_NAME.get(new.name)
     if other is not None and default_name(other.cls) != default_name(new.cls):
@@ -207,7 +207,7 @@ def add(new: Registration) -> None:
 
 
 def find_registration(cls: type) -> Registration | None:
-    """Return the registration of exactly this class, or None; does not ask it for its hash."""
+    """Return the registration of exactly this class, or None, without calling its hash."""
     return next((known for other, known in _BY_CLASS.items() if other is cls), None)
 
 
@@ -217,15 +217,15 @@ def find_registration_named(name: str) -> Registration | None:
 
 
 def module_of(cls: type) -> str:
-    """Return the module of a class; a process that was spawned calls the script by another name."""
+    """Return the module of a class; a spawned process has another name for the script."""
     return "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
 
 
 def default_name(cls: type) -> str:
-    """Return the name under which a class is registered where the user gives none."""
+    """Return the name under which a class is registered if the user passes none."""
     return f"{module_of(cls)}.{cls.__qualname__}"
 
 
 def is_built_in(cls: type) -> bool:
-    """Tell whether the format itself has nodes for such objects, whatever is registered."""
+    """Return whether the format itself has nodes for such objects, without any registration."""
     return any(cls is built_in for built_in in _BUILT_IN)

@@ -1,4 +1,4 @@
-"""Which classes are safe to rebuild: their instances can be made without any code of theirs."""
+"""The check that a class is safe to rebuild: its instances can be made without its own code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENUMS = {t for t in vars(enum).values() if type(t) is enum.EnumType}
 
 
 class Unsafe(Exception):
-    """Why instances of a class are not rebuilt without the user's word."""
+    """The reason why instances of a class are not rebuilt without the user's permission."""
 
 
 def check_safe(cls: type, kind: TypeKind) -> None:
@@ -30,7 +30,7 @@ def check_safe(cls: type, kind: TypeKind) -> None:
 
     Args:
         cls: a NamedTuple, dataclass or enum.
-        kind: which of the three.
+        kind: its kind, one of these three.
 
     Raises:
         Unsafe: for ``__del__``, a ``__setattr__`` of its own, a metaclass, a built-in base, or a
@@ -76,7 +76,7 @@ def check_safe(cls: type, kind: TypeKind) -> None:
 
 
 def _check_comparison(cls: type) -> None:
-    """Refuse an enum that compares or hashes its members by code of its own."""
+    """Refuse an enum that compares or hashes its members by its own code."""
     for name in ("__eq__", "__hash__"):
         owner = owner_of(cls, name)
         assert owner is not None  # object has both
@@ -85,7 +85,7 @@ def _check_comparison(cls: type) -> None:
 
 
 def _is_harmless(metaclass: type, hook: Any) -> bool:
-    """Tell whether the framework of a metaclass says that instances are whole without a hook."""
+    """Return whether the framework of a metaclass declares that a hook need not run."""
     if metaclass in _METACLASSES:
         return False
     adapter = find_adapter(metaclass.__module__)
@@ -115,13 +115,13 @@ def _text_of(function: Any) -> tuple[Any, ...]:
 _GETTER = type(class_dict(_Example)["a"])
 _PARAMETERS = type(class_dict(_Frozen)["__dataclass_params__"])
 _GENERATED = {_text_of(class_dict(cls)["__setattr__"]) for cls in (_Frozen, _FrozenEmpty)}
-"""What the decorator generates: it differs in a constant only, the names of the fields."""
+"""The generated code, which differs only in a constant: the names of the fields."""
 
 
 def _is_of_frozen_dataclass(cls: type) -> bool:
-    """Tell whether the ``__setattr__`` of a class is the one that ``frozen=True`` generates.
+    """Return whether the ``__setattr__`` of a class is the one that ``frozen=True`` generates.
 
-    The generated ``__init__`` writes the fields past it, as `load` does.
+    The generated ``__init__`` bypasses it when it writes the fields, as `load` does.
     """
     owner = owner_of(cls, "__setattr__")
     assert owner is not None  # object has one

@@ -1,7 +1,7 @@
-"""Stand-ins: what `load(arrays="numpy")` returns for a type that is not here.
+"""Stand-ins, which `load(arrays="numpy")` returns for types that are not installed.
 
-A host that only looks at arrays needs neither jax nor the training script. A stand-in is a
-NamedTuple of the stored name and fields; it is never used without ``arrays="numpy"``.
+A host that only reads arrays needs neither jax nor the training script. A stand-in is a NamedTuple
+of the stored name and fields; it is never used without ``arrays="numpy"``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Symbol(NamedTuple):
 
 
 class Supplied(NamedTuple):
-    """Something that is not stored, in a stand-in; no instance of the class itself can hold it.
+    """A mark for a value that is not stored. Only stand-ins hold it, never the class itself.
 
     Example:
         >>> Supplied("a function").name
@@ -60,11 +60,13 @@ class StandIn:
 
 
 def may_stand_in(row: TypeRow, reason: str) -> bool:
-    """Tell whether a type may be replaced: it is not here. An unsafe or changed one stays an error.
+    """Return whether a stand-in may replace a type, because it is missing.
+
+    An unsafe or changed type stays an error.
 
     Args:
         row: a stored type.
-        reason: why it has no class.
+        reason: the reason code of the error for its class.
 
     Example:
         >>> row = TypeRow(TypeKind.DATACLASS, "project", "State", fields=("step",))

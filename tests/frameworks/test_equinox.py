@@ -274,9 +274,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         "make_with_state",
     ),
     "an index without a name": (unnamed, "$['norm'].ema_first_time_index", "make_with_state"),
-    "a jitted function": (lambda: [eqx.filter_jit(jnp.sum)], "$[0]", "beyond its fields"),
+    "a jitted function": (lambda: [eqx.filter_jit(jnp.sum)], "$[0]", "which is not a field"),
     "a bound method": (lambda: [mlp().__call__.__func__], "$[0]", "no file can hold code"),
-    "a bound method of a module": (lambda: [Concrete(1, 2).f], "$[0]", "beyond its fields"),
+    "a bound method of a module": (lambda: [Concrete(1, 2).f], "$[0]", "which is not a field"),
     "a default that __init__ does not set": (lambda: [Derived()], "$[0]", "'more' of this Derived"),
     "a __setattr__ of one's own": (lambda: [Wilful(1)], "$[0]", "a __setattr__ of its own"),
     "a class local to a function": (local, "$[0]", "move it to the top of its module"),
@@ -413,7 +413,7 @@ def test_a_file_cannot_make_a_state_of_something_else() -> None:
 
     record = adapter.ADAPTER.record(eqx.nn.State)
     assert record is not None
-    with pytest.raises(TypeError, match="made of a dict"):
+    with pytest.raises(TypeError, match="made from a dict"):
         record.make([[1]])
     with pytest.raises(KeyError):
         adapter.ADAPTER.symbol_named("equinox.filter_jit")

@@ -294,7 +294,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
     "a module": (lambda: {"net": nn.Dense(2)}, "$['net']", "pytree_node=False"),
     "a user's module": (lambda: Node(Net()), "$.x", "the linen module Net"),
     "a class local to a function": (local, "$", "move it to the top of its module"),
-    "an attribute beyond the fields": (with_attribute, "$", "'cache' beyond its fields"),
+    "an attribute beyond the fields": (with_attribute, "$", "'cache', which is not a field"),
 }
 
 
@@ -499,5 +499,5 @@ def test_numpy_arrays_do_not_put_a_stand_in_into_flax_s_own_class(tmp_path: path
 
 def test_a_file_cannot_make_a_frozen_dict_of_something_else(tmp_path: pathlib.Path) -> None:
     found = ckptstore.adapters.flax.ADAPTER.record(FrozenDict)
-    with pytest.raises(TypeError, match="made of a dict"):
+    with pytest.raises(TypeError, match="made from a dict"):
         found.make([[1]])

@@ -214,7 +214,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         "supplied=",
     ),
     "chex dataclass with a lambda": (lambda: Mappable(b=lambda: 1), "$.b", "supplied="),
-    "chex dataclass with more": (with_attribute, "$", "'cache' beyond its fields"),
+    "chex dataclass with more": (with_attribute, "$", "'cache', which is not a field"),
     "chex dataclass local to a function": (lambda: [local()], "$[0]", "in its module"),
     "a type of jaxtyping": (lambda: [Float[Array, "3"]], "$[0]", "cannot be carried as a value"),
 }
@@ -355,5 +355,5 @@ def test_a_file_cannot_make_an_immutable_mapping_of_what_has_code() -> None:
     record = adapter.ADAPTER.record(type(flat({})))
     assert record is not None
     for values in ([[1]], [{"a": Mappable(b=1)}]):
-        with pytest.raises(TypeError, match="not made of a dict"):
+        with pytest.raises(TypeError, match="is made from a dict"):
             record.make(values)

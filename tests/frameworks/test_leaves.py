@@ -295,7 +295,10 @@ def string_dtype() -> Any:
 
 
 REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "an object array": (lambda: np.array([1, "a"], object), ("Python objects", "convert it to a list")),
+    "an object array": (
+        lambda: np.array([1, "a"], object),
+        ("Python objects", "convert it to a list"),
+    ),
     "a field of objects": (lambda: np.zeros(2, "i4,O"), ("Python objects",)),
     "variable-width strings": (string_dtype, ("StringDType", "fixed-width 'U'")),
     "a memmap": (None, ("memmap", "np.array(x)")),
@@ -311,7 +314,9 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "dtype metadata": (
         lambda: np.zeros(2, np.dtype("f4", metadata={"a": 1})), ("metadata", ".astype(")),
     "metadata of a field": (
-        lambda: np.zeros(2, [("a", np.dtype("f4", metadata={"a": 1}))]), ("metadata", "made anew")),
+        lambda: np.zeros(2, [("a", np.dtype("f4", metadata={"a": 1}))]),
+        ("metadata", "new dtype without metadata"),
+    ),
     "overlapping fields": (overlapping, ("overlap", "apart")),
     "a swapped bfloat16": (
         lambda: np.zeros(2, np.dtype(ml_dtypes.bfloat16).newbyteorder(">")), ("bfloat16",)),

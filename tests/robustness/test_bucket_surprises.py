@@ -216,7 +216,7 @@ def test_names_of_options_are_text() -> None:
 
 @pytest.mark.parametrize("grace", ["1h", -1, None, True, float("nan")])
 def test_a_grace_period_is_seconds(grace: Any, place: str) -> None:
-    with pytest.raises(ckptstore.StructureError, match="expected seconds"):
+    with pytest.raises(ckptstore.StructureError, match="expected a number of seconds"):
         ckptstore.Manager(place).gc(grace=grace)
 
 

@@ -152,7 +152,7 @@ class GCSClient:
             if not stored.damage:
                 return
             if condition is None:
-                break  # to send it again replaces whatever is there
+                break  # sending it again replaces any object
             version = stored.generation
         if condition == ABSENT:
             self.delete(key, version)
@@ -169,7 +169,7 @@ class GCSClient:
             if done:
                 return
             if copied == before or not token:
-                raise Failure(Kind.AGAIN, f"the store copied no more than {copied} bytes")
+                raise Failure(Kind.AGAIN, f"the store copied only {copied} bytes")
             before = copied
 
     def delete(self, key: str, version: Version | None = None) -> None:

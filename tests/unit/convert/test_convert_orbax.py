@@ -218,7 +218,7 @@ def test_the_items_of_a_manager(tmp_path):
     for path, words in ((two / "5", "average, params"), (one, "directories: 5")):
         with pytest.raises(ckptstore.StructureError, match=words):
             convert.from_orbax(path, like=params)
-    with pytest.raises(ckptstore.StorageError, match="no such directory"):
+    with pytest.raises(ckptstore.StorageError, match="the directory does not exist"):
         convert.from_orbax(tmp_path / "nothing", like=params)
 
 

@@ -152,7 +152,7 @@ OLD: dict[str, tuple[Any, Callable[[Any], Any], list[str]]] = {
         old_inject,
         [
             "$: InjectHyperparamsState -> InjectStatefulHyperparamsState; its count drives "
-            "b1, learning_rate, which Optax before 0.1.4 had a step ahead"
+            "b1, learning_rate, which were one step ahead before Optax 0.1.4"
         ],
     ),
     "cocob, to 0.2.2": (
@@ -190,7 +190,7 @@ OLD: dict[str, tuple[Any, Callable[[Any], Any], list[str]]] = {
     "named_chain, in another order": (
         NAMED,
         lambda s: OrderedDict(sorted(s.items())),
-        ["$: put in the order 'z', 'a', by key"],
+        ["$: reordered by key: 'z', 'a'"],
     ),
     "muon, to 0.2.6": (
         contrib.muon(LR),
@@ -211,7 +211,7 @@ OLD: dict[str, tuple[Any, Callable[[Any], Any], list[str]]] = {
     "a weak scalar": (
         optax.inject_hyperparams(optax.sgd)(jnp.float32(LR)),
         lambda s: s._replace(hyperparams={"learning_rate": weak(s.hyperparams["learning_rate"])}),
-        ["$.hyperparams['learning_rate']: its type is weak no more"],
+        ["$.hyperparams['learning_rate']: its type is no longer weak"],
     ),
     "one more stateless element": (
         optax.chain(optax.clip(1.0), optax.scale_by_adam(), optax.centralize(), optax.scale(LR)),
@@ -381,7 +381,10 @@ MORE: dict[str, tuple[Any, Any, list[str]]] = {
     "which of two": (
         optax.chain(TRACE, optax.scale(LR)),
         lambda s: (s[0], s[0]),
-        ["$: 2 of TraceState found, 1 expected; which of them belong together cannot be known"],
+        [
+            "$: 2 of TraceState found, 1 expected; their order does not tell which of them belong "
+            "together"
+        ],
     ),
     "a hyperparameter": (
         optax.inject_hyperparams(optax.adam)(LR),

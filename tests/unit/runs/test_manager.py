@@ -148,7 +148,9 @@ def test_the_first_and_the_last_step(tmp_path: Path) -> None:
 
 def test_no_step_at_all(place: Place) -> None:
     manager = manage(place)
-    with pytest.raises(ckptstore.NotCommittedError, match="no checkpoint of any step") as caught:
+    with pytest.raises(
+        ckptstore.NotCommittedError, match="the run has no committed step"
+    ) as caught:
         manager.load()
     assert caught.value.reason == "no-step"
     assert manager.gc(grace=0) == {}

@@ -280,7 +280,7 @@ def test_a_damaged_newest_is_passed_over_only_if_asked_and_said_so(
     assert is_of(manager.load(fallback=True), 2) and manager.loaded_step == 2
     [record] = caplog.records
     assert record.levelno == logging.WARNING
-    assert "step 3 is damaged and passed over: " in record.getMessage()
+    assert "step 3 is damaged and skipped: " in record.getMessage()
     assert name_of(3) in record.getMessage()
     assert is_of(manager.load_or_init(lambda: tree(0), fallback=True), 2)
     assert place.files() == before and manager.steps() == [1, 2, 3]
@@ -306,7 +306,9 @@ def test_where_all_are_damaged_nothing_is_begun_anew(tmp_path: Path) -> None:
     for step in (1, 2):
         manager.save(step, tree(step))
         damage_data(place, step)
-    with pytest.raises(ckptstore.CorruptError, match=r"of 2 step\(s\) none.*newest.*") as caught:
+    with pytest.raises(
+        ckptstore.CorruptError, match=r"all 2 step\(s\) are damaged.*newest"
+    ) as caught:
         manager.load_or_init(lambda: tree(0), fallback=True)
     assert caught.value.reason == "checksum" and name_of(2) in str(caught.value)
 

@@ -55,7 +55,7 @@ def test_a_url_is_taken_apart(url: str, bucket: str, prefix: str) -> None:
         ("http://host/run?token=hunter2", "must not contain a query"),
         ("sftp://me:hunter2/hunter2@host/run", "or a password with a slash"),
         ("s3://bucket/a/../b", "a part . or .."),
-        ("s3://bucket/" + "x" * 901, "901 bytes, at most 900"),
+        ("s3://bucket/" + "x" * 901, "901 bytes, expected at most 900"),
     ],
 )
 def test_a_url_that_is_no_directory_of_a_store_is_refused(url: str, words: str) -> None:

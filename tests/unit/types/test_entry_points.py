@@ -128,7 +128,10 @@ class TestThePage:
         whole = site.root.rename(site.work / "away")
         assert site.says(code) == "Ring(items=[[1.5], None], position=1)"
         done = site.run("import ckptstore; ckptstore.load('ckpt')")
-        assert "ringlib.Ring: no adapter here makes it of the fields items, position" in done.stderr
+        assert (
+            "ringlib.Ring: no installed adapter makes it from the fields items, position"
+            in done.stderr
+        )
         whole.rename(site.root)
         (site.root / "ringlib/__init__.py").unlink()  # the adapter is here, its package is not
         (site.root / "ringlib").rename(site.root / "glue")
@@ -281,7 +284,7 @@ def test_two_adapters_of_one_package_are_both_named(site):
     site.says(SAVE)
     site.install("ringlib-more", POINTS)
     done = site.run("import ckptstore; ckptstore.load('ckpt')")
-    for name in ("of ringlib ", "of ringlib-more", "is brought twice", "uninstall one"):
+    for name in ("of ringlib ", "of ringlib-more", "is provided twice", "uninstall one"):
         assert name in done.stderr
 
 

@@ -306,10 +306,10 @@ class TestRegisterRefuses:
     @pytest.mark.parametrize(
         ("fields", "steps", "message"),
         [
-            ("b", [{"renamed": {"a": "c"}}], "leads to c, but the next version has no such"),
-            ("b", [{"added": {"c": 0}}], "leads to c, but the next version has no such"),
-            ("a b", [{"renamed": {"a": "b"}}], "ends a, which the next version still has"),
-            ("a b", [{"removed": ["a"]}], "ends a, which the next version still has"),
+            ("b", [{"renamed": {"a": "c"}}], "leads to c, which the next version lacks"),
+            ("b", [{"added": {"c": 0}}], "leads to c, which the next version lacks"),
+            ("a b", [{"renamed": {"a": "b"}}], "drops a, which the next version still has"),
+            ("a b", [{"removed": ["a"]}], "drops a, which the next version still has"),
             ("a b", [{}], "changes no name"),
             ("a b", [{"renamed": {"a": "b", "b": "a"}}], "changes no name"),
             ("a b", [{"removed": ["a"], "added": {"a": 0}}], "changes no name"),
@@ -326,9 +326,9 @@ class TestRegisterRefuses:
     @pytest.mark.parametrize(
         ("step", "message"),
         [
-            ({"renamed": {"a": "x", "b": "x"}}, "two things of the field 'x'"),
-            ({"renamed": {"a": "x"}, "added": {"x": 1}}, "two things of the field 'x'"),
-            ({"renamed": {"a": "x"}, "removed": ["a"]}, "two things of the field 'a'"),
+            ({"renamed": {"a": "x", "b": "x"}}, "names the field 'x' twice"),
+            ({"renamed": {"a": "x"}, "added": {"x": 1}}, "names the field 'x' twice"),
+            ({"renamed": {"a": "x"}, "removed": ["a"]}, "names the field 'a' twice"),
             ({"removed": "mu"}, "a list of names"),
             ({"removed": {"mu"}}, "a list of names"),
             ({"renamed": ["a", "b"]}, "must be mappings"),

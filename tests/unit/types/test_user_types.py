@@ -197,7 +197,7 @@ class TestOfAnotherScript:
         error = project.error("import ckptstore; ckptstore.load('ckpt')")
         for part in (
             "4 types cannot be rebuilt",
-            "it was defined in the script that saved it, and this is another",
+            "it was defined in the script that saved it, which is not this script",
             "pass types={'__main__.State': YourClass}",
             "class in a module, or with a name that ckptstore.register gave it",
         ):
