@@ -89,10 +89,7 @@ class Manager(Steps):
 
     def __reduce__(self) -> Any:
         if self._run.options:
-            raise TypeError(
-                "cannot pickle a Manager: storage_options may hold secrets; make a new Manager in "
-                "the other process"
-            )
+            raise TypeError("storage_options may hold secrets; make a Manager in the other process")
         made = functools.partial(
             Manager,
             keep=self._saves.keep,
@@ -191,8 +188,7 @@ class Manager(Steps):
             The save under way, or None if `every` makes this call not save.
 
         Raises:
-            CheckpointError: as for `save` and `ckptstore.save_async`, or the error of the save
-                before this one.
+            CheckpointError: as for `save` and `ckptstore.save_async`; or of the save before.
 
         Example:
             >>> with Manager("run") as manager:
@@ -280,9 +276,8 @@ class Manager(Steps):
     ) -> Any:
         """Load the newest step, or return ``init()`` if the run has no step yet.
 
-        So your script starts and resumes with the same line. Put the step number into the tree,
-        with everything else that the next step needs. `loaded_step` holds the step too, and is None
-        after ``init()``.
+        So your script starts and resumes with the same line. Put everything that the next step
+        needs into the tree, also its number. `loaded_step` holds it too, None after ``init()``.
 
         `init` is not called if there is a step. The other arguments are those of `load`.
 
