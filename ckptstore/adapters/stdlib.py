@@ -111,7 +111,7 @@ def _take_counter(x: Any) -> Sequence[Any]:
 def _make_counter(values: Sequence[Any]) -> Any:
     (counts,) = values
     if type(counts) is not dict:
-        raise TypeError("a Counter is made from a dict")
+        raise TypeError("the stored content of a Counter is not a dict")
     return Counter(counts)
 
 
