@@ -605,9 +605,9 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "a local namedtuple": (local_class, ("local to a function", "top of its module")),
     "a local dataclass": (local_data, ("local to a function", "top of its module")),
     "a class that lost its name": (lambda: _HELD["hidden"](1), ("test_tree.Reassigned", "bind it")),
-    "an attribute of a dataclass": (lambda: with_attribute(Data(1)), ("'extra'", "its fields")),
+    "an attribute of a dataclass": (lambda: with_attribute(Data(1)), ("'extra'", "not a field")),
     "an attribute of a frozen one": (lambda: with_attribute(Frozen(1)), ("'extra'",)),
-    "a slot beyond the fields": (extra_slot, ("'more'", "its fields")),
+    "a slot beyond the fields": (extra_slot, ("'more'", "not a field")),
     "an attribute of a namedtuple": (
         lambda: with_attribute(tuple.__new__(PointWithMethods, (1, 2))), ("'extra'",)),
     "an attribute of an OrderedDict that hides a method": (
