@@ -274,7 +274,8 @@ def test_equinox_files_with_more_or_fewer_leaves_are_refused():
     refused(convert.from_equinox, data, {"a": jnp.ones(2)}, words="after the last leaf")
     like = {"a": jnp.ones(2), "b": jnp.ones(3), "c": jnp.ones(1)}
     refused(convert.from_equinox, data, like, words=r"\$\['c'\].*ends here")
-    refused(convert.from_equinox, data[:-1], {"a": jnp.ones(2), "b": jnp.ones(3)}, words="needs 12 bytes, found 11")
+    short = data[:-1], {"a": jnp.ones(2), "b": jnp.ones(3)}
+    refused(convert.from_equinox, *short, words="needs 12 bytes, found 11")
 
 
 def npy(header):
