@@ -15,7 +15,7 @@ from fsspec.registry import (  # type: ignore[import-untyped, unused-ignore]
 )
 
 from ckptstore.errors import Reason, StorageError
-from ckptstore.storage import urls
+from ckptstore.storage.address import address_of, redacted
 from ckptstore.storage.bucket import BucketStorage
 from ckptstore.storage.clients.base import Client, Failure, Settings
 from ckptstore.storage.clients.stores import OTHER, STORES
@@ -40,12 +40,12 @@ def bucket(url: str, storage_options: Mapping[str, Any] | None) -> BucketStorage
         StorageError: reason ``bad-url``, ``bad-options``, ``no-such-store`` or
             ``missing-package``.
     """
-    shown = urls.redacted(url)
+    shown = redacted(url)
     _check_known(url.partition("://")[0], shown)
-    address = urls.address(url)
+    address = address_of(url)
     settings, options = split(shown, storage_options)
     connector = Connector(address.protocol, address.bucket, options, settings)
-    requests = Requests(urls.redacted(address.root), connector, settings)
+    requests = Requests(redacted(address.root), connector, settings)
     return BucketStorage(requests, address.prefix)
 
 
@@ -81,7 +81,7 @@ class Connector:
         return os.getpid(), made_from
 
     def _make(self) -> Client:
-        where = urls.redacted(f"{self.protocol}://{self.bucket}")
+        where = redacted(f"{self.protocol}://{self.bucket}")
         store = STORES.get(self.protocol, OTHER)
         try:
             make = store.load()

@@ -37,6 +37,12 @@ def test_import_brings_no_framework():
     assert out.stdout.strip() == "[]"
 
 
+def test_import_brings_no_client_of_a_store():
+    script = "import sys, ckptstore; print('ckptstore.storage.clients' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
 ERRORS = [getattr(errors, name) for name in errors.__all__ if name != "Reason"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptstore.errors import StorageError
-from ckptstore.storage import urls
+from ckptstore.storage.address import address_of, redacted
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from ckptstore.storage import urls
     ],
 )
 def test_a_url_is_shown_without_secrets(url: str, shown: str) -> None:
-    assert urls.redacted(url) == shown
+    assert redacted(url) == shown
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_url_is_shown_without_secrets(url: str, shown: str) -> None:
     ],
 )
 def test_a_url_is_taken_apart(url: str, bucket: str, prefix: str) -> None:
-    address = urls.address(url)
+    address = address_of(url)
     assert (address.bucket, address.prefix) == (bucket, prefix)
     assert address.root == f"{url.partition('://')[0]}://{bucket}/"
 
@@ -60,6 +60,6 @@ def test_a_url_is_taken_apart(url: str, bucket: str, prefix: str) -> None:
 )
 def test_a_url_that_is_no_directory_of_a_store_is_refused(url: str, words: str) -> None:
     with pytest.raises(StorageError) as caught:
-        urls.address(url)
+        address_of(url)
     assert caught.value.reason == "bad-url"
     assert words in str(caught.value) and "hunter2" not in str(caught.value)
