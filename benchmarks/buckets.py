@@ -365,10 +365,10 @@ def measure(
             data = tree if contender.whole else objects
             result = results[contender.name]
             ready_nbytes = 2 * sum(place.sizes)
-            seconds, cpu, _ = speed._timed(ready_nbytes, contender.save, number, data)
+            seconds, cpu, _ = speed.timed(ready_nbytes, contender.save, number, data)
             result.save_s.append(seconds)
             result.save_cpu_s.append(cpu)
-            seconds, cpu, loaded = speed._timed(ready_nbytes, contender.load, number, None)
+            seconds, cpu, loaded = speed.timed(ready_nbytes, contender.load, number, None)
             result.load_s.append(seconds)
             result.load_cpu_s.append(cpu)
             if not number:

@@ -75,17 +75,17 @@ class Checkout:
 def child(state: str, directory: str) -> None:
     """Save and load once for each line of stdin, and print the figures."""
     from peak import reset_high_water_mark, return_free_memory, status
-    from speed import _TOUCHED_STATES, _fresh, _timed, touch_memory
+    from speed import TOUCHED_STATES, fresh, timed, touch_memory
     from states import STATES, nbytes
 
     import ckptstore
 
     def measured(name: str, call: Any, *arguments: Any) -> dict[str, float]:
-        touch_memory(_TOUCHED_STATES * size)  # before the peak begins to count
+        touch_memory(TOUCHED_STATES * size)  # before the peak begins to count
         return_free_memory()
         resident = status("VmRSS")
         reset_high_water_mark()
-        seconds, cpu, value = _timed(0, call, *arguments)
+        seconds, cpu, value = timed(0, call, *arguments)
         peak = (status("VmHWM") - resident) / 1e6
         del value
         return {f"{name}_s": seconds, f"{name}_cpu_s": cpu, f"{name}_peak": peak}
@@ -97,7 +97,7 @@ def child(state: str, directory: str) -> None:
     size = nbytes(tree)
     print(json.dumps({"ckptstore": ckptstore.__file__}), flush=True)
     for _ in sys.stdin:
-        figures = measured("save", save, _fresh(tree))
+        figures = measured("save", save, fresh(tree))
         figures |= measured("load", ckptstore.load, path)
         shutil.rmtree(path)
         print(json.dumps(figures), flush=True)

@@ -39,7 +39,7 @@ _SLOW_S = 12.0
 """A contender that takes longer than this for one save is measured twice, or once if quick."""
 _LARGE_NBYTES = 100 * 2**20
 """The peak memory of a smaller state is lost in the noise, and is not measured."""
-_TOUCHED_STATES = 2
+TOUCHED_STATES = 2
 """Before each call, memory for so many copies of the state is made ready to be handed out."""
 
 _RAW = Raw.name
@@ -130,13 +130,13 @@ def measure(
 
 
 def _one_round(contender: Contender, tree: Tree, like: Tree, path: Path, result: Result) -> None:
-    ready_nbytes = _TOUCHED_STATES * nbytes(tree)
-    save_s, save_cpu_s, _ = _timed(ready_nbytes, contender.save, path, _fresh(tree))
+    ready_nbytes = TOUCHED_STATES * nbytes(tree)
+    save_s, save_cpu_s, _ = timed(ready_nbytes, contender.save, path, fresh(tree))
     begin = time.perf_counter()
     if not contender.durable:  # even an fsync with nothing to write costs a flush of the disk
         sync_all(path)
     sync_s = time.perf_counter() - begin
-    load_s, load_cpu_s, loaded = _timed(ready_nbytes, contender.load, path, like)
+    load_s, load_cpu_s, loaded = timed(ready_nbytes, contender.load, path, like)
     if not result.load_s:
         _check(loaded, tree)
         result.stored_nbytes = _stored_nbytes(path)
@@ -147,7 +147,7 @@ def _one_round(contender: Contender, tree: Tree, like: Tree, path: Path, result:
     result.load_cpu_s.append(load_cpu_s)
 
 
-def _fresh(tree: Tree) -> Tree:
+def fresh(tree: Tree) -> Tree:
     """Copy the jax leaves, which keep the numpy array that they were once asked for.
 
     In training each save meets new arrays, and so must each save here.
@@ -157,9 +157,7 @@ def _fresh(tree: Tree) -> Tree:
     return jax.block_until_ready(jax.tree.unflatten(structure, copies))
 
 
-def _timed(
-    ready_nbytes: int, call: Callable[..., Any], *arguments: Any
-) -> tuple[float, float, Any]:
+def timed(ready_nbytes: int, call: Callable[..., Any], *arguments: Any) -> tuple[float, float, Any]:
     """Run the call with no garbage and no dirty pages of earlier work left, and time it.
 
     Args:

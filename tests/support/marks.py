@@ -59,7 +59,8 @@ def _is_ours(x: Any) -> bool:
 def _starts(function: Any, above: frozenset[Any]) -> bool:
     """Tell whether a function, or one of the tests' own that it calls, starts a process."""
     return function not in above and any(
-        value in _STARTERS or (_is_ours(value) and _of(value, above | {function}))
+        any(value is one for one in _STARTERS)
+        or (_is_ours(value) and _of(value, above | {function}))
         for value in _used(function)
     )
 
@@ -82,7 +83,7 @@ def _used(function: Callable[..., Any]) -> tuple[Any, ...]:
     values += [vars(m)[name] for m in modules for name in names if _is_ours(vars(m).get(name))]
     if os in modules and names & _FORKS:
         values.append(subprocess)
-    return tuple(v for v in values if _is_hashable(v))
+    return tuple(values)
 
 
 def _codes(code: types.CodeType | None) -> Iterator[types.CodeType]:
@@ -91,11 +92,3 @@ def _codes(code: types.CodeType | None) -> Iterator[types.CodeType]:
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
                 yield from _codes(constant)
-
-
-def _is_hashable(value: Any) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
