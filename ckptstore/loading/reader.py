@@ -41,7 +41,8 @@ def load(
             from path to sub-tree. With `like`, you get `like` with the selected places filled in.
         types: classes for stored types that cannot be found by name, or that need your permission
             to run code: a list, or a dict from stored name to class.
-        cast: convert arrays to the dtypes of `like` if they differ.
+        cast: convert arrays to the dtypes of `like` if they differ. Floats are rounded; a number
+            outside the range of the dtype is an error.
         arrays: with ``"numpy"``, every array is a writable numpy array, and you need no framework.
             A type whose module is not installed is then a NamedTuple of its stored fields.
         storage_options: options of the store, as fsspec takes them; a local disk has none.
@@ -236,6 +237,7 @@ class _Load:
                     raise unknown_array(row, where=self.where)
             makers[leaf] = Maker(
                 self.where,
+                functools.partial(stored.leaf_path, leaf),
                 row,
                 stored.dtype(dtype[leaf]),
                 index.shape(leaf),

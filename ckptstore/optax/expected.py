@@ -152,7 +152,7 @@ def _converted(x: Any, like: Any) -> Any:
     except OverflowError:  # a Python int
         raise mismatch from None
     old, new = _wide(x), _wide(value)
-    lost = (new == 0) & (old != 0) | np.isinf(new) & ~np.isinf(old)
+    lost = (new == 0) & (old != 0) | ~np.isfinite(new) & np.isfinite(old)
     if np.any(lost) or not (_is_a(like.dtype, jnp.inexact) or _is_equal(x, value)):
         raise Refusal(f"{mismatch}, which has no room for its values")
     return value

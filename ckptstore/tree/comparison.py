@@ -23,7 +23,7 @@ from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.stored import StoredTree
 from ckptstore.types import RECORD_KINDS, find_adapter, find_class, find_named
 
-_CASTABLE = "biufcV"
+_CASTABLE = "biufcVW"  # V and W: the numbers of ml_dtypes
 _VALUE_KINDS: dict[int, int] = {Kind.SURROGATE_STR: Kind.STR}
 _KIND_NAMES = {Kind.NONE: "None", Kind.SURROGATE_STR: "str", Kind.DEFAULT_DICT: "defaultdict"}
 
@@ -326,4 +326,4 @@ def _rank(stored: dtypes.Stored, dtype: np.dtype[Any]) -> int:
     """Order dtypes so that a cast never goes down: bool, integers, floats, complex numbers."""
     if "int" in str(stored):
         return 1
-    return {"b": 0, "f": 2, "V": 2, "c": 3}[dtype.kind]  # V: the floats of ml_dtypes
+    return {"b": 0, "f": 2, "V": 2, "c": 3, "W": 3}[dtype.kind]

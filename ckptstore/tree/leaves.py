@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ckptstore.errors import CheckpointError, CorruptError, Reason, StructureError, UnsupportedError
+from ckptstore.errors import CheckpointError, CorruptError, Reason, UnsupportedError
 from ckptstore.format import TypeRow, array_bytes
 from ckptstore.format.dtypes import Array
+from ckptstore.tree.casting import cast
 from ckptstore.types import Adapter
 
 
@@ -21,6 +22,7 @@ class Maker:
 
     Attributes:
         where: the checkpoint, for messages.
+        path: returns the path of the leaf, for messages.
         row, dtype, shape: the stored type, dtype and shape.
         adapter: the adapter that makes the array; None for an array of numpy.
         cast: the dtype to convert to, if any.
@@ -29,6 +31,7 @@ class Maker:
     """
 
     where: str
+    path: Callable[[], str]
     row: TypeRow
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -44,26 +47,24 @@ class Maker:
             CheckpointError: as for `making`.
             StructureError: reason ``cast-range``: a value does not fit.
         """
+        try:
+            return self._make(data)
+        except CheckpointError as error:
+            text = str(error).removeprefix(f"{self.where}: ")
+            raise type(error)(
+                f"{self.where}: {self.path()}: {text}", reason=error.reason
+            ) from error.__cause__
+
+    def _make(self, data: Array) -> Any:
         array = array_bytes.from_bytes(data, self.dtype, self.shape, where=self.where)
         with making(self.row, self.dtype, self.shape, where=self.where):
             if self.cast is not None:
-                array = self._cast(array, self.cast)
+                array = cast(array, self.cast)
             if self.is_number:
                 return array.item()
             if self.adapter is None:
                 return array
             return self.adapter.array(array, self.row, self.place)
-
-    def _cast(self, array: Array, dtype: np.dtype[Any]) -> Array:
-        with np.errstate(all="ignore"):
-            out = array.astype(dtype)
-        if "int" in dtype.name and not np.array_equal(out.astype(array.dtype), array):
-            raise StructureError(
-                f"{self.where}: a value of an array of {array.dtype} and shape {list(self.shape)} "
-                f"does not fit into {dtype}; change `like`",
-                reason=Reason.CAST_RANGE,
-            )
-        return out
 
 
 @contextlib.contextmanager

@@ -306,6 +306,8 @@ def test_a_cast_that_rounds_says_so_and_one_that_loses_is_refused() -> None:
         assert lines[0] == (
             "$[0].nu['b']: float32[3] found, float16[3] expected, which has no room for its values"
         )
+    tiny = jax.tree.map(lambda x: x.astype(jnp.float8_e4m3fn), params())  # 1e20 would be NaN there
+    assert "no room for its values" in refused((lost, state[1]), ADAM, tiny)[-1]
 
 
 # Refusals.
