@@ -150,6 +150,7 @@ class Reason(enum.StrEnum):
     DANGLING_LINK = "dangling-link"  #: a symbolic link to nothing
     DISK_FULL = "disk-full"  #: no space, or no quota, is left
     FOREIGN_MANIFEST = "foreign-manifest"  #: a file MANIFEST that ckptstore did not write
+    LINKED_STEP = "linked-step"  #: a step that is a symbolic link, which is only read
     LOST_FILE = "lost-file"  #: a file or upload that vanished meanwhile
     MISSING_PACKAGE = "missing-package"  #: a package that the store needs is not installed
     NO_BUCKET = "no-bucket"  #: there is no such bucket

@@ -150,11 +150,20 @@ class Run:
 
     def delete(self, step: int) -> None:
         """Delete a step; the errors are as for `commit.delete`."""
-        with storage.open(self.at(step), self.options) as store:
-            commit.delete(store)
+        name = step_name(step)
+        with self._open() as store:
+            _delete(store, name, None)
+
+    def unlink(self, step: int) -> bool:
+        """Remove the directory of a step if it is a symbolic link, and return whether it was."""
+        with self._open() as store:
+            return _unlink(store, step_name(step))
 
     def collect(self, grace: float, *, dry_run: bool) -> dict[int, list[str]]:
-        """Collect the garbage of each step; the errors are as for `garbage.collect`."""
+        """Collect the garbage of each step; the errors are as for `garbage.collect`.
+
+        What lies behind a symbolic link belongs to its own place, and is left alone.
+        """
         if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < 1e12:
             raise StructureError(
                 f"gc: grace is {grace!r:.80}, expected a number of seconds, 0 or more",
@@ -163,6 +172,8 @@ class Run:
         removed = {}
         with self._open() as store:
             for name, step in sorted(steps_of(store.children()).items()):
+                if store.is_link(name):
+                    continue
                 if names := garbage.collect(store.child(name), grace, dry_run=dry_run):
                     removed[step] = names
         return removed
@@ -208,8 +219,22 @@ def _refuse_checkpoint(store: Storage) -> None:
 
 def _evict(store: Storage, step: int, attempt: str | None) -> None:
     try:
-        commit.delete(store.child(step_name(step)), attempt)
+        _delete(store, step_name(step), attempt)
     except (NotCommittedError, AlreadyCommittedError):
         pass  # another process has deleted it, or has just saved it again
     except CheckpointError as error:
         _log.warning("step %d is not kept, but could not be evicted: %s", step, error)
+
+
+def _delete(store: Storage, name: str, attempt: str | None) -> None:
+    """Delete a step; of a symbolic link the link alone, since its target may be of another run."""
+    if not _unlink(store, name):
+        commit.delete(store.child(name), attempt)
+
+
+def _unlink(store: Storage, name: str) -> bool:
+    if not store.is_link(name):
+        return False
+    store.delete(name)
+    store.flush()
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from ckptstore.runs.retention import Rule
 from ckptstore.saving import PendingSave, background, writer
 from ckptstore.saving.incremental import Series
 from ckptstore.saving.request import SaveRequest, check_metrics
+
+_log = logging.getLogger("ckptstore")
 
 
 class Saves:
@@ -146,7 +149,12 @@ class Saves:
         self._series.distrust()
 
     def _replacing(self, step: int, request: SaveRequest) -> SaveRequest:
-        """Return the request with `overwrite`, if the step was skipped as damaged."""
+        """Return the request with `overwrite`, if the step was skipped as damaged.
+
+        If that step is a symbolic link, the link makes room; its target is left alone.
+        """
+        if step in self._damaged and self._run.unlink(step):
+            _log.warning("step %d was a link to a damaged checkpoint; the link is removed", step)
         return dataclasses.replace(request, overwrite=request.overwrite or step in self._damaged)
 
     def _after(self, saved: Checkpoint) -> None:

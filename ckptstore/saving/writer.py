@@ -112,10 +112,12 @@ def begin(
     """
     live = flatten(tree, supplied=list(request.supplied))
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(storage.open(url, request.storage_options))
+        options, is_step = request.storage_options, series is not None
+        store = stack.enter_context(storage.open(url, options, inside=is_step))
         replaced = commit.current(store)
         if replaced is not None and not request.overwrite:
             raise commit.occupied(store, replaced)
+        store.refuse_link()
         attempt = prepare(store, live, request, replaced, series, compare=compare)
         stack.pop_all()
         return attempt

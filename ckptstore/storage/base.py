@@ -53,6 +53,12 @@ class Storage(Protocol):
     def prepare(self) -> None:
         """Prepare the directory for writing."""
 
+    def refuse_link(self) -> None:
+        """Raise StorageError, reason ``linked-step``, if a save would follow a symbolic link.
+
+        Only a directory inside another, opened as such, refuses. `prepare` does the same.
+        """
+
     def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Write a new file of `nbytes` from chunks, releasing each before taking the next."""
 
@@ -121,6 +127,9 @@ class Storage(Protocol):
 
     def child(self, name: str) -> Storage:
         """Return a subdirectory; it is closed with this directory."""
+
+    def is_link(self, name: str) -> bool:
+        """Return whether a subdirectory is a symbolic link; `delete` removes the link alone."""
 
     def parent(self) -> tuple[Storage, str]:
         """Return the parent directory, and this one's name in it: "" if there is no parent."""

@@ -93,6 +93,9 @@ class BucketStorage:
                 self.delete(name)
         _probed.add(store)
 
+    def refuse_link(self) -> None:
+        """Do nothing: a bucket has no links."""
+
     def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Upload a new object."""
         self._requests.link.uploader.send(self._prefix + name, chunks, nbytes)
@@ -209,6 +212,10 @@ class BucketStorage:
     def child(self, name: str) -> BucketStorage:
         """Return a subdirectory that shares the connections of this directory."""
         return BucketStorage(self._requests, f"{self._prefix}{name}/")
+
+    def is_link(self, name: str) -> bool:
+        """Return False: a bucket has no links."""
+        return False
 
     def parent(self) -> tuple[BucketStorage, str]:
         """Return the parent, with this one's connections, and this one's name: "" for a bucket."""

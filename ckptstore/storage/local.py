@@ -24,18 +24,22 @@ _HELD_FILES = 128
 
 _CANNOT_SYNC = {errno.EACCES, errno.EPERM, errno.EINVAL}  # another user's; autofs, squashfs
 
-_READ_NBYTES = 64 << 10
-"""Python allocates the requested size before it reads; a small file should not cost its limit."""
-
 
 class LocalStorage:
-    """One directory. Safe to use from many threads."""
+    """One directory. Safe to use from many threads.
+
+    Args:
+        path: its absolute path.
+        inside: it is a part of a larger directory, such as a step of a run. Then nothing is written
+            or removed through it if it is a symbolic link.
+    """
 
     # A piece is hashed while it is still in the cache.
     traffic = Traffic(writes=4, reads=4, piece_nbytes=2 << 20, alone_nbytes=1 << 20, gap_nbytes=64)
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, inside: bool = False) -> None:
         self.url = path
+        self._inside = inside
         self._held: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -57,6 +61,7 @@ class LocalStorage:
         Also if the directory exists: the process that made it may have been killed, or may not
         have finished.
         """
+        self.refuse_link()
         missing, path = [], self.url
         while not os.path.isdir(path):
             if os.path.lexists(path) and not os.path.isdir(path):  # others may be making it
@@ -79,6 +84,11 @@ class LocalStorage:
             except StorageError as error:
                 if getattr(error.__cause__, "errno", None) not in _CANNOT_SYNC:
                     raise
+
+    def refuse_link(self) -> None:
+        """Raise StorageError, reason ``linked-step``, for a symbolic link inside a directory."""
+        if self._inside:
+            posix.refuse_link(self.url)
 
     def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Write and fsync a new file."""
@@ -134,7 +144,7 @@ class LocalStorage:
     def locked(self) -> Iterator[None]:
         """Lock the directory against other swaps, and against deletes with `expected`."""
         with posix.errors("lock", self.url):
-            fd = os.open(self.url, posix.DIRECTORY)
+            fd = self._open()
         try:
             with posix.errors("lock", self.url):
                 fcntl.flock(fd, fcntl.LOCK_EX)
@@ -174,12 +184,9 @@ class LocalStorage:
 
     def read(self, name: str, limit: int) -> bytes:
         """Read a small file."""
-        parts, left, path = [], limit + 1, self._at(name)
-        with self._missing_link(name), self._reading(name), posix.opened(path, posix.READ) as fd:
-            while left and (part := os.read(fd, min(left, _READ_NBYTES))):
-                parts.append(part)
-                left -= len(part)
-        return b"".join(parts)
+        path = self._at(name)
+        with posix.named_link(path), self._reading(name), posix.opened(path, posix.READ) as fd:
+            return posix.read(fd, limit + 1)
 
     def list(self) -> Mapping[str, int]:
         """List the files of the directory; none if there is no directory."""
@@ -189,11 +196,11 @@ class LocalStorage:
         """Unlink a file; with `expected`, under the lock and only if it holds those bytes."""
         with posix.unless_gone("delete", self._at(name)):
             if expected is None:
-                os.unlink(self._at(name))
+                self._unlink(name)
                 return
             with self.locked():
                 if self.read(name, len(expected)) == expected:
-                    os.unlink(self._at(name))
+                    self._unlink(name)
             posix.sync_directory(self.url)
 
     def changed(self) -> Mapping[str, float]:
@@ -219,7 +226,11 @@ class LocalStorage:
 
     def child(self, name: str) -> LocalStorage:
         """Return a subdirectory."""
-        return LocalStorage(self._at(name))
+        return LocalStorage(self._at(name), inside=True)
+
+    def is_link(self, name: str) -> bool:
+        """Return whether a name is that of a symbolic link; `delete` removes the link alone."""
+        return os.path.islink(self._at(name))
 
     def parent(self) -> tuple[LocalStorage, str]:
         """Return the parent directory, and this one's name in it: "" for the root."""
@@ -255,9 +266,28 @@ class LocalStorage:
             # By name: a collector removes its mark last, so this must look at it first.
             for entry in sorted(entries, key=lambda entry: entry.name):
                 with contextlib.suppress(FileNotFoundError):
-                    if entry.is_file(follow_symlinks=False):
-                        out[entry.name] = entry.stat(follow_symlinks=False)
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+                        out[entry.name] = status
         return out
+
+    def _open(self) -> int:
+        """Open the directory; one inside another not through a symbolic link."""
+        try:
+            return os.open(self.url, posix.DIRECTORY | (os.O_NOFOLLOW if self._inside else 0))
+        except OSError:
+            self.refuse_link()
+            raise
+
+    def _unlink(self, name: str) -> None:
+        if not self._inside:
+            os.unlink(self._at(name))
+            return
+        fd = self._open()  # a link that is put in its place from now on has no effect
+        try:
+            os.unlink(name, dir_fd=fd)
+        finally:
+            posix.close(fd)
 
     def _at(self, name: str) -> str:
         return os.path.join(self.url, name)
@@ -316,17 +346,3 @@ class LocalStorage:
 
     def _reading(self, name: str) -> contextlib.AbstractContextManager[None]:
         return posix.errors("read", self._at(name), (FileNotFoundError,))
-
-    @contextlib.contextmanager
-    def _missing_link(self, name: str) -> Iterator[None]:
-        """Raise StorageError for a symbolic link to nothing, which no commit can replace."""
-        try:
-            yield
-        except FileNotFoundError:
-            if os.path.islink(self._at(name)):
-                raise StorageError(
-                    f"{self._at(name)}: a symbolic link to nothing; remove it, or restore its "
-                    "target",
-                    reason=Reason.DANGLING_LINK,
-                ) from None
-            raise

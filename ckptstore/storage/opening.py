@@ -12,12 +12,19 @@ from ckptstore.storage.base import Storage
 from ckptstore.storage.local import LocalStorage
 
 
-def open(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Storage:
+def open(
+    url: str | os.PathLike[str],
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    inside: bool = False,
+) -> Storage:
     """Return the storage of a directory.
 
     Args:
         url: a path (relative, with ``~``, or os.PathLike), or a URL.
         storage_options: options of the store, as fsspec takes them; a local disk has none.
+        inside: it is a part of a larger directory, such as a step of a run, so that nothing is
+            written or removed through it if it is a symbolic link.
 
     Raises:
         StorageError: reason ``bad-url``, ``bad-options``, ``no-such-store`` or
@@ -36,4 +43,4 @@ def open(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None 
             f"{path}: a local disk takes no storage_options, found {found:.200}; leave them out",
             reason=Reason.BAD_OPTIONS,
         )
-    return LocalStorage(path)
+    return LocalStorage(path, inside=inside)

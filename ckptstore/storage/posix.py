@@ -24,6 +24,9 @@ _AT_FDCWD = -100
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.ENOTSUP}
 _NO_FLAG = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
+_READ_NBYTES = 64 << 10
+"""Python allocates the requested size before it reads; a small file should not cost its limit."""
+
 _NO_LOCKS = "; without locks here, an overwrite is not safe: save to a new place"
 _REMEDIES = {
     errno.ENOSPC: "; free some space, then save again",
@@ -86,6 +89,40 @@ def close(fd: int) -> None:
     """Close a file that was only read or is synced already, and ignore an error."""
     with contextlib.suppress(OSError):
         os.close(fd)
+
+
+def read(fd: int, most: int) -> bytes:
+    """Return the first bytes of a file, at most `most`."""
+    parts = []
+    while most and (part := os.read(fd, min(most, _READ_NBYTES))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
+
+
+@contextlib.contextmanager
+def named_link(path: str) -> Iterator[None]:
+    """Raise StorageError for a symbolic link to nothing, which no commit can replace."""
+    try:
+        yield
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise StorageError(
+                f"{path}: a symbolic link to nothing; remove it, or restore its target",
+                reason=Reason.DANGLING_LINK,
+            ) from None
+        raise
+
+
+def refuse_link(path: str) -> None:
+    """Raise StorageError, reason ``linked-step``, for a symbolic link."""
+    with contextlib.suppress(OSError):  # not a link
+        raise StorageError(
+            f"{path}: a symbolic link to {os.readlink(path)}, and nothing is written or removed "
+            "through it; remove the link (Manager.delete of this step leaves its target alone), "
+            "then try again",
+            reason=Reason.LINKED_STEP,
+        )
 
 
 def write_new(path: str, chunks: Iterable[Buffer]) -> None:

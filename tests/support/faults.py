@@ -54,8 +54,12 @@ class Faults:
         real = getattr(os, name)
         return self.wrap(name, real) if name in READS + CHANGES else real
 
-    def wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
+    def wrap(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, dir_fd: int | None = None) -> Any:
+            real = plain
+            if dir_fd is not None:
+                args = (os.path.join(self.paths[dir_fd], args[0]), *args[1:])
+                real = lambda path, *rest: plain(os.path.basename(path), *rest, dir_fd=dir_fd)  # noqa: E731
             with self._lock:
                 number = len(self.log)
                 target = args[1] if name in ("link", "replace", "renameat2") else args[0]

@@ -67,6 +67,9 @@ class Model:
     def prepare(self) -> None:
         pass
 
+    def refuse_link(self) -> None:
+        pass
+
     def put(self, name: str, chunks: Iterable[Any], nbytes: int) -> None:
         self._ask(("put", name, b"".join(bytes(chunk) for chunk in chunks)))
 
@@ -236,7 +239,7 @@ class World:
         self._storage: Model | None = None
         self._seed, self._drawn = "", 0
         self._loaded: dict[Files, str] = {}
-        patch.setattr(storage_package, "open", lambda *_: self._storage)
+        patch.setattr(storage_package, "open", lambda *_, **__: self._storage)
         patch.setattr(attempt, "secrets", SimpleNamespace(token_hex=self._hex))
         patch.setattr(attempt, "time", SimpleNamespace(time_ns=lambda: 0))
         patch.setattr(garbage, "os", SimpleNamespace(urandom=self._bytes))

@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import tempfile
 import threading
@@ -464,7 +465,8 @@ def test_on_another_disk_it_is_written(tmp_path: Path, traffic: Traffic) -> None
     with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
         if os.stat(elsewhere).st_dev == os.stat(tmp_path).st_dev:
             pytest.skip("/dev/shm is the disk of the tests")
-        os.symlink(elsewhere, at(manager, 2))
+        shutil.move(at(manager, 1), f"{elsewhere}/moved")
+        os.symlink(f"{elsewhere}/moved", at(manager, 1))
         traffic.look()
         manager.save(2, lora(2))
         put, linked = traffic.look()
