@@ -66,6 +66,7 @@ dist: $(VENV)/dist.ok
 	ls -l dist
 
 $(VENV)/%.ok: pyproject.toml
+	@echo "Installing ckptstore[$*] into $(VENV). It takes some minutes, once."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
 	touch $@
