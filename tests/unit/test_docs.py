@@ -18,6 +18,9 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 WHOLE = {"README.md", "api.md", "async.md", "buckets.md", "frameworks.md", "incremental.md"}
 WHOLE |= {"loading.md", "recipes.md"}
 """Each block of these pages is a script; on other pages a block goes on from the last."""
+TO_READERS = [page for page in PAGES if page.name != "spec.md"]
+"""The specification speaks of readers and writers instead."""
+FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 OPTIONAL = ("grain", "torchdata")
 RECIPES = DOCS / "recipes.md"
 RUNNER = ROOT / "tests" / "support" / "examples.py"
@@ -90,6 +93,22 @@ def test_each_recipe_that_is_stopped_and_started_again_ends_with_the_same_bytes(
         assert compare_bytes.contents(whole / last) == compare_bytes.contents(stopped / last), file
 
 
+def per_thousand(word, page):
+    """Return how often a page says a word, for 1,000 words outside of its blocks of code."""
+    prose = FENCED.sub("", page.read_text())
+    return 1000 * len(re.findall(rf"\b{word}\b", prose, re.IGNORECASE)) / len(prose.split())
+
+
+@pytest.mark.parametrize("page", TO_READERS, ids=lambda page: page.name)
+def test_a_page_speaks_to_the_reader(page):
+    assert per_thousand("you", page) >= 5, "say what the reader does and gets: `If you pass …`"
+
+
+@pytest.mark.parametrize("page", [*TO_READERS, DOCS / "spec.md"], ids=lambda page: page.name)
+def test_a_page_names_the_thing_instead_of_saying_what(page):
+    assert per_thousand("what", page) <= 3, "name the thing: `the damage`, not `what is broken`"
+
+
 def links():
     """Yield every link to a file or a section of this repository."""
     for page in {*PAGES, *ROOT.glob("*.md")}:
@@ -99,7 +118,7 @@ def links():
 
 def sections(page):
     """Return the anchors that a page has, as GitHub makes them of its headings."""
-    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    prose = FENCED.sub("", page.read_text())
     headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 
