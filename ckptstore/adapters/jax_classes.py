@@ -13,7 +13,7 @@ import numpy as np
 
 from ckptstore.adapters import jax_symbols
 from ckptstore.format import TypeKind
-from ckptstore.types import Record, Refusal, class_row, object_row
+from ckptstore.types import Record, Refusal, class_row, object_row, pytree
 
 # Releases from 0.4.20 on, the oldest that is tested, may not have it.
 _make_treedef = getattr(jax.tree_util.PyTreeDef, "from_node_data_and_children", None)
@@ -123,15 +123,14 @@ def _treedef(cls: type, aux: Any, count: int) -> Any:
 
 def _by_its_functions(cls: type) -> Record:
     """Return a record of the functions that the user registered with `jax.tree_util`."""
-    row = class_row(cls, TypeKind.PYTREE)
-
-    def take(x: Any) -> Sequence[Any]:
-        flattened = jax.tree_util.default_registry.flatten_one_level(x)
-        assert flattened is not None
-        children, aux = flattened
-        return [aux, *children]
 
     def make(values: Sequence[Any]) -> Any:
         return _treedef(cls, values[0], len(values) - 1).unflatten(values[1:])
 
-    return Record(row, take, make)
+    return pytree(
+        class_row(cls, TypeKind.PYTREE),
+        jax.tree_util.default_registry.flatten_one_level,
+        make,
+        owner=cls,
+        of_jax=True,
+    )

@@ -13,7 +13,7 @@ from typing import Any
 
 from ckptstore.errors import Reason, StructureError
 from ckptstore.format import DICT_KINDS, TREE_MAX_DEPTH, Kind, dtypes
-from ckptstore.tree import encoding, paths
+from ckptstore.tree import encoding, paths, round_trip
 from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.records import encoder_of
 from ckptstore.tree.scalars import ENCODERS, SCALAR_TYPES
@@ -148,7 +148,9 @@ class _Walker:
             if child is not None and child.record is not None:
                 encode = encoder_of(child.record)
             elif encode is None:
-                encode = self._encoders[cls] = encoding.encoder(cls, x)
+                encode = encoding.encoder(cls, x)
+                encode = encode if self._lenient else round_trip.for_save(encode)
+                self._encoders[cls] = encode
             children = encode(live, x)
         except (Refusal, dtypes.DtypeRefusal) as refusal:
             if self._lenient:

@@ -30,8 +30,24 @@ def encode_record(record: Record, live: LiveTree, x: Any) -> Sequence[Any]:
         raise Refusal(
             f"taking this {type(x).__qualname__} apart failed: {type(error).__name__}: {error}"
         ) from error
-    live.add(Kind.RECORD, type=live.type_number(record.row))
+    row = record.row
+    if row.kind == TypeKind.OBJECT and not _fits(children, len(row.fields)):
+        raise Refusal(
+            f"the adapter took this {type(x).__qualname__} apart into {_shown(children)}, expected "
+            f"a list or tuple of {', '.join(row.fields) or 'no values'}; mend `take` of its Record"
+        )
+    live.add(Kind.RECORD, type=live.type_number(row))
     return children
+
+
+def _shown(children: Any) -> str:
+    name = type(children).__qualname__
+    return f"a {name} of {len(children)}" if isinstance(children, list | tuple) else f"a {name}"
+
+
+def _fits(children: Any, count: int) -> bool:
+    """Return whether an adapter gave one value for each field, not the keys of a dict of them."""
+    return isinstance(children, list | tuple) and len(children) == count
 
 
 def decode_record(

@@ -8,6 +8,7 @@ from ckptstore.types.instances import enum_member, find_maker, record_of
 from ckptstore.types.lookup import find_class, find_named, import_line
 from ckptstore.types.migrations import Migration
 from ckptstore.types.naming import class_row, locate, object_row, package_version, stored_name
+from ckptstore.types.pytrees import Pytree, pytree
 from ckptstore.types.registration import register
 from ckptstore.types.registry import find_adapter, find_registration, top_level
 from ckptstore.types.safety import Unsafe, check_safe
@@ -19,6 +20,7 @@ __all__ = [
     "Child",
     "Leaf",
     "Migration",
+    "Pytree",
     "Record",
     "Refusal",
     "StandIn",
@@ -40,6 +42,7 @@ __all__ = [
     "may_stand_in",
     "object_row",
     "package_version",
+    "pytree",
     "record_of",
     "register",
     "stand_in",

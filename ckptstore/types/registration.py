@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from ckptstore.errors import Reason, StructureError
@@ -19,7 +19,7 @@ def register(
     *,
     name: str | None = None,
     migrate: Sequence[Migration] = (),
-    flatten: Callable[[T], tuple[Sequence[Any], Any]] | None = None,
+    flatten: Callable[[T], tuple[Iterable[Any], Any]] | None = None,
     unflatten: Callable[[Any, Sequence[Any]], T] | None = None,
 ) -> type[T]:
     """Permit `load` to rebuild your class, with the class's own code if it has some.
@@ -34,8 +34,12 @@ def register(
             pass its old name.
         migrate: the changes of its fields, oldest first, so that checkpoints of older versions
             load.
-        flatten: from an instance to (children, static part), as for `jax.tree_util`.
-        unflatten: from (static part, children) to an instance.
+        flatten: from an instance to (children, static part), as for `jax.tree_util`. The children
+            are a list, a tuple or another iterable of the objects to store, each whole; a mapping,
+            a set, a text or an array is refused as the children.
+        unflatten: from (static part, list of children) to an instance. It must give back what
+            `flatten` took apart, and change neither of its arguments. The first save of the class
+            in a process tries it.
 
     Returns:
         cls.

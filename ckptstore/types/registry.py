@@ -11,14 +11,15 @@ import functools
 import importlib
 import importlib.metadata
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ckptstore.errors import Reason, StructureError, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types.adapter import Adapter, Record, Refusal
+from ckptstore.types.adapter import Adapter, Record
 from ckptstore.types.migrations import Migration
+from ckptstore.types.pytrees import pytree
 
 ADAPTERS: Mapping[str, str] = {
     "numpy": "ckptstore.adapters.numpy",
@@ -159,28 +160,21 @@ class Registration:
     cls: type
     name: str
     migrate: Sequence[Migration] = ()
-    flatten: Callable[[Any], tuple[Sequence[Any], Any]] | None = None
+    flatten: Callable[[Any], tuple[Iterable[Any], Any]] | None = None
     unflatten: Callable[[Any, Sequence[Any]], Any] | None = None
 
     def record(self) -> Record | None:
         """Return the record of the user's functions, or None if there are none."""
         if self.flatten is None or self.unflatten is None:
             return None
-        flatten, unflatten = self.flatten, self.unflatten
-
-        def take(x: Any) -> Sequence[Any]:
-            try:
-                children, aux = flatten(x)
-                return [aux, *children]
-            except Exception as error:  # the user's function
-                raise Refusal(
-                    f"flatten of {self.cls.__qualname__}, which must return (children, static "
-                    f"part), failed: {type(error).__name__}: {error}"
-                ) from error
-
+        unflatten = self.unflatten
         module, _, name = self.name.rpartition(".")
-        row = TypeRow(TypeKind.PYTREE, module, name)
-        return Record(row, take, lambda children: unflatten(children[0], children[1:]))
+        return pytree(
+            TypeRow(TypeKind.PYTREE, module, name),
+            self.flatten,
+            lambda values: unflatten(values[0], values[1:]),
+            owner=self,
+        )
 
 
 _BY_CLASS: dict[type, Registration] = {}

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptstore.adapters import Adapter, Record, TypeKind, TypeRow
+from ckptstore.adapters import Adapter, Record, Refusal, TypeKind, TypeRow
 from ckptstore.format import Kind
 from ckptstore.tree import flatten
+from ckptstore.tree.live import LiveTree
+from ckptstore.tree.records import encode_record
 from ckptstore.types import find_adapter, object_row, registry
 
 BUILT_IN: dict[Kind, Any] = {
@@ -133,6 +135,18 @@ def test_an_adapter_may_set_its_tables_when_it_is_made() -> None:
             self.records = {Ring: RING}
 
     assert Late().record(Ring) is RING
+
+
+@pytest.mark.parametrize(
+    "taken", [{"size": 1}, {1}, "s", np.ones(1), iter([1]), {"size": 1}.values(), None, (), (1, 2)]
+)
+def test_an_adapter_that_takes_apart_into_anything_but_one_value_for_each_field_is_refused(
+    taken: Any,
+) -> None:
+    """The keys of a dict would be stored in the place of its values."""
+    record = Record(ROW, lambda x: taken, lambda values: Ring(*values))
+    with pytest.raises(Refusal, match=r"apart into a.*, expected a list or tuple of size; mend"):
+        encode_record(record, LiveTree(), Ring(1))
 
 
 def test_an_adapter_is_found_by_any_module_of_its_package() -> None:
