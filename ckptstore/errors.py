@@ -1,7 +1,7 @@
 """The exceptions of ckptstore, their reason codes and exit codes.
 
     CheckpointError                 anything that ckptstore raises on purpose
-     ├─ StructureError              the tree cannot be carried, or does not fit `like`
+     ├─ StructureError              the tree cannot be saved, or does not fit `like`
      ├─ UnknownTypeError            a stored type has no class in this process
      ├─ UnsupportedError            a newer format, an unknown feature, a platform without the dtype
      ├─ CorruptError                the bytes are not those that a save wrote

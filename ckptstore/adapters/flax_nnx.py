@@ -69,7 +69,7 @@ def _make(cls: Any, values: Sequence[Any]) -> Any:
     if type(metadata) is not dict or not all(type(key) is str for key in metadata):
         raise TypeError("the metadata of a variable is not a dict with str keys")
     if metadata.get("hijax", False) is not False or metadata.get("ref", False) is not False:
-        raise TypeError("a variable of references, which cannot be stored")
+        raise TypeError("a variable holds references, which cannot be stored")
     return cls._new(value, metadata)  # as jax makes variables: without __init__ and hooks
 
 

@@ -35,7 +35,7 @@ class JaxAdapter(Adapter):
     def leaf(self, x: Any) -> Leaf | None:
         """Describe an array or a typed key, refusing tracers, deleted and remote arrays."""
         if type(x) is _REF:
-            raise Refusal("a mutable jax reference cannot be carried; save its array: ref[...]")
+            raise Refusal("a mutable jax reference cannot be saved; save its array: ref[...]")
         if not isinstance(x, jax.Array):
             return None
         if isinstance(x, jax.core.Tracer):

@@ -68,7 +68,7 @@ def _take_struct(x: Any) -> Sequence[Any]:
     space = getattr(x, "_memory_space", None)  # of jax 0.12, whose == does not compare it
     if space is not None and space.name != "Device":
         raise Refusal(
-            f"a ShapeDtypeStruct in the memory space {space.name}, which is not carried; make one "
+            f"a ShapeDtypeStruct in the memory space {space.name}, which cannot be saved; make one "
             "of its shape and dtype"
         )
     return (tuple(x.shape), x.dtype, weak)

@@ -74,12 +74,12 @@ class NumpyAdapter(Adapter):
         """Take masked arrays apart; refuse generators of random numbers."""
         if cls.__module__ == "numpy.random._generator":  # numpy.random may not be imported
             raise Refusal(
-                "a numpy.random.Generator cannot be carried; save x.bit_generator.state, and "
+                "a numpy.random.Generator cannot be saved; save x.bit_generator.state, and "
                 "restore it by x.bit_generator.state = loaded"
             )
         if cls.__module__ == "numpy.random.mtrand":
             raise Refusal(
-                "a numpy.random.RandomState cannot be carried; save x.get_state(), and restore "
+                "a numpy.random.RandomState cannot be saved; save x.get_state(), and restore "
                 "it by x.set_state(loaded)"
             )
         return super().record(cls)
@@ -91,7 +91,7 @@ def _leaf(x: Array, row: TypeRow) -> Leaf:
 
 def _scalar(host: Array) -> Any:
     if host.shape:
-        raise CorruptError(f"a scalar of the shape {list(host.shape)}", reason=Reason.BAD_LEAF)
+        raise CorruptError(f"a scalar has the shape {list(host.shape)}", reason=Reason.BAD_LEAF)
     if host.dtype.type is np.bytes_:
         return np.bytes_(host.tobytes())  # indexing would drop the zeros at its end
     if host.dtype.type is np.str_:

@@ -164,7 +164,7 @@ def _time_of(cls: Callable[..., Any], *numbers: str) -> Record:
 def _take_datetime(x: datetime) -> Sequence[Any]:
     if type(x.tzinfo) not in (timezone, type(None)):
         raise Refusal(
-            f"the time zone {x.tzinfo!r:.80} of this datetime cannot be carried; save "
+            f"the time zone {x.tzinfo!r:.80} of this datetime cannot be saved; save "
             "x.astimezone(datetime.timezone.utc), and the name of the zone"
         )
     return [getattr(x, name) for name in _DATETIME]

@@ -134,7 +134,7 @@ class TorchAdapter(Adapter):
             )
         if cls is torch.Generator:
             raise Refusal(
-                "a torch.Generator cannot be carried; save x.get_state(), and restore it by "
+                "a torch.Generator cannot be saved; save x.get_state(), and restore it by "
                 "x.set_state(loaded)"
             )
         return super().record(cls)
@@ -170,7 +170,7 @@ def _refuse_class(cls: type) -> None:
 def _refuse_without_values(x: Any) -> None:
     """Refuse a tensor that is not one strided piece of memory."""
     if x.is_nested:
-        raise Refusal("a nested tensor cannot be carried; save the list x.unbind()")
+        raise Refusal("a nested tensor cannot be saved; save the list x.unbind()")
     if x.layout is not torch.strided:
         parts = {
             torch.sparse_coo: "x.coalesce().indices(), .values() and x.shape, or x.to_dense()",
@@ -179,10 +179,10 @@ def _refuse_without_values(x: Any) -> None:
             torch.sparse_csc: "x.ccol_indices(), x.row_indices(), x.values() and x.shape",
             torch.sparse_bsc: "x.ccol_indices(), x.row_indices(), x.values() and x.shape",
         }.get(x.layout, "x.to_dense()")
-        raise Refusal(f"a tensor of the layout {x.layout} cannot be carried; save {parts}")
+        raise Refusal(f"a tensor of the layout {x.layout} cannot be saved; save {parts}")
     if x.is_quantized:
         raise Refusal(
-            "a quantized tensor cannot be carried; save x.int_repr() with its scales and zero "
+            "a quantized tensor cannot be saved; save x.int_repr() with its scales and zero "
             "points, or x.dequantize()"
         )
     if x.is_meta:
@@ -224,7 +224,7 @@ def _refuse_attached(x: Any) -> None:
     if x._backward_hooks or x._post_accumulate_grad_hooks:
         raise Refusal("this tensor has hooks, which cannot be stored; save x.detach()")
     if any(getattr(x, "names", ())):
-        raise Refusal("a tensor with named axes cannot be carried; save x.rename(None)")
+        raise Refusal("a tensor with named axes cannot be saved; save x.rename(None)")
 
 
 def _persistence(x: Any) -> bool | None:

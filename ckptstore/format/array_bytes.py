@@ -136,13 +136,13 @@ def from_bytes(data: Array, dtype: np.dtype[Any], shape: tuple[int, ...], *, whe
     bits = dtypes.used_bits(dtype)
     if bits < 8 and int(data.max()) >= 1 << bits:
         raise CorruptError(
-            f"{where}: a byte over {(1 << bits) - 1} in an array of {dtype.name}",
+            f"{where}: an array of {dtype.name} has a byte over {(1 << bits) - 1}",
             reason=Reason.BAD_VALUE,
         )
     array = data.view(little).reshape(shape)
     if _beyond_unicode(array):
         raise CorruptError(
-            f"{where}: a code point over U+10FFFF in an array of str", reason=Reason.BAD_VALUE
+            f"{where}: an array of str has a code point over U+10FFFF", reason=Reason.BAD_VALUE
         )
     if dtype != little:
         array = _swapped(array, dtype)

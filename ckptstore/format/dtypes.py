@@ -74,7 +74,7 @@ def describe(dtype: np.dtype[Any]) -> Stored:
     """
     if dtype.metadata:
         raise DtypeRefusal(
-            "a dtype with metadata cannot be carried; drop the metadata: x.astype(x.dtype.str), "
+            "a dtype with metadata cannot be saved; drop the metadata: x.astype(x.dtype.str), "
             "or for a structured array x.astype(...) with a new dtype without metadata"
         )
     if dtype.subdtype is not None:
@@ -87,7 +87,7 @@ def describe(dtype: np.dtype[Any]) -> Stored:
     except CorruptError:
         raise DtypeRefusal(
             f"a dtype nested over {MAX_DEPTH} deep, or of over {MAX_ITEM_NBYTES} bytes an element, "
-            "cannot be carried; save its fields apart"
+            "cannot be saved; save its fields apart"
         ) from None
     return stored
 
@@ -96,7 +96,7 @@ def describe(dtype: np.dtype[Any]) -> Stored:
 def _describe_plain(dtype: np.dtype[Any]) -> str:
     if dtype.hasobject and dtype.char == "O":
         raise DtypeRefusal(
-            "an array of Python objects cannot be carried; convert it to a list, or to a "
+            "an array of Python objects cannot be saved; convert it to a list, or to a "
             "numeric, str or bytes dtype"
         )
     # dtype.isnative is true if byte order does not apply.
@@ -139,7 +139,7 @@ def _describe_fields(dtype: np.dtype[Any]) -> Stored:
         (dtype.fields[n][1], dtype.fields[n][1] + dtype.fields[n][0].itemsize) for n in dtype.names
     )
     if any(start < end for (_, end), (start, _) in itertools.pairwise(ends)):
-        raise DtypeRefusal("a dtype whose fields overlap cannot be carried; save the fields apart")
+        raise DtypeRefusal("a dtype whose fields overlap cannot be saved; save the fields apart")
     return {
         "fields": fields,
         "itemsize": int(dtype.itemsize),

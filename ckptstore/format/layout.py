@@ -47,13 +47,15 @@ def lay_out(arity: Sequence[int], *, where: str) -> Layout:
             depth[node] = len(stack)
             left[-1] -= 1
         elif node:
-            raise CorruptError(f"{where}: nodes after the end of the tree", reason=Reason.BAD_TREE)
+            raise CorruptError(
+                f"{where}: there are nodes after the end of the tree", reason=Reason.BAD_TREE
+            )
         if children:
             stack.append(node)
             left.append(children)
             if len(stack) > TREE_MAX_DEPTH:
                 raise CorruptError(
-                    f"{where}: a tree deeper than {TREE_MAX_DEPTH} levels",
+                    f"{where}: the tree is deeper than {TREE_MAX_DEPTH} levels",
                     reason=Reason.TOO_DEEP,
                 )
         else:

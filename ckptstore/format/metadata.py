@@ -25,7 +25,7 @@ def encode_metadata(metadata: Metadata) -> bytes:
     _check_plain(metadata)
     data = wire.pack(metadata)
     if len(data) > MAX_NBYTES:
-        raise _metadata_error(f"metadata: {len(data)} bytes, at most {MAX_NBYTES}")
+        raise _metadata_error(f"metadata: {len(data)} bytes, expected at most {MAX_NBYTES}")
     return data
 
 
@@ -67,10 +67,10 @@ def _check_plain(metadata: Any) -> None:
             todo.extend((f"{path}[{i}]", entry, levels - 1) for i, entry in enumerate(value))
         elif type(value) is int:
             if abs(value) > wire.MAX_INTEGER:
-                raise _metadata_error(f"{path}: an int over 2^53 - 1")
+                raise _metadata_error(f"{path}: the int is over 2^53 - 1")
         elif type(value) is str:
             if not _is_text(value):
-                raise _metadata_error(f"{path}: a lone surrogate in a str")
+                raise _metadata_error(f"{path}: the str has a lone surrogate")
         elif type(value) not in (type(None), bool, float, bytes):
             raise _metadata_error(
                 f"{path}: found {type(value).__qualname__}, expected None, bool, int, float, str, "

@@ -92,23 +92,23 @@ def _check_nodes(index: Index, tree: Layout, where: str) -> None:
 
     refuse_if(~of(*Kind), "unknown kind")
     for each, arity in _FIXED_ARITY.items():
-        refuse_if((kind == each) & (nodes.arity != arity), f"{arity} children expected")
-    refuse_if(of(*DICT_KINDS) & (nodes.arity % 2 == 1), "a key without a value")
+        refuse_if((kind == each) & (nodes.arity != arity), f"expected {arity} children")
+    refuse_if(of(*DICT_KINDS) & (nodes.arity % 2 == 1), "a key has no value")
     refuse_if(~of(*_WITH_TYPE) & (nodes.type > 0), "no type expected")
     refuse_if(~of(*_WITH_ARG) & (nodes.arg > 0), "no argument expected")
     refuse_if((kind == Kind.BOOL) & (nodes.arg > 1), "neither true nor false")
     refuse_if(~of(*_WITH_BYTES) & (nodes.size > 0), "no bytes expected")
-    refuse_if(of(*BLOB_KINDS) & (nodes.arg > 0) & (nodes.size > 0), "bytes in two places")
+    refuse_if(of(*BLOB_KINDS) & (nodes.arg > 0) & (nodes.size > 0), "its bytes stand in two places")
     refuse_if((kind == Kind.FLOAT) & (nodes.size != 8), "8 bytes expected")
     refuse_if((kind == Kind.COMPLEX) & (nodes.size != 16), "16 bytes expected")
-    refuse_if(nodes.size > len(nodes.heap), "bytes beyond the heap")
+    refuse_if(nodes.size > len(nodes.heap), "its bytes end beyond the heap")
     if int(nodes.size.sum()) != len(nodes.heap):
         raise _fail(where, "the sizes of the nodes do not add up to the heap", Reason.BAD_NODE)
     refuse_if(nodes.type > len(index.types), "a type that is not in the table")
     type_kinds = np.array(["", *(row.kind for row in index.types)])
     for each, allowed in _TYPED.items():
         wrong = ~np.isin(type_kinds[nodes.type], allowed)
-        refuse_if((kind == each) & wrong, "a type of another kind")
+        refuse_if((kind == each) & wrong, "its type is of another kind")
     fields = np.array(
         [0, *(-1 if row.kind == TypeKind.PYTREE else len(row.fields) for row in index.types)]
     )[nodes.type]
@@ -137,12 +137,14 @@ def _check_keys(index: Index, tree: Layout, parent: Integers, where: str) -> Non
             end = tree.end[node]
             inside[node:end] = True
             if max(tree.depth[node:end]) - tree.depth[node] > KEY_MAX_DEPTH:
-                raise _fail(where, f"a key nested deeper than {KEY_MAX_DEPTH}", Reason.TOO_DEEP)
+                raise _fail(where, f"a key is nested deeper than {KEY_MAX_DEPTH}", Reason.TOO_DEEP)
     bad = inside & ~np.isin(kind, _KEYS)
     if bad.any():
         name = Kind(int(kind[np.argmax(bad)])).name
         raise _fail(
-            where, f"node {int(np.argmax(bad))}: {name} in a key or a set item", Reason.BAD_KEY
+            where,
+            f"node {int(np.argmax(bad))}: {name} stands in a key or a set item",
+            Reason.BAD_KEY,
         )
 
 
@@ -158,10 +160,10 @@ def _check_references(index: Index, tree: Layout, where: str) -> None:
     rows = np.array([False, *((r.module, r.name) == SCALAR for r in index.types)])
     uint8 = np.array([stored == "uint8" for stored in index.dtypes], bool)
     if (leaves.type > len(index.types)).any() or (leaves.dtype >= len(index.dtypes)).any():
-        raise _fail(where, "a leaf of a type or dtype that is not in the table", Reason.BAD_LEAF)
+        raise _fail(where, "a leaf has a type or dtype that is not in the table", Reason.BAD_LEAF)
     plain = rows[leaves.type] & (leaves.ndim == 1)
     if rows[leaves.type[arrays]].any() or not (plain[scalars] & uint8[leaves.dtype[scalars]]).all():
-        raise _fail(where, "a long scalar whose leaf is an array, or the reverse", Reason.BAD_LEAF)
+        raise _fail(where, "the leaf of a long scalar is an array, or the reverse", Reason.BAD_LEAF)
     same = np.flatnonzero(nodes.kind == Kind.SAME)
     target = nodes.arg[same]
     if (target >= same).any():
@@ -169,7 +171,9 @@ def _check_references(index: Index, tree: Layout, where: str) -> None:
     end = np.asarray(tree.end, np.int64)
     if (end[target] > same).any() or (nodes.kind[target] == Kind.SAME).any():
         raise _fail(
-            where, "a SAME node that points at its own parent, or at SAME", Reason.BAD_REFERENCE
+            where,
+            "a SAME node points to a container around it, or to a SAME node",
+            Reason.BAD_REFERENCE,
         )
 
 
@@ -178,11 +182,11 @@ def _check_leaves(index: Index, where: str) -> Integers:
     leaves = index.leaves
     arrays = np.array([False, *(row.kind == TypeKind.ARRAY for row in index.types)])
     if not arrays[leaves.type].all():
-        raise _fail(where, "a leaf whose type is not an array", Reason.BAD_LEAF)
+        raise _fail(where, "the type of a leaf is not an array", Reason.BAD_LEAF)
     itemsize = np.array([dtypes.item_nbytes(each, where=where) for each in index.dtypes], np.int64)
     sub_array = np.array([dtypes.is_sub_array(each) for each in index.dtypes], bool)
     if sub_array[leaves.dtype].any():
-        raise _fail(where, "a leaf of a dtype that holds no array", Reason.BAD_LEAF)
+        raise _fail(where, "a leaf has a dtype that no array can have", Reason.BAD_LEAF)
     # Logarithms find the suspects without overflow; they are then multiplied exactly.
     axis_leaf = np.repeat(np.arange(len(leaves)), leaves.ndim)
     logs = np.log2(np.maximum(itemsize[leaves.dtype], 1))
@@ -197,7 +201,7 @@ def _check_leaves(index: Index, where: str) -> Integers:
             )
     if (leaves.grid == 1).all():
         if leaves.cuts.size:
-            raise _fail(where, "cut points without a grid", Reason.BAD_GRID)
+            raise _fail(where, "there are cut points without a grid", Reason.BAD_GRID)
         counts = np.ones(len(leaves), np.int64)
         np.multiply.at(counts, axis_leaf, leaves.dims)
         return counts * itemsize[leaves.dtype]
@@ -220,15 +224,17 @@ def _cells(index: Index, itemsize: Any, where: str) -> Integers:
             cut += len(inner)
             lengths = np.diff(np.concatenate([[0], inner, [leaves.dims[a]]]))
             if len(inner) and (lengths <= 0).any():
-                raise _fail(where, f"leaf {leaf}: cut points out of order", Reason.BAD_GRID)
+                raise _fail(where, f"leaf {leaf}: its cut points are out of order", Reason.BAD_GRID)
             # Every cell has bytes and so a span; a leaf without bytes is not cut.
             if len(inner) and total + len(cells) * len(lengths) > len(index.spans):
-                raise _fail(where, f"leaf {leaf}: more cells than spans", Reason.BAD_GRID)
+                raise _fail(
+                    where, f"leaf {leaf} has more cells than there are spans", Reason.BAD_GRID
+                )
             cells = (cells[:, None] * lengths[None, :]).reshape(-1)
         axis += ndim
         total += len(cells) if len(cells) > 1 else 0
         if len(cells) > 1 and not cells.all():
-            raise _fail(where, f"leaf {leaf}: a cell without bytes", Reason.BAD_GRID)
+            raise _fail(where, f"leaf {leaf} has a cell without bytes", Reason.BAD_GRID)
         out.append(cells)
     return np.concatenate(out) if out else np.zeros(0, np.int64)
 
@@ -245,11 +251,11 @@ def _check_spans(index: Index, files: Sequence[File], cell_nbytes: Integers, whe
     spans = index.spans
     starts = cell_starts(index)
     if (spans.leaf >= len(index.leaves)).any():
-        raise _fail(where, "a span of a leaf that does not exist", Reason.BAD_SPAN)
+        raise _fail(where, "a span names a leaf that does not exist", Reason.BAD_SPAN)
     if (spans.cell >= (starts[1:] - starts[:-1])[spans.leaf]).any():
-        raise _fail(where, "a span of a cell that does not exist", Reason.BAD_SPAN)
+        raise _fail(where, "a span names a cell that does not exist", Reason.BAD_SPAN)
     if (spans.size < 1).any() or (spans.size > SPAN_MAX_NBYTES).any():
-        raise _fail(where, f"a span of 0 or over {SPAN_MAX_NBYTES} bytes", Reason.BAD_SPAN)
+        raise _fail(where, f"a span has 0 bytes, or over {SPAN_MAX_NBYTES}", Reason.BAD_SPAN)
     sums = np.zeros(len(cell_nbytes), np.int64)
     np.add.at(sums, starts[spans.leaf] + spans.cell, spans.size)
     if (sums != cell_nbytes).any():
@@ -264,13 +270,15 @@ def _check_spans(index: Index, files: Sequence[File], cell_nbytes: Integers, whe
     data = np.array([file.role == "data" for file in files], bool)
     nbytes = np.array([file.nbytes for file in files], np.int64)
     if (spans.file >= len(files)).any() or not data[spans.file].all():
-        raise _fail(where, "a span in a file that is not a data file of the table", Reason.BAD_SPAN)
+        raise _fail(
+            where, "a span names a file that is not a data file of the table", Reason.BAD_SPAN
+        )
     end = spans.offset + spans.size
     if (end > nbytes[spans.file]).any():
-        raise _fail(where, "a span beyond the end of its file", Reason.SPAN_RANGE)
+        raise _fail(where, "a span ends beyond its file", Reason.SPAN_RANGE)
     alignment = np.where(spans.size >= LARGE_NBYTES, LARGE_ALIGNMENT, SMALL_ALIGNMENT)
     if (spans.offset % alignment).any():
-        raise _fail(where, "a span that is not aligned", Reason.SPAN_ALIGNMENT)
+        raise _fail(where, "a span is not aligned", Reason.SPAN_ALIGNMENT)
     order = np.lexsort((spans.offset, spans.file))
     file, begin, end = spans.file[order], spans.offset[order], end[order]
     first = np.concatenate([[True], file[1:] != file[:-1]])[: len(file)]
@@ -278,11 +286,9 @@ def _check_spans(index: Index, files: Sequence[File], cell_nbytes: Integers, whe
     if (gap < 0).any():
         raise _fail(where, "spans overlap", Reason.SPAN_OVERLAP)
     if (gap >= alignment[order]).any():
-        raise _fail(where, "bytes between spans that nothing accounts for", Reason.SPAN_GAP)
+        raise _fail(where, "there are bytes between two spans", Reason.SPAN_GAP)
     last = np.concatenate([file[1:] != file[:-1], [True]])[: len(file)]
     held = np.zeros(len(files), np.int64)
     held[file[last]] = end[last]
     if (held != nbytes)[data].any():
-        raise _fail(
-            where, "bytes at the end of a data file that nothing accounts for", Reason.SPAN_GAP
-        )
+        raise _fail(where, "the last bytes of a data file belong to no span", Reason.SPAN_GAP)

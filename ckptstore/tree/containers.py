@@ -67,7 +67,7 @@ def _encode_default_dict(live: LiveTree, x: collections.defaultdict[Any, Any]) -
     names = [name for name, factory in _FACTORIES.items() if factory is x.default_factory]
     if not names:
         raise Refusal(
-            f"the factory {x.default_factory!r} of this defaultdict cannot be carried; use one "
+            f"the factory {x.default_factory!r} of this defaultdict cannot be saved; use one "
             f"of {', '.join(filter(None, _FACTORIES))} or None"
         )
     return _encode_entries(live, Kind.DEFAULT_DICT, x, names[0].encode())
@@ -93,7 +93,7 @@ def _decode_default_dict(table: NodeTable, node: int, values: Sequence[Any]) -> 
     name = table.text(node)
     if name not in _FACTORIES:
         raise CorruptError(
-            f"{table.where}: {name!r:.80} is not a factory of a defaultdict",
+            f"{table.where}: {name!r:.80} is not a factory that a defaultdict may have",
             reason=Reason.BAD_SCALAR,
         )
     return _filled(collections.defaultdict(_FACTORIES[name]), table, node, values)
@@ -128,7 +128,7 @@ def _decode_set(table: NodeTable, node: int, values: Sequence[Any]) -> set[Any]:
 
 def _refuse_crowd(table: NodeTable, node: int, values: Sequence[Any]) -> None:
     if keys.is_crowd(values):
-        raise _corrupt(table, node, f"over {keys.CROWD} keys of one hash", Reason.TOO_MANY)
+        raise _corrupt(table, node, f"over {keys.CROWD} keys have one hash", Reason.TOO_MANY)
 
 
 def _corrupt(table: NodeTable, node: int, text: str, reason: Reason) -> CorruptError:

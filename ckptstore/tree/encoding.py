@@ -37,7 +37,7 @@ def encoder(cls: type, x: Any) -> Encode:
         x: one of its objects.
 
     Raises:
-        Refusal: the objects cannot be carried.
+        Refusal: the objects cannot be saved.
     """
     if cls in containers.ENCODERS:
         return containers.ENCODERS[cls]
@@ -82,7 +82,7 @@ def _encoder_of_class(cls: type, kind: TypeKind) -> Encode:
         check_safe(cls, kind)
     except Unsafe as error:
         raise Refusal(
-            f"an object of {cls.__module__}.{cls.__qualname__} cannot be carried: {error}; use "
+            f"an object of {cls.__module__}.{cls.__qualname__} cannot be saved: {error}; use "
             f"ckptstore.register({cls.__qualname__}, flatten=..., unflatten=...)"
         ) from None
     row = class_row(cls, kind, fields_of(cls, kind))

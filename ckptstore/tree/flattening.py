@@ -29,13 +29,13 @@ def flatten(
 
     Args:
         tree: any tree that the format carries.
-        lenient: treat an object that cannot be carried as SUPPLIED, and arrays as the same leaf
+        lenient: treat an object that cannot be saved as SUPPLIED, and arrays as the same leaf
             only if they are one object.
         supplied: patterns of paths that are not stored; `load` takes them from `like`.
         where: the name of the tree in messages about its nodes.
 
     Raises:
-        StructureError: some objects cannot be carried; the message lists the path of each.
+        StructureError: some objects cannot be saved; the message lists the path of each.
     """
     walker = _Walker(where, lenient, _supplied_ids(tree, supplied) if supplied else frozenset())
     walker.run(tree)
@@ -87,7 +87,7 @@ class _Walker:
         """Walk the whole tree.
 
         Raises:
-            StructureError: some objects cannot be carried; each with its path and the remedy.
+            StructureError: some objects cannot be saved; each with its path and the remedy.
         """
         live, kind, objects = self.live, self.live.kind, self.live.objects
         stack = [_Frame(iter((tree,)), 0, _Holds.VALUES)]
@@ -119,7 +119,7 @@ class _Walker:
         if self._refusals:
             lines = paths.listed(live, self._refusals, _LINES_SHOWN)
             raise StructureError(
-                lines[0] if len(lines) == 1 else "cannot be carried:\n  " + "\n  ".join(lines),
+                lines[0] if len(lines) == 1 else "cannot be saved:\n  " + "\n  ".join(lines),
                 reason=Reason.CANNOT_CARRY,
             )
 
@@ -178,7 +178,7 @@ class _Walker:
 
 
 def _needs_like(x: Any) -> bool:
-    """Return whether a part of `x` cannot be carried."""
+    """Return whether a part of `x` cannot be saved."""
     return Kind.SUPPLIED in flatten(x, lenient=True).kind
 
 

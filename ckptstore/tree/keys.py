@@ -70,6 +70,6 @@ def _check(key: Any, depth: int = 0) -> None:
             _check(part, depth + 1)
         return
     raise Refusal(
-        f"a dict key or set item of type {cls.__module__}.{cls.__qualname__} cannot be carried; "
+        f"a dict key or set item of type {cls.__module__}.{cls.__qualname__} cannot be saved; "
         "use str, int, float, bytes, bool, None, an Enum member or a tuple of these"
     )

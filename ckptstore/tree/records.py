@@ -78,7 +78,7 @@ def encode_enum(live: LiveTree, x: enum.Enum) -> Sequence[Any]:
         row = class_row(cls, TypeKind.ENUM)
         enum_member(cls, x._name_ or "", x._value_, str(row))
     except (Unsafe, CheckpointError) as error:
-        raise Refusal(f"this member of {cls.__qualname__} cannot be carried: {error}") from None
+        raise Refusal(f"this member of {cls.__qualname__} cannot be saved: {error}") from None
     live.add(Kind.ENUM, type=live.type_number(row), data=(x._name_ or "").encode())
     return (x._value_,)
 

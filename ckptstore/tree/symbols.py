@@ -71,24 +71,24 @@ def _why_not(x: Any) -> str:
     cls = type(x)
     full = f"{cls.__module__}.{cls.__qualname__}"
     if isinstance(x, types.ModuleType):
-        return "a module cannot be carried; leave it out, or store its name as a str"
+        return "a module cannot be saved; leave it out, or store its name as a str"
     if isinstance(x, type):
         return (
-            f"the class {x.__module__}.{x.__qualname__} cannot be carried as a value (only scalar "
+            f"the class {x.__module__}.{x.__qualname__} cannot be saved as a value (only scalar "
             'types can); store its name as a str, or name its path in save(..., supplied=["$..."])'
         )
     if x is np.ma.masked:
-        return "numpy.ma.masked cannot be carried; use a masked array, or None"
+        return "numpy.ma.masked cannot be saved; use a masked array, or None"
     name = getattr(x, "__qualname__", None)
     if callable(x) and isinstance(name, str):
         shown = "a lambda" if "<lambda>" in name else f"the function {name}"
         return (
-            f"{shown} cannot be carried: no file can hold code; keep it out of the tree, or name "
+            f"{shown} cannot be saved: no file can hold code; keep it out of the tree, or name "
             'its path in save(..., supplied=["$..."]) and supply it by load(url, like=...)'
         )
     if isinstance(x, np.ndarray):
         return f"{full} is a subclass of numpy.ndarray; pass np.array(x)"
     return (
-        f"an object of {full} cannot be carried; make it a dataclass or a NamedTuple, or use "
+        f"an object of {full} cannot be saved; make it a dataclass or a NamedTuple, or use "
         f"ckptstore.register({cls.__qualname__}, flatten=..., unflatten=...)"
     )

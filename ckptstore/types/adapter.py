@@ -17,7 +17,7 @@ from ckptstore.types.migrations import Migration
 
 
 class Refusal(Exception):
-    """The reason why an object cannot be carried, and the remedy; `save` adds the path.
+    """The reason why an object cannot be saved, and the remedy; `save` adds the path.
 
     Example:
         >>> raise Refusal("this Ring is locked; call unlock() before the save")
@@ -94,7 +94,7 @@ class Child:
     Attributes:
         value: the child.
         record: the record that takes the child apart; None for a child that `like` supplies if it
-            cannot be carried.
+            cannot be saved.
 
     Example:
         >>> from ckptstore.adapters import Child

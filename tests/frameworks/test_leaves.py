@@ -665,7 +665,7 @@ def test_the_numpy_adapter_makes_no_array_it_does_not_know() -> None:
     with pytest.raises(KeyError):
         asked("numpy", "matrix", np.zeros(2))
     for host in (np.zeros(0), np.zeros(2)):
-        with pytest.raises(ckptstore.CorruptError, match="a scalar of the shape"):
+        with pytest.raises(ckptstore.CorruptError, match="a scalar has the shape"):
             asked("numpy", "generic", host)
     with pytest.raises(ckptstore.CorruptError, match="not text"):
         asked("numpy", "generic", np.frombuffer(b"\xff" * 4, "<U1").reshape(()))

@@ -105,7 +105,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         "$[0].metadata['init']",
         "no file can hold code",
     ),
-    "a variable of another kind": (lambda: [nnx.Param(X, hijax=True)], "$[0]", "cannot be carried"),
+    "a variable of another kind": (lambda: [nnx.Param(X, hijax=True)], "$[0]", "cannot be saved"),
     "a graph definition": (lambda: nnx.split(Net(0)), "$[0]", "nnx.graphdef(model)"),
     "a reference": (lambda: [nnx.Param(X, ref=True)], "$[0].value", "save its array"),
 }

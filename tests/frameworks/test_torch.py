@@ -269,7 +269,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
     ),
     "a scaler": (lambda: torch.amp.GradScaler("cpu"), "$", "x.state_dict()"),
     "a generator": (lambda: torch.Generator(), "$", "x.get_state()"),
-    "a storage": (lambda: torch.ones(2).untyped_storage(), "$", "cannot be carried"),
+    "a storage": (lambda: torch.ones(2).untyped_storage(), "$", "cannot be saved"),
     "a function": (lambda: torch.nn.functional.gelu, "$", "no file can hold code"),
     "a tensor as a key": (lambda: {torch.ones(2): 1}, "$", "use str, int"),
     "an attribute in the way of a method": (lambda: attributed("items"), "$", "delete it"),

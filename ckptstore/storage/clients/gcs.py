@@ -220,7 +220,7 @@ class GCSClient:
             if isinstance(taken, int) and taken <= before:
                 raise Failure(Kind.AGAIN, f"the store took nothing of {asked}")
         if isinstance(taken, int) and end == total:
-            raise Failure(Kind.AGAIN, "the store has all bytes and did not make the object")
+            raise Failure(Kind.AGAIN, "the store has all bytes, but did not create the object")
         if isinstance(taken, _Stored) and taken.damage:
             try:
                 self.delete(upload.key, taken.generation)
