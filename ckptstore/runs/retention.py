@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from ckptstore.errors import Reason, StructureError, bad_argument, listed
@@ -69,10 +70,15 @@ class Keep:
     """A rule of ckptstore; ``|`` with another callable keeps the steps that either keeps.
 
     Attributes:
-        metrics: the names of the metrics that it needs.
+        modes: the metrics that it needs, each with the modes by which it compares.
     """
 
-    metrics: frozenset[str] = frozenset()
+    modes: Mapping[str, frozenset[Mode]] = MappingProxyType({})
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """The names of the metrics that it needs."""
+        return frozenset(self.modes)
 
     def __call__(self, steps: Sequence[StepInfo]) -> Iterable[StepInfo]:
         """Return the steps to keep."""
@@ -233,6 +239,23 @@ def check_given(keep: Rule | None, step: int, metrics: Any) -> None:
         )
 
 
+def mode_of(keep: Rule | None, metric: str) -> Mode:
+    """Return the mode by which a rule compares a metric.
+
+    Raises:
+        StructureError: reason ``bad-argument``: the rule does not compare it, or by both modes.
+    """
+    modes = keep.modes.get(metric, frozenset()) if isinstance(keep, Keep) else frozenset[Mode]()
+    if len(modes) == 1:
+        return next(iter(modes))
+    found = "compares it by both modes" if modes else "says which of its values are better"
+    raise StructureError(
+        f"best: {'the' if modes else 'no'} rule in keep of this Manager {found}; pass the mode: "
+        f'best({metric!r:.80}, mode="max") for an accuracy, mode="min" for a loss',
+        reason=Reason.BAD_ARGUMENT,
+    )
+
+
 def check_metric(where: str, metric: Any, mode: Any) -> None:
     """Raise StructureError, reason ``bad-argument``, unless `keep_best` accepts both."""
     if not isinstance(metric, str):
@@ -282,7 +305,7 @@ class _Every(Keep):
 class _Best(Keep):
     def __init__(self, n: int, metric: str, mode: Mode) -> None:
         self.n, self.metric, self.mode = n, metric, mode
-        self.metrics = frozenset({metric})
+        self.modes = {metric: frozenset({mode})}
 
     def __call__(self, steps: Sequence[StepInfo]) -> Iterable[StepInfo]:
         return ranked(steps, self.metric, self.mode)[: self.n]
@@ -294,8 +317,11 @@ class _Best(Keep):
 class _Either(Keep):
     def __init__(self, *rules: Rule) -> None:
         self.rules = rules
-        own = [rule.metrics for rule in rules if isinstance(rule, Keep)]
-        self.metrics = frozenset[str]().union(*own)
+        modes: dict[str, frozenset[Mode]] = {}
+        for rule in rules:
+            for metric, own in rule.modes.items() if isinstance(rule, Keep) else ():
+                modes[metric] = modes.get(metric, frozenset()) | own
+        self.modes = modes
 
     def __call__(self, steps: Sequence[StepInfo]) -> Iterable[StepInfo]:
         return [info for rule in self.rules for info in _answer(rule, steps)]

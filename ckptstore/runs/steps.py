@@ -47,32 +47,39 @@ class Steps:
         self._saves.check()
         return self._run.newest()
 
-    def best(self, metric: str, mode: Mode = "min") -> int | None:
+    def best(self, metric: str, mode: Mode | None = None) -> int | None:
         """Return the step with the best value of a metric.
 
         Args:
             metric: its name in ``save(step, tree, metrics={name: value})``.
-            mode: ``"min"`` if the smallest value is the best (a loss), ``"max"`` if the largest.
+            mode: ``"min"`` if the smallest value is the best (a loss), ``"max"`` if the largest is
+                (an accuracy). None: as `keep_best` in the `keep` rule of this Manager compares the
+                metric. A mode that you pass goes before that of the rule.
 
         Returns:
             The step; if two values are equal, the newer step; None if the run has no steps.
 
         Raises:
             StructureError: reason ``missing-metric``: no step has a finite value of the metric.
+                Reason ``bad-argument``: `mode` is None, and `keep` does not compare this metric, or
+                by both modes.
 
         Example:
             >>> import ckptstore
-            >>> manager = ckptstore.Manager("run")
-            >>> for step, loss in [(100, 0.5), (200, 0.2), (300, 0.4)]:
-            ...     saved = manager.save(step, {"step": step}, metrics={"loss": loss})
-            >>> manager.best("loss")
+            >>> manager = ckptstore.Manager("run", keep=ckptstore.keep_best(2, "acc", mode="max"))
+            >>> for step, acc in [(100, 0.5), (200, 0.9), (300, 0.7)]:
+            ...     saved = manager.save(step, {"step": step}, metrics={"acc": acc})
+            >>> manager.best("acc")
             200
-            >>> manager.load(manager.best("loss"))
+            >>> manager.load(manager.best("acc"))
             {'step': 200}
+            >>> ckptstore.Manager("run").best("acc", mode="min")
+            300
 
         Source: docs/runs.md, "What is kept".
         """
-        retention.check_metric("best", metric, mode)
+        retention.check_metric("best", metric, "min" if mode is None else mode)
+        mode = mode or retention.mode_of(self._saves.keep, metric)
         self._saves.check()
         return self._run.best(metric, mode)
 

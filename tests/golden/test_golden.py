@@ -91,7 +91,7 @@ def test_a_manager_goes_on_with_a_run_that_an_old_version_began(
     said = unpacked(version, "checkpoints", "a run", tmp_path)
     manager = ckptstore.Manager(tmp_path / "run")
     assert manager.steps() == list(range(1, len(said) + 1))
-    assert manager.best("loss") == manager.latest() == len(said)
+    assert manager.best("loss", mode="min") == manager.latest() == len(said)
     tree = manager.load()
     manager.save(len(said) + 1, tree | {"step": len(said) + 1})
     links = [path.stat().st_nlink for path in (tmp_path / "run").glob("step-*5/data-*")]

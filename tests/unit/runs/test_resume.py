@@ -435,7 +435,7 @@ def test_a_manager_of_a_checkpoint_names_the_call_to_use(place: Place, step: int
         "load_or_init": lambda: manager.load_or_init(lambda: tree(0)),
         "latest": manager.latest,
         "steps": manager.steps,
-        "best": lambda: manager.best("loss"),
+        "best": lambda: manager.best("loss", "min"),
         "save": lambda: manager.save(1, tree(1)),
         "save_async": lambda: manager.save_async(1, tree(1)),
     }
@@ -493,7 +493,7 @@ CALLS: dict[str, Any] = {
     "load_or_init": lambda manager: manager.load_or_init(lambda: tree(0)),
     "steps": lambda manager: manager.steps(),
     "latest": lambda manager: manager.latest(),
-    "best": lambda manager: manager.best("loss"),
+    "best": lambda manager: manager.best("loss", "min"),
     "delete": lambda manager: manager.delete(0),
     "gc": lambda manager: manager.gc(),
 }

@@ -429,19 +429,72 @@ def test_where_no_step_has_a_finite_value_nothing_is_deleted(
     assert manager.steps() == [3]
 
 
+ACCURACIES = {1: 0.5, 2: 0.9, 3: float("nan"), 4: 0.7}
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        keep_best(4, "acc", mode="max"),
+        keep_best(4, "acc", "max") | keep_last(9),
+        keep_last(9) | keep_best(1, "acc", "max") | keep_best(1, "loss"),
+        (lambda steps: steps) | keep_best(1, "acc", "max"),
+        keep_best(1, "acc", "max") | keep_best(2, "acc", "max"),
+    ],
+    ids=repr,
+)
+def test_the_best_step_is_the_one_that_the_rule_keeps(tmp_path: Path, keep: Any) -> None:
+    manager = Manager(tmp_path, keep=keep)
+    for step, value in ACCURACIES.items():
+        manager.save(step, tree(step), metrics={"acc": value, "loss": value})
+    assert manager.best("acc") == 2 == manager.best("acc", "max") == manager.best("acc", None)
+    assert manager.best("acc", "min") != 2, "the mode of the call goes before that of the rule"
+    if "lambda" not in repr(keep):
+        assert pickle.loads(pickle.dumps(manager)).best("acc") == 2
+    if "loss" in repr(keep):
+        assert manager.best("loss") == manager.best("loss", "min")
+
+
+@pytest.mark.parametrize(
+    ("keep", "says"),
+    [
+        (None, "no rule"),
+        (keep_last(9), "no rule"),
+        (keep_best(9, "loss"), "no rule"),
+        (lambda steps: keep_best(9, "acc", "max")(steps), "no rule"),
+        (keep_best(9, "acc", "max") | keep_best(9, "acc", "min"), "both modes"),
+        (keep_best(9, "acc", "max") | (keep_last(1) | keep_best(9, "acc")), "both modes"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("saved", [False, True])
+def test_without_one_mode_in_the_rule_the_best_step_asks_for_it(
+    tmp_path: Path, keep: Any, says: str, saved: bool
+) -> None:
+    manager = Manager(tmp_path, keep=keep)
+    for step, value in ACCURACIES.items() if saved else ():
+        manager.save(step, tree(step), metrics={"acc": value, "loss": value})
+    message = rf"{says}.*best\('acc', mode=\"max\"\)"
+    with pytest.raises(ckptstore.StructureError, match=message) as caught:
+        manager.best("acc")
+    assert caught.value.reason == "bad-argument"
+    assert manager.best("acc", mode="max") == (2 if saved else None)
+    assert manager.best("acc", mode="min") == (1 if saved else None)
+
+
 def test_best_of_nothing_of_some_and_of_damaged_ones(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     manager = manage(place)
-    assert manager.best("loss") is None
+    assert manager.best("loss", "min") is None
     manager.save(1, tree(1))
     with pytest.raises(ckptstore.StructureError, match=r"'loss' in step 1; save") as caught:
-        manager.best("loss")
+        manager.best("loss", "min")
     assert caught.value.reason == "missing-metric"
     fill(manager, {2: 2.0, 3: 1.0, 4: 3.0})
-    assert manager.best("loss") == 3 and manager.best("loss", mode="max") == 4
+    assert manager.best("loss", "min") == 3 and manager.best("loss", mode="max") == 4
     place.put(f"{name_of(3)}/MANIFEST", b"damaged")
-    assert manage(place).best("loss") == 2
+    assert manage(place).best("loss", "min") == 2
     assert len(warnings_of(caplog)) == 1 and name_of(3) in caplog.text
     with pytest.raises(ckptstore.StructureError, match=r"'min'.*'max'"):
         manager.best("loss", "best")  # type: ignore[arg-type]
@@ -504,7 +557,7 @@ def test_a_step_may_be_forgotten_in_another_thread_during_a_look(tmp_path: Path)
         manager.save(step, tree(step), metrics={"loss": loss})
     metrics = manager._run.metrics
     metrics._known = Forgetful(metrics._known)
-    assert manager.best("loss") == 1
+    assert manager.best("loss", "min") == 1
 
 
 def test_a_manifest_is_read_once_a_process_and_only_for_a_rule_about_metrics(
