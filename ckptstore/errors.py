@@ -162,6 +162,7 @@ class Reason(enum.StrEnum):
     OVERWRITTEN = "overwritten"  #: overwritten while it was read
     PERMISSION = "permission"  #: not permitted
     READ_ONLY = "read-only"  #: a file system that cannot be written to
+    STALE_LISTING = "stale-listing"  #: a cached listing names only steps that are gone
     UNAVAILABLE = "unavailable"  #: the store did not answer in time
     WRONG_REGION = "wrong-region"  #: a bucket of another region
 

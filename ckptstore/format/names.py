@@ -79,6 +79,11 @@ def steps_of(names: Iterable[str]) -> dict[str, int]:
     }
 
 
+def is_step(name: str) -> bool:
+    """Return whether a name is that of a step's directory."""
+    return bool(steps_of([name]))
+
+
 def check_step(step: Any) -> None:
     """Check the number of a step.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ckptstore import storage
@@ -15,9 +16,11 @@ from ckptstore.errors import (
     CorruptError,
     NotCommittedError,
     Reason,
+    StorageError,
     StructureError,
+    listed,
 )
-from ckptstore.format.names import MANIFEST, step_name, steps_of
+from ckptstore.format.names import MANIFEST, is_step, step_name, steps_of
 from ckptstore.runs import retention
 from ckptstore.runs.metrics import Metrics
 from ckptstore.runs.retention import Mode, Rule
@@ -28,6 +31,9 @@ from ckptstore.storage import Storage
 _log = logging.getLogger("ckptstore")
 
 _TRIES = 10
+_STALE_SECONDS = 90
+"""NFS keeps the listing of a directory for a minute, sshfs for less."""
+
 _Loaded = TypeVar("_Loaded")
 
 
@@ -37,6 +43,9 @@ class Run:
     Args:
         url: its directory.
         options: the options of the store.
+
+    Raises:
+        StorageError: reason ``not-a-directory`` or ``dangling-link``: it is another thing.
 
     Attributes:
         place: the absolute path or URL of the directory.
@@ -51,6 +60,7 @@ class Run:
         self.metrics = Metrics()
         with self._open() as store:
             self.url = store.url
+            store.exists()  # or it is something else
 
     def at(self, step: int) -> str:
         """Return the URL of a step."""
@@ -68,20 +78,48 @@ class Run:
         """Return the newest committed step outside of `but`: one listing, then checks downwards.
 
         If there is none, another process may have saved a step and deleted the listed ones. So the
-        search is repeated until two listings in a row are the same.
+        search is repeated until two listings in a row are the same, and name no step that is gone.
+
+        Raises:
+            StorageError: reason ``stale-listing``: they name such steps for a long time, because a
+                network disk answers them from a cache. So newer steps may exist.
         """
         before: Mapping[str, int] | None = None
+        gone: set[int] = set()
+        waits = 0
         with self._open() as store:
             while True:
                 found = steps_of(store.children())
                 for name in sorted(found, key=lambda name: found[name], reverse=True):
                     if found[name] not in but and store.child(name).holds(MANIFEST):
                         return found[name]
-                if found == before:
+                store.exists()  # or it is something else
+                left = {step: name for name, step in found.items() if step not in but}
+                gone_before = gone
+                gone = {step for step, name in left.items() if not store.child(name).exists()}
+                if stale := sorted(gone & gone_before):
+                    self._wait(stale, waits)
+                    waits += 1
+                elif found == before and not gone:
                     break
                 before = found
             _refuse_checkpoint(store)
         return None
+
+    def _wait(self, stale: Sequence[int], waits: int) -> None:
+        """Wait for a cached listing to expire."""
+        steps = ", ".join(listed(map(str, stale), 5))
+        says = f"{self.url}: the listing names steps that are gone ({steps})"
+        if waits == _STALE_SECONDS:
+            raise StorageError(
+                f"{says}, still after {waits} s; it comes from a cache (NFS, sshfs), and newer "
+                "steps may exist; try again later, load a step by its number, or mount the disk "
+                "with a shorter cache of directories",
+                reason=Reason.STALE_LISTING,
+            )
+        if waits == 0:
+            _log.warning("%s; it is read again each second, for %d s", says, _STALE_SECONDS)
+        time.sleep(1)
 
     def load_newest(
         self, load: Callable[[int], _Loaded], *, fallback: bool
@@ -123,6 +161,10 @@ class Run:
             f"{self.url}: the run has no committed step; check the path, or save a step first",
             reason=Reason.NO_STEP,
         )
+
+    def begins(self) -> None:
+        """Log that the run has no step yet, so that its first state is made."""
+        _log.info("%s: no step yet; the run begins with init()", self.url)
 
     def previous(self, step: int | None) -> Previous | None:
         """Return a step, or the newest, for a save to take files over; None if there is none.
@@ -186,7 +228,7 @@ class Run:
         """
         try:
             with self._open() as store:
-                look = self.metrics.look(store, _committed(store))
+                look = self.metrics.look(store, _committed(store, lambda n: _readable(store, n)))
                 for step in retention.evicted(keep, look.infos, saved):
                     if not look.stale(step):
                         _evict(store, step, look.attempt(step))
@@ -200,8 +242,19 @@ class Run:
         return storage.open(self.place, self.options)
 
 
-def _committed(store: Storage) -> list[int]:
-    return sorted(steps_of(store.holders(MANIFEST)).values())
+def _committed(store: Storage, expected: Callable[[str], bool] = is_step) -> list[int]:
+    return sorted(steps_of(store.holders(MANIFEST, expected)).values())
+
+
+def _readable(store: Storage, name: str) -> bool:
+    """Return whether a name is that of a step, and no link that leads nowhere."""
+    if is_step(name) and store.is_link(name):
+        try:
+            store.child(name).holds(MANIFEST)
+        except StorageError as error:
+            _log.warning("%s; it is left alone, and the other steps are evicted", error)
+            return False
+    return is_step(name)
 
 
 def _refuse_checkpoint(store: Storage) -> None:

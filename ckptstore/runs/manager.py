@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from ckptstore import loading
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.errors import CorruptError, NotCommittedError, Reason, StructureError
+from ckptstore.errors import CorruptError, NotCommittedError, Reason, StructureError, bad_argument
 from ckptstore.runs.directory import Run
 from ckptstore.runs.interval import Every
 from ckptstore.runs.preemption import Preemption
@@ -50,6 +50,7 @@ class Manager(Steps):
 
     Raises:
         StructureError: reason ``bad-argument``.
+        StorageError: reason ``not-a-directory`` or ``dangling-link``: the URL is another thing.
 
     Example:
         >>> import ckptstore
@@ -279,10 +280,11 @@ class Manager(Steps):
         So your script starts and resumes with the same line. Put everything that the next step
         needs into the tree, also its number. `loaded_step` holds it too, None after ``init()``.
 
-        `init` is not called if there is a step. The other arguments are those of `load`.
+        A call of `init` is logged at INFO. The other arguments are those of `load`.
 
         Raises:
-            CheckpointError: as for `load`. A run never starts again because its steps are damaged.
+            CheckpointError: as for `load`. A run never starts again because its steps are damaged,
+                or because a cached listing names only steps that are gone (``stale-listing``).
 
         Example:
             >>> manager = Manager("run")
@@ -295,10 +297,8 @@ class Manager(Steps):
         Source: docs/runs.md, "Resume".
         """
         if not callable(init):
-            raise StructureError(
-                f"load_or_init: init is {init!r:.80} ({type(init).__name__}), expected a function "
-                "that makes the state: load_or_init(lambda: state)",
-                reason=Reason.BAD_ARGUMENT,
+            raise bad_argument(
+                "load_or_init", "init", init, "a function: load_or_init(lambda: state)"
             )
         try:
             return self.load(
@@ -307,6 +307,7 @@ class Manager(Steps):
         except NotCommittedError as error:
             if error.reason != Reason.NO_STEP:
                 raise
+        self._run.begins()
         return init()
 
     def on_preemption(self, notice: Callable[[], Any] | None = None) -> Preemption:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 from ckptstore.digests import Buffer
+
+Expected = Callable[[str], bool]
+"""Whether a subdirectory of that name matters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +134,41 @@ class Storage(Protocol):
     def is_link(self, name: str) -> bool:
         """Return whether a subdirectory is a symbolic link; `delete` removes the link alone."""
 
+    def exists(self) -> bool:
+        """Return whether the directory exists, asking the disk itself; in a bucket it always does.
+
+        Raises StorageError, reason ``not-a-directory`` or ``dangling-link``, for another thing.
+        """
+
     def parent(self) -> tuple[Storage, str]:
         """Return the parent directory, and this one's name in it: "" if there is no parent."""
 
     def children(self) -> Sequence[str]:
-        """Return the names of the subdirectories."""
+        """Return the names of the subdirectories, and of links and others that lead nowhere."""
 
-    def holders(self, name: str) -> Sequence[str]:
-        """Return the names of the subdirectories that hold a file of that name."""
+    def holders(self, name: str, expected: Expected | None = None) -> Sequence[str]:
+        """Return the names of the subdirectories that hold a file of that name.
+
+        Only those that are expected are looked into. By default these are all that can be.
+        """
 
     def holds(self, name: str) -> bool:
         """Return whether a file exists."""
 
     def remove(self) -> None:
         """Remove the directory itself, if it is empty."""
+
+
+class WithoutLinks:
+    """The answers of a store that has no symbolic links, and whose directories are prefixes."""
+
+    def refuse_link(self) -> None:
+        """Do nothing."""
+
+    def is_link(self, name: str) -> bool:
+        """Return False."""
+        return False
+
+    def exists(self) -> bool:
+        """Return True: a prefix needs no making."""
+        return True

@@ -16,7 +16,7 @@ from ckptstore import concurrency
 from ckptstore.digests import Buffer
 from ckptstore.errors import CheckpointError, Reason, StorageError
 from ckptstore.storage.atomic_upload import AtomicUpload
-from ckptstore.storage.base import Traffic
+from ckptstore.storage.base import Expected, Traffic, WithoutLinks
 from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Page, Version
 from ckptstore.storage.retry import PARALLEL, Requests
 
@@ -28,7 +28,7 @@ _probed: set[tuple[str, str]] = set()
 """(endpoint, root) of the stores that have proved to honour conditions, in this process."""
 
 
-class BucketStorage:
+class BucketStorage(WithoutLinks):
     """One directory: the objects of a bucket below a prefix.
 
     Safe to use from many threads, and after a fork.
@@ -92,9 +92,6 @@ class BucketStorage:
             with contextlib.suppress(CheckpointError):
                 self.delete(name)
         _probed.add(store)
-
-    def refuse_link(self) -> None:
-        """Do nothing: a bucket has no links."""
 
     def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Upload a new object."""
@@ -213,10 +210,6 @@ class BucketStorage:
         """Return a subdirectory that shares the connections of this directory."""
         return BucketStorage(self._requests, f"{self._prefix}{name}/")
 
-    def is_link(self, name: str) -> bool:
-        """Return False: a bucket has no links."""
-        return False
-
     def parent(self) -> tuple[BucketStorage, str]:
         """Return the parent, with this one's connections, and this one's name: "" for a bucket."""
         above, slash, name = self._prefix.removesuffix("/").rpartition("/")
@@ -227,7 +220,7 @@ class BucketStorage:
         start = len(self._prefix)
         return [prefix[start:-1] for page in self._pages() for prefix in page.prefixes]
 
-    def holders(self, name: str) -> Sequence[str]:
+    def holders(self, name: str, expected: Expected | None = None) -> Sequence[str]:
         """Find the subdirectories with an object of that name, in as few requests as possible.
 
         That is one listing of everything below. If its first page shows that this would take more
@@ -241,8 +234,8 @@ class BucketStorage:
             for page in self._pages("", first):
                 parts = (key[len(self._prefix) :].split("/") for key in page.sizes)
                 holders += [part[0] for part in parts if len(part) == 2 and part[1] == name]
-            return holders
-        names = self.children()
+            return [child for child in holders if expected is None or expected(child)]
+        names = [child for child in self.children() if expected is None or expected(child)]
         holds = concurrency.map(
             lambda child: self.child(child).holds(name), names, PARALLEL, name="ckptstore-look"
         )

@@ -17,7 +17,7 @@ from typing import Self
 from ckptstore.digests import Buffer
 from ckptstore.errors import OutcomeUnknownError, Reason, StorageError
 from ckptstore.storage import posix
-from ckptstore.storage.base import Traffic
+from ckptstore.storage.base import Expected, Traffic
 
 _HELD_FILES = 128
 """The number of data files that a reader keeps open, so that an overwrite cannot remove them."""
@@ -190,7 +190,7 @@ class LocalStorage:
 
     def list(self) -> Mapping[str, int]:
         """List the files of the directory; none if there is no directory."""
-        return {name: stat.st_size for name, stat in self._files().items()}
+        return {name: status.st_size for name, status in posix.files(self.url).items()}
 
     def delete(self, name: str, expected: bytes | None = None) -> None:
         """Unlink a file; with `expected`, under the lock and only if it holds those bytes."""
@@ -209,7 +209,7 @@ class LocalStorage:
         Making or removing other links renews the ctime of a file too. But a file is linked only
         after it is written, and no name here is younger than the last change of the directory.
         """
-        files, latest = self._files(), float("inf")
+        files, latest = posix.files(self.url), float("inf")
         with contextlib.suppress(OSError):  # it may be gone by now
             latest = os.stat(self.url).st_ctime
         return {
@@ -238,20 +238,26 @@ class LocalStorage:
         return LocalStorage(above), name
 
     def children(self) -> Sequence[str]:
-        """List the subdirectories, also those behind symbolic links."""
+        """List the subdirectories, also behind symbolic links, and the links that lead nowhere."""
         names: list[str] = []
         with posix.unless_gone("list", self.url), os.scandir(self.url) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir())
+            names = sorted(entry.name for entry in entries if posix.may_be_directory(entry))
         return names
 
-    def holders(self, name: str) -> Sequence[str]:
+    def exists(self) -> bool:
+        """List it, since a network disk may answer anything else from its cache."""
+        return posix.directory_exists(self.url)
+
+    def holders(self, name: str, expected: Expected | None = None) -> Sequence[str]:
         """Look into each subdirectory."""
-        return [child for child in self.children() if self.child(child).holds(name)]
+        expected = expected or (lambda child: os.path.isdir(self._at(child)))
+        children = [self.child(child) for child in self.children() if expected(child)]
+        return [os.path.basename(child.url) for child in children if child.holds(name)]
 
     def holds(self, name: str) -> bool:
         """Return whether a file exists."""
         is_file = False
-        with posix.unless_gone("look for", self._at(name)):
+        with posix.unless_gone("look for", self._at(name)), posix.named_link(self.url):
             is_file = stat.S_ISREG(os.stat(self._at(name)).st_mode)
         return is_file
 
@@ -259,17 +265,6 @@ class LocalStorage:
         """Remove the directory, if it is empty."""
         with contextlib.suppress(OSError):
             os.rmdir(self.url)
-
-    def _files(self) -> Mapping[str, os.stat_result]:
-        out = {}
-        with posix.unless_gone("list", self.url), os.scandir(self.url) as entries:
-            # By name: a collector removes its mark last, so this must look at it first.
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                with contextlib.suppress(FileNotFoundError):
-                    status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
-                        out[entry.name] = status
-        return out
 
     def _open(self) -> int:
         """Open the directory; one inside another not through a symbolic link."""

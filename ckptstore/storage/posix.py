@@ -36,6 +36,7 @@ _REMEDIES = {
     errno.EPERM: "; check the owner and the mode of the directory",
     errno.ENOENT: "; the directory is gone: was it moved or deleted in the meantime?",
     errno.EIO: "; the disk is failing: check it before you trust it again",
+    errno.ELOOP: "; a symbolic link leads back to itself: remove it",
     errno.EFBIG: "; raise the limit on file size (ulimit -f)",
     errno.ENOLCK: _NO_LOCKS,
     errno.ENOSYS: _NO_LOCKS,
@@ -106,12 +107,57 @@ def named_link(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        if os.path.islink(path):
+        if os.path.islink(path) and not os.path.exists(path):
             raise StorageError(
                 f"{path}: a symbolic link to nothing; remove it, or restore its target",
                 reason=Reason.DANGLING_LINK,
             ) from None
         raise
+
+
+def files(directory: str) -> dict[str, os.stat_result]:
+    """Return the files and symbolic links in a directory; none if there is no directory."""
+    out = {}
+    with unless_gone("list", directory), os.scandir(directory) as entries:
+        # By name: a collector removes its mark last, so this must look at it first.
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            with contextlib.suppress(FileNotFoundError):
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+                    out[entry.name] = status
+    return out
+
+
+def may_be_directory(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a directory, leads to one, or cannot be looked at."""
+    try:
+        return entry.is_dir() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:
+        return True  # such as a link to itself
+
+
+def directory_exists(path: str) -> bool:
+    """Return whether a directory exists, by listing it.
+
+    Raises:
+        StorageError: reason ``not-a-directory`` or ``dangling-link``; it cannot be listed.
+    """
+    with errors("list", path), named_link(path):
+        try:
+            with os.scandir(path) as entries:
+                next(entries, None)
+        except NotADirectoryError:
+            raise StorageError(
+                f"{path}: not a directory; remove it, or choose another place",
+                reason=Reason.NOT_A_DIRECTORY,
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+            if os.path.islink(path):
+                raise
+            return False
+    return True
 
 
 def refuse_link(path: str) -> None:

@@ -377,7 +377,7 @@ def test_a_listing_that_fails_after_the_save_is_logged(
     manager = Manager(tmp_path, keep=keep_last(1))
     manager.save(1, tree(1))
 
-    def fail(self: Any, name: str) -> None:
+    def fail(*args: Any) -> None:
         raise ckptstore.StorageError("no listing")
 
     monkeypatch.setattr(LocalStorage, "holders", fail)
