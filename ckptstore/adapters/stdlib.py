@@ -98,8 +98,9 @@ def _make_attributed(values: Sequence[Any]) -> Any:
         raise TypeError("its fields have wrong types")
     if not attributes or _hidden(attributes):
         raise TypeError("its attributes are missing or hide a method")
-    vars(items).update(attributes)
-    return items
+    made = OrderedDict(items)  # the plain one may also stand elsewhere
+    vars(made).update(attributes)
+    return made
 
 
 def _take_counter(x: Any) -> Sequence[Any]:
@@ -152,13 +153,19 @@ def _namespace_of(cls: type) -> Record:
 
 
 def _time_of(cls: Callable[..., Any], *numbers: str) -> Record:
+    def take(x: Any) -> Sequence[Any]:
+        return [getattr(x, name) for name in numbers]
+
     def make(values: Sequence[Any]) -> Any:
         if any(type(value) is not int for value in values):
             raise TypeError("its fields have wrong types")
-        return cls(*values)
+        made = cls(*values)
+        if take(made) != [*values]:
+            raise ValueError(f"{values} are not in the form that Python gives them")
+        return made
 
     row = object_row(f"datetime.{cls.__name__}", *numbers)
-    return Record(row, lambda x: [getattr(x, name) for name in numbers], make)
+    return Record(row, take, make)
 
 
 def _take_datetime(x: datetime) -> Sequence[Any]:

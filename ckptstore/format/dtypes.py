@@ -46,6 +46,7 @@ _NBYTES = {
     **{name: np.dtype(name).itemsize for name in _NATIVE},
     **{name: max(bits // 8, 1) for name, bits in _ML_BITS.items()},
 }
+_MISREAD = (">complex32", ">bcomplex32")
 _LONGDOUBLES = {64: "x87-80", 113: "binary128", 106: "double-double", 53: "binary64"}
 _COUNTED = re.compile(r"(str|bytes|void)\[(0|[1-9][0-9]{0,9})\]")
 _TIME = re.compile(
@@ -255,6 +256,8 @@ def resolve(stored: Stored, *, where: str) -> np.dtype[Any]:
 def _resolve(stored: Any) -> np.dtype[Any]:
     if type(stored) is str:
         dtype = _resolve_name(stored.removeprefix(">"))
+        if stored in _MISREAD:
+            raise DtypeRefusal("ml_dtypes reads other values from its big-endian elements")
         return dtype.newbyteorder(">" if stored.startswith(">") else "<")
     if "base" in stored:
         return np.dtype((_resolve(stored["base"]), tuple(stored["shape"])))

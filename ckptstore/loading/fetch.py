@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -99,7 +101,7 @@ def _take(
     done: tuple[Range, Array, bool, Future[None]],
     whole: dict[int, Array],
     missing: dict[int, int],
-    cut: set[int],
+    cut: Mapping[int, tuple[int, int]],
     index: Index,
     makers: Mapping[int, Make],
 ) -> Iterator[tuple[int, Any]]:
@@ -118,7 +120,10 @@ def _take(
         missing[leaf] -= 1
         if not missing[leaf]:
             data = whole.pop(leaf)
-            yield leaf, makers[leaf](_join_cells(data, index, leaf) if leaf in cut else data)
+            yield (
+                leaf,
+                makers[leaf](_join_cells(data, index, leaf, *cut[leaf]) if leaf in cut else data),
+            )
 
 
 def _get(snapshot: Snapshot, tree: StoredTree, range_: Range, memory: Array) -> None:
@@ -148,33 +153,33 @@ def _aligned(nbytes: int) -> Array:
     return memory[start : start + nbytes]
 
 
-def _cut_leaves(index: Index) -> set[int]:
-    """Return the leaves whose grid has more than one cell."""
+def _cut_leaves(index: Index) -> dict[int, tuple[int, int]]:
+    """Return the first axis and the first cut of the leaves whose grid has more than one cell."""
     leaves = index.leaves
     if not leaves.cuts.size:
-        return set()
+        return {}
     axis_leaf = np.repeat(np.arange(len(leaves)), leaves.ndim)
-    return set(axis_leaf[leaves.grid > 1].tolist())
+    cut = np.unique(axis_leaf[leaves.grid > 1])
+    axes = (np.cumsum(leaves.ndim) - leaves.ndim)[cut]
+    cuts = (np.cumsum(leaves.grid - 1) - (leaves.grid - 1))[axes]
+    return dict(zip(cut.tolist(), zip(axes.tolist(), cuts.tolist(), strict=True), strict=True))
 
 
-def _join_cells(data: Array, index: Index, leaf: int) -> Array:
+def _join_cells(data: Array, index: Index, leaf: int, axis: int, cut: int) -> Array:
     """Put the cells of a leaf, which follow each other in `data`, in their places."""
-    leaves = index.leaves
-    first = int(leaves.ndim[:leaf].sum())
-    axes = range(first, first + int(leaves.ndim[leaf]))
-    cut = int((leaves.grid[:first] - 1).sum())
+    leaves, shape = index.leaves, index.shape(leaf)
     bounds = []
-    for axis in axes:
-        inner = leaves.cuts[cut : cut + int(leaves.grid[axis]) - 1].tolist()
+    for number, length in enumerate(shape, start=axis):
+        inner = leaves.cuts[cut : cut + int(leaves.grid[number]) - 1].tolist()
         cut += len(inner)
-        bounds.append([0, *inner, int(leaves.dims[axis])])
-    shape = tuple(int(leaves.dims[axis]) for axis in axes)
-    itemsize = data.size // int(np.prod(shape))
+        bounds.append([0, *inner, length])
     out = _aligned(data.size)
-    view, at = out.reshape(*shape, itemsize), 0
-    for cell in np.ndindex(*(len(b) - 1 for b in bounds)):
+    # An axis of its own for the bytes of an element would be the 65th of 64.
+    element = np.dtype((np.void, data.size // math.prod(shape)))
+    view, elements, at = out.view(element).reshape(shape), data.view(element), 0
+    for cell in itertools.product(*(range(len(b) - 1) for b in bounds)):
         slices = tuple(slice(b[i], b[i + 1]) for b, i in zip(bounds, cell, strict=True))
         part = view[slices]
-        part[...] = data[at : at + part.size].reshape(part.shape)
+        part[...] = elements[at : at + part.size].reshape(part.shape)
         at += part.size
     return out

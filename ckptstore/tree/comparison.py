@@ -227,7 +227,7 @@ class _Comparison:
         elif shape != shape_like:
             self._differ(i, f"shape {list(shape)}", str(list(shape_like)))
         elif dtype != dtype_like:
-            self._compare_dtype(i, dtype, dtype_like)
+            self._compare_dtype(i, row, dtype, dtype_like)
         wish = (str(dtype_like), adapter.place(x) if adapter is not None else None)
         self._wish(i, wish)
         self.target.places[leaf] = wish[1]
@@ -247,8 +247,12 @@ class _Comparison:
                 "shardings; make them equal in `like`",
             )
 
-    def _compare_dtype(self, i: int, stored: dtypes.Stored, like: dtypes.Stored) -> None:
+    def _compare_dtype(
+        self, i: int, row: TypeRow, stored: dtypes.Stored, like: dtypes.Stored
+    ) -> None:
         source = dtypes.resolve(stored, where=self.stored.where)
+        if _in_memory(row, source) == like:
+            return
         target = dtypes.resolve(like, where="like")
         numeric = _is_numeric(source) and _is_numeric(target)
         if not numeric or _rank(like, target) < _rank(stored, source):
@@ -316,6 +320,19 @@ def _hint(row: TypeRow, cls: type) -> str:
         f"; if it is the same class, pass types={{'{row}': {cls.__name__}}}, or "
         f"ckptstore.register({cls.__name__}, name='{row}')"
     )
+
+
+def _in_memory(row: TypeRow, dtype: np.dtype[Any]) -> dtypes.Stored | None:
+    """Return the form in which `save` would store a loaded dtype; None if it would refuse it.
+
+    Another writer may spell it differently (``[1D]``), and numpy's scalars have no byte order.
+    """
+    if str(row) == "numpy.generic" and dtype.names is None:
+        dtype = dtype.newbyteorder("=")
+    try:
+        return dtypes.describe(dtype)
+    except dtypes.DtypeRefusal:
+        return None
 
 
 def _is_numeric(dtype: np.dtype[Any]) -> bool:

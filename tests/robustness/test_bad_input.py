@@ -403,6 +403,20 @@ def test_a_dtype_that_is_not_here_is_described_and_refused(tmp_path: Path) -> No
     assert ckptstore.verify(url) == []
 
 
+@pytest.mark.parametrize("name", [">complex32", ">bcomplex32"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_dtype_whose_values_are_misread_here_is_refused(
+    name: str, inside: bool, tmp_path: Path
+) -> None:
+    flags = {"aligned": False, "record": False}
+    field = {"name": "a", "dtype": name, "offset": 0}
+    stored = {"fields": [field], "itemsize": 4, **flags} if inside else name
+    leaf = made.L(shape=(1,), data=bytes.fromhex("003e00c0"))
+    url = place(made.Draft(made.leaf(), [leaf], dtypes=[stored]), tmp_path / "c")
+    raised(lambda: ckptstore.load(url), "dtype-not-here", str(url), name, "ml_dtypes")
+    assert ckptstore.verify(url) == []
+
+
 def test_a_dtype_of_a_newer_ml_dtypes_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +428,25 @@ def test_a_dtype_of_a_newer_ml_dtypes_is_refused(
         raised(lambda: ckptstore.load(url), "dtype-not-here", "int4", "newer ml_dtypes")
     finally:
         dtypes._resolve_name.cache_clear()
+
+
+@pytest.mark.parametrize("axes", [2, 31, 32, 33, 63, 64])
+@pytest.mark.parametrize("dtype", ["int16", "complex128", "void[3]"])
+def test_an_array_of_many_axes_that_is_cut_is_joined(axes: int, dtype: str, tmp_path: Path) -> None:
+    shape = (3, *[1] * (axes - 2), 2)
+    size = np.dtype(dtype.replace("void[3]", "V3")).itemsize
+    data = bytes(range(6 * size))
+    cells = [data[i * size : (i + 1) * size] for i in (0, 1, 2, 4, 3, 5)]
+    cells = [cells[0], cells[1], cells[2] + cells[3], cells[4] + cells[5]]
+    cuts = [[1], *[()] * (axes - 2), [1]]
+    leaf = made.L(shape=shape, cuts=cuts, cells=cells)
+    url = place(made.Draft(made.leaf(), [leaf], dtypes=[dtype]), tmp_path / "c")
+    try:
+        loaded = ckptstore.load(url)
+    except ckptstore.UnsupportedError:  # numpy before 2 has 32 axes
+        assert axes > 32 and np.__version__ < "2"
+    else:
+        assert loaded.shape == shape and loaded.tobytes() == data
 
 
 # --- time and memory that grow no faster than the file --------------------------------------------

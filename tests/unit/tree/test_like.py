@@ -19,6 +19,8 @@ import pytest
 
 import ckptstore
 from ckptstore.types import registry
+from tests.conformance import make_conformance as made
+from tests.support import independent_reader
 from tests.support.compare import assert_exact, assert_refused, differences
 
 try:
@@ -618,3 +620,28 @@ def test_arrays_numpy_inspect_and_verify_need_no_framework(tmp_path: pathlib.Pat
 def test_arrays_takes_no_other_word(url: pathlib.Path) -> None:
     with pytest.raises(ckptstore.StructureError, match="arrays is 'torch'"):
         ckptstore.load(url, arrays="torch")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("row", "dtype"),
+    [
+        ("ndarray", "datetime64[1D]"),
+        ("ndarray", ">timedelta64[1s]"),
+        ("generic", ">int16"),
+        ("generic", ">complex128"),
+        ("generic", ">datetime64[1ns]"),
+    ],
+)
+def test_a_dtype_that_another_writer_spells_otherwise_fits_its_own_value(
+    row: str, dtype: str, tmp_path: pathlib.Path
+) -> None:
+    types = [("array", "numpy", row)]
+    data = bytes(range(independent_reader.parse(dtype).size))
+    draft = made.Draft(made.leaf(), [made.L(shape=(), data=data)], types, [dtype])
+    for name, content in draft.files().items():
+        (tmp_path / name).write_bytes(content)
+    loaded = ckptstore.load(tmp_path)
+    assert differences(loaded, ckptstore.load(tmp_path, loaded)) == []
+    assert np.asarray(ckptstore.load(tmp_path, loaded)).tobytes() == loaded.tobytes()
+    with pytest.raises(ckptstore.StructureError, match="in the checkpoint"):
+        ckptstore.load(tmp_path, np.zeros((), "int8")[()])

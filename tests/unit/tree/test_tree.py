@@ -290,6 +290,8 @@ WRONG_FIELDS: list[tuple[Any, list[Any]]] = [
     (datetime.date.max, [2026, 1, 1.0]),
     (datetime.date.max, [2026, 13, 1]),
     (datetime.timedelta(), [10**12, 0, 0]),
+    (datetime.timedelta(), [0, 86_400, 0]),
+    (datetime.timedelta(), [1, -1, 0]),
     (datetime.datetime.max, [2026, 1, 1, 0, 0, 0, 0, 2, None]),
     (datetime.datetime.max, [2026, 1, 1, 0, 0, 0, 0, 0, datetime.timedelta()]),
     (datetime.UTC, [datetime.timedelta(days=1), None]),
@@ -312,6 +314,22 @@ def test_an_object_of_other_fields_is_an_error(
     ) as caught:
         ckptstore.load(tmp_path / "c")
     assert caught.value.reason == "cannot-make"
+
+
+def test_attributes_are_given_to_no_ordered_dict_that_also_stands_elsewhere(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = collections.OrderedDict(a=1)
+    state = with_attribute(collections.OrderedDict(), "name")
+    records: Any = stdlib.ADAPTER.records
+    cls = collections.OrderedDict
+    take = lambda x: [plain, {"itself": plain}]  # noqa: E731
+    monkeypatch.setitem(records, cls, dataclasses.replace(records[cls], take=take))
+    ckptstore.save(tmp_path / "c", [plain, state])
+    monkeypatch.undo()
+    first, second = ckptstore.load(tmp_path / "c")
+    assert first is not second and first == second == plain
+    assert vars(first) == {} and vars(second)["itself"] is first
 
 
 def test_load_runs_no_code_of_a_class(tmp_path: pathlib.Path) -> None:
