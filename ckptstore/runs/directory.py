@@ -33,7 +33,7 @@ _log = logging.getLogger("ckptstore")
 _TRIES = 10
 _STALE_SECONDS = 90
 """NFS keeps the listing of a directory for a minute, sshfs for less."""
-
+_LISTINGS = 100
 _Loaded = TypeVar("_Loaded")
 
 
@@ -69,10 +69,10 @@ class Run:
     def committed(self) -> list[int]:
         """Return the committed steps, in order, without reading a manifest."""
         with self._open() as store:
-            while not (found := _committed(store)):
-                if self.newest() is None:
-                    break
-        return found
+            for _ in range(_LISTINGS):
+                if (found := _committed(store)) or self.newest() is None:
+                    return found
+            raise _unsettled(store)
 
     def newest(self, but: Collection[int] = ()) -> int | None:
         """Return the newest committed step outside of `but`: one listing, then checks downwards.
@@ -88,7 +88,7 @@ class Run:
         gone: set[int] = set()
         waits = 0
         with self._open() as store:
-            while True:
+            for _ in range(_LISTINGS):
                 found = steps_of(store.children())
                 for name in sorted(found, key=lambda name: found[name], reverse=True):
                     if found[name] not in but and store.child(name).holds(MANIFEST):
@@ -101,10 +101,10 @@ class Run:
                     self._wait(stale, waits)
                     waits += 1
                 elif found == before and not gone:
-                    break
+                    _refuse_checkpoint(store)
+                    return None
                 before = found
-            _refuse_checkpoint(store)
-        return None
+            raise _unsettled(store)
 
     def _wait(self, stale: Sequence[int], waits: int) -> None:
         """Wait for a cached listing to expire."""
@@ -255,6 +255,14 @@ def _readable(store: Storage, name: str) -> bool:
             _log.warning("%s; it is left alone, and the other steps are evicted", error)
             return False
     return is_step(name)
+
+
+def _unsettled(store: Storage) -> StorageError:
+    return StorageError(
+        f"{store.url}: {_LISTINGS} listings in a row contradict each other about the steps of the "
+        "run; check the store, and whether other processes keep deleting steps; then try again",
+        reason=Reason.UNAVAILABLE,
+    )
 
 
 def _refuse_checkpoint(store: Storage) -> None:

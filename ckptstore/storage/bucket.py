@@ -9,15 +9,21 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self, TypeVar
 
 from ckptstore import concurrency
 from ckptstore.digests import Buffer
 from ckptstore.errors import CheckpointError, Reason, StorageError
+from ckptstore.storage import listing
 from ckptstore.storage.atomic_upload import AtomicUpload
+<<<<<<< HEAD
 from ckptstore.storage.base import Expected, Traffic, WithoutLinks
 from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Page, Version
+=======
+from ckptstore.storage.base import Traffic
+from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Version
+>>>>>>> 1366195 (Refuse a listing whose pages make no sense, and bound every answer of a store)
 from ckptstore.storage.retry import PARALLEL, Requests
 
 T = TypeVar("T")
@@ -110,7 +116,7 @@ class BucketStorage(WithoutLinks):
                     Kind.MISSING,
                     Kind.CONDITION,
                 )
-                if self._page(key, None, "/").sizes.get(key) == nbytes:
+                if listing.page(self._requests, key).sizes.get(key) == nbytes:
                     return True
         except (FileNotFoundError, FileExistsError):
             pass
@@ -150,13 +156,16 @@ class BucketStorage(WithoutLinks):
 
         Some servers cannot list. Files in a bucket cannot be held open.
         """
-        listing: Mapping[str, int] = {}
-        with contextlib.suppress(StorageError):
-            listing = self.list() if len(names) > 1 else {}
-        out = {name: listing[name] for name in names if name in listing}
+        listed: Mapping[str, int] = {}
+        try:
+            listed = self.list() if len(names) > 1 else {}
+        except StorageError as error:
+            if error.reason == Reason.UNAVAILABLE:
+                raise
+        out = {name: listed[name] for name in names if name in listed}
         for name in names:
             key = self._prefix + name
-            if name not in out and key in (page := self._page(key, None, "/")).sizes:
+            if name not in out and key in (page := listing.page(self._requests, key)).sizes:
                 out[name] = page.sizes[key]
         return out
 
@@ -176,7 +185,11 @@ class BucketStorage(WithoutLinks):
 
     def list(self) -> Mapping[str, int]:
         """List the objects directly below the prefix."""
-        return self._names(size for page in self._pages() for size in page.sizes.items())
+        return self._names(
+            size
+            for page in listing.pages(self._requests, self._prefix)
+            for size in page.sizes.items()
+        )
 
     def delete(self, name: str, expected: bytes | None = None) -> None:
         """Remove an object; with `expected`, only the version that holds exactly those bytes."""
@@ -193,7 +206,11 @@ class BucketStorage(WithoutLinks):
 
     def changed(self) -> Mapping[str, float]:
         """Return the time at which each object was written."""
-        return self._names(time for page in self._pages() for time in page.changed.items())
+        return self._names(
+            time
+            for page in listing.pages(self._requests, self._prefix)
+            for time in page.changed.items()
+        )
 
     def unfinished(self) -> Mapping[str, float]:
         """Return the time at which each unfinished multipart upload began."""
@@ -218,7 +235,11 @@ class BucketStorage(WithoutLinks):
     def children(self) -> Sequence[str]:
         """List the subdirectories, with one request for each 1,000."""
         start = len(self._prefix)
-        return [prefix[start:-1] for page in self._pages() for prefix in page.prefixes]
+        return [
+            prefix[start:-1]
+            for page in listing.pages(self._requests, self._prefix)
+            for prefix in page.prefixes
+        ]
 
     def holders(self, name: str, expected: Expected | None = None) -> Sequence[str]:
         """Find the subdirectories with an object of that name, in as few requests as possible.
@@ -226,12 +247,12 @@ class BucketStorage(WithoutLinks):
         That is one listing of everything below. If its first page shows that this would take more
         requests than asking for each subdirectory, each is asked for.
         """
-        first = self._page(self._prefix, None, "")
+        first = listing.page(self._requests, self._prefix, "")
         rows = (key[len(self._prefix) :].partition("/") for key in first.sizes)
         below = {child for child, slash, _ in rows if slash}
         if first.token is None or len(below) > 1:
             holders = []
-            for page in self._pages("", first):
+            for page in listing.pages(self._requests, self._prefix, "", first):
                 parts = (key[len(self._prefix) :].split("/") for key in page.sizes)
                 holders += [part[0] for part in parts if len(part) == 2 and part[1] == name]
             return [child for child in holders if expected is None or expected(child)]
@@ -322,19 +343,6 @@ class BucketStorage(WithoutLinks):
         self._requests.ask(
             "write", key, lambda client, _: client.put(key, data, condition), *expected
         )
-
-    def _pages(self, delimiter: str = "/", first: Page | None = None) -> Iterator[Page]:
-        page = first or self._page(self._prefix, None, delimiter)
-        yield page
-        while page.token is not None:
-            page = self._page(self._prefix, page.token, delimiter)
-            yield page
-
-    def _page(self, prefix: str, token: str | None, delimiter: str) -> Page:
-        page: Page = self._requests.ask(
-            "list", prefix, lambda client, _: client.page(prefix, token, delimiter=delimiter)
-        )
-        return page
 
     def _names(self, rows: Iterable[tuple[str, T]]) -> dict[str, T]:
         """Return the rows directly below the prefix, by name."""

@@ -17,7 +17,16 @@ from azure.storage.blob import BlobBlock, BlobProperties
 from ckptstore.digests import Buffer
 from ckptstore.errors import Reason
 from ckptstore.storage.clients import sync
-from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Page, Settings, Upload, Version
+from ckptstore.storage.clients.base import (
+    ABSENT,
+    Failure,
+    Kind,
+    Page,
+    Paging,
+    Settings,
+    Upload,
+    Version,
+)
 
 _LARGE_NBYTES = 1 << 20
 _HOST = re.compile(r"(.+)\.(?:dfs|blob)\.core\.windows\.net")
@@ -53,6 +62,7 @@ class AzureClient:
         self._fs = adlfs.AzureBlobFileSystem(skip_instance_cache=True, **arguments)
         self._container_name = container
         self._timeout = settings.timeout
+        self._deadline = settings.deadline
         self.endpoint: str = self._fs.service_client.primary_hostname
 
     def read(self, key: str, limit: int) -> tuple[bytes, Version]:
@@ -181,9 +191,10 @@ class AzureClient:
         ]
 
     def _all(self, prefix: str, **more: Any) -> Iterator[Any]:
-        token: str | None = None
+        paging, token = Paging(self._deadline), None
         while True:
             items, token = self._run(self._list(prefix, token, **more))
+            paging.check((item.name for item in items), token)
             yield from items
             if token is None:
                 return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import enum
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -81,6 +82,49 @@ class Page:
     changed: Mapping[str, float]
     prefixes: Sequence[str] = ()
     token: str | None = None
+
+
+class Paging:
+    """The course of one listing: each page brings something new, and there is a last one.
+
+    Args:
+        seconds: the time for the whole listing.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+        self._tokens: set[object] = set()
+        self._seen: set[str] = set()
+
+    def check(self, names: Iterable[str], token: object) -> None:
+        """Check a page. Pages may be empty, but none may come twice.
+
+        Args:
+            names: everything that the page lists.
+            token: the start of the next page; None on the last.
+
+        Raises:
+            Failure: REFUSED: the listing makes no sense, or takes too long.
+        """
+        found = set(names)
+        if self._tokens and found and found <= self._seen:
+            raise nonsense("a later page of the listing has nothing but entries of earlier ones")
+        self._seen |= found
+        if token is None:
+            return
+        if token in self._tokens:
+            raise nonsense("two pages of the listing name the same next page")
+        self._tokens.add(token)
+        if time.monotonic() > self._end:
+            raise nonsense(
+                f"the listing does not end in {self._seconds:.3g} s ({len(self._tokens)} pages)"
+            )
+
+
+def nonsense(message: str) -> Failure:
+    """Return the failure for an answer that contradicts itself, so that it counts as none."""
+    return Failure(Kind.REFUSED, message, Reason.UNAVAILABLE)
 
 
 @dataclass(frozen=True, slots=True)

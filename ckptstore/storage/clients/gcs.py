@@ -15,6 +15,7 @@ import aiohttp
 from yarl import URL
 
 from ckptstore.digests import Buffer
+from ckptstore.storage.clients import sync
 from ckptstore.storage.clients.base import (
     ABSENT,
     COPIED_NBYTES,
@@ -87,12 +88,8 @@ class GCSClient:
         """objects.get of a range from 0; again if the answer does not name a generation."""
 
         async def receive(answer: aiohttp.ClientResponse) -> tuple[bytes, Version | None]:
-            data = bytearray()
-            async for piece, _ in answer.content.iter_chunks():
-                data += piece
-                if len(data) > limit:
-                    break
-            return bytes(data[: limit + 1]), answer.headers.get("x-goog-generation")
+            data = await sync.beginning(answer.content, limit + 1)
+            return data, answer.headers.get("x-goog-generation")
 
         def media(generation: Version | None) -> tuple[bytes, Version | None]:
             url = self._api.object(key, alt="media", ifGenerationMatch=generation)
@@ -126,10 +123,11 @@ class GCSClient:
         async def receive(answer: aiohttp.ClientResponse) -> None:
             check_range(answer.headers.get("Content-Range"), start, view.nbytes)
             at = 0
-            async for piece, _ in answer.content.iter_chunks():
-                taken = piece[: view.nbytes - at]
-                view[at : at + len(taken)] = taken
-                at += len(taken)
+            while at < view.nbytes and (
+                piece := await answer.content.read(min(_PIECE_NBYTES, view.nbytes - at))
+            ):
+                view[at : at + len(piece)] = piece
+                at += len(piece)
             if at < view.nbytes:
                 raise Failure(Kind.AGAIN, f"the answer to {asked} ended after {at} bytes")
 
@@ -168,7 +166,7 @@ class GCSClient:
             )
             if done:
                 return
-            if copied == before or not token:
+            if copied > nbytes or (before is not None and copied <= before) or not token:
                 raise Failure(Kind.AGAIN, f"the store copied only {copied} bytes")
             before = copied
 
@@ -183,7 +181,7 @@ class GCSClient:
             delimiter=delimiter,
             pageToken=token,
             maxResults=str(_PAGE_LENGTH),
-            fields="items(name,size,timeCreated),prefixes,nextPageToken",
+            fields="kind,items(name,size,timeCreated),prefixes,nextPageToken",
         )
         return self._api.ask("GET", url, json_of(_page), where="bucket")
 
@@ -272,6 +270,8 @@ class GCSClient:
 
 
 def _page(got: Any) -> Page:
+    if not {"kind", "items", "prefixes"} & set(got):
+        raise Failure(Kind.AGAIN, "the answer is not a listing")
     items = got.get("items", ())
     times = {item["name"]: datetime.fromisoformat(item["timeCreated"]) for item in items}
     return Page(

@@ -120,7 +120,7 @@ class Api:
             ) as answer:
                 if answer.status < 300 or (answer.status == 308 and where == "upload"):
                     return await receive(answer)
-                raise answered(answer.status, await answer.read(), where)
+                raise answered(answer.status, await sync.whole(answer), where)
 
         limits = aiohttp.ClientTimeout(
             total=None, sock_connect=min(_CONNECT_TIMEOUT, self._timeout)
@@ -145,14 +145,14 @@ def json_of(parse: Callable[[Any], T]) -> Receive[T]:
     """Return a reader of JSON answers; if `parse` rejects an answer, the request failed."""
 
     async def receive(answer: aiohttp.ClientResponse) -> T:
-        return parse(json.loads(await answer.read()))
+        return parse(json.loads(await sync.whole(answer)))
 
     return receive
 
 
 async def nothing(answer: aiohttp.ClientResponse) -> None:
     """Read an answer whose status is all that matters."""
-    await answer.read()
+    await sync.whole(answer)
 
 
 def _known_options() -> set[str]:

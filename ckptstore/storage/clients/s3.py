@@ -5,12 +5,15 @@ s3fs supplies options, credentials and sessions. Its own requests are not used: 
 
 from __future__ import annotations
 
+import inspect
 import io
 import re
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import s3fs  # type: ignore[import-untyped, unused-ignore]
+from aiobotocore.config import AioConfig  # type: ignore[import-untyped, unused-ignore]
+from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped, unused-ignore]
 
 from ckptstore.digests import Buffer
 from ckptstore.errors import Reason
@@ -21,11 +24,14 @@ from ckptstore.storage.clients.base import (
     Failure,
     Kind,
     Page,
+    Paging,
     Settings,
     Upload,
     Version,
     check_range,
+    nonsense,
 )
+from ckptstore.storage.clients.s3_errors import failure_of
 
 _PIECE_NBYTES = 256 << 10
 _CONNECTIONS = 32
@@ -54,12 +60,14 @@ class S3Client:
             "max_pool_connections": _CONNECTIONS,
             "retries": {"total_max_attempts": 1},
             "response_checksum_validation": "when_required",  # our own checksums decide
+            **_BOUNDED,
         } | dict(options.get("config_kwargs") or {})
         arguments = {"use_listings_cache": False} | dict(options) | {"config_kwargs": config}
         self._fs = s3fs.S3FileSystem(skip_instance_cache=True, **arguments)
         self._always = {**self._fs.s3_additional_kwargs, **self._fs.req_kw}
         self._bucket = bucket
         self._timeout = settings.timeout
+        self._deadline = settings.deadline
         client = sync.run(
             self._fs.loop, self._fs.set_session(), settings.timeout, failure_of=_refusal_of
         )
@@ -71,7 +79,7 @@ class S3Client:
         async def request() -> tuple[bytes, Version]:
             answer = await self._call("get_object", Key=key, Range=f"bytes=0-{limit}")
             try:
-                return (await answer["Body"].read())[: limit + 1], answer["ETag"]
+                return await sync.beginning(answer["Body"], limit + 1), answer["ETag"]
             finally:
                 answer["Body"].close()
 
@@ -130,12 +138,14 @@ class S3Client:
 
         async def request() -> Page:
             listing = _listing(await self._call("list_objects_v2", Prefix=prefix, **more))
-            items = listing.get("Contents", ())
+            items, token = listing.get("Contents", ()), listing.get("NextContinuationToken")
+            if listing["IsTruncated"] and not token:
+                raise nonsense("more entries follow, but the answer does not say where")
             return Page(
                 {item["Key"]: item["Size"] for item in items},
                 {item["Key"]: item["LastModified"].timestamp() for item in items},
                 [item["Prefix"] for item in listing.get("CommonPrefixes", ())],
-                listing.get("NextContinuationToken"),
+                token or None,
             )
 
         return self._run(request())
@@ -180,26 +190,23 @@ class S3Client:
 
     def uploads(self, prefix: str) -> Sequence[Upload]:
         """ListMultipartUploads."""
-
-        async def request() -> list[Upload]:
-            uploads: list[Upload] = []
-            more: dict[str, str] = {}
-            while True:
-                listing = _listing(
-                    await self._call("list_multipart_uploads", Prefix=prefix, **more)
-                )
-                uploads += [
-                    Upload(item["Key"], item["UploadId"], 0, item["Initiated"].timestamp())
-                    for item in listing.get("Uploads", ())
-                ]
-                if not listing["IsTruncated"]:
-                    return [upload for upload in uploads if upload.key.startswith(prefix)]
-                more = {
-                    "KeyMarker": listing["NextKeyMarker"],
-                    "UploadIdMarker": listing["NextUploadIdMarker"],
-                }
-
-        return self._run(request())
+        uploads: list[Upload] = []
+        paging, more = Paging(self._deadline), dict[str, str]()
+        while True:
+            asked = self._call("list_multipart_uploads", Prefix=prefix, **more)
+            listing = _listing(self._run(asked))
+            found = [
+                Upload(item["Key"], item["UploadId"], 0, item["Initiated"].timestamp())
+                for item in listing.get("Uploads", ())
+            ]
+            uploads += [upload for upload in found if upload.key.startswith(prefix)]
+            names = "KeyMarker", "UploadIdMarker"
+            more = {name: listing[f"Next{name}"] for name in names if listing.get(f"Next{name}")}
+            if not listing["IsTruncated"]:
+                return uploads
+            if "KeyMarker" not in more:
+                raise nonsense("more uploads follow, but the answer does not say where")
+            paging.check((upload.id for upload in found), tuple(more.values()))
 
     async def _call(self, method: str, **arguments: Any) -> Any:
         """Send one request, with the general options that this kind of request accepts."""
@@ -212,6 +219,38 @@ class S3Client:
 
     def _run(self, request: Coroutine[Any, Any, T], nbytes: int = 0) -> T:
         return sync.run(self._fs.loop, request, self._timeout, nbytes, failure_of=failure_of)
+
+
+class _Session(AIOHTTPSession):  # type: ignore[misc, unused-ignore]
+    """Connections on which an answer that is read whole, a listing or an error, has a bound."""
+
+    async def send(self, request: Any) -> Any:
+        streamed, request.stream_output = request.stream_output, True
+        answer = await super().send(request)
+        answer.raw = _Bounded(answer.raw)
+        if not streamed:
+            await answer.content
+        return answer
+
+
+class _Bounded:
+    """An answer of aiohttp that ends with an error if it is too long to be read whole."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._answer, name)
+
+    async def read(self) -> bytes:
+        return await sync.whole(self._answer)
+
+
+_BOUNDED: Mapping[str, Any] = (  # aiobotocore before 2.20 has no such option
+    {"http_session_cls": _Session}
+    if "http_session_cls" in inspect.signature(AioConfig).parameters
+    else {}
+)
 
 
 def _header(condition: Version | None) -> dict[str, str]:
@@ -227,84 +266,7 @@ def _listing(answer: Any) -> Any:
     return answer
 
 
-_CONDITION = {"PreconditionFailed", "412"}
-_MISSING = {"NoSuchKey", "NoSuchUpload", "404", "NotFound"}
-_SHORT = {"InvalidRange", "416"}
-_DAMAGED_ON_THE_WAY = {"BadDigest", "IncompleteBody", "InvalidDigest", "XAmzContentSHA256Mismatch"}
-_BUSY = {
-    "ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown",
-    "Throttling", "ThrottlingException", "TooManyRequests",
-}  # fmt: skip
-_REASONS = {
-    "NoSuchBucket": Reason.NO_BUCKET,
-    "InvalidBucketName": Reason.NO_BUCKET,
-    "AccessDenied": Reason.PERMISSION,
-    "AllAccessDisabled": Reason.PERMISSION,
-    "403": Reason.PERMISSION,
-    "Forbidden": Reason.PERMISSION,
-    "ExpiredToken": Reason.CREDENTIALS,
-    "ExpiredTokenException": Reason.CREDENTIALS,
-    "TokenRefreshRequired": Reason.CREDENTIALS,
-    "InvalidToken": Reason.CREDENTIALS,
-    "InvalidAccessKeyId": Reason.CREDENTIALS,
-    "SignatureDoesNotMatch": Reason.CREDENTIALS,
-    "RequestTimeTooSkewed": Reason.CREDENTIALS,
-    "PermanentRedirect": Reason.WRONG_REGION,
-    "TemporaryRedirect": Reason.WRONG_REGION,
-    "301": Reason.WRONG_REGION,
-    "AuthorizationHeaderMalformed": Reason.WRONG_REGION,
-    "IllegalLocationConstraintException": Reason.WRONG_REGION,
-    "QuotaExceeded": Reason.DISK_FULL,
-    "InsufficientStorage": Reason.DISK_FULL,
-    "NotImplemented": Reason.NOT_SUPPORTED,
-    "501": Reason.NOT_SUPPORTED,
-    "507": Reason.DISK_FULL,
-    "InvalidObjectState": Reason.STORAGE,
-}
-_NO_CREDENTIALS = re.compile(r"Credential|Profile|SSO|Token|Config")
-_BAD_URL = re.compile(r"ParamValidation|InvalidRegion|UnknownEndpoint|EndpointResolver")
-_BAD_OPTION = re.compile(r"UnknownSignature|UnknownService|InvalidS3|UnsupportedS3|InvalidRetry")
-
-
-def failure_of(error: Exception) -> Failure:
-    """Return the failure for an exception of botocore."""
-    response = getattr(error, "response", None)
-    if isinstance(response, Mapping) and "Error" in response:
-        return _answered(response)
-    name, message = type(error).__name__, f"{type(error).__name__}: {error}"
-    if type(error).__module__.startswith("botocore") and not isinstance(error, OSError):
-        if _NO_CREDENTIALS.search(name):
-            return Failure(Kind.REFUSED, message, Reason.CREDENTIALS)
-        if _BAD_URL.search(name):
-            return Failure(Kind.REFUSED, message, Reason.BAD_URL)
-        if _BAD_OPTION.search(name):
-            return Failure(Kind.REFUSED, message, Reason.BAD_OPTIONS)
-    return Failure(Kind.AGAIN, message, answered=False)
-
-
 def _refusal_of(error: Exception) -> Exception:
     """Return the error for an exception of making a client, unless an option is wrong."""
     failure = failure_of(error)
     return failure if failure.kind is Kind.REFUSED else error
-
-
-def _answered(response: Mapping[str, Any]) -> Failure:
-    """Return the failure for an error of the store; its code is more exact than its status."""
-    code = str(response["Error"].get("Code", ""))
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    message = f"{status} {code} ({response['Error'].get('Message', '')})"
-    if code in _CONDITION or status == 412:
-        return Failure(Kind.CONDITION, message)
-    if code in _SHORT or status == 416:
-        return Failure(Kind.SHORT, message)
-    if code in _MISSING:
-        return Failure(Kind.MISSING, message)
-    again = code in _BUSY | _DAMAGED_ON_THE_WAY or status in (409, 429) or status >= 500
-    if again and code not in _REASONS:
-        return Failure(Kind.AGAIN, message)
-    if region := response["Error"].get("Region"):
-        message += f"; the bucket is in {region}"
-    reason = _REASONS.get(code) or {403: Reason.PERMISSION, 401: Reason.CREDENTIALS}.get(
-        status, Reason.STORAGE
-    )
-    return Failure(Kind.REFUSED, message, reason)

@@ -8,12 +8,17 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from ckptstore import concurrency
-from ckptstore.storage.clients.base import Failure, Kind, raising
+from ckptstore.storage.clients.base import Failure, Kind, nonsense, raising
 
 _SLOWEST = 64 << 10
 """Bytes for each second by which a body extends the timeout of a request."""
 
 _LOOK_SECONDS = 0.2
+
+_WHOLE_MAX_NBYTES = 8 << 20
+"""The largest answer that is read whole. A page of 1,000 keys of 1,024 bytes takes about 4 MiB."""
+
+_PIECE_NBYTES = 64 << 10
 
 T = TypeVar("T")
 
@@ -43,6 +48,27 @@ def run(
     """
     with raising(failure_of):
         return _run(loop, request, timeout + nbytes / _SLOWEST)
+
+
+async def beginning(body: Any, nbytes: int) -> bytes:
+    """Return at most `nbytes` bytes of a body, whatever it holds, with `read(nbytes)`."""
+    data = bytearray()
+    while len(data) < nbytes and (piece := await body.read(min(_PIECE_NBYTES, nbytes - len(data)))):
+        data += piece
+    return bytes(data)
+
+
+async def whole(answer: Any) -> bytes:
+    """Return the body of an answer of aiohttp that is not the content of an object.
+
+    Raises:
+        Failure: REFUSED: no listing and no error is that long.
+    """
+    data = await beginning(answer.content, _WHOLE_MAX_NBYTES + 1)
+    if len(data) > _WHOLE_MAX_NBYTES:
+        answer.close()
+        raise nonsense(f"the answer has more than {_WHOLE_MAX_NBYTES} bytes")
+    return data
 
 
 def _run(loop: asyncio.AbstractEventLoop, request: Coroutine[Any, Any, T], timeout: float) -> T:

@@ -1,0 +1,61 @@
+"""The objects below a prefix, page by page. An answer that makes no sense is no empty bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ckptstore.storage.clients.base import Client, Failure, Kind, Page, Paging
+from ckptstore.storage.retry import Requests
+
+
+def pages(
+    requests: Requests, prefix: str, delimiter: str = "/", first: Page | None = None
+) -> Iterator[Page]:
+    """Yield the pages of a listing until its last one.
+
+    Args:
+        requests: the bucket.
+        prefix: the beginning of all keys.
+        delimiter: the listing shows keys up to its first place after the prefix; "": whole keys.
+        first: the first page, if it is known.
+
+    Raises:
+        StorageError: also if the pages repeat, or do not end before the deadline.
+    """
+    paging = Paging(requests.settings.deadline)
+    found = first or page(requests, prefix, delimiter)
+    while True:
+        try:
+            paging.check([*found.sizes, *found.prefixes], found.token)
+        except Failure as failure:
+            raise requests.error("list", prefix, failure, 1) from None
+        yield found
+        if found.token is None:
+            return
+        found = page(requests, prefix, delimiter, found.token)
+
+
+def page(requests: Requests, prefix: str, delimiter: str = "/", token: str | None = None) -> Page:
+    """Return one page of a listing.
+
+    Args:
+        requests: the bucket.
+        prefix: the beginning of all keys.
+        delimiter: as for `pages`.
+        token: the start of the page; None for the first.
+
+    Raises:
+        StorageError: also if the page is of another listing.
+    """
+
+    def request(client: Client, tries: int) -> Page:
+        found = client.page(prefix, token, delimiter=delimiter)
+        for name in (*found.sizes, *found.prefixes):
+            if not name.startswith(prefix):
+                raise Failure(Kind.AGAIN, f"the listing has {name!r:.200}, which was not asked for")
+        if any(size < 0 for size in found.sizes.values()):
+            raise Failure(Kind.AGAIN, "the listing has a size below 0")
+        return found
+
+    answer: Page = requests.ask("list", prefix, request)
+    return answer
