@@ -230,7 +230,7 @@ class Attempt:
     def _write(self) -> tuple[Draft, Job]:
         """Write the data files, and the index if it is not in the manifest."""
         store = self.store
-        store.prepare()
+        store.prepare(swap=self.replaced is not None)
         if self.series is not None and self.previous is not None:
             self._take_over(self.previous, self.series.keep_full_every)
         plan = self.plan

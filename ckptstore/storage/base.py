@@ -53,8 +53,8 @@ class Storage(Protocol):
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc: object) -> None: ...
 
-    def prepare(self) -> None:
-        """Prepare the directory for writing."""
+    def prepare(self, *, swap: bool = False) -> None:
+        """Prepare the directory for writing; with `swap`, also for replacing a file."""
 
     def refuse_link(self) -> None:
         """Raise StorageError, reason ``linked-step``, if a save would follow a symbolic link.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Self, TypeVar
@@ -15,23 +14,17 @@ from typing import Self, TypeVar
 from ckptstore import concurrency
 from ckptstore.digests import Buffer
 from ckptstore.errors import CheckpointError, Reason, StorageError
-from ckptstore.storage import listing
+from ckptstore.storage import listing, proof
 from ckptstore.storage.atomic_upload import AtomicUpload
-<<<<<<< HEAD
 from ckptstore.storage.base import Expected, Traffic, WithoutLinks
-from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Page, Version
-=======
-from ckptstore.storage.base import Traffic
 from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Version
->>>>>>> 1366195 (Refuse a listing whose pages make no sense, and bound every answer of a store)
 from ckptstore.storage.retry import PARALLEL, Requests
 
 T = TypeVar("T")
 
 _GET = Kind.MISSING, Kind.SHORT
-
-_probed: set[tuple[str, str]] = set()
-"""(endpoint, root) of the stores that have proved to honour conditions, in this process."""
+_CONTRADICTIONS = 5
+"""The number of refused conditions that hold after which a commit is given up."""
 
 
 class BucketStorage(WithoutLinks):
@@ -62,42 +55,15 @@ class BucketStorage(WithoutLinks):
     def __repr__(self) -> str:
         return f"BucketStorage({self.url!r})"
 
-    def prepare(self) -> None:
+    def prepare(self, *, swap: bool = False) -> None:
         """Check, once for each process, that the store honours conditions, with a test object.
 
         Raises:
-            StorageError: reason ``not-atomic``, or the store refused the first write.
+            StorageError: reason ``not-atomic`` or ``not-supported``, or the store refused the
+                first write.
         """
-        client = self._requests.link.client
-        store = client.endpoint, self._requests.root
-        if store in _probed or self._requests.settings.assume_atomic:
-            return
-        self.list()  # a save needs this permission later
-        name = f"PROBE-{os.urandom(16).hex()}"
-        try:
-            self._put(name, b"ckptstore", None)
-            for condition, meaning in (
-                (ABSENT, "that the object must not exist"),
-                (client.foreign, "that the object has a given version"),
-            ):
-                try:
-                    self._put(name, b"", condition)
-                except (FileExistsError, FileNotFoundError):
-                    continue
-                except StorageError as error:
-                    if error.reason != Reason.NOT_SUPPORTED:
-                        raise
-                raise StorageError(
-                    f"{self.url}: this store ({client.endpoint}) does not honour the condition of "
-                    f"a write {meaning}, so a commit there would not be atomic: two saves at once "
-                    "could destroy each other; save to another store, or, if only one process ever "
-                    'writes, pass storage_options={"ckptstore": {"assume_atomic": True}}',
-                    reason=Reason.NOT_ATOMIC,
-                )
-        finally:
-            with contextlib.suppress(CheckpointError):
-                self.delete(name)
-        _probed.add(store)
+        if not self._requests.settings.assume_atomic:
+            proof.prove(self._requests, self._prefix, swap=swap)
 
     def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Upload a new object."""
@@ -290,6 +256,7 @@ class BucketStorage(WithoutLinks):
         """
         requests, key, began = self._requests, self._prefix + name, time.monotonic()
         limit, doubtful = max(len(data), len(expected or b"")), False
+        contradictions = 0
         for tries in itertools.count(1):
             try:
                 requests.link.client.put(key, data, version)
@@ -315,6 +282,11 @@ class BucketStorage(WithoutLinks):
                 raise FileExistsError(f"{requests.root}{key} holds other bytes")
             if wait is None or failure.kind is Kind.REFUSED:
                 raise requests.unknown(key, failure, tries)
+            contradictions += failure.kind is Kind.CONDITION
+            if contradictions == _CONTRADICTIONS:
+                state = "is not there" if holder is None else "still holds the same bytes"
+                more = f"; but the object {state}: this store's conditions cannot be relied on"
+                raise requests.unknown(key, failure, tries, more)
             time.sleep(wait)
 
     def _version(self, name: str, expected: bytes) -> Version:
@@ -336,13 +308,6 @@ class BucketStorage(WithoutLinks):
             "read", key, lambda client, _: client.read(key, limit), Kind.MISSING
         )
         return answer
-
-    def _put(self, name: str, data: bytes, condition: Version | None) -> None:
-        key = self._prefix + name
-        expected = () if condition is None else (Kind.CONDITION, Kind.MISSING)
-        self._requests.ask(
-            "write", key, lambda client, _: client.put(key, data, condition), *expected
-        )
 
     def _names(self, rows: Iterable[tuple[str, T]]) -> dict[str, T]:
         """Return the rows directly below the prefix, by name."""

@@ -55,7 +55,7 @@ class LocalStorage:
     def __repr__(self) -> str:
         return f"LocalStorage({self.url!r})"
 
-    def prepare(self) -> None:
+    def prepare(self, *, swap: bool = False) -> None:
         """Make the directory and its missing parents, and make their names durable.
 
         Also if the directory exists: the process that made it may have been killed, or may not

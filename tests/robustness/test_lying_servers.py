@@ -15,7 +15,7 @@ import pytest
 
 import ckptstore
 from ckptstore.runs import directory
-from ckptstore.storage import bucket
+from ckptstore.storage import proof
 from tests.support.servers.lying import Asked, Lie, LyingS3, Reply, error, listing, xml
 
 TREE = {"w": np.arange(1000.0), "x": 5}
@@ -39,7 +39,8 @@ def server(running: LyingS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[LyingS
     """The same server for each test, as it was at first, and never tested for its conditions."""
     monkeypatch.setattr("ckptstore.storage.retry._WAITS", (0.05, 0.2))
     before = dict(running.objects)
-    bucket._probed.clear()
+    proof._proven.clear()
+    running.asked.clear()
     yield running
     running.lie = None
     running.objects = before
@@ -195,6 +196,36 @@ def test_a_lie_gives_an_error_or_the_right_result_and_takes_no_more_than_was_ask
     server.lie = None
     steps = [1, 2] if call != "delete" else [1]
     assert steps[0] in CALLS["steps"](server.options())
+
+
+# Conditions.
+
+
+@pytest.mark.parametrize("lie", ["weak-etags", "no-etags"])
+def test_where_no_version_can_be_named_an_overwrite_is_refused_before_any_data(
+    lie: str, server: LyingS3
+) -> None:
+    server.lie = LIES[lie]()
+    before, url = dict(server.objects), f"{RUN}/step-{1:012}"
+    with pytest.raises(ckptstore.StorageError, match="without overwrite=True") as caught:
+        ckptstore.save(url, TREE, storage_options=server.options(), overwrite=True)
+    assert caught.value.reason == "not-supported"
+    assert server.objects == before
+    assert not [asked for asked in server.asked if asked.method == "PUT" and "data-" in asked.key]
+    ckptstore.save(f"{RUN}/step-{3:012}", TREE, storage_options=server.options())  # the remedy
+    assert ckptstore.Manager(RUN, storage_options=server.options()).load()["x"] == 5
+
+
+def test_a_store_that_refuses_what_holds_is_given_up_early(server: LyingS3) -> None:
+    def lie(asked: Asked, honest: Reply) -> Reply:
+        server.objects.pop(asked.key)
+        return error(412, "PreconditionFailed")
+
+    server.lie = of("PUT", lie, "3/MANIFEST")
+    with pytest.raises(ckptstore.OutcomeUnknownError, match="cannot be relied on"):
+        ckptstore.save(f"{RUN}/step-{3:012}", TREE, storage_options=server.options(deadline=60.0))
+    commits = [a for a in server.asked if a.method == "PUT" and a.key.endswith("3/MANIFEST")]
+    assert len(commits) == 5
 
 
 # The other stores.

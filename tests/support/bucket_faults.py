@@ -31,8 +31,7 @@ from ckptstore.checkpoint import commit
 from ckptstore.format import decode_manifest, names
 from ckptstore.format import manifest as format
 from ckptstore.saving import placement
-from ckptstore.storage import bucket as bucket_module
-from ckptstore.storage import retry, uploads
+from ckptstore.storage import proof, retry, uploads
 from tests.support.servers import Gcs, S3Server, Server
 from tests.support.servers.proxy import Action, FaultProxy, Match, Request
 
@@ -89,7 +88,7 @@ class Place:
             with storage.open(self.url, self.options) as store:
                 for _ in range(5):  # connects, which may take longer than a timeout, and probes
                     with contextlib.suppress(ckptstore.StorageError):
-                        store.prepare()
+                        store.prepare(swap=True)
                         break
             self.saved = {key: server.get(self.bucket, key) for key in server.objects(self.bucket)}
 
@@ -103,7 +102,7 @@ class Place:
         """Make it what it was: nothing or OLD of ours, and what others have there."""
         self.proxy.reset()
         if self.probes:
-            bucket_module._probed.clear()
+            proof._proven.clear()
         if not self.foreign:
             begin_upload(self.server, self.bucket, FOREIGN_UPLOAD)
             self.foreign = self.server.uploads(self.bucket)

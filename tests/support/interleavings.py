@@ -64,7 +64,7 @@ class Model:
     def __exit__(self, *exc: object) -> None:
         pass
 
-    def prepare(self) -> None:
+    def prepare(self, *, swap: bool = False) -> None:
         pass
 
     def refuse_link(self) -> None:

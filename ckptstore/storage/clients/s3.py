@@ -79,7 +79,7 @@ class S3Client:
         async def request() -> tuple[bytes, Version]:
             answer = await self._call("get_object", Key=key, Range=f"bytes=0-{limit}")
             try:
-                return await sync.beginning(answer["Body"], limit + 1), answer["ETag"]
+                return await sync.beginning(answer["Body"], limit + 1), answer.get("ETag", "")
             finally:
                 answer["Body"].close()
 
@@ -256,6 +256,8 @@ _BOUNDED: Mapping[str, Any] = (  # aiobotocore before 2.20 has no such option
 def _header(condition: Version | None) -> dict[str, str]:
     if condition is None:
         return {}
+    if not condition:
+        raise Failure(Kind.REFUSED, "the store gives no ETag", Reason.NOT_SUPPORTED)
     return {"IfNoneMatch": "*"} if condition == ABSENT else {"IfMatch": condition}
 
 

@@ -64,11 +64,14 @@ async def whole(answer: Any) -> bytes:
     Raises:
         Failure: REFUSED: no listing and no error is that long.
     """
-    data = await beginning(answer.content, _WHOLE_MAX_NBYTES + 1)
-    if len(data) > _WHOLE_MAX_NBYTES:
+    try:
+        data = await beginning(answer.content, _WHOLE_MAX_NBYTES + 1)
+        if len(data) > _WHOLE_MAX_NBYTES:
+            raise nonsense(f"the answer has more than {_WHOLE_MAX_NBYTES} bytes")
+        return data
+    except BaseException:
         answer.close()
-        raise nonsense(f"the answer has more than {_WHOLE_MAX_NBYTES} bytes")
-    return data
+        raise
 
 
 def _run(loop: asyncio.AbstractEventLoop, request: Coroutine[Any, Any, T], timeout: float) -> T:

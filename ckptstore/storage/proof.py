@@ -1,0 +1,93 @@
+"""The proof that a store honours the conditions of a write, by an object of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from ckptstore.errors import CheckpointError, Reason, StorageError
+from ckptstore.storage import listing
+from ckptstore.storage.clients.base import ABSENT, Kind, Version
+from ckptstore.storage.retry import Requests
+
+_proven: set[tuple[str, str, bool]] = set()
+"""(endpoint, root, swap) of the stores that have given the proof, in this process."""
+
+
+def prove(requests: Requests, prefix: str, *, swap: bool) -> None:
+    """Check that a store honours conditions, unless that is known.
+
+    Args:
+        requests: the bucket.
+        prefix: the prefix of the keys of a directory.
+        swap: check also that a write succeeds on the condition that the store's own version holds.
+
+    Raises:
+        StorageError: reason ``not-atomic``; reason ``not-supported``: an overwrite cannot succeed;
+            or the store refused the first write.
+    """
+    client = requests.link.client
+    if (client.endpoint, requests.root, swap) in _proven:
+        return
+    for _ in listing.pages(requests, prefix):  # a save needs this permission later
+        pass
+    key = f"{prefix}PROBE-{os.urandom(16).hex()}"
+    try:
+        _put(requests, key, b"ckptstore", None)
+        for condition, meaning in (
+            (ABSENT, "that the object must not exist"),
+            (client.foreign, "that the object has a given version"),
+        ):
+            if not _is_refused(requests, key, condition):
+                raise _not_atomic(requests, prefix, meaning)
+        if swap:
+            _, version = requests.ask("read", key, lambda client, _: client.read(key, 0))
+            if not version or _is_refused(requests, key, version):
+                raise _no_swap(requests, prefix, version)
+    finally:
+        with contextlib.suppress(CheckpointError, FileNotFoundError):
+            requests.ask("delete", key, lambda client, _: client.delete(key), Kind.MISSING)
+    _proven.update((client.endpoint, requests.root, known) for known in {False, swap})
+
+
+def _put(requests: Requests, key: str, data: bytes, condition: Version | None) -> None:
+    expected = () if condition is None else (Kind.CONDITION, Kind.MISSING)
+    requests.ask("write", key, lambda client, _: client.put(key, data, condition), *expected)
+
+
+def _is_refused(requests: Requests, key: str, condition: Version) -> bool:
+    """Return whether the store refuses a write because its condition does not hold."""
+    try:
+        _put(requests, key, b"", condition)
+    except (FileExistsError, FileNotFoundError):
+        return True
+    except StorageError as error:
+        if error.reason != Reason.NOT_SUPPORTED:
+            raise
+    return False
+
+
+def _not_atomic(requests: Requests, prefix: str, meaning: str) -> StorageError:
+    return StorageError(
+        f"{_store(requests, prefix)} does not honour the condition of a write {meaning}, so a "
+        "commit there would not be atomic: two saves at once could destroy each other; save to "
+        "another store, or, if only one process ever writes, pass "
+        'storage_options={"ckptstore": {"assume_atomic": True}}',
+        reason=Reason.NOT_ATOMIC,
+    )
+
+
+def _no_swap(requests: Requests, prefix: str, version: Version) -> StorageError:
+    given = f"the version {version}" if version else "no version"
+    return StorageError(
+        f"{_store(requests, prefix)} gives {given} for an object and then refuses a write on the "
+        "condition that it has it, so nothing can be overwritten there, and the old checkpoint is "
+        "untouched; a proxy that changes ETags, as compression does, is often the cause: switch "
+        "that off there, or save to a new place without overwrite=True",
+        reason=Reason.NOT_SUPPORTED,
+    )
+
+
+def _store(requests: Requests, prefix: str) -> str:
+    url = (requests.root + prefix).rstrip("/")
+    return f"{url}: this store ({requests.link.client.endpoint})"
