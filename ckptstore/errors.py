@@ -216,7 +216,17 @@ def _remake(cls: type[CheckpointError], message: str, reason: str) -> Checkpoint
 
 
 class StructureError(CheckpointError):
-    """The tree holds an object that cannot be stored, or the checkpoint does not fit `like`."""
+    """The tree holds an object that cannot be stored, or the checkpoint does not fit `like`.
+
+    Example:
+        >>> import ckptstore
+        >>> saved = ckptstore.save("ckpt", {"step": 7})
+        >>> ckptstore.load("ckpt", like={"step": 0.5})
+        Traceback (most recent call last):
+        ...
+        ckptstore.errors.StructureError: ...ckpt: 1 difference(s) from `like`:
+        ...
+    """
 
     reason = Reason.STRUCTURE
     exit_code = 3
@@ -237,28 +247,66 @@ class UnsupportedError(CheckpointError):
 
 
 class CorruptError(CheckpointError):
-    """The bytes are not those that a save wrote."""
+    """The bytes are not those that a save wrote.
+
+    Example:
+        >>> import pathlib, ckptstore
+        >>> saved = ckptstore.save("ckpt", {"step": 7})
+        >>> with pathlib.Path("ckpt", "MANIFEST").open("r+b") as file:
+        ...     length = file.truncate(100)
+        >>> ckptstore.load("ckpt")
+        Traceback (most recent call last):
+        ...
+        ckptstore.errors.CorruptError: ...MANIFEST: truncated: ...
+    """
 
     reason = Reason.CORRUPT
     exit_code = 6
 
 
 class NotCommittedError(CheckpointError):
-    """There is no committed checkpoint at this place."""
+    """There is no committed checkpoint at this place.
+
+    Example:
+        >>> import ckptstore
+        >>> try:
+        ...     tree = ckptstore.load("ckpt")
+        ... except ckptstore.NotCommittedError:
+        ...     tree = {"step": 0}
+    """
 
     reason = Reason.NOT_COMMITTED
     exit_code = 7
 
 
 class AlreadyCommittedError(CheckpointError):
-    """Another save holds the place; none of its files was touched."""
+    """Another save holds the place; none of its files was touched.
+
+    Example:
+        >>> import ckptstore
+        >>> saved = ckptstore.save("ckpt", {"step": 7})
+        >>> try:
+        ...     saved = ckptstore.save("ckpt", {"step": 8})
+        ... except ckptstore.AlreadyCommittedError:
+        ...     saved = ckptstore.save("ckpt", {"step": 8}, overwrite=True)
+    """
 
     reason = Reason.ALREADY_COMMITTED
     exit_code = 8
 
 
 class OutcomeUnknownError(CheckpointError):
-    """The commit was requested and its outcome cannot be known; nothing was deleted."""
+    """The commit was requested and its outcome cannot be known; nothing was deleted.
+
+    Example:
+        >>> import ckptstore
+        >>> try:
+        ...     saved = ckptstore.save("ckpt", {"step": 7}, step=7)
+        ... except ckptstore.OutcomeUnknownError:
+        ...     saved = ckptstore.inspect("ckpt")  # shows which save it holds
+        >>> saved.step
+        7
+    """
 
     reason = Reason.OUTCOME_UNKNOWN
     exit_code = 9

@@ -24,6 +24,9 @@ def to_bytes(array: Array) -> Array:
     Byte order becomes little-endian, order C; padding of structures and of longdouble, the unused
     bits of sub-byte dtypes and the unused values of a bool byte become zero.
 
+    Args:
+        array: an array of a dtype that `describe_dtype` accepts, in any layout of memory.
+
     Raises:
         DtypeRefusal: the array holds text with a code point that Unicode does not have.
 

@@ -63,6 +63,9 @@ class DtypeRefusal(Exception):
 def describe(dtype: np.dtype[Any]) -> Stored:
     """Return the stored form of a numpy dtype.
 
+    Args:
+        dtype: the dtype of an array, such as ``x.dtype``.
+
     Raises:
         DtypeRefusal: for object and variable-width string dtypes, dtype metadata, overlapping
             fields, and dtypes of packages that the format does not know.

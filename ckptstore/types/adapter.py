@@ -152,7 +152,21 @@ class Adapter:
         return {}
 
     def leaf(self, x: Any) -> Leaf | None:
-        """Describe `x` if it is an array of this framework; raises Refusal."""
+        """Describe `x` if it is an array of this framework, else return None.
+
+        Args:
+            x: any object of the framework's package.
+
+        Raises:
+            Refusal: `x` is such an array, but cannot be saved.
+
+        Example:
+            >>> import numpy
+            >>> from ckptstore.adapters.numpy import ADAPTER
+            >>> leaf = ADAPTER.leaf(numpy.zeros((2, 3)))
+            >>> leaf.dtype, leaf.shape
+            ('float64', (2, 3))
+        """
         return None
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
@@ -166,32 +180,106 @@ class Adapter:
         Raises:
             KeyError: the adapter has no such type of array.
             CorruptError, UnsupportedError: without the path, which `load` adds.
+
+        Example:
+            >>> import numpy
+            >>> from ckptstore.adapters.numpy import ADAPTER
+            >>> row = ADAPTER.leaf(numpy.zeros(2)).row
+            >>> ADAPTER.array(numpy.ones(2), row, None)
+            array([1., 1.])
         """
         raise KeyError(row.name)
 
     def record(self, cls: type) -> Record | None:
-        """Return the record for instances of exactly this class, or None; raises Refusal."""
+        """Return the record for instances of exactly this class, or None.
+
+        Raises:
+            Refusal: the class belongs to the framework, but its instances cannot be saved.
+
+        Example:
+            >>> import collections
+            >>> from ckptstore.adapters.stdlib import ADAPTER
+            >>> ADAPTER.record(collections.Counter).take(collections.Counter("abb"))
+            ({'a': 1, 'b': 2},)
+        """
         return next((record for known, record in self.records.items() if known is cls), None)
 
     def record_named(self, row: TypeRow) -> Record | None:
-        """Return the record for a stored type of kind ``object``, or None."""
+        """Return the record for a stored type of kind ``object``, or None.
+
+        Example:
+            >>> import collections
+            >>> from ckptstore.adapters.stdlib import ADAPTER
+            >>> row = ADAPTER.record(collections.Counter).row
+            >>> ADAPTER.record_named(row).make([{"a": 1}])
+            Counter({'a': 1})
+        """
         return next((r for r in self.records.values() if str(r.row) == str(row)), None)
 
     def ready(self, cls: type) -> None:
-        """Prepare a class once, as the framework's constructor would, before `load` makes one."""
+        """Prepare a class once, before `load` makes its first instance.
+
+        Override it if your framework's constructor does such work, for example a registration.
+
+        Example:
+            >>> from ckptstore.adapters import Adapter
+            >>> class Recorder(Adapter):
+            ...     classes = []
+            ...     def ready(self, cls):
+            ...         self.classes.append(cls)
+            >>> Recorder().ready(complex)
+            >>> Recorder.classes
+            [<class 'complex'>]
+        """
 
     def symbol(self, x: Any) -> str | None:
-        """Return the public name of a function or constant in the table of symbols, or None."""
+        """Return the public name of a function or constant in the table of symbols, or None.
+
+        Example:
+            >>> import math
+            >>> from ckptstore.adapters import Adapter
+            >>> class MathAdapter(Adapter):
+            ...     symbols = {"math.sin": math.sin}
+            >>> MathAdapter().symbol(math.sin), MathAdapter().symbol(math.cos)
+            ('math.sin', None)
+        """
         return next((name for name, value in self.symbols.items() if value is x), None)
 
     def symbol_named(self, name: str) -> Any:
-        """Return the function or constant of that name; raises KeyError."""
+        """Return the function or constant of that name.
+
+        Raises:
+            KeyError: the table of symbols has no such name.
+
+        Example:
+            >>> import math
+            >>> from ckptstore.adapters import Adapter
+            >>> class MathAdapter(Adapter):
+            ...     symbols = {"math.pi": math.pi}
+            >>> MathAdapter().symbol_named("math.pi")
+            3.141592653589793
+        """
         return self.symbols[name]
 
     def expected(self, x: Any) -> tuple[TypeRow, Stored, tuple[int, ...]] | None:
-        """Return (type, dtype, shape) of the leaf that a placeholder in `like` stands for."""
+        """Return (type, dtype, shape) of the leaf that a placeholder in `like` stands for, or None.
+
+        Example:
+            >>> import jax
+            >>> from ckptstore.adapters.jax import ADAPTER
+            >>> ADAPTER.expected(jax.ShapeDtypeStruct((2, 3), "float32"))[1:]
+            ('float32', (2, 3))
+        """
         return None
 
     def place(self, x: Any) -> Any:
-        """Return the device or sharding that an array or placeholder of `like` names, or None."""
+        """Return the device or sharding that an array or placeholder of `like` names, or None.
+
+        Example:
+            >>> import jax
+            >>> from ckptstore.adapters.jax import ADAPTER
+            >>> device = jax.devices()[0]
+            >>> ADAPTER.place(jax.device_put(1.0, device)).device_set == {device}
+            True
+        """
         return None

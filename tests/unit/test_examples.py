@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 import ckptstore
+from ckptstore.adapters import Adapter
 
 FACES = ("ckptstore", "ckptstore.adapters", "ckptstore.convert", "ckptstore.optax")
 WITH_METHODS = (
+    Adapter,
     ckptstore.Checkpoint,
     ckptstore.Manager,
     ckptstore.PendingSave,
@@ -32,13 +34,13 @@ PACKAGES_OF = {
 
 
 def public() -> Iterator[tuple[str, Any]]:
-    """Yield each public callable with its name; an error is shown by the call that raises it."""
+    """Yield each public callable with its name, and those errors that have an example."""
     for face in FACES:
         module = importlib.import_module(face)
         for name in module.__all__:
             value = getattr(module, name)
             is_error = isinstance(value, type) and issubclass(value, ckptstore.CheckpointError)
-            if not callable(value) or (is_error and value is not ckptstore.CheckpointError):
+            if not callable(value) or (is_error and "Example:" not in value.__doc__):
                 continue
             yield f"{face}.{name}", value
             if value in WITH_METHODS:
