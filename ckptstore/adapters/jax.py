@@ -21,6 +21,8 @@ from ckptstore.types import Adapter, Leaf, Record, Refusal
 
 # Names that differ or are missing in some releases from 0.4.20, the oldest tested one, on.
 _REF = getattr(jax, "Ref", None)
+_ABSTRACT_MESH = getattr(jax.sharding, "AbstractMesh", ())
+_get_mesh = getattr(jax.sharding, "get_mesh", lambda: None)
 _enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 _is_committed = operator.attrgetter(
     "committed" if hasattr(jax.Array, "committed") else "_committed"
@@ -45,8 +47,10 @@ class JaxAdapter(Adapter):
         if not _is_addressable(x.sharding):
             raise Refusal("this jax array has shards in other processes; gather it first")
         extra: dict[str, Any] = {}
-        if _is_committed(x):
+        if _is_committed(x) and (device := _device_name(x.sharding)) is not None:
             extra["committed"] = True
+            if device != _FIRST_DEVICE:
+                extra["device"] = device
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             extra["impl"] = jax_symbols.implementation(x.dtype)
             x = jax.random.key_data(x)
@@ -65,13 +69,14 @@ class JaxAdapter(Adapter):
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
         """Put verified host memory on its device, with the saved weak type and commitment."""
         weak, committed = row.extra.get("weak", False), row.extra.get("committed", False)
-        impl = row.extra.get("impl", "")
-        if str(row) != "jax.Array" or [*map(type, (weak, committed, impl))] != [bool, bool, str]:
+        impl, device = row.extra.get("impl", ""), row.extra.get("device", _FIRST_DEVICE)
+        types = [*map(type, (weak, committed, impl, device))]
+        if str(row) != "jax.Array" or types != [bool, bool, str, str]:
             raise KeyError(row.name)
         if place is _ANYWHERE:
             place = None
         elif place is None and committed:
-            place = _default_device()
+            place = _device_named(device)
         try:
             if host.dtype.itemsize >= 8:
                 with _enable_x64(True):
@@ -140,17 +145,49 @@ class JaxAdapter(Adapter):
         """Return the sharding to which an array is committed, or that a placeholder names."""
         if isinstance(x, jax.Array):
             return x.sharding if _is_committed(x) else _ANYWHERE
-        return getattr(x, "sharding", None)
+        return _on_devices(getattr(x, "sharding", None))
 
 
 _ANYWHERE = object()
 """The place of an array of `like` without a committed device, which jit may move to any mesh."""
 
 
-def _default_device() -> Any:
-    """Return jax's default device; the setting is a device, a platform or None."""
-    chosen = jax.config.jax_default_device
-    return chosen if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[0]
+_FIRST_DEVICE = ":0"
+"""The name of the first device of jax's default platform; a file does not hold it."""
+
+
+@functools.lru_cache(256)
+def _device_name(sharding: Any) -> str | None:
+    """Return the platform of a single device, and its place there; None for several devices."""
+    if len(sharding.device_set) > 1:
+        return None
+    (device,) = sharding.device_set
+    if device == jax.local_devices()[0]:
+        return _FIRST_DEVICE
+    return f"{device.platform}:{jax.local_devices(backend=device.platform).index(device)}"
+
+
+def _device_named(name: str) -> Any:
+    """Return the device of this process that has the name, or None."""
+    platform, _, number = name.rpartition(":")
+    try:
+        devices = jax.local_devices(backend=platform or None)
+    except RuntimeError:  # the platform is not here
+        return None
+    return {str(i): device for i, device in enumerate(devices)}.get(number)
+
+
+def _on_devices(sharding: Any) -> Any:
+    """Return a sharding that has devices, or None.
+
+    That of `jax.eval_shape` names a mesh without devices, which may be the mesh of `jax.set_mesh`.
+    """
+    if not isinstance(getattr(sharding, "mesh", None), _ABSTRACT_MESH):
+        return sharding
+    mesh = _get_mesh()
+    if mesh is None or mesh.empty or mesh.abstract_mesh != sharding.mesh:
+        return None
+    return jax.sharding.NamedSharding(mesh, sharding.spec)
 
 
 @functools.lru_cache(256)
@@ -250,24 +287,37 @@ def _alias(x: jax.Array) -> jax.Array:
 
 
 def _put(host: Array, weak: bool, place: Any) -> jax.Array:
-    if weak:
-        x = _weak_array(host)
-        return x if place is None else jax.device_put(x, place)
     # jnp.array would compile a program for every new shape, in 17 ms each.
-    return jax.device_put(host, place)
+    x = jax.device_put(host, place)
+    return _weak(x, host, place) if weak else x
 
 
-def _weak_array(host: Array) -> jax.Array:
-    """Return an array of a weak type, made in the way of pickle.
+def _weak(x: jax.Array, host: Array, place: Any) -> jax.Array:
+    """Return an array of the same buffers whose type is weak.
 
-    jax has no other public way to make a weak type of any shape: its constructors make one only
-    from a Python number. The first item of ``__reduce__`` is the function that pickle calls with
-    the numpy array and the weak type. It stays valid as long as pickled arrays do.
+    jax has no public way to make a weak type of any shape: its constructors make one only from a
+    Python number. So the class of the array is called as jax itself calls it.
+    """
+    pieces = [shard.data for shard in x.addressable_shards] if len(x.devices()) > 1 else [x]
+    try:
+        aval = x.aval.update(weak_type=True)
+        made: jax.Array = type(x)(aval, x.sharding, pieces, _is_committed(x))
+    except (AttributeError, TypeError):
+        return _weak_as_pickle(host, place)
+    return made
+
+
+def _weak_as_pickle(host: Array, place: Any) -> jax.Array:
+    """Return an array of a weak type, made in the way of pickle, which compiles for each new shape.
+
+    The first item of ``__reduce__`` is the function that pickle calls with the numpy array and the
+    weak type. It stays valid as long as pickled arrays do.
     """
     from_pickle: Any = jnp.zeros((), host.dtype).__reduce__()[0]
     reduced: Any = host.__reduce__()
     # Only Python knows the weak type of that array, so jit would compile again; a copy has it.
-    return from_pickle(*reduced, {"weak_type": True}).copy()
+    x: jax.Array = from_pickle(*reduced, {"weak_type": True}).copy()
+    return x if place is None else jax.device_put(x, place)
 
 
 ADAPTER = JaxAdapter()

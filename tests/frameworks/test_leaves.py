@@ -381,6 +381,11 @@ def weak(x: Any, dtype: Any) -> Any:
     return scalar * jnp.ones_like(x).astype(bool)
 
 
+def as_weak(x: Any) -> Any:
+    """The same array, of a weak type, made without a program."""
+    return type(x)(x.aval.update(weak_type=True), x.sharding, [x], x.committed)
+
+
 @needs_jax
 class TestJax:
     @pytest.mark.parametrize("name", [*ML, "bool", "int8", "int16", "int32", "uint8", "uint16",
@@ -427,6 +432,51 @@ class TestJax:
         assert committed.weak_type
         assert committed.committed
         assert_exact(tmp_path, [tree, committed])
+
+    def test_arrays_of_any_shape_are_saved_and_loaded_without_a_program(
+        self, tmp_path: pathlib.Path
+    ) -> None:
+        def strong(*shape: int, dtype: Any = np.float32) -> Any:
+            return jax.device_put(np.ones(shape, dtype))
+
+        def committed(x: Any) -> Any:
+            return jax.device_put(x, jax.devices()[0])
+
+        # Lengths that no other test uses: a program stays with the process that compiled it.
+        lengths = range(7001, 7031)
+        tree: dict[str, list[Any]] = {
+            "strong": [strong(n) for n in lengths],
+            "weak": [as_weak(strong(n)) for n in lengths],
+            "weak and empty": [as_weak(strong(0, n)) for n in lengths],
+            "weak and committed": [as_weak(committed(strong(n))) for n in lengths],
+            "int4": [strong(n, dtype=jnp.int4) for n in lengths],
+            "keys": [jax.random.wrap_key_data(strong(n, 2, dtype=np.uint32)) for n in lengths],
+        }
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+        other = jax.tree.map(lambda x: x, shapes)
+        other["strong"] = [jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in tree["strong"]]
+        assert_exact(tmp_path, [as_weak(strong(1)), strong(1), jax.random.key(0)])  # once a process
+        programs: list[str] = []
+
+        def note(event: str, duration: float, **about: Any) -> None:
+            if "backend_compile" in event:
+                programs.append(event)
+
+        jax.monitoring.register_event_duration_secs_listener(note)
+        try:
+            loaded = assert_exact(tmp_path, tree)
+            for like, cast in ((tree, False), (shapes, False), (other, True)):
+                ckptstore.load(tmp_path / "c1", like, cast=cast)
+            assert programs == []
+            jax.jit(lambda x: x + 1)(tree["weak"][0])
+            assert len(programs) == 1
+        finally:
+            jax.monitoring.clear_event_listeners()
+        for name in tree:
+            step = jax.jit(lambda x: x)
+            step(tree[name][0])
+            step(loaded[name][0])
+            assert step._cache_size() == 1, name
 
     @pytest.mark.parametrize("count", [0, 1, 10, 1 << 20])
     def test_commitment_comes_back(self, count: int, tmp_path: pathlib.Path) -> None:

@@ -189,11 +189,40 @@ def test_a_private_name_is_of_the_form_that_is_read() -> None:
     assert datetime.UTC.__getinitargs__() == (datetime.timedelta(0),)  # type: ignore[attr-defined]
 
 
+def test_the_class_of_an_array_of_jax_takes_its_type_its_place_and_its_buffers() -> None:
+    """`adapters/jax.py` makes a weak array of another one: pickle's way compiles for each shape."""
+    jnp = pytest.importorskip("jax.numpy")
+    x = jnp.ones(3)
+    weak = type(x)(x.aval.update(weak_type=True), x.sharding, [x], x.committed)
+    assert (weak.weak_type, weak.committed, weak.tolist()) == (True, False, [1.0] * 3), (
+        "this jax makes arrays in another way: mend _weak in ckptstore/adapters/jax.py"
+    )
+    assert weak.unsafe_buffer_pointer() == x.unsafe_buffer_pointer()
+
+
+def test_an_array_of_jax_is_weak_where_its_class_takes_something_else() -> None:
+    jax = pytest.importorskip("jax")
+    adapter = importlib.import_module("ckptstore.adapters.jax")
+    host, place = np.arange(3, dtype=np.float32), jax.devices()[0]
+
+    class Other:
+        """An array of a jax that has none of the names."""
+
+        sharding = None
+
+        def devices(self) -> set[Any]:
+            return {place}
+
+    made = [adapter._weak(Other(), host, at) for at in (None, place)]
+    assert [(x.weak_type, x.committed) for x in made] == [(True, False), (True, True)]
+    assert [x.tolist() for x in made] == [[0, 1, 2]] * 2
+
+
 def test_pickle_makes_weak_arrays_of_jax_from_four_arguments() -> None:
     """`adapters/jax.py` calls the function of ``__reduce__`` with an array and its weak type."""
     jnp = pytest.importorskip("jax.numpy")
     function, arguments = jnp.asarray(1.5).__reduce__()[:2]
     assert callable(function)
     assert len(arguments) == 4 and arguments[3] == {"weak_type": True}, (
-        "this jax pickles arrays in another way: mend _weak_array in ckptstore/adapters/jax.py"
+        "this jax pickles arrays in another way: mend _weak_as_pickle in ckptstore/adapters/jax.py"
     )

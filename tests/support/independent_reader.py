@@ -40,7 +40,7 @@ ARRAYS: dict[tuple[str, str], dict[str, type]] = {
     ("numpy", "ndarray"): {},
     ("numpy", "recarray"): {},
     ("numpy", "generic"): {},
-    ("jax", "Array"): {"weak": bool, "committed": bool, "impl": str},
+    ("jax", "Array"): {"weak": bool, "committed": bool, "device": str, "impl": str},
     ("torch", "Tensor"): TENSOR | {"persistent": bool},
     ("torch.nn.parameter", "Parameter"): TENSOR,
     ("ckptstore", "scalar"): {},
