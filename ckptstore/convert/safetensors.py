@@ -131,7 +131,8 @@ def safetensors_metadata(
         length = int.from_bytes(file.read(0, min(8, nbytes)), "little")
         if nbytes < 8 or length > min(nbytes - 8, _HEADER_MAX_NBYTES):
             raise CorruptError(
-                f"{where}: not a safetensors file: its header does not have {length} bytes"
+                f"{where}: not a safetensors file: its first 8 bytes claim a header of {length} "
+                "bytes"
             )
         header = file.read(8, length)
     metadata = _json(where, header).get(_METADATA, {})
@@ -294,8 +295,8 @@ def _header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
     text = json.dumps(table, separators=(",", ":")).encode()
     if len(text) > _HEADER_MAX_NBYTES:
         raise StructureError(
-            f"a header of {len(text)} bytes, which readers of safetensors refuse; select fewer "
-            "arrays",
+            f"the header has {len(text)} bytes, and readers of safetensors refuse over "
+            f"{_HEADER_MAX_NBYTES}; select fewer arrays",
             reason=Reason.TOO_MANY,
         )
     text += b" " * (-len(text) % 8)

@@ -163,7 +163,11 @@ def _check_references(index: Index, tree: Layout, where: str) -> None:
         raise _fail(where, "a leaf has a type or dtype that is not in the table", Reason.BAD_LEAF)
     plain = rows[leaves.type] & (leaves.ndim == 1)
     if rows[leaves.type[arrays]].any() or not (plain[scalars] & uint8[leaves.dtype[scalars]]).all():
-        raise _fail(where, "the leaf of a long scalar is an array, or the reverse", Reason.BAD_LEAF)
+        raise _fail(
+            where,
+            "a long scalar is stored as an array, or an array as a long scalar",
+            Reason.BAD_LEAF,
+        )
     same = np.flatnonzero(nodes.kind == Kind.SAME)
     target = nodes.arg[same]
     if (target >= same).any():

@@ -226,5 +226,7 @@ def pack_digests(digests: Sequence[Digest]) -> bytes:
 def unpack_digests(data: Any, count: int, what: str) -> list[Digest]:
     """Split a column of `count` digests of 16 bytes."""
     if type(data) is not bytes or len(data) != count * DIGEST_NBYTES:
-        raise CorruptError(f"{what}: not {count} digests of 16 bytes", reason=Reason.BAD_COLUMN)
+        raise CorruptError(
+            f"{what}: expected {count} digests of 16 bytes", reason=Reason.BAD_COLUMN
+        )
     return [data[i : i + DIGEST_NBYTES] for i in range(0, len(data), DIGEST_NBYTES)]
