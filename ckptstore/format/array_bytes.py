@@ -135,7 +135,7 @@ def from_bytes(data: Array, dtype: np.dtype[Any], shape: tuple[int, ...], *, whe
     if dtype.itemsize == 0 or data.size == 0:
         array = np.ndarray(shape, dtype)  # not np.zeros, which makes U1 of U0
         return array
-    little = dtype.newbyteorder("<")
+    little = dtype if _is_little(dtype) else dtype.newbyteorder("<")
     bits = dtypes.used_bits(dtype)
     if bits < 8 and int(data.max()) >= 1 << bits:
         raise CorruptError(
@@ -147,8 +147,4 @@ def from_bytes(data: Array, dtype: np.dtype[Any], shape: tuple[int, ...], *, whe
         raise CorruptError(
             f"{where}: an array of str has a code point over U+10FFFF", reason=Reason.BAD_VALUE
         )
-    if dtype != little:
-        array = _swapped(array, dtype)
-    elif dtype.type is np.record:
-        array = array.view(dtype)
-    return array
+    return array if little is dtype else _swapped(array, dtype)

@@ -68,7 +68,8 @@ def describe(dtype: np.dtype[Any]) -> Stored:
 
     Raises:
         DtypeRefusal: for object and variable-width string dtypes, dtype metadata, overlapping
-            fields, and dtypes of packages that the format does not know.
+            fields, scalars of a class of their own, and dtypes of packages that the format does not
+            know.
 
     Example:
         >>> describe(np.dtype("float32"))
@@ -81,6 +82,7 @@ def describe(dtype: np.dtype[Any]) -> Stored:
             "a dtype with metadata cannot be saved; drop the metadata: x.astype(x.dtype.str), "
             "or for a structured array x.astype(...) with a new dtype without metadata"
         )
+    _refuse_own_scalars(dtype)
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         stored: Stored = {"base": describe(base), "shape": [int(n) for n in shape]}
@@ -94,6 +96,18 @@ def describe(dtype: np.dtype[Any]) -> Stored:
             "cannot be saved; save its fields apart"
         ) from None
     return stored
+
+
+def _refuse_own_scalars(dtype: np.dtype[Any]) -> None:
+    """Refuse numbers with fields, and a class of the scalars that the stored form does not tell."""
+    cls, has_fields = dtype.type, dtype.names is not None
+    if cls is np.void or (cls is np.record if has_fields else not issubclass(cls, np.void)):
+        return
+    plain = "(numpy.void, x.dtype)" if has_fields and issubclass(cls, np.void) else f"{dtype.str!r}"
+    raise DtypeRefusal(
+        f"a dtype with scalars of {cls.__module__}.{cls.__qualname__} would come back without that "
+        f"class; save x.view({plain}), and view the loaded array as the dtype again"
+    )
 
 
 @functools.cache  # by equality, which tells plain dtypes fully apart
@@ -261,7 +275,9 @@ def _resolve(stored: Any) -> np.dtype[Any]:
         dtype = _resolve_name(stored.removeprefix(">"))
         if stored in _MISREAD:
             raise DtypeRefusal("ml_dtypes reads other values from its big-endian elements")
-        return dtype.newbyteorder(">" if stored.startswith(">") else "<")
+        # An explicit order of this machine would be another object than numpy's own dtype.
+        is_native = stored.startswith(">") == (sys.byteorder == "big")
+        return dtype if is_native or dtype.itemsize < 2 else dtype.newbyteorder()
     if "base" in stored:
         return np.dtype((_resolve(stored["base"]), tuple(stored["shape"])))
     fields = stored["fields"]

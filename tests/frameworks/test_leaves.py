@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pathlib
+import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -369,6 +371,90 @@ def test_a_loaded_array_does_not_need_the_files(nbytes: int, tmp_path: pathlib.P
     shutil.rmtree(tmp_path / "c")
     loaded[1][:] = 0
     assert differences(tree[0], loaded[0]) == []
+
+
+class OwnRecord(np.record):
+    """A scalar class that a file does not know."""
+
+
+class OwnVoid(np.void):
+    """Another."""
+
+
+HALVES = {"lo": (np.int16, 0), "hi": (np.int16, 2)}
+OWN = {
+    "an integer with fields": np.dtype((np.int32, HALVES)),
+    "a float with fields": np.dtype((np.float64, {"bits": (np.uint64, 0)})),
+    "a complex number with fields": np.dtype((np.complex64, {"re": ("f4", 0), "im": ("f4", 4)})),
+    "a time with fields": np.dtype(("M8[s]", {"n": (np.int64, 0)})),
+    "a big-endian integer with fields": np.dtype((np.int32, HALVES)).newbyteorder(">"),
+    "a record of one's own": np.dtype((OwnRecord, [("a", "i4"), ("b", "f8")])),
+    "a void of one's own with fields": np.dtype((OwnVoid, [("a", "i4")])),
+    "a void of one's own": np.dtype((OwnVoid, 8)),
+    "a record without fields": np.dtype((np.record, 8)),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_dtype_whose_scalars_have_a_class_of_their_own_is_refused(
+    name: str, tmp_path: pathlib.Path
+) -> None:
+    dtype = OWN[name]
+    x = np.zeros(3, dtype)
+    words = ("would come back without that class", dtype.type.__name__, "save x.view(")
+    for value in (x, dtype, x[:0], np.zeros((), dtype)):
+        assert_refused(tmp_path, {"x": value}, "$['x']", *words)
+    inside = [[("a", dtype)], [("a", dtype, (2,))], [("a", [("b", dtype)])]]
+    for outer in map(np.dtype, inside):
+        assert_refused(tmp_path, {"x": [np.zeros(2, outer), 1]}, "$['x'][0]", *words)
+        assert_refused(tmp_path, {"x": [outer]}, "$['x'][0]", *words)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_remedy_for_a_class_of_scalars_loads(name: str, tmp_path: pathlib.Path) -> None:
+    x = np.frombuffer(bytes(range(3 * OWN[name].itemsize)), OWN[name])
+    text = assert_refused(tmp_path, x, "$", "save x.view(")
+    found = re.search(r"save (x\.view\(.*?\)), and view", text)
+    assert found
+    plain = eval(found[1], {"numpy": np, "x": x})  # a remedy of our own text
+    assert assert_exact(tmp_path, plain).view(x.dtype).tobytes() == x.tobytes()
+
+
+def natives() -> list[np.dtype[Any]]:
+    codes = [code for code in NATIVE if code not in ("q", "Q")]
+    return [*map(np.dtype, codes), *(ml(name) for name in ML if hasattr(ml_dtypes, name))]
+
+
+def test_a_native_dtype_comes_back_as_that_of_numpy(tmp_path: pathlib.Path) -> None:
+    for dtype in natives():
+        loaded = assert_exact(tmp_path, [np.zeros(2, dtype), np.zeros(0, dtype), dtype])
+        for found in (loaded[0].dtype, loaded[1].dtype, loaded[2]):
+            assert (repr(found), found.byteorder) == (repr(dtype), dtype.byteorder)
+            assert found is dtype or dtype.kind in "mMSUV"  # of these numpy makes one each time
+
+
+def test_the_fields_of_a_structure_come_back_as_native_dtypes(tmp_path: pathlib.Path) -> None:
+    dtype = np.dtype([("a", "f4"), ("b", "i8", (2,)), ("c", [("d", "u2"), ("e", ">u2")])])
+    for outer in (dtype, np.dtype((np.record, dtype)), np.dtype(dtype.descr[:2], align=True)):
+        for x in (np.zeros(2, outer), outer, np.zeros(0, outer), np.zeros(2, outer)[0]):
+            loaded = assert_exact(tmp_path, x)
+            found = loaded if isinstance(loaded, np.dtype) else loaded.dtype
+            assert repr(found) == repr(outer) and found.type is outer.type
+            assert found["a"] is np.dtype("f4") and found["b"].base is np.dtype("i8")
+            if "c" in found.names:
+                assert found["c"]["d"] is np.dtype("u2") and found["c"]["e"].byteorder == ">"
+
+
+def test_a_loaded_array_has_the_dtype_that_pickle_keeps(tmp_path: pathlib.Path) -> None:
+    tree = {"f4": np.arange(3, dtype="f4"), "swapped": np.arange(3, dtype=">f4"), "s": np.int16(2)}
+    for options in ({}, {"like": tree}, {"arrays": "numpy"}):
+        ckptstore.save(tmp_path / "c", tree, overwrite=True)
+        loaded = ckptstore.load(tmp_path / "c", **options)
+        for name, x in pickle.loads(pickle.dumps(tree, protocol=5)).items():
+            assert repr(loaded[name].dtype) == repr(x.dtype)
+            assert loaded[name].dtype.byteorder == x.dtype.byteorder
+    cast = ckptstore.load(tmp_path / "c", {**tree, "f4": np.zeros(3)}, cast=True)
+    assert cast["f4"].dtype is np.dtype("f8")
 
 
 # --- jax ---------------------------------------------------------------------------------------
