@@ -76,7 +76,7 @@ def _parts(numbers: Array) -> Array:
 
 
 def _lost(old: Array, new: Array) -> Array:
-    """Tell which real numbers left the range of the dtype."""
+    """Return which real numbers are outside the range of the dtype."""
     if limit := _SATURATING.get(new.dtype.name):
         return ~((old > -limit) & (old < limit))
     finite = np.isfinite(new)

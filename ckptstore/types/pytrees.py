@@ -113,7 +113,7 @@ def _no_series(x: Any) -> str:
         return f"a {cls.__name__}"
     if _is_array(x):
         return f"an array ({full})"
-    return "" if hasattr(cls, "__iter__") else f"an object that is no list ({full})"
+    return "" if hasattr(cls, "__iter__") else f"an object that is not a list ({full})"
 
 
 def _is_array(x: Any) -> bool:
