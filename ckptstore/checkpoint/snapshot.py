@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ckptstore import concurrency
 from ckptstore.checkpoint.commit import not_committed
 from ckptstore.checkpoint.manifest_file import Committed, committed, committed_bytes
 from ckptstore.digests import Buffer, Digest, Hasher
@@ -18,6 +19,10 @@ from ckptstore.storage import Storage
 from ckptstore.tree import StoredTree
 
 _READS = 100
+_LOOKS = 4
+"""The number of times that one manifest is found to name a file that is not as it says."""
+
+_WAIT_SECONDS = 0.02
 
 T = TypeVar("T")
 
@@ -66,7 +71,7 @@ def read_snapshot(storage: Storage, use: Callable[[Snapshot], T]) -> T:
         NotCommittedError: there is no manifest.
         CorruptError: a file of the manifest is missing or has another size.
     """
-    before = None
+    before, looks = None, 0
     for _ in range(_READS):
         holder = committed(storage)
         if holder is None:
@@ -74,8 +79,11 @@ def read_snapshot(storage: Storage, use: Callable[[Snapshot], T]) -> T:
         try:
             return use(_open(storage, holder))
         except _Changed as error:
-            if committed_bytes(storage) != holder.data or before != holder.data:
-                before = holder.data  # the transfer of a listing may damage it, too: look twice
+            # The transfer of a listing may damage it, or a cache may answer: look several times.
+            looks = looks + 1 if before == holder.data else 1
+            before = holder.data
+            if looks < _LOOKS or committed_bytes(storage) != holder.data:
+                concurrency.pause(_WAIT_SECONDS * 2 ** (looks - 1) if looks > 1 else 0.0)
                 continue
             raise CorruptError(
                 f"{storage.url}: {error}; the checkpoint is incomplete; restore the file from a "

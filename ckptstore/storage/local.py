@@ -10,7 +10,6 @@ import errno
 import fcntl
 import os
 import stat
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
@@ -18,6 +17,7 @@ from ckptstore.digests import Buffer
 from ckptstore.errors import OutcomeUnknownError, Reason, StorageError
 from ckptstore.storage import posix
 from ckptstore.storage.base import Expected, Traffic
+from ckptstore.storage.held_files import HeldFiles
 
 _HELD_FILES = 128
 """The number of data files that a reader keeps open, so that an overwrite cannot remove them."""
@@ -40,17 +40,13 @@ class LocalStorage:
     def __init__(self, path: str, *, inside: bool = False) -> None:
         self.url = path
         self._inside = inside
-        self._held: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._files = HeldFiles(_HELD_FILES)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with self._lock:
-            held, self._held = self._held, {}
-        for fd in held.values():
-            posix.close(fd)
+        self._files.close()
 
     def __repr__(self) -> str:
         return f"LocalStorage({self.url!r})"
@@ -160,13 +156,18 @@ class LocalStorage:
         """Open the files and return their sizes; open files outlive an overwrite."""
         out = {}
         for name in names:
-            with posix.unless_gone("open", self._at(name)), self._opened(name) as fd:
-                out[name] = os.fstat(fd).st_size
+            path = self._at(name)
+            with (
+                posix.unless_gone("open", path),
+                posix.stale_is_gone(path),
+                self._files.opened(self._at(name)) as fd,
+            ):
+                out[name] = posix.size(fd)
         return out
 
     def get(self, name: str, offset: int, buffer: Buffer) -> None:
         """Read exactly the buffer's length."""
-        with self._reading(name), self._opened(name) as fd:
+        with self._reading(name), self._files.opened(self._at(name)) as fd:
             view = memoryview(buffer).cast("B")
             while view.nbytes:
                 count = os.preadv(fd, [view], offset)
@@ -176,7 +177,7 @@ class LocalStorage:
 
     def version(self, name: str) -> str:
         """Return a text that changes with every write to the file that is read."""
-        with self._reading(name), self._opened(name) as fd:
+        with self._reading(name), self._files.opened(self._at(name)) as fd:
             status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise StorageError(f"{self._at(name)}: not a regular file; expected one")
@@ -185,8 +186,14 @@ class LocalStorage:
     def read(self, name: str, limit: int) -> bytes:
         """Read a small file."""
         path = self._at(name)
-        with posix.named_link(path), self._reading(name), posix.opened(path, posix.READ) as fd:
-            return posix.read(fd, limit + 1)
+
+        def read() -> bytes:
+            with posix.opened(path, posix.READ) as fd:
+                posix.size(fd)  # makes the kernel forget an old one, at which it would stop
+                return posix.read(fd, limit + 1)
+
+        with posix.named_link(path), posix.errors("read", path, (FileNotFoundError,)):
+            return posix.again(read)
 
     def list(self) -> Mapping[str, int]:
         """List the files of the directory; none if there is no directory."""
@@ -204,18 +211,8 @@ class LocalStorage:
             posix.sync_directory(self.url)
 
     def changed(self) -> Mapping[str, float]:
-        """Return the files' ctimes: a fresh hard link keeps its old mtime.
-
-        Making or removing other links renews the ctime of a file too. But a file is linked only
-        after it is written, and no name here is younger than the last change of the directory.
-        """
-        files, latest = posix.files(self.url), float("inf")
-        with contextlib.suppress(OSError):  # it may be gone by now
-            latest = os.stat(self.url).st_ctime
-        return {
-            name: status.st_ctime if status.st_nlink == 1 else min(status.st_ctime, latest)
-            for name, status in files.items()
-        }
+        """Return the time of each file's last change; see `posix.changed`."""
+        return posix.changed(self.url)
 
     def unfinished(self) -> Mapping[str, float]:
         """Return nothing: a file exists from its first byte on."""
@@ -240,8 +237,9 @@ class LocalStorage:
     def children(self) -> Sequence[str]:
         """List the subdirectories, also behind symbolic links, and the links that lead nowhere."""
         names: list[str] = []
-        with posix.unless_gone("list", self.url), os.scandir(self.url) as entries:
-            names = sorted(entry.name for entry in entries if posix.may_be_directory(entry))
+        with posix.unless_gone("list", self.url):
+            found = posix.entries(self.url)
+            names = sorted(entry.name for entry in found if posix.may_be_directory(entry))
         return names
 
     def exists(self) -> bool:
@@ -258,7 +256,8 @@ class LocalStorage:
         """Return whether a file exists."""
         is_file = False
         with posix.unless_gone("look for", self._at(name)), posix.named_link(self.url):
-            is_file = stat.S_ISREG(os.stat(self._at(name)).st_mode)
+            status = posix.again(lambda: os.stat(self._at(name)))
+            is_file = stat.S_ISREG(status.st_mode)
         return is_file
 
     def remove(self) -> None:
@@ -324,20 +323,7 @@ class LocalStorage:
             ) from error
 
     @contextlib.contextmanager
-    def _opened(self, name: str) -> Iterator[int]:
-        """Open a file for the block; up to a limit, files stay open after it."""
-        with self._lock:
-            fd = self._held.get(name)
-            if fd is None:
-                fd = os.open(self._at(name), posix.READ)
-                if len(self._held) < _HELD_FILES:
-                    self._held[name] = fd
-        try:
-            yield fd
-        finally:
-            with self._lock:
-                if self._held.get(name) != fd:
-                    posix.close(fd)
-
-    def _reading(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return posix.errors("read", self._at(name), (FileNotFoundError,))
+    def _reading(self, name: str) -> Iterator[None]:
+        path = self._at(name)
+        with posix.errors("read", path, (FileNotFoundError,)), posix.stale_is_gone(path):
+            yield

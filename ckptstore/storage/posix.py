@@ -8,9 +8,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import stat
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from ckptstore.digests import Buffer
 from ckptstore.errors import Reason, StorageError
@@ -21,6 +24,15 @@ _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_STATX_FORCE_SYNC = 0x2000
+_STATX_SIZE = 0x200
+_STATX_NBYTES = 256
+_STATX_SIZE_AT = slice(40, 48)  # of stx_size
+
+_STALE_TRIES = 10
+
+T = TypeVar("T")
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.ENOTSUP}
 _NO_FLAG = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
@@ -37,6 +49,8 @@ _REMEDIES = {
     errno.ENOENT: "; the directory is gone: was it moved or deleted in the meantime?",
     errno.EIO: "; the disk is failing: check it before you trust it again",
     errno.ELOOP: "; a symbolic link leads back to itself: remove it",
+    errno.ESTALE: "; another machine keeps replacing the file, or its server was started anew: try "
+    "again, or mount the disk again",
     errno.EFBIG: "; raise the limit on file size (ulimit -f)",
     errno.ENOLCK: _NO_LOCKS,
     errno.ENOSYS: _NO_LOCKS,
@@ -92,6 +106,50 @@ def close(fd: int) -> None:
         os.close(fd)
 
 
+def again(call: Callable[[], T]) -> T:
+    """Repeat a call while its file handle is stale (ESTALE): another machine replaced the file."""
+    for _ in range(_STALE_TRIES):
+        try:
+            return call()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    return call()
+
+
+@contextlib.contextmanager
+def stale_is_gone(path: str) -> Iterator[None]:
+    """Raise FileNotFoundError for a stale file handle: another machine removed the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        raise FileNotFoundError(errno.ENOENT, "removed on its server", path) from None
+
+
+def size(fd: int) -> int:
+    """Return the size of an open file, as its server tells it now.
+
+    A network or FUSE file system may answer `fstat` from a cache, and ends reads there, too. To ask
+    the server makes the kernel forget that size.
+    """
+    statx = _statx()
+    if statx is not None:
+        status = bytearray(_STATX_NBYTES)
+        place = (ctypes.c_char * _STATX_NBYTES).from_buffer(status)
+        if statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_FORCE_SYNC, _STATX_SIZE, place) == 0:
+            return int.from_bytes(status[_STATX_SIZE_AT], sys.byteorder)
+    return os.fstat(fd).st_size
+
+
+@functools.cache
+def _statx() -> Callable[..., Any] | None:
+    """Return the system call, which Linux has."""
+    found: Callable[..., Any] | None = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
+    return found
+
+
 def read(fd: int, most: int) -> bytes:
     """Return the first bytes of a file, at most `most`."""
     parts = []
@@ -118,14 +176,44 @@ def named_link(path: str) -> Iterator[None]:
 def files(directory: str) -> dict[str, os.stat_result]:
     """Return the files and symbolic links in a directory; none if there is no directory."""
     out = {}
-    with unless_gone("list", directory), os.scandir(directory) as entries:
+    with unless_gone("list", directory):
         # By name: a collector removes its mark last, so this must look at it first.
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            with contextlib.suppress(FileNotFoundError):
+        for entry in sorted(entries(directory), key=lambda entry: entry.name):
+            with contextlib.suppress(FileNotFoundError), stale_is_gone(entry.path):
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
                     out[entry.name] = status
     return out
+
+
+def entries(directory: str) -> list[os.DirEntry[str]]:
+    """Return the entries of a directory.
+
+    Raises:
+        OSError: FileNotFoundError also for a directory that stays stale.
+    """
+
+    def scan() -> list[os.DirEntry[str]]:
+        with os.scandir(directory) as found:
+            return list(found)
+
+    with stale_is_gone(directory):
+        return again(scan)
+
+
+def changed(directory: str) -> dict[str, float]:
+    """Return the files' ctimes: a fresh hard link keeps its old mtime.
+
+    Making or removing other links renews the ctime of a file too. But a file is linked only after
+    it is written, and no name here is younger than the last change of the directory.
+    """
+    found, latest = files(directory), float("inf")
+    with contextlib.suppress(OSError):  # it may be gone by now
+        latest = os.stat(directory).st_ctime
+    return {
+        name: status.st_ctime if status.st_nlink == 1 else min(status.st_ctime, latest)
+        for name, status in found.items()
+    }
 
 
 def may_be_directory(entry: os.DirEntry[str]) -> bool:

@@ -29,7 +29,7 @@ from ckptstore.format import manifest
 from ckptstore.saving import incremental, placement, writer
 from ckptstore.saving.incremental import Series
 from ckptstore.saving.request import SaveRequest
-from ckptstore.storage import local, posix
+from ckptstore.storage import held_files, local, posix
 
 READS = ("read", "preadv", "fstat", "close", "scandir", "flock")
 CHANGES = ("open", "write", "fsync", "fdatasync", "link", "replace", "unlink", "mkdir", "renameat2")
@@ -99,7 +99,10 @@ def faulty(faults: Faults, *, links: bool = True) -> Iterator[Faults]:
     renameat2 = faults.wrap("renameat2", posix._rename_no_replace)
     with (
         mock.patch.multiple(local, os=faults, fcntl=Flock),
-        mock.patch.multiple(posix, os=faults, _rename_no_replace=renameat2),
+        mock.patch.multiple(
+            posix, os=faults, _rename_no_replace=renameat2, size=faults.wrap("fstat", posix.size)
+        ),
+        mock.patch.object(held_files, "os", faults),
     ):
         yield faults
 

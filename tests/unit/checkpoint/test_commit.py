@@ -88,7 +88,7 @@ def test_overwrite_writes_in_the_order_of_docs_commit(tmp_path: Path) -> None:
     ]
     locked = [name for name, _ in log]
     first, last = (i for i, name in enumerate(locked) if name == "flock")
-    assert locked[first:last] == ["flock", "open", "read", "read", "close", "replace"]
+    assert locked[first:last] == ["flock", "open", "fstat", "read", "read", "close", "replace"]
 
 
 def test_the_index_file_is_written_and_synced_before_the_manifest(
