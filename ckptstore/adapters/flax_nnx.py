@@ -57,6 +57,7 @@ def _variable(cls: Any) -> Record:
         object_row(cls, "value", "metadata"),
         _take_variable,
         functools.partial(_make, cls),
+        check=_check_variable,
     )
 
 
@@ -64,12 +65,16 @@ def _take_variable(x: Any) -> Sequence[Any]:
     return (x._raw_value, x._var_metadata)  # not x.value, which runs hooks
 
 
-def _make(cls: Any, values: Sequence[Any]) -> Any:
-    value, metadata = values
+def _check_variable(values: Sequence[Any]) -> None:
+    metadata = values[1]
     if type(metadata) is not dict or not all(type(key) is str for key in metadata):
         raise TypeError("the metadata of a variable is not a dict with str keys")
     if metadata.get("hijax", False) is not False or metadata.get("ref", False) is not False:
         raise TypeError("a variable holds references, which cannot be stored")
+
+
+def _make(cls: Any, values: Sequence[Any]) -> Any:
+    value, metadata = values
     return cls._new(value, metadata)  # as jax makes variables: without __init__ and hooks
 
 

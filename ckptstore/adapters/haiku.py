@@ -24,7 +24,9 @@ class HaikuAdapter(Adapter):
     def records(self) -> Mapping[type, Record]:
         """Immutable mappings and sequences of keys."""
         return {
-            _FlatMap: Record(object_row(_FlatMap, "mapping", wraps=True), _take_map, _make_map),
+            _FlatMap: Record(
+                object_row(_FlatMap, "mapping", wraps=True), _take_map, _make_map, check=_check_map
+            ),
             haiku.PRNGSequence: Record(
                 object_row(haiku.PRNGSequence, "key", "subkeys"), _take_keys, _make_keys
             ),
@@ -44,10 +46,14 @@ def _take_map(x: Any) -> Sequence[Any]:
     return (mapping,)
 
 
-def _make_map(values: Sequence[Any]) -> Any:
+def _check_map(values: Sequence[Any]) -> None:
     (mapping,) = values
     if type(mapping) is not dict or not _is_plain(mapping):
         raise TypeError("a FlatMapping is made from a dict of dicts, lists, tuples and leaves")
+
+
+def _make_map(values: Sequence[Any]) -> Any:
+    (mapping,) = values
     return _FlatMap(mapping)  # flattens it, which runs no code of plain containers
 
 

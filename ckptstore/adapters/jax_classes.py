@@ -76,7 +76,9 @@ def _take_struct(x: Any) -> Sequence[Any]:
 
 def _make_struct(values: Sequence[Any]) -> Any:
     shape, dtype, weak = values
-    _require(type(shape) is tuple and all(type(n) is int for n in shape) and type(weak) is bool)
+    if type(shape) is not tuple or not all(type(n) is int for n in shape):
+        raise TypeError(f"its shape is {shape!r:.80}, expected a tuple of ints")
+    _require(type(weak) is bool)
     _require(isinstance(dtype, np.dtype) or jax_symbols.is_key_dtype(dtype))
     return _struct(shape, dtype, weak)
 

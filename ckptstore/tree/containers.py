@@ -104,9 +104,9 @@ def _filled(
 ) -> dict[Any, Any]:
     """Fill an empty dict with the alternating keys and values of a stored one."""
     _refuse_crowd(table, node, values[::2])
-    for key, value in zip(values[::2], values[1::2], strict=True):
+    for number, (key, value) in enumerate(zip(values[::2], values[1::2], strict=True)):
         if key in out:
-            text = f"the key {keys.printable(key):.80} stands twice"
+            text = f"the key {table.key(table.layout.children(node)[2 * number]):.80} stands twice"
             raise _corrupt(table, node, text, Reason.DUPLICATE_KEY)
         out[key] = value
     return out

@@ -76,7 +76,7 @@ class _Walker:
 
     def __init__(self, where: str, lenient: bool, supplied: Set[int]) -> None:
         # `like` and `supplied` compare by object
-        self.live = LiveTree(where, by_memory=not lenient)
+        self.live = LiveTree(where, lenient)
         self._lenient = lenient
         self._supplied = supplied
         self._seen: dict[int, int] = {}  # the node of each object that has an identity, by id

@@ -11,7 +11,7 @@ import numpy as np
 
 from ckptstore.format import Kind, Layout, Nodes, TypeKind, TypeRow, dtypes, lay_out
 from ckptstore.format.dtypes import Stored
-from ckptstore.tree.keys import printable
+from ckptstore.tree import keys
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.types import Leaf
 
@@ -27,8 +27,9 @@ class LiveTree(NodeTable):
 
     Attributes:
         where: the tree, for messages.
-        by_memory: treat arrays that are the same view of the same memory as one leaf; otherwise
-            only one object is one leaf.
+        lenient: carry only what is needed to compare objects: records are not tried, and only one
+            object is one leaf. Otherwise arrays are one leaf, too, if they are the same view of the
+            same memory.
         types, dtypes: the rows of the table of types, and the dtypes.
         kind, arity, type, arg, heap: the columns of the nodes.
         leaves: the contents of the LEAF nodes and long scalars, by number.
@@ -37,7 +38,7 @@ class LiveTree(NodeTable):
     """
 
     where: str = "the tree"
-    by_memory: bool = True
+    lenient: bool = False
     types: list[TypeRow] = field(default_factory=list)
     dtypes: list[Stored] = field(default_factory=list)
     kind: list[int] = field(default_factory=list)
@@ -63,8 +64,12 @@ class LiveTree(NodeTable):
         return self.heap[node]
 
     def key(self, node: int) -> str:
-        """Return a printable form of the dict key at `node`."""
-        return printable(self.objects[node])
+        """Return the text of the dict key at `node` in a path."""
+        return keys.text_of(self, node)
+
+    def scalar_text(self, node: int) -> str:
+        """Return the text of a scalar in a dict key."""
+        return keys.printable(self.objects[node])
 
     def leaf(self, number: int) -> tuple[TypeRow, Stored, tuple[int, ...]]:
         """Return the type, dtype and shape of a leaf."""
@@ -104,7 +109,7 @@ class LiveTree(NodeTable):
 
     def add_leaf(self, leaf: Leaf) -> None:
         """Append a LEAF node, or a SAME node if a leaf of the same memory was met before."""
-        if leaf.memory is not None and self.by_memory:
+        if leaf.memory is not None and not self.lenient:
             first = self._memories.setdefault(leaf.memory, len(self.kind))
             if first < len(self.kind):
                 self.add(Kind.SAME, arg=first)

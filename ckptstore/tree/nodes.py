@@ -41,7 +41,11 @@ class NodeTable(abc.ABC):
 
     @abc.abstractmethod
     def key(self, node: int) -> str:
-        """Return a printable form of the dict key at `node`."""
+        """Return the text of the dict key at `node` in a path."""
+
+    @abc.abstractmethod
+    def scalar_text(self, node: int) -> str:
+        """Return the text of a scalar in a dict key."""
 
     @abc.abstractmethod
     def leaf(self, number: int) -> tuple[TypeRow, Stored, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import enum
 import functools
 from collections.abc import Sequence
@@ -12,7 +13,20 @@ from ckptstore.format import Kind, TypeKind, dtypes
 from ckptstore.tree import paths
 from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.nodes import NodeTable
-from ckptstore.types import Record, Refusal, StandIn, Unsafe, check_safe, class_row, enum_member
+from ckptstore.tree.scalars import ENCODERS, SCALAR_TYPES
+from ckptstore.types import (
+    Child,
+    Record,
+    Refusal,
+    StandIn,
+    Unsafe,
+    check_safe,
+    class_row,
+    enum_member,
+)
+
+_COPIED = (list, dict, collections.OrderedDict, set)
+_SIZED = (*_COPIED, tuple, frozenset)
 
 
 def encoder_of(record: Record) -> Encode:
@@ -36,8 +50,48 @@ def encode_record(record: Record, live: LiveTree, x: Any) -> Sequence[Any]:
             f"the adapter took this {type(x).__qualname__} apart into {_shown(children)}, expected "
             f"a list or tuple of {', '.join(row.fields) or 'no values'}; mend `take` of its Record"
         )
+    if row.kind == TypeKind.OBJECT and not live.lenient:
+        _try(record, x, children)
     live.add(Kind.RECORD, type=live.type_number(row))
     return children
+
+
+def _try(record: Record, x: Any, children: Sequence[Any]) -> None:
+    """Refuse an object that `load` would not make of these children, or would make another one."""
+    name = type(x).__qualname__
+    values = [child.value if type(child) is Child else child for child in children]
+    try:
+        if record.check is not None:
+            record.check(values)
+            return
+        values = [value.copy() if type(value) in _COPIED else value for value in values]
+        again = record.take(record.make(values))
+    except MemoryError:
+        raise
+    except Exception as error:  # of an adapter of another package, or of a class that it calls
+        text = (
+            str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+        )
+        raise Refusal(
+            f"this {name} could not be made again from its {', '.join(record.row.fields)}: {text}; "
+            "it holds a value that its class does not accept; make a new one"
+        ) from error
+    for field, before, after in zip(record.row.fields, values, again, strict=True):
+        if not _alike(before, after):
+            raise Refusal(
+                f"this {name} would come back with another {field}: {before!r:.80} became "
+                f"{after!r:.80}; make a new one"
+            )
+
+
+def _alike(before: Any, after: Any) -> bool:
+    """Return whether a part that was stored fits the part of the object that was made of it."""
+    cls = type(before)
+    if before is after or type(after) is not cls:
+        return before is after
+    if cls in SCALAR_TYPES:
+        return ENCODERS[cls](before) == ENCODERS[cls](after)
+    return cls not in _SIZED or len(before) == len(after)
 
 
 def _shown(children: Any) -> str:
@@ -59,6 +113,8 @@ def decode_record(
         UnknownTypeError: reason ``cannot-make``.
     """
     try:
+        if isinstance(record, Record) and record.check is not None:
+            record.check(values)
         return record.make(values)
     except Exception as error:
         own = isinstance(error, CheckpointError)

@@ -178,7 +178,7 @@ def _below(a: Any, b: Any) -> list[tuple[Any, Any]] | str:
         attributes = [(vars(a)[n], vars(b)[n]) for n in vars(a)] if ordered else []
         return [*((a[key], b[key]) for key in a), *attributes]
     encode = encoding.encoder(cls, a)
-    left, right = LiveTree(), LiveTree()
+    left, right = LiveTree(lenient=True), LiveTree(lenient=True)
     children, others = encode(left, a) or (), encode(right, b) or ()
     if left.kind == right.kind == [Kind.LEAF]:
         leaves = [table.leaf(0) for table in (left, right)]

@@ -16,8 +16,7 @@ import numpy as np
 from ckptstore.errors import CorruptError
 from ckptstore.format import DICT_KINDS, File, Index, Kind, Layout, TypeRow, decode_index, dtypes
 from ckptstore.format.dtypes import Stored
-from ckptstore.tree import paths, scalars
-from ckptstore.tree.keys import printable
+from ckptstore.tree import keys, paths, scalars
 from ckptstore.tree.nodes import NodeTable
 
 
@@ -101,34 +100,24 @@ class StoredTree(NodeTable):
         """Return the leaves that hold long scalars in dict keys."""
         if not self.long_scalars:
             return []
-        keys: set[int] = set()
+        inside: set[int] = set()
         for node, parent, position, _ in paths.walk(self):
-            if parent in keys or (self.kind[parent] in DICT_KINDS and position % 2 == 0):
-                keys.add(node)
-        return [leaf for node, leaf in self.long_scalars.items() if node in keys]
+            if parent in inside or (self.kind[parent] in DICT_KINDS and position % 2 == 0):
+                inside.add(node)
+        return [leaf for node, leaf in self.long_scalars.items() if node in inside]
 
     def key(self, node: int) -> str:
-        """Return a printable form of the dict key at `node`; a long key must have been read."""
-        try:
-            return self._key(node)
-        except RecursionError:
-            return "<a deeply nested key>"
+        """Return the text of the dict key at `node` in a path; a long key must have been read."""
+        return keys.text_of(self, node)
 
-    def _key(self, node: int) -> str:
-        node = self.target(node)
-        kind = self.kind[node]
-        if kind == Kind.ENUM:
-            return f"{self.row(node).name}.{self.text(node)}"
-        if kind in (Kind.TUPLE, Kind.FROZENSET):
-            parts = [self._key(child) for child in self.layout.children(node)]
-            if kind == Kind.FROZENSET:
-                return f"frozenset({{{', '.join(parts)}}})"
-            return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+    def scalar_text(self, node: int) -> str:
+        """Return the text of a scalar in a dict key."""
+        kind = Kind(self.kind[node]).name.lower()
         leaf = self.long_scalars.get(node)
         if leaf is not None and leaf not in self.long_keys:
-            return f"<{Kind(kind).name.lower()} of {self.index.shape(leaf)[0]} bytes>"
+            return f"<{kind} of {self.index.shape(leaf)[0]} bytes>"
         data = self.data(node) if leaf is None else self.long_keys[leaf]
         try:
-            return printable(scalars.decode(self, node, data))
+            return keys.printable(scalars.decode(self, node, data))
         except (KeyError, ValueError, CorruptError):
-            return f"<{Kind(kind).name.lower()}>"
+            return f"<{kind}>"

@@ -69,7 +69,10 @@ class Record:
         row: the type. The children of a ``pytree`` are its static part and its content; the
             children of every other kind are the fields.
         take: returns the children of an instance; raises Refusal.
-        make: returns an instance from its children.
+        make: returns an instance from its children. A save calls it, too, to find out whether the
+            load will succeed; so it must not change the children.
+        check: raises if no instance has these children. A save calls it instead of `make`, and a
+            load before `make`; pass it if `make` is slow.
         unused: the numbers of children for fields that the class no longer has.
 
     Example:
@@ -85,6 +88,7 @@ class Record:
     take: Callable[[Any], Sequence[Any]]
     make: Callable[[Sequence[Any]], Any]
     unused: frozenset[int] = frozenset()
+    check: Callable[[Sequence[Any]], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import dataclasses
 import enum
 import importlib
 import pathlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -18,6 +19,8 @@ import numpy as np
 import pytest
 
 import ckptstore
+from ckptstore.format import Kind
+from ckptstore.tree import flatten, paths
 from ckptstore.types import registry
 from tests.conformance import make_conformance as made
 from tests.support import independent_reader
@@ -153,6 +156,61 @@ def test_keys_of_one_printed_form_are_told_apart(tmp_path: pathlib.Path) -> None
         ckptstore.load(tmp_path / "c", {float("nan"): np.zeros(2), float("nan"): np.ones(4)})
     with pytest.raises(ckptstore.StructureError, match="several places"):
         ckptstore.load(tmp_path / "c", select="$[nan]")
+
+
+class Perm(enum.Flag):
+    R = 1
+    W = 2
+
+
+class Loose(enum.IntFlag):
+    A = 1
+
+
+class Word(enum.StrEnum):
+    A = "a"
+
+
+class Outer:
+    class Inner(enum.Enum):
+        X = (1, frozenset({2}))
+
+
+Bound = enum.Enum("AnotherName", "ONE TWO", module=__name__)
+Registered = enum.Enum("Registered", "ONE TWO", module=__name__)
+
+ANY_KEY: dict[str, list[Any]] = {
+    "scalars": [None, True, 2, -(10**2000), 10**2000, 1.5, -0.0, float("inf"), float("nan"), 1j],
+    "complex": [complex(float("nan"), -0.0), complex("inf")],
+    "text": ["", "a", "a'\"b", "[0]", ".a", "\udc80", "\n", b"", b"\xff", b"'", ...],
+    "long text": ["x" * 5000, b"y" * 5000, "\udc80" * 3000, ("x" * 5000, 1), 1 << 50_000],
+    "tuples": [(), (1,), (1, ("a", None)), (frozenset(), ()), (-0.0, float("nan"))],
+    "frozensets": [frozenset(), frozenset({1, 10, 2}), frozenset({"a", 1, None, (2, "b")})],
+    "nested frozensets": [frozenset({frozenset({1}), frozenset({10, 9}), ()})],
+    "enums": [Mode.FAST, Word.A, Outer.Inner.X, Bound.ONE],
+    "enums inside": [(Mode.FAST, Perm(0)), frozenset({Perm.R, Perm(0), Mode.FAST, Perm(3)})],
+    "flags": [Perm(0), Perm.R, Perm(3)],
+    "flags with other bits": [Loose(0), Loose.A, Loose(6), Loose(7), re.I, re.I | re.M],
+    "a registered enum": [Registered.ONE, (Registered.TWO, 1)],
+}
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("name", ANY_KEY)
+def test_a_tree_with_any_key_fits_itself_as_like(name: str, tmp_path: pathlib.Path) -> None:
+    ckptstore.register(Registered, name="project.Phases")
+    tree = {"d": {key: np.full(2, i) for i, key in enumerate(ANY_KEY[name])}}
+    ckptstore.save(tmp_path / "c", tree)
+    assert differences(tree, ckptstore.load(tmp_path / "c", like=tree)) == []
+    again = ckptstore.load(tmp_path / "c")
+    assert differences(tree, ckptstore.load(tmp_path / "c", like=again)) == []
+    live = flatten(tree)
+    nodes = [node for node, kind in enumerate(live.kind) if kind == Kind.LEAF]
+    assert len(nodes) == len(ANY_KEY[name])
+    with pytest.raises(ckptstore.StructureError) as caught:
+        ckptstore.load(tmp_path / "c", like={"d": dict.fromkeys(tree["d"], np.zeros(3))})
+    lines = [line.partition(": shape")[0].strip() for line in str(caught.value).split("\n")[1:]]
+    assert lines == paths.format_paths(live, nodes)
 
 
 # --- cast --------------------------------------------------------------------------------------
