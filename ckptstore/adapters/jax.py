@@ -13,6 +13,7 @@ import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
+from ckptstore import signals
 from ckptstore.adapters import jax_classes, jax_symbols
 from ckptstore.errors import Reason, UnsupportedError
 from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
@@ -85,6 +86,7 @@ class JaxAdapter(Adapter):
                 x = _put(host, weak, place)
             key = jax.random.wrap_key_data(x, impl=impl) if impl else x
         except (TypeError, ValueError, RuntimeError) as error:
+            signals.pass_on(error)
             kind = f"a key of {impl!r:.80}" if impl else f"an array of {host.dtype}"
             raise UnsupportedError(
                 f"jax {jax.__version__} cannot make {kind} here ({error!s:.200}); load with "

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ckptstore import signals
 from ckptstore.adapters import jax_symbols
 from ckptstore.format import TypeKind
 from ckptstore.types import Record, Refusal, class_row, object_row, pytree
@@ -112,7 +113,8 @@ def _is_registered(cls: type) -> bool:
         return False
     try:
         _treedef(cls, None, 0)
-    except (ValueError, TypeError, RuntimeError):
+    except (ValueError, TypeError, RuntimeError) as error:
+        signals.pass_on(error)
         return False
     return True
 

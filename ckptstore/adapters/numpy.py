@@ -62,11 +62,12 @@ class NumpyAdapter(Adapter):
     def symbols(self) -> Mapping[str, Any]:
         """The scalar types and ufuncs that numpy and ml_dtypes publish."""
         # The scalar types of ml_dtypes enter themselves in numpy's table: leave them out.
-        scalars = {t for t in np.sctypeDict.values() if t.__module__ == "numpy"}
-        types = {n: t for n, t in vars(ml_dtypes).items() if isinstance(t, type)}
+        # Lists: another thread may import a part of numpy meanwhile, which enters itself.
+        scalars = {t for t in list(np.sctypeDict.values()) if t.__module__ == "numpy"}
+        types = {n: t for n, t in list(vars(ml_dtypes).items()) if isinstance(t, type)}
         return {
             **{f"numpy.{t.__name__}": t for t in scalars},
-            **{f"numpy.{n}": f for n, f in vars(np).items() if isinstance(f, np.ufunc)},
+            **{f"numpy.{n}": f for n, f in list(vars(np).items()) if isinstance(f, np.ufunc)},
             **{f"ml_dtypes.{n}": t for n, t in types.items() if n not in ("finfo", "iinfo")},
         }
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ckptstore import signals
 from ckptstore.errors import Reason, UnsupportedError
 from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
@@ -96,6 +97,7 @@ class TorchAdapter(Adapter):
                 return torch.nn.Parameter(x, requires_grad)
             x.requires_grad_(requires_grad)
         except RuntimeError as error:
+            signals.pass_on(error)
             raise UnsupportedError(
                 f"torch {torch.__version__} makes no {row} of {host.dtype} and "
                 f'requires_grad={requires_grad} here ({error!s:.200}); load with arrays="numpy"',
@@ -290,6 +292,7 @@ def _host(x: torch.Tensor, dtype: np.dtype[Any]) -> Array:
         plain = x.detach().cpu().resolve_conj().resolve_neg()
         return array_bytes.to_bytes(plain.view(_BITS[dtype.itemsize][0]).numpy().view(dtype))
     except RuntimeError as error:
+        signals.pass_on(error)
         raise Refusal(f"torch cannot read this tensor: {error!s:.200}") from None
 
 

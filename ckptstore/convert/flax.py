@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgpack
 import numpy as np
 
+from ckptstore import signals
 from ckptstore.convert import inputs
 from ckptstore.convert.inputs import Source
 from ckptstore.convert.like import Differences, describe_value, path_step
@@ -178,6 +179,7 @@ def _fill(stored: Any, like: Any, where: str) -> Any:
     try:
         return serialization.from_state_dict(like, state_dict)
     except Exception as error:  # of functions that the user registered for a class
+        signals.pass_on(error)
         raise StructureError(
             f"{where}: flax could not put the values into `like`: {error!s:.500}",
             reason=Reason.DIFFERS_FROM_LIKE,

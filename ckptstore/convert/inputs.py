@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from ckptstore import signals
 from ckptstore.convert.files import Options, Path, open_file
 from ckptstore.digests import Buffer
 from ckptstore.errors import (
@@ -114,6 +115,7 @@ def corrupt_on_error(where: str, what: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
+        signals.pass_on(error)
         raise CorruptError(
             f"{where}: {what} ({type(error).__name__}: {error!s:.300}); restore it from a copy, or "
             "check that it is the kind of file that you expect"

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from ckptstore import signals
 from ckptstore.convert.files import File, Span, cut, overwritten, read_spans
 from ckptstore.errors import CorruptError, Reason, StorageError
 from ckptstore.storage import LocalStorage, Storage
@@ -122,6 +123,7 @@ def _writing(where: str, target: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        signals.pass_on(error)
         raise StorageError(
             f"{where}: could not be copied to {target}: {error.strerror or error}; free some space "
             "there, or set TMPDIR in the environment to another directory",

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ckptstore import signals
 from ckptstore.types import Refusal
 
 _NUMBERS = (bool, int, float, complex)
@@ -23,7 +24,8 @@ def initial_state(tx: Any, params: Any) -> Any:
     """
     try:
         return jax.eval_shape(tx.init, params)
-    except Exception:  # of the user's code: a real fault is raised again by the next call
+    except Exception as error:  # of the user's code: a real fault is raised again by the next call
+        signals.pass_on(error)
         return tx.init(params)
 
 
@@ -34,7 +36,8 @@ def updated_state(tx: Any, params: Any, state: Any) -> Any:
     """
     try:
         return jax.eval_shape(lambda p, s: tx.update(p, s, p)[1], params, state)
-    except Exception:  # of the user's code: then only the fresh state is known
+    except Exception as error:  # of the user's code: then only the fresh state is known
+        signals.pass_on(error)
         return None
 
 

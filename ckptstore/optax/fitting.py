@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ckptstore import signals
 from ckptstore.errors import Reason, StructureError, listed
 
 _SHOWN = 50
@@ -110,6 +111,7 @@ def fit(loaded: Any, tx: Optimizer, params: Any) -> tuple[Any, Report]:
     try:
         initial = expected.initial_state(tx, params)
     except Exception as error:  # of the user's optimizer
+        signals.pass_on(error)
         raise StructureError(
             f"fit: tx.init(params) failed: {type(error).__name__}: {error!s:.500}; pass the "
             "optimizer, and the parameters that it updates",

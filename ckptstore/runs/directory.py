@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ckptstore import storage
+from ckptstore import signals, storage
 from ckptstore.checkpoint import commit, committed, garbage
 from ckptstore.errors import (
     AlreadyCommittedError,
@@ -233,6 +233,7 @@ class Run:
                     if not look.stale(step):
                         _evict(store, step, look.attempt(step))
         except Exception as error:
+            signals.pass_on(error)
             own = isinstance(error, CheckpointError)
             what = error if own else f"{type(error).__name__}: {error}"
             done = f"{self.url}: step {saved} is saved, but older steps are not evicted"

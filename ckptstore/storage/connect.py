@@ -14,6 +14,7 @@ from fsspec.registry import (  # type: ignore[import-untyped, unused-ignore]
     registry,
 )
 
+from ckptstore import signals
 from ckptstore.errors import Reason, StorageError
 from ckptstore.storage.address import address_of, redacted
 from ckptstore.storage.bucket import BucketStorage
@@ -100,6 +101,7 @@ class Connector:
                 f"{where}: {self.redact(str(failure))}", reason=failure.reason
             ) from None
         except Exception as error:
+            signals.pass_on(error)
             raise StorageError(
                 f"{where}: {store.library} does not take these storage_options "
                 f"({', '.join(self.options) or 'none'}): "

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
+from ckptstore import signals
 from ckptstore.digests import Buffer
 from ckptstore.errors import OutcomeUnknownError, Reason, StorageError
 from ckptstore.storage import posix
@@ -96,7 +97,8 @@ class LocalStorage:
         target = self._at(name)
         try:
             os.link(os.path.join(os.path.dirname(self.url), sibling, source), target)
-        except OSError:  # gone, another disk, too many links, another user's: `put` may succeed
+        except OSError as error:  # gone, another disk, many links, another user's: `put` may do
+            signals.pass_on(error)
             return False
         if posix.is_durable(target, nbytes):
             return True

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from ckptstore import signals
 from ckptstore.digests import Buffer
 from ckptstore.errors import Reason, StorageError
 
@@ -73,6 +74,7 @@ def errors(operation: str, path: str, passing: tuple[type[OSError], ...] = ()) -
     except OSError as error:
         if isinstance(error, passing):
             raise
+        signals.pass_on(error)
         if FileNotFoundError in passing and isinstance(error, NotADirectoryError):
             raise FileNotFoundError(error.errno, error.strerror, path) from None
         remedy = _REMEDIES.get(error.errno or 0, "")
@@ -279,7 +281,8 @@ def is_durable(path: str, nbytes: int) -> bool:
         with opened(path, READ | os.O_NOFOLLOW) as fd:
             status = os.fstat(fd)
             getattr(os, "fdatasync", os.fsync)(fd)
-    except OSError:
+    except OSError as error:
+        signals.pass_on(error)
         return False
     return stat.S_ISREG(status.st_mode) and status.st_size == nbytes
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ckptstore import signals
 from ckptstore.errors import CheckpointError, CorruptError, Reason, UnsupportedError
 from ckptstore.format import TypeRow, array_bytes
 from ckptstore.format.dtypes import Array
@@ -86,6 +87,7 @@ def making(
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # of a framework, or of an adapter of another package
+        signals.pass_on(error)
         raise UnsupportedError(
             f"{where}: {row} {dtype}{list(shape)} could not be made here: {type(error).__name__}: "
             f"{error}",

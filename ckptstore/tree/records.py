@@ -8,6 +8,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from ckptstore import signals
 from ckptstore.errors import CheckpointError, Reason, UnknownTypeError
 from ckptstore.format import Kind, TypeKind, dtypes
 from ckptstore.tree import paths
@@ -41,6 +42,7 @@ def encode_record(record: Record, live: LiveTree, x: Any) -> Sequence[Any]:
     except (Refusal, dtypes.DtypeRefusal, CheckpointError, MemoryError):
         raise
     except Exception as error:  # of an adapter of another package, or of a class that it calls
+        signals.pass_on(error)
         raise Refusal(
             f"taking this {type(x).__qualname__} apart failed: {type(error).__name__}: {error}"
         ) from error
@@ -69,6 +71,7 @@ def _try(record: Record, x: Any, children: Sequence[Any]) -> None:
     except MemoryError:
         raise
     except Exception as error:  # of an adapter of another package, or of a class that it calls
+        signals.pass_on(error)
         text = (
             str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
         )
@@ -117,6 +120,7 @@ def decode_record(
             record.check(values)
         return record.make(values)
     except Exception as error:
+        signals.pass_on(error)
         own = isinstance(error, CheckpointError)
         text = str(error) if own else f"{type(error).__name__}: {error}"
         raise UnknownTypeError(

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ckptstore import signals
 from ckptstore.errors import CheckpointError
 from ckptstore.format import Kind, dtypes
 from ckptstore.tree import encoding
@@ -53,6 +54,7 @@ def _try(record: Pytree, x: Any, static: Any, children: list[Any], holder: type)
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # the author's function
+        signals.pass_on(error)
         raise Refusal(
             f"unflatten of {name} failed on the static part and the children that flatten "
             f"returned, as it would in a load: {type(error).__name__}: {error}"

@@ -10,6 +10,7 @@ import importlib
 import sys
 from collections.abc import Mapping, Sequence
 
+from ckptstore import signals
 from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.types.fields import RECORD_KINDS, fields_of, kind_of
@@ -160,6 +161,7 @@ def _find_by_name(row: TypeRow) -> type:
         try:
             importlib.import_module(module)
         except Exception as error:  # importing a module may raise anything
+            signals.pass_on(error)
             raise UnknownTypeError(
                 f"{row}: its adapter lists the module {module}, which cannot be imported: "
                 f"{type(error).__name__}: {error}",

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ckptstore import signals
 from ckptstore.errors import Reason, StructureError, UnknownTypeError
 
 
@@ -176,6 +177,7 @@ def _value(name: str, value: Any, old: Mapping[str, Any]) -> Any:
             return value(types.MappingProxyType(old))
         return copy.deepcopy(value)
     except Exception as error:  # of the user's function or object
+        signals.pass_on(error)
         raise UnknownTypeError(
             f"computing its added field {name!r} failed: {type(error).__name__}: {error}",
             reason=Reason.CANNOT_MAKE,

@@ -119,7 +119,7 @@ def _binding(cls: type) -> str | None:
     module = sys.modules.get(cls.__module__)
     if not isinstance(module, types.ModuleType):
         return None
-    return next((key for key, value in vars(module).items() if value is cls), None)
+    return next((key for key, value in list(vars(module).items()) if value is cls), None)
 
 
 def locate(module: str, name: str) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, MappingView, Sequence, 
 from dataclasses import dataclass
 from typing import Any
 
+from ckptstore import signals
 from ckptstore.format import TypeRow
 from ckptstore.types.adapter import Record, Refusal
 
@@ -54,6 +55,7 @@ class Pytree(Record):
         except Refusal:
             raise
         except Exception as error:
+            signals.pass_on(error)
             raise _failed(name, error) from error
 
 
@@ -87,6 +89,7 @@ def pytree(
             children, static = flatten(x)
             return [static, *children]
         except Exception as error:  # the author's function
+            signals.pass_on(error)
             raise _failed(type(x).__qualname__, error) from error
 
     return Pytree(row, take, make, flatten=flatten, owner=owner, of_jax=of_jax)

@@ -11,15 +11,18 @@ import functools
 import importlib
 import importlib.metadata
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ckptstore import signals
 from ckptstore.errors import Reason, StructureError, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.types.adapter import Adapter, Record
 from ckptstore.types.migrations import Migration
 from ckptstore.types.pytrees import pytree
+from ckptstore.types.tables import fault_of
 
 ADAPTERS: Mapping[str, str] = {
     "numpy": "ckptstore.adapters.numpy",
@@ -86,9 +89,14 @@ def find_adapter(module: Any) -> Adapter | None:
     if source is None:
         brought = package not in _RESERVED and package in _entry_points()
         return _load_entry_point(package) if brought else None
+    loaded = getattr(sys.modules.get(source), "ADAPTER", None)  # the last name that it binds
+    if loaded is not None:
+        adapter: Adapter = loaded
+        return adapter
     try:
-        adapter: Adapter = importlib.import_module(source).ADAPTER
+        adapter = importlib.import_module(source).ADAPTER
     except Exception as error:  # importing the framework may raise anything
+        signals.pass_on(error)
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and top_level(missing) in ADAPTERS:
             raise _not_installed(missing) from None
@@ -125,6 +133,7 @@ def _load_entry_point(package: str) -> Adapter:
     try:
         adapter = entries[0].load()
     except Exception as error:  # importing the module may raise anything
+        signals.pass_on(error)
         if isinstance(error, ModuleNotFoundError) and error.name == package:
             raise _not_installed(package) from None
         raise _bad_adapter(
@@ -136,7 +145,14 @@ def _load_entry_point(package: str) -> Adapter:
             f"is not an adapter: {names[0]} is {adapter!r:.80}, expected an instance of "
             "ckptstore.adapters.Adapter",
         )
+    same = {name for name, others in _entry_points().items() if entries[0].value in _values(others)}
+    if fault := fault_of(adapter, same):
+        raise _bad_adapter(package, f"cannot be used: {names[0]}: {fault}")
     return adapter
+
+
+def _values(entries: Sequence[importlib.metadata.EntryPoint]) -> list[str]:
+    return [entry.value for entry in entries]
 
 
 def _bad_adapter(package: str, text: str) -> UnknownTypeError:
@@ -177,8 +193,10 @@ class Registration:
         )
 
 
+# A table is filled and then published: another thread that saves meanwhile sees no half of it.
 _BY_CLASS: dict[type, Registration] = {}
 _BY_NAME: dict[str, Registration] = {}
+_adding = threading.Lock()
 
 
 def add(new: Registration) -> None:
@@ -187,17 +205,21 @@ def add(new: Registration) -> None:
     Raises:
         StructureError: reason ``register`` if the name belongs to another class.
     """
-    other = _BY_NAME.get(new.name)
-    if other is not None and default_name(other.cls) != default_name(new.cls):
-        raise StructureError(
-            f"register: the name {new.name} belongs to {other.cls!r}; pass another name=",
-            reason=Reason.REGISTER,
-        )
-    for old in (other, _BY_CLASS.get(new.cls)):
-        if old is not None:  # the class was defined again, or is registered again
-            _BY_NAME.pop(old.name, None)
-            _BY_CLASS.pop(old.cls, None)
-    _BY_CLASS[new.cls] = _BY_NAME[new.name] = new
+    global _BY_CLASS, _BY_NAME
+    with _adding:
+        by_class, by_name = dict(_BY_CLASS), dict(_BY_NAME)
+        other = by_name.get(new.name)
+        if other is not None and default_name(other.cls) != default_name(new.cls):
+            raise StructureError(
+                f"register: the name {new.name} belongs to {other.cls!r}; pass another name=",
+                reason=Reason.REGISTER,
+            )
+        for old in (other, by_class.get(new.cls)):
+            if old is not None:  # the class was defined again, or is registered again
+                by_name.pop(old.name, None)
+                by_class.pop(old.cls, None)
+        by_class[new.cls] = by_name[new.name] = new
+        _BY_CLASS, _BY_NAME = by_class, by_name
 
 
 def find_registration(cls: type) -> Registration | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from ckptstore import signals
 from ckptstore.digests import Buffer, digest
 from ckptstore.errors import Reason
 
@@ -64,6 +65,7 @@ def raising(failure_of: Callable[[Exception], Exception]) -> Iterator[None]:
     except Failure:
         raise
     except Exception as error:
+        signals.pass_on(error)
         raise failure_of(error) from None
 
 

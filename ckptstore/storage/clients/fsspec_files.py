@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
+from ckptstore import signals
 from ckptstore.errors import Reason
 from ckptstore.storage.clients import sync
 from ckptstore.storage.clients.base import Failure, Kind, raising
@@ -64,6 +65,7 @@ class Filesystem:
         except (TypeError, ValueError) as error:
             raise type(error)(self._redact(str(error))) from None  # of the options
         except Exception as error:
+            signals.pass_on(error)
             failure = self._failure(error)
             reason = failure.reason if failure.kind is Kind.REFUSED else Reason.UNAVAILABLE
             raise Failure(Kind.REFUSED, str(failure), reason) from None

@@ -19,6 +19,7 @@ from gcsfs.core import (  # type: ignore[import-untyped, unused-ignore]
 )
 from yarl import URL
 
+from ckptstore import signals
 from ckptstore.digests import Buffer
 from ckptstore.errors import Reason
 from ckptstore.storage.clients import sync
@@ -55,6 +56,7 @@ class Api:
         try:
             self._fs = GCSFileSystem(**dict(options) | own)
         except Exception as error:
+            signals.pass_on(error)
             failure = no_credentials(error)
             if failure is None:
                 raise

@@ -11,6 +11,7 @@ from typing import Any
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
+from ckptstore import signals
 from ckptstore.digests import Buffer
 from ckptstore.errors import Reason
 from ckptstore.storage.clients.base import (
@@ -164,6 +165,7 @@ class MemoryClient:
         try:
             self._fs.pipe_file(self._root + key, data)
         except OSError as error:  # a file where a directory should be, or the reverse
+            signals.pass_on(error)
             message = f"{type(error).__name__}: {error}"
             raise Failure(Kind.REFUSED, message, Reason.NOT_A_DIRECTORY) from None
 

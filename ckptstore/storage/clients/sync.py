@@ -7,7 +7,7 @@ import concurrent.futures
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from ckptstore import concurrency
+from ckptstore import concurrency, signals
 from ckptstore.storage.clients.base import Failure, Kind, nonsense, raising
 
 _SLOWEST = 64 << 10
@@ -90,7 +90,8 @@ def _run(loop: asyncio.AbstractEventLoop, request: Coroutine[Any, Any, T], timeo
             if concurrency.stopped():
                 raise Failure(Kind.REFUSED, "stopped", answered=False)
         return task.result()
-    except TimeoutError:
+    except TimeoutError as error:
+        signals.pass_on(error)
         message = f"no answer in {timeout:.3g} s"
         raise Failure(Kind.AGAIN, message, answered=False) from None
     except (concurrent.futures.CancelledError, asyncio.CancelledError):
