@@ -5,6 +5,7 @@ They are made without their ``__init__``, ``__new__`` or any descriptor. Spec: s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import functools
@@ -15,7 +16,7 @@ from typing import Any
 from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.types.adapter import Adapter, Child, Record, Refusal
-from ckptstore.types.fields import attribute_of, class_dict, kind_of
+from ckptstore.types.fields import MISSING, attribute_of, class_dict, kind_of
 from ckptstore.types.lookup import find_class
 from ckptstore.types.registry import find_adapter, find_registration, find_registration_named
 
@@ -167,17 +168,28 @@ def _take_fields(fields: tuple[str, ...], x: Any) -> Sequence[Any]:
         if name in attributes:
             values.append(attributes.pop(name))
             continue
-        slot = attribute_of(type(x), name)
-        try:
-            if type(slot) is not types.MemberDescriptorType:
-                raise AttributeError(name)
-            values.append(slot.__get__(x))
-        except AttributeError:
-            raise Refusal(
-                f"the field {name!r} of this {type(x).__qualname__} was never set; set it"
-            ) from None
+        values.append(_of_class(name, x))
     _refuse_extra(type(x), [*attributes, *_slots_beyond(fields, x)])
     return values
+
+
+def _of_class(name: str, x: Any) -> Any:
+    """Return the value of a field that is not in the ``__dict__``: from a slot, or the default.
+
+    ``field(init=False, default=...)`` leaves the value in the class until somebody sets it.
+    """
+    value = attribute_of(type(x), name)
+    if type(value) is types.MemberDescriptorType:
+        with contextlib.suppress(AttributeError):
+            return value.__get__(x)
+    elif value is not MISSING:
+        if attribute_of(type(value), "__get__") is MISSING:
+            return value
+        raise Refusal(
+            f"the field {name!r} of this {type(x).__qualname__} was never set, and the class has a "
+            f"{type(value).__qualname__} in its place, which an instance would not keep; set it"
+        )
+    raise Refusal(f"the field {name!r} of this {type(x).__qualname__} was never set; set it")
 
 
 def _slots_beyond(fields: tuple[str, ...], x: Any) -> list[str]:
@@ -252,10 +264,7 @@ def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum
     is_plain = _is_plain(value)
     member = members.get(value) if is_plain else None
     if member is None and issubclass(cls, enum.Flag) and _is_plain_flag(cls):
-        try:
-            member = cls(value)
-        except (ValueError, TypeError):
-            member = None
+        member = _combined(cls, value)
     if (
         type(member) is not cls
         or type(value) is not type(member._value_)
@@ -276,6 +285,24 @@ def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum
             "an Enum member stored in a checkpoint must keep its name and its value",
             reason=Reason.NO_SUCH_MEMBER,
         )
+    return member
+
+
+def _combined(cls: Any, value: Any) -> Any:
+    """Return a member that Python makes of several flags, or None.
+
+    Python keeps each such member in its class for ever, so that two of one value are one object.
+    One with bits that no flag has is taken out again: there may be as many as a file has nodes. But
+    without the equality of int, two such members would differ.
+    """
+    if type(value) is not int or value < 0:
+        return None
+    try:
+        member = cls(value)
+    except (ValueError, TypeError):
+        return None
+    if issubclass(cls, int) and value & ~class_dict(cls)["_flag_mask_"]:
+        class_dict(cls)["_value2member_map_"].pop(value, None)
     return member
 
 
