@@ -121,6 +121,7 @@ class Reason(enum.StrEnum):
     OTHER_PROCESS = "other-process"  #: a save of the process that this one was forked from
     SAVE_PENDING = "save-pending"  #: a save is under way
     SUPPLIED = "supplied"  #: a value that only `like` can supply
+    TOO_MANY_PLACES = "too-many-places"  #: a pattern of `select` that matches too many places
 
     # Reasons of types.
     BAD_ADAPTER = "bad-adapter"  #: an adapter that cannot be loaded or used

@@ -193,12 +193,12 @@ def _supplied_ids(tree: Any, patterns: Sequence[str]) -> Set[int]:
     end = outline.layout.end
     inside = bytearray(len(outline.kind))
     chosen: dict[int, int] = {}
-    for pattern, places in zip(patterns, paths.matches(outline, patterns), strict=True):
-        if not places:
+    for pattern, nodes in zip(patterns, paths.matching_nodes(outline, patterns), strict=True):
+        if not nodes:
             raise StructureError(
                 f"supplied: nothing in the tree is at {pattern}", reason=Reason.BAD_PATTERN
             )
-        for _, node in places:
+        for node in nodes:
             x = outline.objects[node]
             if type(x) in SCALAR_TYPES:
                 raise StructureError(

@@ -11,8 +11,9 @@ wrapper (FrozenDict) has the wrapper's own path. In a pattern
 from __future__ import annotations
 
 import ast
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ckptstore import errors
@@ -23,6 +24,19 @@ from ckptstore.tree.nodes import NodeTable
 _STEP = re.compile(
     r"""\.(?P<field>\*\*|\*|[^.\[\]'"*]+)|\[(?P<item>(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\[\]'"]|\[[^\]]*\])+)\]"""
 )
+
+_PLACES = 10_000
+"""Any patterns may match so many places, and four more for each node of the tree."""
+
+_Parsed = Sequence[tuple[str, ...]]
+_States = frozenset[tuple[int, int]]
+"""At a place: each pattern, and each number of its steps that may lead there."""
+
+_At = tuple[int, _States]
+_Step = tuple[str, int, _States]
+"""The text of a step, the node that it leads to, and the states there."""
+
+_Below = Callable[[int, _States], Sequence[_Step]]
 
 
 def step(table: NodeTable, parent: int, position: int, previous: int) -> str:
@@ -149,43 +163,119 @@ def _unquote(text: str) -> Any:
 def matches(table: NodeTable, patterns: Sequence[str]) -> list[list[tuple[str, int]]]:
     """Return, for each pattern, the (path, node) of every match, in the tree's order.
 
-    An object that stands in several places is found in each, but by `**` only in the first. The
-    node is the one at the place, which may be a SAME node. Steps inside dict keys, sets and static
-    parts are not matched.
+    An object that stands in several places is found in each. The node is the one at the place,
+    which may be a SAME node. Steps inside dict keys, sets and static parts are not matched.
+
+    Raises:
+        StructureError: reason ``bad-pattern``; ``too-many-places``: shared containers give so many
+            places that their number does not depend on the size of the tree any more.
     """
     parsed = [parse(pattern) for pattern in patterns]
-    end = table.layout.end
+    start = _start(parsed)
+    below: _Below = functools.partial(_below, table, parsed)
+    if _shares_containers(table):
+        below = _leading_to_matches(table, parsed, start)
     matched: list[list[tuple[str, int]]] = [[] for _ in patterns]
-    # A state is (pattern, number of steps done); a place has the states of all patterns.
-    start = frozenset(s for i in range(len(parsed)) for s in _close(parsed, (i, 0)))
-    shared: set[tuple[int, frozenset[tuple[int, int]]]] = set()
     stack = [(0, "$", start)]
     while stack:
         node, place, states = stack.pop()
-        for i in sorted({i for i, done in states if done == len(parsed[i])}):
+        for i in _ended(parsed, states):
             matched[i].append((place, node))
-        same = table.kind[node] == Kind.SAME
-        node = table.target(node)
-        if any("**" in parsed[i][done : done + 1] for i, done in states):
-            if same and (node, states) in shared:
-                continue  # else a chain of shared pairs has endlessly many paths
-            shared.add((node, states))
-        if table.kind[node] == Kind.ENUM:
-            continue
-        below, child, previous = [], node + 1, -1
-        for position in range(table.arity[node]):
-            text = step(table, node, position, previous)
-            after = frozenset() if text.startswith("{") else _advance(parsed, states, text)
-            if after:
-                below.append((child, place + text, after))
-            child, previous = end[child], child
-        stack.extend(reversed(below))
+        steps = below(table.target(node), states)
+        stack.extend((child, place + text, after) for text, child, after in reversed(steps))
     return matched
 
 
-def _advance(
-    parsed: list[tuple[str, ...]], states: frozenset[tuple[int, int]], text: str
-) -> frozenset[tuple[int, int]]:
+def matching_nodes(table: NodeTable, patterns: Sequence[str]) -> list[list[int]]:
+    """Return, for each pattern, the nodes of `matches`, each once, however many places it has."""
+    parsed = [parse(pattern) for pattern in patterns]
+    matched: list[dict[int, None]] = [{} for _ in patterns]
+    seen: set[_At] = set()
+    stack = [(0, _start(parsed))]
+    while stack:
+        node, states = stack.pop()
+        for i in _ended(parsed, states):
+            matched[i][node] = None
+        at = table.target(node), states
+        if at not in seen:
+            seen.add(at)
+            stack.extend((child, after) for _, child, after in reversed(_below(table, parsed, *at)))
+    return [list(nodes) for nodes in matched]
+
+
+def _shares_containers(table: NodeTable) -> bool:
+    if Kind.SAME not in table.kind:
+        return False
+    rows = zip(table.kind, table.arg, strict=True)
+    return any(kind == Kind.SAME and table.arity[arg] for kind, arg in rows)
+
+
+def _leading_to_matches(table: NodeTable, parsed: _Parsed, start: _States) -> _Below:
+    """Return a `_below` that leaves out steps to no match, once the matches are counted.
+
+    Each node is looked at once for each set of states. So the number of matches is known before
+    any of them is made: a chain of n shared pairs has 2^n places.
+
+    Raises:
+        StructureError: reason ``too-many-places``.
+    """
+    most = len(parsed) * (_PLACES + 4 * len(table.kind))
+    steps: dict[_At, list[_Step]] = {}
+    counts: dict[_At, int] = {}
+    root = table.target(0), start
+    stack = [root]
+    while stack:
+        at = stack[-1]
+        if at not in steps:
+            steps[at] = _below(table, parsed, *at)
+            stack.extend((table.target(child), after) for _, child, after in steps[at])
+            continue
+        stack.pop()
+        if at not in counts:  # all below it are counted by now
+            found = [counts[table.target(child), after] for _, child, after in steps[at]]
+            counts[at] = min(len(_ended(parsed, at[1])) + sum(found), most + 1)
+            steps[at] = [step for step, count in zip(steps[at], found, strict=True) if count]
+    if counts[root] > most:
+        raise StructureError(
+            f"{table.where}: the patterns match more than {most:,} places, since containers stand "
+            "in several places each; select one of these containers, or name the places without "
+            "stars",
+            reason=Reason.TOO_MANY_PLACES,
+        )
+    return lambda node, states: steps[node, states]
+
+
+def _below(table: NodeTable, parsed: _Parsed, node: int, states: _States) -> list[_Step]:
+    """Return the steps to the children of a node that may match, or may hold a match."""
+    below: list[_Step] = []
+    if table.kind[node] == Kind.ENUM or not _open(parsed, states):
+        return below
+    end, child, previous = table.layout.end, node + 1, -1
+    for position in range(table.arity[node]):
+        text = step(table, node, position, previous)
+        after = frozenset() if text.startswith("{") else _advance(parsed, states, text)
+        if after:
+            below.append((text, child, after))
+        child, previous = end[child], child
+    return below
+
+
+def _start(parsed: _Parsed) -> _States:
+    """Return the states at the root."""
+    return frozenset(state for i in range(len(parsed)) for state in _close(parsed, (i, 0)))
+
+
+def _ended(parsed: _Parsed, states: _States) -> list[int]:
+    """Return the patterns that match a place of these states."""
+    return sorted({i for i, done in states if done == len(parsed[i])})
+
+
+def _open(parsed: _Parsed, states: _States) -> bool:
+    """Return whether a pattern may match below a place of these states."""
+    return any(done < len(parsed[i]) for i, done in states)
+
+
+def _advance(parsed: _Parsed, states: _States, text: str) -> _States:
     """Return the states after one more step; an empty set cannot match anything below."""
     if not text:
         return frozenset((i, done) for i, done in states if done < len(parsed[i]))
@@ -200,7 +290,7 @@ def _advance(
     return frozenset(after)
 
 
-def _close(parsed: list[tuple[str, ...]], state: tuple[int, int]) -> set[tuple[int, int]]:
+def _close(parsed: _Parsed, state: tuple[int, int]) -> set[tuple[int, int]]:
     """Add the states in which a `**` stands for no step at all."""
     i, done = state
     states = {state}

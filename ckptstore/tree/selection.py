@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
@@ -44,7 +45,8 @@ def select(
         places: return the SAME nodes themselves, not their targets.
 
     Raises:
-        StructureError: reason ``no-match``, with the paths that are near; ``ambiguous``.
+        StructureError: reason ``no-match``, with the paths that are near; ``ambiguous``;
+            ``too-many-places``.
     """
     matches = paths.matches(table, patterns)
     for pattern, matched in zip(patterns, matches, strict=True):
@@ -149,9 +151,11 @@ class _Renamed(Sequence[TypeRow]):
 
 def _near(table: NodeTable, pattern: str) -> list[str]:
     """Return the children of the deepest place that the pattern reaches."""
-    steps = paths.parse(pattern)
+    steps, near = paths.parse(pattern), list[tuple[str, int]]()
     for count in range(len(steps) - 1, -1, -1):
-        near = paths.matches(table, ["$" + "".join(map(_as_text, steps[:count])) + ".*"])[0]
+        pattern = "$" + "".join(map(_as_text, steps[:count])) + ".*"
+        with contextlib.suppress(StructureError):  # too many
+            near = paths.matches(table, [pattern])[0]
         if near:
             return listed([path for path, _ in near], _NEAR_SHOWN)
     return ["only $"]

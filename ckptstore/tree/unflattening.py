@@ -65,15 +65,12 @@ def unflatten(
     kept = {arg for kind, arg in zip(tree.kind, tree.arg, strict=True) if kind == Kind.SAME}
     kept.update(roots)
     used = _closure(tree, roots)
-    nodes = _nodes_to_make(tree, used, overrides)
+    nodes = _nodes_to_make(tree, used, roots, overrides)
     makers = _Makers(tree, kept, stand_in)
     makers.find({tree.type[node] for node in nodes if tree.type[node]}, classes)
     _require_like(tree, nodes, makers)  # before gigabytes are read
     values = dict(read(_leaves(tree, nodes)))
     builder = _Builder(tree, kept, makers, values, overrides)
-    # SAME points backwards, so an earlier target never needs a later one.
-    for target in sorted(set(used) - set(roots)):
-        builder.build(target)
     return [builder.build(root) for root in roots]
 
 
@@ -95,16 +92,27 @@ def _closure(tree: NodeTable, roots: Sequence[int]) -> list[int]:
 
 
 def _nodes_to_make(
-    tree: NodeTable, roots: Sequence[int], overrides: Mapping[int, Any]
+    tree: NodeTable, used: Sequence[int], roots: Sequence[int], overrides: Mapping[int, Any]
 ) -> Sequence[int]:
-    """Return the nodes of the subtrees at `roots` that are not replaced by other objects."""
+    """Return the nodes of the subtrees at `used` that are not replaced by other objects.
+
+    A root inside a replaced subtree is made all the same.
+    """
     end = tree.layout.end
-    nodes = [node for root in roots for node in range(root, end[root])]
+    nodes = [node for root in used for node in range(root, end[root])]
     if not overrides:
         return nodes
     replaced = bytearray(len(tree.kind))
     for node in overrides:
         replaced[node : end[node]] = b"\1" * (end[node] - node)
+    for root in sorted(roots):
+        node = root
+        while node < end[root] and replaced[node]:
+            if node in overrides:
+                node = end[node]
+            else:
+                replaced[node] = 0
+                node += 1
     return [node for node in nodes if not replaced[node]]
 
 
@@ -229,11 +237,17 @@ class _Builder:
         self._built: dict[int, Any] = {}  # the objects of the kept nodes
 
     def build(self, root: int) -> Any:
-        """Return the object at a node."""
+        """Return the object at a node.
+
+        The target of a SAME node is made first, unless it is made already. It lies outside the
+        subtree, or inside a node that is replaced; it never holds the SAME node.
+        """
         arity, end = self._tree.arity, self._tree.layout.end
+        kind, arg = self._tree.kind, self._tree.arg
         frames: list[tuple[int, list[Any]]] = []
+        waiting: list[tuple[int, list[tuple[int, list[Any]]]]] = []  # SAME nodes, their frames
         node = root
-        while node < end[root]:
+        while True:
             following = node + 1
             if node in self._overrides:
                 value = self._overrides[node]
@@ -245,6 +259,10 @@ class _Builder:
                 frames.append((node, []))
                 node = following
                 continue
+            elif kind[node] == Kind.SAME and arg[node] not in self._built:
+                waiting.append((node, frames))
+                frames, node = [], arg[node]
+                continue
             else:
                 value = self._make(node, ())
             done = node
@@ -252,7 +270,11 @@ class _Builder:
                 if done in self._kept:
                     self._built[done] = value
                 if not frames:
-                    return value
+                    if not waiting:
+                        return value
+                    done, frames = waiting.pop()
+                    following = done + 1
+                    continue
                 open_node, values = frames[-1]
                 values.append(value)
                 if len(values) < arity[open_node]:
@@ -261,7 +283,6 @@ class _Builder:
                 value = self._make(open_node, values)
                 done = open_node
             node = following
-        raise AssertionError("the layout was checked")  # pragma: no cover
 
     def _make(self, node: int, children: Sequence[Any]) -> Any:
         tree = self._tree
