@@ -149,7 +149,7 @@ def _is_for_like(x: Any) -> bool:
 def _take_tuple(fields: tuple[str, ...], x: Any) -> Sequence[Any]:
     values = tuple(tuple.__iter__(x))
     if len(values) != len(fields):
-        raise Refusal(f"{len(values)} items in a NamedTuple of {len(fields)} fields")
+        raise Refusal(f"a NamedTuple of {len(fields)} fields has {len(values)} items")
     try:
         extra = list(object.__getattribute__(x, "__dict__"))
     except AttributeError:
