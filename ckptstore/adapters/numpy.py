@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,7 +88,12 @@ class NumpyAdapter(Adapter):
 
 
 def _leaf(x: Array, row: TypeRow) -> Leaf:
-    return Leaf(row, dtypes.describe(x.dtype), x.shape, lambda: array_bytes.to_bytes(x))
+    stored = dtypes.describe(x.dtype)
+    nbytes = None
+    if 0 in x.strides:
+        axes = zip(x.shape, x.strides, strict=True)
+        nbytes = x.itemsize * math.prod(length for length, stride in axes if stride)
+    return Leaf(row, stored, x.shape, lambda: array_bytes.to_bytes(x), memory_nbytes=nbytes)
 
 
 def _scalar(host: Array) -> Any:

@@ -6,6 +6,7 @@ For modules, optimizers, schedulers and scalers, save their `state_dict()`.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,8 +72,18 @@ class TorchAdapter(Adapter):
         row = _row(_ROW[cls], x.requires_grad, str(x.device), persistent)
         memory = (_memory(x), x.dtype, cls, x.requires_grad, persistent) if x.numel() else None
         fixed = x.device.type != "cpu"  # a host copy of a device tensor belongs to us alone
+        nbytes = None
+        if 0 in (strides := x.stride()):
+            axes = zip(x.shape, strides, strict=True)
+            nbytes = x.element_size() * math.prod(length for length, stride in axes if stride)
         return Leaf(
-            row, _stored(dtype), tuple(x.shape), lambda: _host(x, dtype), fixed, memory=memory
+            row,
+            _stored(dtype),
+            tuple(x.shape),
+            lambda: _host(x, dtype),
+            fixed,
+            memory=memory,
+            memory_nbytes=nbytes,
         )
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ckptstore import storage
 from ckptstore.checkpoint import Checkpoint, commit
+from ckptstore.format import LARGE_NBYTES, Kind
 from ckptstore.saving.attempt import Attempt, prepare
 from ckptstore.saving.incremental import Series
 from ckptstore.saving.request import SaveRequest
-from ckptstore.tree import flatten
+from ckptstore.tree import LiveTree, flatten, paths
+
+_log = logging.getLogger("ckptstore")
 
 
 def save(
@@ -119,5 +123,28 @@ def begin(
             raise commit.occupied(store, replaced)
         store.refuse_link()
         attempt = prepare(store, live, request, replaced, series, compare=compare)
+        _log_repeats(live, attempt.content.leaf_nbytes, store.url)
         stack.pop_all()
         return attempt
+
+
+def _log_repeats(live: LiveTree, nbytes: Sequence[int], url: str) -> None:
+    """Log each large array that repeats its elements, and so takes more bytes on disk."""
+    kept = {
+        number: leaf.memory_nbytes
+        for number, leaf in enumerate(live.leaves)
+        if leaf.memory_nbytes is not None and nbytes[number] >= leaf.memory_nbytes + LARGE_NBYTES
+    }
+    if not kept:
+        return
+    nodes = [i for i, kind in enumerate(live.kind) if kind == Kind.LEAF and live.arg[i] in kept]
+    for node, path in zip(nodes, paths.format_paths(live, nodes), strict=True):
+        number = live.arg[node]
+        _log.info(
+            "%s: %s repeats %d bytes of memory, and takes %d bytes on disk; to save less, save the "
+            "array that it repeats, and expand the loaded one",
+            url,
+            path,
+            kept[number],
+            nbytes[number],
+        )

@@ -41,6 +41,8 @@ class Leaf:
             that waits for them.
         memory: equal for arrays of one type that are the same view of the same memory: these are
             stored once and come back as one object. None if only identity counts.
+        memory_nbytes: the bytes of memory that the elements take, if they are fewer than the stored
+            ones, because the array repeats them; else None.
 
     Example:
         >>> import numpy
@@ -59,6 +61,7 @@ class Leaf:
     fixed: bool = False
     start: Callable[[], Callable[[], Array]] | None = None
     memory: Any = None
+    memory_nbytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
