@@ -15,15 +15,13 @@ from typing import Self
 
 from ckptstore import signals
 from ckptstore.digests import Buffer
-from ckptstore.errors import OutcomeUnknownError, Reason, StorageError
-from ckptstore.storage import posix
+from ckptstore.errors import OutcomeUnknownError, StorageError
+from ckptstore.storage import links, posix
 from ckptstore.storage.base import Expected, Traffic
 from ckptstore.storage.held_files import HeldFiles
 
 _HELD_FILES = 128
 """The number of data files that a reader keeps open, so that an overwrite cannot remove them."""
-
-_CANNOT_SYNC = {errno.EACCES, errno.EPERM, errno.EINVAL}  # another user's; autofs, squashfs
 
 
 class LocalStorage:
@@ -41,6 +39,7 @@ class LocalStorage:
     def __init__(self, path: str, *, inside: bool = False) -> None:
         self.url = path
         self._inside = inside
+        self._prepared = False
         self._files = HeldFiles(_HELD_FILES)
 
     def __enter__(self) -> Self:
@@ -59,38 +58,18 @@ class LocalStorage:
         have finished.
         """
         self.refuse_link()
-        missing, path = [], self.url
-        while not os.path.isdir(path):
-            if os.path.lexists(path) and not os.path.isdir(path):  # others may be making it
-                raise StorageError(
-                    f"{self.url}: {path} is not a directory; remove it or choose another place",
-                    reason=Reason.NOT_A_DIRECTORY,
-                )
-            missing.append(path)
-            path = os.path.dirname(path)
-        for directory in reversed(missing):
-            with (
-                posix.errors("make the directory", directory),
-                contextlib.suppress(FileExistsError),
-            ):
-                os.mkdir(directory)
-            posix.sync_directory(os.path.dirname(directory))
-        if not missing:
-            try:
-                posix.sync_directory(os.path.dirname(self.url))
-            except StorageError as error:
-                if getattr(error.__cause__, "errno", None) not in _CANNOT_SYNC:
-                    raise
+        posix.make_directory(self.url)
+        self._prepared = True
 
     def refuse_link(self) -> None:
         """Raise StorageError, reason ``linked-step``, for a symbolic link inside a directory."""
         if self._inside:
-            posix.refuse_link(self.url)
+            links.refuse_link(self.url)
 
     def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Write and fsync a new file."""
         with posix.errors("write", self._at(name)):
-            posix.write_new(self._at(name), chunks)
+            self._write(self._at(name), chunks)
 
     def link(self, name: str, sibling: str, source: str, nbytes: int) -> bool:
         """Make a hard link, and sync the file: a copy made by hand may not be durable."""
@@ -110,7 +89,12 @@ class LocalStorage:
 
     def flush(self) -> None:
         """Make the names of the files durable."""
-        posix.sync_directory(self.url)
+        try:
+            posix.sync_directory(self.url)
+        except StorageError as error:
+            if not self._made_again(error.__cause__):
+                raise
+            posix.sync_directory(self.url)
 
     def create(self, name: str, data: bytes) -> None:
         """Write a temporary file and link it to `name`, which fails if `name` exists."""
@@ -194,7 +178,7 @@ class LocalStorage:
                 posix.size(fd)  # makes the kernel forget an old one, at which it would stop
                 return posix.read(fd, limit + 1)
 
-        with posix.named_link(path), posix.errors("read", path, (FileNotFoundError,)):
+        with links.named_link(path), posix.errors("read", path, (FileNotFoundError,)):
             return posix.again(read)
 
     def list(self) -> Mapping[str, int]:
@@ -241,12 +225,12 @@ class LocalStorage:
         names: list[str] = []
         with posix.unless_gone("list", self.url):
             found = posix.entries(self.url)
-            names = sorted(entry.name for entry in found if posix.may_be_directory(entry))
+            names = sorted(entry.name for entry in found if links.may_be_directory(entry))
         return names
 
     def exists(self) -> bool:
         """List it, since a network disk may answer anything else from its cache."""
-        return posix.directory_exists(self.url)
+        return links.directory_exists(self.url)
 
     def holders(self, name: str, expected: Expected | None = None) -> Sequence[str]:
         """Look into each subdirectory."""
@@ -257,7 +241,7 @@ class LocalStorage:
     def holds(self, name: str) -> bool:
         """Return whether a file exists."""
         is_file = False
-        with posix.unless_gone("look for", self._at(name)), posix.named_link(self.url):
+        with posix.unless_gone("look for", self._at(name)), links.named_link(self.url):
             status = posix.again(lambda: os.stat(self._at(name)))
             is_file = stat.S_ISREG(status.st_mode)
         return is_file
@@ -266,6 +250,27 @@ class LocalStorage:
         """Remove the directory, if it is empty."""
         with contextlib.suppress(OSError):
             os.rmdir(self.url)
+
+    def _write(self, path: str, chunks: Iterable[Buffer]) -> None:
+        try:
+            posix.write_new(path, chunks)
+        except FileNotFoundError as error:
+            if not self._made_again(error):
+                raise
+            posix.write_new(path, chunks)  # nothing was taken from `chunks` before
+
+    def _made_again(self, error: BaseException | None) -> bool:
+        """Make the directory again if a delete of this place has removed it while it was empty.
+
+        Another program may have removed it with files in it: the commit finds that they are gone.
+        """
+        if not (self._prepared and isinstance(error, FileNotFoundError)):
+            return False
+        making = posix.errors("make the directory", self.url, (FileExistsError,))
+        with contextlib.suppress(FileExistsError), making:
+            os.mkdir(self.url)
+        posix.sync_directory(os.path.dirname(self.url))
+        return True
 
     def _open(self) -> int:
         """Open the directory; one inside another not through a symbolic link."""
@@ -298,7 +303,7 @@ class LocalStorage:
         temporary = f"{self._at(name)}.{os.urandom(8).hex()}.tmp"
         try:
             with posix.errors("write", temporary):
-                posix.write_new(temporary, chunks)
+                self._write(temporary, chunks)
             try:
                 yield temporary
             except StorageError as error:

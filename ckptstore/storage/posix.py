@@ -23,6 +23,7 @@ READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in place of a file m
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
+_CANNOT_SYNC = {errno.EACCES, errno.EPERM, errno.EINVAL}  # another user's; autofs, squashfs
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
@@ -161,20 +162,6 @@ def read(fd: int, most: int) -> bytes:
     return b"".join(parts)
 
 
-@contextlib.contextmanager
-def named_link(path: str) -> Iterator[None]:
-    """Raise StorageError for a symbolic link to nothing, which no commit can replace."""
-    try:
-        yield
-    except FileNotFoundError:
-        if os.path.islink(path) and not os.path.exists(path):
-            raise StorageError(
-                f"{path}: a symbolic link to nothing; remove it, or restore its target",
-                reason=Reason.DANGLING_LINK,
-            ) from None
-        raise
-
-
 def files(directory: str) -> dict[str, os.stat_result]:
     """Return the files and symbolic links in a directory; none if there is no directory."""
     out = {}
@@ -218,49 +205,6 @@ def changed(directory: str) -> dict[str, float]:
     }
 
 
-def may_be_directory(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a directory, leads to one, or cannot be looked at."""
-    try:
-        return entry.is_dir() or (entry.is_symlink() and not os.path.exists(entry.path))
-    except OSError:
-        return True  # such as a link to itself
-
-
-def directory_exists(path: str) -> bool:
-    """Return whether a directory exists, by listing it.
-
-    Raises:
-        StorageError: reason ``not-a-directory`` or ``dangling-link``; it cannot be listed.
-    """
-    with errors("list", path), named_link(path):
-        try:
-            with os.scandir(path) as entries:
-                next(entries, None)
-        except NotADirectoryError:
-            raise StorageError(
-                f"{path}: not a directory; remove it, or choose another place",
-                reason=Reason.NOT_A_DIRECTORY,
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESTALE):
-                raise
-            if os.path.islink(path):
-                raise
-            return False
-    return True
-
-
-def refuse_link(path: str) -> None:
-    """Raise StorageError, reason ``linked-step``, for a symbolic link."""
-    with contextlib.suppress(OSError):  # not a link
-        raise StorageError(
-            f"{path}: a symbolic link to {os.readlink(path)}, and nothing is written or removed "
-            "through it; remove the link (Manager.delete of this step leaves its target alone), "
-            "then try again",
-            reason=Reason.LINKED_STEP,
-        )
-
-
 def write_new(path: str, chunks: Iterable[Buffer]) -> None:
     """Write and fsync a new file. A failed fsync is not retried."""
     fd = os.open(path, _WRITE, 0o666)
@@ -291,6 +235,36 @@ def sync_directory(path: str) -> None:
     """Make the names in a directory durable; raises StorageError."""
     with errors("fsync the directory", path), opened(path, DIRECTORY) as fd:
         os.fsync(fd)
+
+
+def make_directory(target: str) -> None:
+    """Make a directory and its missing parents, and make their names durable.
+
+    Raises:
+        StorageError: reason ``not-a-directory``, or an operation failed.
+    """
+    missing, path = [], target
+    while not os.path.isdir(path):
+        if os.path.lexists(path) and not os.path.isdir(path):  # others may be making it
+            raise StorageError(
+                f"{target}: {path} is not a directory; remove it or choose another place",
+                reason=Reason.NOT_A_DIRECTORY,
+            )
+        missing.append(path)
+        path = os.path.dirname(path)
+    for directory in reversed(missing):
+        with (
+            errors("make the directory", directory),
+            contextlib.suppress(FileExistsError),
+        ):
+            os.mkdir(directory)
+        sync_directory(os.path.dirname(directory))
+    if not missing:
+        try:
+            sync_directory(os.path.dirname(target))
+        except StorageError as error:
+            if getattr(error.__cause__, "errno", None) not in _CANNOT_SYNC:
+                raise
 
 
 def rename_new(source: str, target: str) -> None:

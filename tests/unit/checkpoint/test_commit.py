@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from ckptstore.format import manifest, names
 from ckptstore.saving import placement
 from ckptstore.storage.local import LocalStorage
 from tests.support import DOCS, TESTS, faults
+from tests.support.compare import differences
 from tests.support.faults import NEW, NEXT, OLD, Faults, Scenario, tree, which
 
 
@@ -453,3 +456,83 @@ def test_a_manifest_too_large_for_one_is_refused_before_anything_is_written(
     (tmp_path / "MANIFEST").unlink()
     ckptstore.save(tmp_path, tree(NEW), overwrite=overwrite)
     assert which(tmp_path) == NEW
+
+
+# A delete of the same place, which removes the directory while it is empty.
+
+SMALL = {"step": 2}
+LARGE = {"step": 2, "x": np.arange(5000.0), "y": np.arange(5000)}
+
+
+@pytest.mark.parametrize("tree", [SMALL, LARGE], ids=["no arrays", "arrays"])
+@pytest.mark.parametrize("before", ["put", "flush", "list", "create", "mkdir"])
+@pytest.mark.parametrize("method", ["save", "save_async"])
+def test_a_save_that_meets_a_delete_before_its_first_file_creates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: Any, before: str, method: str
+) -> None:
+    manager, met = ckptstore.Manager(tmp_path), list[str]()
+    manager.save(1, {"step": 1})
+    owner = os if before == "mkdir" else LocalStorage
+    real = getattr(owner, before)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        path = args[0] if before == "mkdir" else args[0].url
+        if met or not str(path).endswith("step-000000000002"):
+            return real(*args, **kwargs)
+        if before == "mkdir":
+            real(*args, **kwargs)
+        met.append(before)
+        with contextlib.suppress(OSError):  # as `Storage.remove`: only where it is empty
+            os.rmdir(path)
+        return None if before == "mkdir" else real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, before, call)
+    getattr(manager, method)(2, tree)
+    with manager:
+        pass
+    assert met or (before == "put" and tree is SMALL)
+    monkeypatch.undo()
+    assert manager.steps() == [1, 2] and ckptstore.verify(tmp_path / "step-000000000002") == []
+    assert differences(manager.load(2), tree) == []
+
+
+@pytest.mark.parametrize("tree", [SMALL, LARGE], ids=["no arrays", "arrays"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_overwrite_that_meets_a_delete_before_its_first_file_creates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: Any, inside: bool
+) -> None:
+    place, real = tmp_path / "step-000000000002", LocalStorage.prepare
+
+    def prepare(self: LocalStorage, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        monkeypatch.undo()
+        ckptstore.Manager(tmp_path).delete(2)
+        assert not place.exists()
+
+    ckptstore.save(place, {"step": 1}, step=2)
+    monkeypatch.setattr(LocalStorage, "prepare", prepare)
+    if inside:
+        ckptstore.Manager(tmp_path).save(2, tree, overwrite=True)
+    else:
+        ckptstore.save(place, tree, overwrite=True)
+    assert differences(ckptstore.load(place), tree) == [] and ckptstore.verify(place) == []
+
+
+@pytest.mark.parametrize("what", ["files", "the run"])
+def test_a_save_whose_files_are_removed_by_others_still_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    real = LocalStorage.flush
+
+    def flush(self: LocalStorage) -> None:
+        shutil.rmtree(self.url if what == "files" else tmp_path / "run")
+        real(self)
+
+    monkeypatch.setattr(LocalStorage, "flush", flush)
+    manager = ckptstore.Manager(tmp_path / "run")
+    with pytest.raises(ckptstore.StorageError):
+        manager.save(1, LARGE)
+    monkeypatch.undo()
+    assert manager.steps() == []
+    manager.save(1, LARGE)
+    assert differences(manager.load(), LARGE) == []

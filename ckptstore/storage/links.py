@@ -1,0 +1,68 @@
+"""Symbolic links of a disk that lead nowhere, or that nothing may be written through."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+from ckptstore.errors import Reason, StorageError
+from ckptstore.storage import posix
+
+
+@contextlib.contextmanager
+def named_link(path: str) -> Iterator[None]:
+    """Raise StorageError for a symbolic link to nothing, which no commit can replace."""
+    try:
+        yield
+    except FileNotFoundError:
+        if os.path.islink(path) and not os.path.exists(path):
+            raise StorageError(
+                f"{path}: a symbolic link to nothing; remove it, or restore its target",
+                reason=Reason.DANGLING_LINK,
+            ) from None
+        raise
+
+
+def refuse_link(path: str) -> None:
+    """Raise StorageError, reason ``linked-step``, for a symbolic link."""
+    with contextlib.suppress(OSError):  # not a link
+        raise StorageError(
+            f"{path}: a symbolic link to {os.readlink(path)}, and nothing is written or removed "
+            "through it; remove the link (Manager.delete of this step leaves its target alone), "
+            "then try again",
+            reason=Reason.LINKED_STEP,
+        )
+
+
+def may_be_directory(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a directory, leads to one, or cannot be looked at."""
+    try:
+        return entry.is_dir() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:
+        return True  # such as a link to itself
+
+
+def directory_exists(path: str) -> bool:
+    """Return whether a directory exists, by listing it.
+
+    Raises:
+        StorageError: reason ``not-a-directory`` or ``dangling-link``; it cannot be listed.
+    """
+    with posix.errors("list", path), named_link(path):
+        try:
+            with os.scandir(path) as entries:
+                next(entries, None)
+        except NotADirectoryError:
+            raise StorageError(
+                f"{path}: not a directory; remove it, or choose another place",
+                reason=Reason.NOT_A_DIRECTORY,
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+            if os.path.islink(path):
+                raise
+            return False
+    return True
