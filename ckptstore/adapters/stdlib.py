@@ -161,7 +161,7 @@ def _time_of(cls: Callable[..., Any], *numbers: str) -> Record:
             raise TypeError("its fields have wrong types")
         made = cls(*values)
         if take(made) != [*values]:
-            raise ValueError(f"{values} are not in the form that Python gives them")
+            raise ValueError(f"Python makes {take(made)} of the values {values}")
         return made
 
     row = object_row(f"datetime.{cls.__name__}", *numbers)

@@ -295,7 +295,7 @@ def _header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
     text = json.dumps(table, separators=(",", ":")).encode()
     if len(text) > _HEADER_MAX_NBYTES:
         raise StructureError(
-            f"the header has {len(text)} bytes, and readers of safetensors refuse over "
+            f"the header has {len(text)} bytes, and readers of safetensors refuse more than "
             f"{_HEADER_MAX_NBYTES}; select fewer arrays",
             reason=Reason.TOO_MANY,
         )

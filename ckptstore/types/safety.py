@@ -58,7 +58,7 @@ def check_safe(cls: type, kind: TypeKind) -> None:
     fields = fields_of(cls, kind)
     if kind == TypeKind.NAMEDTUPLE:
         if not all(type(attribute_of(cls, name)) is _GETTER for name in fields):
-            raise Unsafe("a field was replaced after NamedTuple made it")
+            raise Unsafe("a field was replaced after the NamedTuple was made")
         return
     try:
         object.__new__(cls)  # runs no code of the class, and refuses the built-in bases left
