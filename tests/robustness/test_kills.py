@@ -77,7 +77,7 @@ def test_a_run_that_is_killed_goes_on_from_its_newest_save(tmp_path: Path) -> No
 
 
 @pytest.mark.whole
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 def test_a_run_that_is_killed_two_hundred_times_goes_on_from_its_newest_save(
     tmp_path: Path,
 ) -> None:

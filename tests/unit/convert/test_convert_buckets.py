@@ -101,7 +101,7 @@ def impatient(monkeypatch):
 
 
 def settings(options, **more):
-    return (options or {}) | {"ckptstore": {"timeout": 5, "deadline": 5} | more}
+    return (options or {}) | {"ckptstore": {"timeout": 60, "deadline": 60} | more}
 
 
 def refused(call, *args, error=ckptstore.StorageError, reason=None, **more):

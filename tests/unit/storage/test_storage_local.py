@@ -234,7 +234,6 @@ def test_symbolic_links(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["MANIFEST", "data"])
-@pytest.mark.timeout(30)
 def test_a_pipe_or_directory_in_the_place_of_a_file_is_refused_at_once(
     name: str, tmp_path: Path
 ) -> None:
