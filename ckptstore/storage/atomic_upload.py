@@ -58,7 +58,7 @@ class AtomicUpload:
             return
         if not replace:
             if storage.holds(name):  # check before all bytes are sent in vain
-                raise FileExistsError(f"{self.requests.root}{self.prefix}{name} exists")
+                raise FileExistsError(f"{self.requests.at(self.prefix + name)} exists")
             storage.prepare()
             self._prove()
         self._in_parts(name, chunks, nbytes, replace=replace)

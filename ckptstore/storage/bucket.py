@@ -42,7 +42,7 @@ class BucketStorage(WithoutLinks):
     )
 
     def __init__(self, requests: Requests, prefix: str) -> None:
-        self.url = (requests.root + prefix).rstrip("/")
+        self.url = requests.at(prefix).rstrip("/")
         self._requests = requests
         self._prefix = prefix
 
@@ -277,9 +277,9 @@ class BucketStorage(WithoutLinks):
             if holder == data:
                 return
             if holder is None and expected is not None:
-                raise FileNotFoundError(f"{requests.root}{key} was deleted")
+                raise FileNotFoundError(f"{requests.at(key)} was deleted")
             if holder != expected:
-                raise FileExistsError(f"{requests.root}{key} holds other bytes")
+                raise FileExistsError(f"{requests.at(key)} holds other bytes")
             if wait is None or failure.kind is Kind.REFUSED:
                 raise requests.unknown(key, failure, tries)
             contradictions += failure.kind is Kind.CONDITION

@@ -20,7 +20,8 @@ from ckptstore.storage.address import address_of, redacted
 from ckptstore.storage.bucket import BucketStorage
 from ckptstore.storage.clients.base import Client, Failure, Settings
 from ckptstore.storage.clients.stores import OTHER, STORES
-from ckptstore.storage.options import fingerprint, redact, split
+from ckptstore.storage.options import fingerprint, split
+from ckptstore.storage.redaction import redact
 from ckptstore.storage.retry import Requests
 
 _KEPT = 8
@@ -74,8 +75,10 @@ class Connector:
         _clients.pop(self._key(), None)
 
     def redact(self, text: str) -> str:
-        """Replace the values of secret options in a text."""
-        return redact(text, self.options)
+        """Put stars in place of the secrets in a text."""
+        login = "" if self.protocol in STORES else self.bucket.rpartition("@")[0]
+        secrets = {"password": [login, login.partition(":")[2]]}
+        return redact(text, [self.options, secrets], self.protocol)
 
     def _key(self) -> tuple[int, str]:
         made_from = fingerprint(self.protocol, self.bucket, self.options, self.settings)
@@ -97,17 +100,16 @@ class Connector:
         try:
             return make(self.bucket, self.options, self.settings)
         except Failure as failure:
-            raise StorageError(
-                f"{where}: {self.redact(str(failure))}", reason=failure.reason
-            ) from None
+            message, reason = str(failure), failure.reason
         except Exception as error:
             signals.pass_on(error)
-            raise StorageError(
-                f"{where}: {store.library} does not take these storage_options "
-                f"({', '.join(self.options) or 'none'}): "
-                f"{type(error).__name__}: {self.redact(str(error))}",
-                reason=Reason.BAD_OPTIONS,
-            ) from None
+            message = (
+                f"{store.library} does not take these storage_options "
+                f"({', '.join(self.options) or 'none'}): {type(error).__name__}: {error}"
+            )
+            reason = Reason.BAD_OPTIONS
+        # Out of the except block: the exception of the library may hold secrets.
+        raise StorageError(f"{where}: {self.redact(message)}", reason=reason)
 
 
 def _check_known(protocol: str, shown: str) -> None:

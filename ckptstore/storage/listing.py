@@ -25,10 +25,8 @@ def pages(
     paging = Paging(requests.settings.deadline)
     found = first or page(requests, prefix, delimiter)
     while True:
-        try:
-            paging.check([*found.sizes, *found.prefixes], found.token)
-        except Failure as failure:
-            raise requests.error("list", prefix, failure, 1) from None
+        if failure := _failure(paging, found):
+            raise requests.error("list", prefix, failure, 1)
         yield found
         if found.token is None:
             return
@@ -59,3 +57,11 @@ def page(requests: Requests, prefix: str, delimiter: str = "/", token: str | Non
 
     answer: Page = requests.ask("list", prefix, request)
     return answer
+
+
+def _failure(paging: Paging, page: Page) -> Failure | None:
+    try:
+        paging.check([*page.sizes, *page.prefixes], page.token)
+    except Failure as failure:
+        return failure
+    return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -14,12 +13,10 @@ from fsspec.utils import tokenize  # type: ignore[import-untyped, unused-ignore]
 from ckptstore.errors import Reason, StorageError
 from ckptstore.storage.clients.base import Settings
 
-_ENVIRONMENT = "AWS_", "AZURE_", "FSSPEC_", "GCSFS_", "GOOGLE_", "STORAGE_"
+ENVIRONMENT = "AWS_", "AZURE_", "FSSPEC_", "GCSFS_", "GOOGLE_", "STORAGE_"
 """The prefixes of the environment variables that clients read."""
 
 _OWN = "ckptstore"
-_SECRET = re.compile(r"key|secret|token|pass|credential|auth|sas|connection", re.IGNORECASE)
-_SHORTEST_SECRET = 4
 
 
 def split(where: str, storage_options: Mapping[str, Any] | None) -> tuple[Settings, dict[str, Any]]:
@@ -72,25 +69,7 @@ def fingerprint(protocol: str, bucket: str, options: Mapping[str, Any], settings
 
     These are the arguments, the environment and fsspec's configuration.
     """
-    environment = {k: v for k, v in os.environ.items() if k.startswith(_ENVIRONMENT)}
+    environment = {k: v for k, v in os.environ.items() if k.startswith(ENVIRONMENT)}
     around = environment, conf.get(protocol)
     token: str = tokenize(protocol, bucket, dict(options), settings, around)
     return token
-
-
-def redact(text: str, options: Mapping[str, Any]) -> str:
-    """Replace the values of secret options in a text."""
-    for secret in sorted(_secrets(options), key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
-
-
-def _secrets(options: Any, secret: bool = False) -> set[str]:
-    """Return the texts among options that may be secrets, by the names of the options."""
-    if isinstance(options, Mapping):
-        found = [_secrets(v, secret or bool(_SECRET.search(str(k)))) for k, v in options.items()]
-        return set().union(*found)
-    if isinstance(options, list | tuple):
-        return set().union(*(_secrets(item, secret) for item in options))
-    kept = secret and isinstance(options, str) and len(options) >= _SHORTEST_SECRET
-    return {options} if kept else set()

@@ -89,5 +89,5 @@ def _no_swap(requests: Requests, prefix: str, version: Version) -> StorageError:
 
 
 def _store(requests: Requests, prefix: str) -> str:
-    url = (requests.root + prefix).rstrip("/")
+    url = requests.at(prefix).rstrip("/")
     return f"{url}: this store ({requests.link.client.endpoint})"

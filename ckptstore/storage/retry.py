@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 from ckptstore import concurrency
 from ckptstore.errors import OutcomeUnknownError, Reason, StorageError
+from ckptstore.storage.address import redacted
 from ckptstore.storage.clients.base import Client, Failure, Kind, Request, Settings
 from ckptstore.storage.uploads import Uploader
 
@@ -84,6 +85,10 @@ class Requests:
             link = self._links.setdefault(os.getpid(), Link(client, uploader))
         return link
 
+    def at(self, key: str) -> str:
+        """Return the URL of an object, or of a prefix, for messages."""
+        return redacted(self.root + key)
+
     def ask(self, operation: str, key: str, request: Request, *expected: Kind) -> Any:
         """Send a request, and retry it until the deadline if that may help.
 
@@ -107,7 +112,7 @@ class Requests:
                 failure = caught
             if failure.kind in expected:
                 link.answered = True
-                raise _PLAIN[failure.kind](f"{self.root}{key}: {failure}")
+                raise _PLAIN[failure.kind](f"{self.at(key)}: {self._said(failure)}")
             wait = self.wait(began, tries, failure)
             if wait is None:
                 raise self.error(operation, key, failure, tries)
@@ -134,7 +139,7 @@ class Requests:
         if reason == Reason.CREDENTIALS:
             self._connect.forget()
         after = f" ({_times(tries)})" if tries > 1 else ""
-        message = f"{self.root}{key}: could not {operation}{after}: {self._said(failure)}"
+        message = f"{self.at(key)}: could not {operation}{after}: {self._said(failure)}"
         remedy = f"; {_REMEDIES[reason]}" if reason in _REMEDIES else ""
         return StorageError(message + remedy, reason=reason)
 
@@ -143,7 +148,7 @@ class Requests:
     ) -> OutcomeUnknownError:
         """Return the error for a commit that may have happened."""
         return OutcomeUnknownError(
-            f"{self.root}{key}: whether the commit happened cannot be known ({_times(tries)}): "
+            f"{self.at(key)}: whether the commit happened cannot be known ({_times(tries)}): "
             f"{self._said(failure)}{more}; nothing was deleted; load the checkpoint when the store "
             "answers again"
         )
