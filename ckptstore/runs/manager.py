@@ -119,7 +119,7 @@ class Manager(Steps):
         metadata: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
         supplied: Sequence[str] = (),
-        overwrite: bool = False,
+        overwrite: bool | None = None,
         force: bool = False,
     ) -> Checkpoint | None:
         """Save a step; when this returns, it is committed and durable.
@@ -130,7 +130,7 @@ class Manager(Steps):
             metadata: as for `ckptstore.save`.
             metrics: numbers by name, for `best` and for your `keep` rule.
             supplied: as for `ckptstore.save`.
-            overwrite: replace an existing step.
+            overwrite: replace an existing step. None: only if it was skipped as damaged.
             force: save in any case, whatever `every` is, for example before the process ends. You
                 may then leave out the metrics that `keep` needs.
 
@@ -169,7 +169,7 @@ class Manager(Steps):
         metadata: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
         supplied: Sequence[str] = (),
-        overwrite: bool = False,
+        overwrite: bool | None = None,
         wait: bool = True,
         force: bool = False,
     ) -> PendingSave | None:

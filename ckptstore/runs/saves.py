@@ -84,7 +84,7 @@ class Saves:
         metadata: Mapping[str, Any] | None,
         metrics: Mapping[str, float] | None,
         supplied: Sequence[str],
-        overwrite: bool,
+        overwrite: bool | None,
     ) -> SaveRequest:
         """Check the arguments of a save."""
         return SaveRequest.of(
@@ -149,13 +149,14 @@ class Saves:
         self._series.distrust()
 
     def _replacing(self, step: int, request: SaveRequest) -> SaveRequest:
-        """Return the request with `overwrite`, if the step was skipped as damaged.
+        """Return the request with `overwrite`: if you left it out, for a step skipped as damaged.
 
         If that step is a symbolic link, the link makes room; its target is left alone.
         """
-        if step in self._damaged and self._run.unlink(step):
+        wanted = step in self._damaged if request.overwrite is None else request.overwrite
+        if wanted and step in self._damaged and self._run.unlink(step):
             _log.warning("step %d was a link to a damaged checkpoint; the link is removed", step)
-        return dataclasses.replace(request, overwrite=request.overwrite or step in self._damaged)
+        return dataclasses.replace(request, overwrite=wanted)
 
     def _after(self, saved: Checkpoint) -> None:
         """Evict steps, after the commit and in the thread of the save."""

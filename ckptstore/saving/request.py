@@ -20,7 +20,7 @@ class SaveRequest:
         metadata: the encoded metadata.
         metrics: Python's own numbers, by name.
         supplied: patterns of the paths that `load` takes from `like`.
-        overwrite: replace an existing checkpoint.
+        overwrite: replace an existing checkpoint; None: a `Manager` decides.
         storage_options: the options of the store.
     """
 
@@ -28,7 +28,7 @@ class SaveRequest:
     metadata: bytes
     metrics: Mapping[str, float]
     supplied: Sequence[str]
-    overwrite: bool
+    overwrite: bool | None
     storage_options: Mapping[str, Any] | None = field(repr=False)  # it may hold secrets
 
     @classmethod
@@ -39,7 +39,7 @@ class SaveRequest:
         metadata: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
         supplied: Sequence[str] = (),
-        overwrite: bool = False,
+        overwrite: bool | None = False,
         storage_options: Mapping[str, Any] | None = None,
     ) -> SaveRequest:
         """Check the arguments of `save`, and copy them.

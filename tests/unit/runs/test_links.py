@@ -261,3 +261,29 @@ def test_only_a_directory_inside_another_refuses_links(tmp_path: Path) -> None:
     inside = storage.open(tmp_path / "link", inside=True)
     with inside as place, pytest.raises(ckptstore.StorageError):
         place.refuse_link()
+
+
+@pytest.mark.parametrize("method", ["save", "save_async"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_damaged_step_is_replaced_unless_you_forbid_it(
+    linked: Linked, method: str, is_link: bool
+) -> None:
+    manager = Manager(linked.run)
+    manager.save(1, tree(1))
+    step = linked.run / name_of(2)
+    if is_link:
+        step.symlink_to(linked.archive)
+    else:
+        manager.save(2, tree(2))
+    (step / "MANIFEST").write_bytes(b"damaged")
+    assert is_of(manager.load(fallback=True), 1)
+    save = getattr(manager, method)
+    with pytest.raises(ckptstore.AlreadyCommittedError):
+        save(2, tree(3), overwrite=False)
+    assert (step / "MANIFEST").read_bytes() == b"damaged" and step.is_symlink() == is_link
+    save(2, tree(3))
+    with manager:
+        pass
+    assert is_of(manager.load(), 3) and not step.is_symlink()
+    with pytest.raises(ckptstore.AlreadyCommittedError):
+        save(2, tree(4))
