@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def _variable(cls: Any) -> Record:
         object_row(cls, "value", "metadata"),
         _take_variable,
         functools.partial(_make, cls),
-        check=_check_variable,
+        check=_check_saved,
     )
 
 
@@ -65,7 +66,12 @@ def _take_variable(x: Any) -> Sequence[Any]:
     return (x._raw_value, x._var_metadata)  # not x.value, which runs hooks
 
 
-def _check_variable(values: Sequence[Any]) -> None:
+def _check_saved(values: Sequence[Any]) -> None:
+    if type(values[0]) is not getattr(sys.modules.get("jax"), "Ref", None):
+        _check(values)  # a reference itself is refused by the adapter of jax, with its remedy
+
+
+def _check(values: Sequence[Any]) -> None:
     metadata = values[1]
     if type(metadata) is not dict or not all(type(key) is str for key in metadata):
         raise TypeError("the metadata of a variable is not a dict with str keys")
@@ -74,6 +80,7 @@ def _check_variable(values: Sequence[Any]) -> None:
 
 
 def _make(cls: Any, values: Sequence[Any]) -> Any:
+    _check(values)
     value, metadata = values
     return cls._new(value, metadata)  # as jax makes variables: without __init__ and hooks
 

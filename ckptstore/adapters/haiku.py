@@ -53,6 +53,7 @@ def _check_map(values: Sequence[Any]) -> None:
 
 
 def _make_map(values: Sequence[Any]) -> Any:
+    _check_map(values)
     (mapping,) = values
     return _FlatMap(mapping)  # flattens it, which runs no code of plain containers
 

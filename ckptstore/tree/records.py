@@ -116,8 +116,6 @@ def decode_record(
         UnknownTypeError: reason ``cannot-make``.
     """
     try:
-        if isinstance(record, Record) and record.check is not None:
-            record.check(values)
         return record.make(values)
     except Exception as error:
         signals.pass_on(error)

@@ -189,6 +189,8 @@ def _below(a: Any, b: Any) -> list[tuple[Any, Any]] | str:
     columns = [
         (t.kind, t.types, t.heap, t.dtypes, len(c)) for t, c in ((left, children), (right, others))
     ]
+    if columns[0] != columns[1] and left.kind == [Kind.RECORD]:
+        return f"{_full(cls)} has other parts"
     if columns[0] != columns[1]:
         return f"{_full(cls)} {a!r:.40} became {b!r:.40}"
     return [(_value(x), _value(y)) for x, y in zip(children, others, strict=True)]

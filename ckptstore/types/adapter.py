@@ -74,8 +74,7 @@ class Record:
         take: returns the children of an instance; raises Refusal.
         make: returns an instance from its children. A save calls it, too, to find out whether the
             load will succeed; so it must not change the children.
-        check: raises if no instance has these children. A save calls it instead of `make`, and a
-            load before `make`; pass it if `make` is slow.
+        check: raises if `make` would raise. A save calls it instead of `make`, if `make` is slow.
         unused: the numbers of children for fields that the class no longer has.
 
     Example:

@@ -19,6 +19,7 @@ from ckptstore.types.adapter import Adapter, Child, Record, Refusal
 from ckptstore.types.fields import MISSING, attribute_of, class_dict, kind_of
 from ckptstore.types.lookup import find_class
 from ckptstore.types.registry import find_adapter, find_registration, find_registration_named
+from ckptstore.types.safety import METACLASSES
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
 _VALUE_MAX_DEPTH = 32
@@ -176,13 +177,14 @@ def _take_fields(fields: tuple[str, ...], x: Any) -> Sequence[Any]:
 def _of_class(name: str, x: Any) -> Any:
     """Return the value of a field that is not in the ``__dict__``: from a slot, or the default.
 
-    ``field(init=False, default=...)`` leaves the value in the class until somebody sets it.
+    ``field(init=False, default=...)`` leaves the value in the class until somebody sets it. It is
+    not taken from there if the metaclass is a framework's: equinox looks at the instance alone.
     """
     value = attribute_of(type(x), name)
     if type(value) is types.MemberDescriptorType:
         with contextlib.suppress(AttributeError):
             return value.__get__(x)
-    elif value is not MISSING:
+    elif value is not MISSING and type(type(x)) in METACLASSES:
         if attribute_of(type(value), "__get__") is MISSING:
             return value
         raise Refusal(

@@ -46,10 +46,16 @@ class Pytree(Record):
                 )
             children, static = pair
             if fault := _no_series(children):
+                mend = "make it the only child, as in `return (b.data,), None`"
+                if children is x:
+                    mend = (
+                        "put its content into an object of another class and make that the only "
+                        "child, as in `return (dict(b),), None`"
+                    )
                 raise Refusal(
                     f"flatten of {name} returned {fault} in the place of the children: only the "
-                    "items of an iteration over it would be stored; make it the only child, as in "
-                    "`return (b.data,), None`, and unflatten gets it as children[0]"
+                    f"items of an iteration over it would be stored; {mend}; unflatten gets it as "
+                    "children[0]"
                 )
             return static, list(children), type(children)
         except Refusal:

@@ -16,7 +16,9 @@ from ckptstore.types.registry import find_adapter
 _HEAP_TYPE = 1 << 9
 """The flag of a class that a class statement defined: Py_TPFLAGS_HEAPTYPE."""
 
-_METACLASSES = (type, abc.ABCMeta, type(typing.Protocol))
+METACLASSES = (type, abc.ABCMeta, type(typing.Protocol))
+"""The metaclasses of Python itself."""
+
 _ENUM_METACLASSES = (enum.EnumType,)
 _ENUMS = {t for t in vars(enum).values() if type(t) is enum.EnumType}
 
@@ -44,7 +46,7 @@ def check_safe(cls: type, kind: TypeKind) -> None:
         ...
         ckptstore.types.safety.Unsafe: it is also a dict, whose contents are not its fields
     """
-    allowed = _ENUM_METACLASSES if kind == TypeKind.ENUM else _METACLASSES
+    allowed = _ENUM_METACLASSES if kind == TypeKind.ENUM else METACLASSES
     if type(cls) not in allowed and not _is_harmless(type(cls), type(cls)):
         raise Unsafe(f"its metaclass {type(cls).__qualname__} may run code")
     if attribute_of(cls, "__del__") is not MISSING:
@@ -86,7 +88,7 @@ def _check_comparison(cls: type) -> None:
 
 def _is_harmless(metaclass: type, hook: Any) -> bool:
     """Return whether the framework of a metaclass declares that a hook need not run."""
-    if metaclass in _METACLASSES:
+    if metaclass in METACLASSES:
         return False
     adapter = find_adapter(metaclass.__module__)
     return adapter is not None and any(hook is harmless for harmless in adapter.harmless)

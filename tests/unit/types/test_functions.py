@@ -127,6 +127,33 @@ def test_what_is_not_a_series_of_objects_is_refused_as_the_children(
     assert not (tmp_path / "b").exists()
 
 
+class Table(dict):
+    pass
+
+
+class Grid(np.ndarray):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("x", "mended"),
+    [(Table(a=A), dict), (np.ones((2, 3)).view(Grid), np.asarray)],
+    ids=["a dict", "an array"],
+)
+def test_an_object_that_is_its_own_children_is_told_to_store_its_content(
+    x: Any, mended: Any, registered: Any, tmp_path: Any
+) -> None:
+    cls = type(x)
+    unflatten = {Table: lambda _, c: Table(c[0]), Grid: lambda _, c: c[0].view(Grid)}[cls]
+    ckptstore.register(cls, flatten=lambda b: (b, None), unflatten=unflatten)
+    with pytest.raises(ckptstore.StructureError, match=r"another class .*\(dict\(b\),\), None"):
+        ckptstore.save(tmp_path / "b", x)
+    ckptstore.register(cls, flatten=lambda b: ((mended(b),), None), unflatten=unflatten)
+    ckptstore.save(tmp_path / "b", x)
+    loaded = ckptstore.load(tmp_path / "b")
+    assert type(loaded) is cls and differences(mended(x), mended(loaded)) == []
+
+
 CARRIED = {"dict", "OrderedDict", "defaultdict", "Counter", "set", "frozenset", "str", "bytes"}
 CARRIED |= {"bytearray", "numpy", "numpy scalar", "jax", "torch", "None", "int"}
 
