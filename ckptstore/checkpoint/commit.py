@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from ckptstore.checkpoint.manifest_file import (
     SENDS,
@@ -75,7 +75,7 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
         OutcomeUnknownError: it may or may not be committed; nothing is removed.
         StorageError: it is not committed; this attempt's files are removed.
     """
-    attempt = manifest.attempt
+    attempt, known = manifest.attempt, [file.name for file in manifest.files]
     try:
         sizes = storage.list()
         if names.mark(attempt) in sizes:
@@ -87,9 +87,9 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
                 reason=Reason.LOST_FILE,
             )
     except BaseException:
-        discard(storage, attempt)
+        discard(storage, attempt, known)
         raise
-    swapped = _send(storage, attempt, data, replaced)
+    swapped = _send(storage, attempt, known, data, replaced)
     try:
         sizes = storage.list()
         collected = names.mark(attempt) in sizes
@@ -108,18 +108,18 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
             "checkpoint"
         ) from failed
     if collected:
-        discard(storage, attempt)
+        discard(storage, attempt, known)
         raise _collected(storage, attempt)
     old = attempt_of(swapped)
-    left = None if old is None else discard(storage, old)  # the swap is durable
+    left = None if old is None else discard(storage, old, _files_of(swapped))  # the swap is durable
     if left is not None:
         _log.warning("%s: saved, but files of the save before are left: %s", storage.url, left)
 
 
 def _send(
-    storage: Storage, attempt: str, data: bytes, replaced: Committed | None
+    storage: Storage, attempt: str, known: Sequence[str], data: bytes, replaced: Committed | None
 ) -> Committed | None:
-    """Commit, and return the manifest that was replaced."""
+    """Commit, and return the manifest that was replaced; `known` are the files of the attempt."""
     error: Exception
     for _ in range(SENDS):
         try:
@@ -147,7 +147,7 @@ def _send(
                 "storage answers"
             ) from error
         if not isinstance(error, FileExistsError):
-            discard(storage, attempt)
+            discard(storage, attempt, known)
             raise error
         if holder is not None and (replaced is None or holder.data != replaced.data):
             if holder.attempt is None:  # it may be ours, damaged by each transfer
@@ -156,7 +156,7 @@ def _send(
                     f"commit of attempt {attempt} happened cannot be known; nothing was deleted; "
                     "verify it"
                 ) from error
-            discard(storage, attempt)
+            discard(storage, attempt, known)
             raise AlreadyCommittedError(
                 f"{storage.url}: another save (attempt {holder.attempt}) was committed "
                 "there first; none of its files was touched; load it, or save again"
@@ -241,7 +241,7 @@ def delete(storage: Storage, attempt: str | None = None) -> None:
             f"{storage.url}: whether the deletion of {MANIFEST} is done and durable cannot be "
             f"known ({failed}); no data file was removed; delete the checkpoint again"
         ) from failed
-    left = None if removed is None else discard(storage, removed)
+    left = None if removed is None else discard(storage, removed, _files_of(holder))
     # The writer may have lost the answer to its commit and sent the commit again in between. If it
     # does so after this check, it finds its files gone and withdraws the commit.
     try:
@@ -258,22 +258,38 @@ def delete(storage: Storage, attempt: str | None = None) -> None:
     storage.remove()
 
 
-def discard(storage: Storage, attempt: str) -> CheckpointError | None:
+def discard(storage: Storage, attempt: str, known: Iterable[str]) -> CheckpointError | None:
     """Remove as many files as possible of an attempt that is known not to be the checkpoint.
 
-    Return the first error; the remaining files are garbage, never part of a checkpoint.
+    Args:
+        storage: the place.
+        attempt: the attempt.
+        known: the names of its files, for a directory that you may write to and not list.
+
+    Returns:
+        The first error; the remaining files are garbage, never part of a checkpoint.
     """
-    first = None
+    first: CheckpointError | None = None
     try:
-        for name in storage.list():
-            if names.attempt_of(name) == attempt:
-                try:
-                    storage.delete(name)
-                except CheckpointError as error:
-                    first = first or error
+        found: Iterable[str] = storage.list()
     except CheckpointError as error:
-        first = error
+        if error.reason != Reason.PERMISSION:
+            return error
+        found = known
+    for name in found:
+        if names.attempt_of(name) == attempt:
+            try:
+                storage.delete(name)
+            except CheckpointError as error:
+                first = first or error
     return first
+
+
+def _files_of(holder: Committed | None) -> list[str]:
+    """Return the names of the files of a manifest, as far as it can be read."""
+    if holder is None or not isinstance(holder.decoded, Manifest):
+        return []
+    return [file.name for file in holder.decoded.files]
 
 
 def not_committed(storage: Storage) -> NotCommittedError:

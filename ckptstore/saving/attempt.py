@@ -215,7 +215,7 @@ class Attempt:
             draft, job = self._write()
         except BaseException:
             # No commit was sent, so no manifest names these files.
-            commit.discard(store, self.content.manifest.attempt)
+            commit.discard(store, self.content.manifest.attempt, self._names())
             raise
         commit.publish(store, draft.manifest, draft.data, self.replaced)
         if self.series is not None:
@@ -226,6 +226,12 @@ class Attempt:
             )
             self.series.saved(saved, self.previous)
         return Checkpoint(self.url, draft.manifest, [draft.index])
+
+    def _names(self) -> set[str]:
+        """Return the names of all files that were perhaps written."""
+        attempt = self.content.manifest.attempt
+        links = self.comparison.names(attempt).values() if self.comparison is not None else ()
+        return {file.name for file in self.plan.draft.manifest.files} | set(links)
 
     def _write(self) -> tuple[Draft, Job]:
         """Write the data files, and the index if it is not in the manifest."""

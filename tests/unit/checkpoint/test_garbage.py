@@ -303,7 +303,7 @@ def test_the_model_finds_a_save_that_takes_a_lost_answer_for_a_conflict(
         try:
             storage.create(names.MANIFEST, data)
         except FileExistsError:
-            commit.discard(storage, attempt)
+            commit.discard(storage, attempt, ())
             raise ckptstore.AlreadyCommittedError("somebody was first") from None
 
     assert not breaks(world(monkeypatch, saves(NEW, loses=True), before=None), None)
