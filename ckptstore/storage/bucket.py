@@ -82,7 +82,7 @@ class BucketStorage(WithoutLinks):
                     Kind.MISSING,
                     Kind.CONDITION,
                 )
-                if listing.page(self._requests, key).sizes.get(key) == nbytes:
+                if listing.size(self._requests, key) == nbytes:
                     return True
         except (FileNotFoundError, FileExistsError):
             pass
@@ -130,9 +130,9 @@ class BucketStorage(WithoutLinks):
                 raise
         out = {name: listed[name] for name in names if name in listed}
         for name in names:
-            key = self._prefix + name
-            if name not in out and key in (page := listing.page(self._requests, key)).sizes:
-                out[name] = page.sizes[key]
+            if name not in out:
+                size = listing.size(self._requests, self._prefix + name)
+                out |= {} if size is None else {name: size}
         return out
 
     def get(self, name: str, offset: int, buffer: Buffer) -> None:

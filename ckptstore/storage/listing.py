@@ -59,6 +59,18 @@ def page(requests: Requests, prefix: str, delimiter: str = "/", token: str | Non
     return answer
 
 
+def size(requests: Requests, key: str) -> int | None:
+    """Return the size of an object by listing it; None if there is none.
+
+    Raises:
+        StorageError: as for `pages`.
+    """
+    for found in pages(requests, key):  # the object stands on the first page, if keys are in order
+        if key in found.sizes:
+            return found.sizes[key]
+    return None
+
+
 def _failure(paging: Paging, page: Page) -> Failure | None:
     try:
         paging.check([*page.sizes, *page.prefixes], page.token)

@@ -198,6 +198,18 @@ def test_a_lie_gives_an_error_or_the_right_result_and_takes_no_more_than_was_ask
     assert steps[0] in CALLS["steps"](server.options())
 
 
+@pytest.mark.parametrize("call", ["load", "inspect", "newest"])
+@pytest.mark.parametrize("lie", ["same-page", "endless-pages"])
+def test_a_listing_that_makes_no_sense_does_not_make_a_checkpoint_corrupt(
+    lie: str, call: str, server: LyingS3
+) -> None:
+    """A load with fallback would take an older step."""
+    server.lie = LIES[lie]()
+    with pytest.raises(ckptstore.StorageError) as caught:
+        CALLS[call](server.options())
+    assert caught.value.reason == "unavailable"
+
+
 # Conditions.
 
 
