@@ -161,7 +161,7 @@ def _time_of(cls: Callable[..., Any], *numbers: str) -> Record:
             raise TypeError("its fields have wrong types")
         made = cls(*values)
         if take(made) != [*values]:
-            raise ValueError(f"Python makes {take(made)} of the values {values}")
+            raise ValueError(f"its values are {values}, and Python normalizes them to {take(made)}")
         return made
 
     row = object_row(f"datetime.{cls.__name__}", *numbers)

@@ -93,9 +93,9 @@ def _check_zip(where: str, local_path: str, nbytes: int) -> None:
         bad = parts.testzip()
     if bad is not None:
         raise CorruptError(
-            f"{where}: the bytes of {bad:.200} do not match their CRC-32; restore the file from a "
-            "copy; or, if it was written without checksums (compute_crc32 off), write it again "
-            "with them",
+            f"{where}: the bytes of {bad:.200} do not match their CRC-32, so the file is damaged, or "
+            "torch wrote it with compute_crc32 off, which stores a wrong one; restore the file "
+            "from a copy, or save it again with torch.save and compute_crc32 on",
             reason=Reason.CHECKSUM,
         )
 
