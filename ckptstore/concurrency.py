@@ -6,11 +6,13 @@ A process that is ending cannot start threads, so everything here also works wit
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -115,25 +117,74 @@ def map(
 def workers(count: int, *, name: str) -> Iterator[Callable[..., Future[Any]]]:
     """Yield a function like `Executor.submit`; no call goes on after the block.
 
-    When the block ends, calls that have not begun are dropped, and running calls give up their
-    requests.
+    If no thread can be started, the function makes each call at once. When the block ends, calls
+    that have not begun are dropped, and running calls give up their requests.
 
     Args:
         count: the largest number of threads.
         name: the prefix of the threads' names.
     """
-    stopping = threading.Event()
+    stopping, jobs = threading.Event(), queue.SimpleQueue[_Job | None]()
+    idle = threading.Semaphore(0)
+    begun: list[threading.Event] = []
+    more = True
 
-    def call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        with stopped_by(stopping):
-            return function(*arguments)
+    def work(ended: threading.Event) -> None:
+        try:
+            while (job := jobs.get()) is not None:
+                with stopped_by(stopping):
+                    job.run()
+                idle.release()
+        finally:
+            ended.set()
 
-    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+    def submit(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        nonlocal more
+        job = _Job(Future(), function, arguments)
+        if not idle.acquire(blocking=False) and more and len(begun) < count:
+            ended = threading.Event()
+            thread = threading.Thread(target=work, args=(ended,), name=f"{name}-{len(begun)}")
+            try:
+                thread.start()
+                begun.append(ended)
+            except RuntimeError:  # the process is ending, or may have no more threads
+                more = False
+        if begun:
+            jobs.put(job)
+        else:
+            job.run()
+        return job.future
+
     try:
-        yield lambda function, *arguments: pool.submit(call, function, arguments)
+        yield submit
     finally:
         stopping.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        with contextlib.suppress(queue.Empty):
+            while (job := jobs.get_nowait()) is not None:
+                job.future.cancel()
+        for _ in begun:
+            jobs.put(None)
+        for ended in begun:
+            ended.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One call of `workers`."""
+
+    future: Future[Any]
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def run(self) -> None:
+        """Make the call, and keep its result or its exception."""
+        self.future.set_running_or_notify_cancel()
+        try:
+            result = self.function(*self.arguments)
+        except BaseException as error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
 
 
 def pool(count: int, *, name: str) -> ThreadPoolExecutor:

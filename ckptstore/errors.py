@@ -19,6 +19,8 @@ import enum
 from collections.abc import Iterable
 from typing import Any
 
+from ckptstore.texts import escaped
+
 __all__ = [
     "AlreadyCommittedError",
     "CheckpointError",
@@ -203,7 +205,7 @@ class CheckpointError(Exception):
     exit_code: int = 1
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(escaped(message))
         if reason is not None:
             self.reason = reason
 
@@ -338,8 +340,8 @@ def bad_argument(
     )
 
 
-def listed(lines: Iterable[str], most: int) -> list[str]:
-    """Return the first lines, and a last line with the number of the omitted ones."""
+def listed(lines: Iterable[str], most: int, more: int = 0) -> list[str]:
+    """Return the first lines, and a last line with the number of the others, and of `more`."""
     lines = list(lines)
-    more = len(lines) - most
+    more += max(len(lines) - most, 0)
     return [*lines[:most], f"… and {more} more"] if more > 0 else lines

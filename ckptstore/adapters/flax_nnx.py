@@ -59,6 +59,7 @@ def _variable(cls: Any) -> Record:
         _take_variable,
         functools.partial(_make, cls),
         check=_check_saved,
+        reads="items",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import enum
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import haiku
 import jax
 
-from ckptstore.types import Adapter, Record, Refusal, object_row
+from ckptstore.types import Adapter, Record, Refusal, has_own, object_row
 
 _FlatMap = type(haiku.data_structures.to_immutable_dict({}))
 
@@ -25,10 +26,17 @@ class HaikuAdapter(Adapter):
         """Immutable mappings and sequences of keys."""
         return {
             _FlatMap: Record(
-                object_row(_FlatMap, "mapping", wraps=True), _take_map, _make_map, check=_check_map
+                object_row(_FlatMap, "mapping", wraps=True),
+                _take_map,
+                _make_map,
+                check=_check_map,
+                reads="everything",
             ),
             haiku.PRNGSequence: Record(
-                object_row(haiku.PRNGSequence, "key", "subkeys"), _take_keys, _make_keys
+                object_row(haiku.PRNGSequence, "key", "subkeys"),
+                _take_keys,
+                _make_keys,
+                reads="items",
             ),
         }
 
@@ -40,8 +48,9 @@ def _take_map(x: Any) -> Sequence[Any]:
         mapping = jax.tree.unflatten(x._structure, x._leaves)
     if not _is_plain(mapping):
         raise Refusal(
-            "a FlatMapping of Haiku may hold only dicts, lists, tuples and leaves; use a "
-            "dict: hk.data_structures.to_mutable_dict(x)"
+            "a FlatMapping of Haiku may hold only dicts, lists, tuples and leaves, and no key that "
+            "is an Enum member with an order of its own; use a dict: "
+            "hk.data_structures.to_mutable_dict(x)"
         )
     return (mapping,)
 
@@ -59,12 +68,32 @@ def _make_map(values: Sequence[Any]) -> Any:
 
 
 def _is_plain(x: Any) -> bool:
-    cls = type(x)
-    if cls is dict:
-        return all(map(_is_plain, x.values()))
-    if cls is list or cls is tuple:
-        return all(map(_is_plain, x))
-    return cls is _FlatMap or x is None or bool(jax.tree_util.all_leaves([x]))
+    """Return whether jax takes `x` apart into leaves without running code of their classes."""
+    todo, seen = [x], set[int]()
+    while todo:
+        x = todo.pop()
+        cls = type(x)
+        if cls in (dict, list, tuple):
+            if id(x) in seen:
+                continue
+            seen.add(id(x))
+            if cls is dict and not all(map(_sorts_plainly, x)):
+                return False
+            todo.extend(x.values() if cls is dict else x)
+        elif not (cls is _FlatMap or x is None or _is_leaf(x)):
+            return False
+    return True
+
+
+def _is_leaf(x: Any) -> bool:
+    return not issubclass(type(x), tuple) and bool(jax.tree_util.all_leaves([x]))
+
+
+def _sorts_plainly(key: Any) -> bool:
+    """Return whether jax, which sorts the keys of a dict, runs no code of the key's class."""
+    if type(key) in (tuple, frozenset):
+        return all(map(_sorts_plainly, key))
+    return not issubclass(type(key), enum.Enum) or not has_own(type(key), "__lt__", "__gt__")
 
 
 def _take_keys(x: Any) -> Sequence[Any]:

@@ -5,6 +5,8 @@ Its own classes are Partial, PartitionSpec and ShapeDtypeStruct.
 
 from __future__ import annotations
 
+import enum
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 from ckptstore import signals
 from ckptstore.adapters import jax_symbols
 from ckptstore.format import TypeKind
-from ckptstore.types import Record, Refusal, class_row, object_row, pytree
+from ckptstore.types import Record, Refusal, class_row, has_own, object_row, pytree
 
 # Releases from 0.4.20 on, the oldest that is tested, may not have it.
 _make_treedef = getattr(jax.tree_util.PyTreeDef, "from_node_data_and_children", None)
@@ -44,18 +46,49 @@ def _require(fits: bool) -> None:
 def _make_partial(values: Sequence[Any]) -> Any:
     function, args, keywords = values
     _require(type(args) is tuple and type(keywords) is dict)
-    return jax.tree_util.Partial(function, *args, **keywords)
+    _require(all(type(name) is str for name in keywords))
+    if issubclass(type(function), functools.partial):
+        return jax.tree_util.Partial(function, *args, **keywords)
+    # As jax does it after `isinstance`, which would ask any other object for its class.
+    return functools.partial.__new__(jax.tree_util.Partial, function, *args, **keywords)
 
 
 def _take_spec(x: Any) -> Sequence[Any]:
-    return (tuple(x), getattr(x, "unreduced", frozenset()), getattr(x, "reduced", frozenset()))
+    partitions: tuple[Any, ...] = tuple(getattr(x, "partitions", x))
+    unreduced: frozenset[Any] = getattr(x, "unreduced", frozenset())
+    reduced: frozenset[Any] = getattr(x, "reduced", frozenset())
+    if not all(map(_is_partition, partitions)) or not all(map(_is_axis, unreduced | reduced)):
+        raise Refusal(
+            "a PartitionSpec of other parts than None, names of axes and tuples of names cannot "
+            "be saved; name the axes of the mesh by str"
+        )
+    return (partitions, unreduced, reduced)
 
 
 def _make_spec(values: Sequence[Any]) -> Any:
     partitions, unreduced, reduced = values
     _require(type(partitions) is tuple and type(unreduced) is type(reduced) is frozenset)
+    _require(all(map(_is_partition, partitions)))
+    _require(all(map(_is_axis, unreduced | reduced)))  # jax hashes and prints them
     axes = {"unreduced": unreduced, "reduced": reduced}
     return jax.sharding.PartitionSpec(*partitions, **{k: v for k, v in axes.items() if v})
+
+
+def _is_partition(x: Any) -> bool:
+    """Return whether `x` is what a PartitionSpec says of one axis of an array."""
+    return all(map(_is_axis, x)) if type(x) is tuple else _is_axis(x)
+
+
+def _is_axis(x: Any) -> bool:
+    """Return whether `x` can name an axis of a mesh; jax permits more than names."""
+    if issubclass(type(x), enum.Enum):
+        return not has_own(type(x), *_ASKED)
+    return type(x) in _AXES or x is jax.sharding.PartitionSpec.UNCONSTRAINED
+
+
+_AXES = (str, type(None), bool, int, float, complex, bytes, type(...))
+_ASKED = "__bool__", "__len__", "__iter__", "__repr__", "__str__", "__format__"
+"""The methods by which jax looks at the parts of a PartitionSpec, or prints them."""
 
 
 def _take_struct(x: Any) -> Sequence[Any]:
@@ -78,9 +111,9 @@ def _take_struct(x: Any) -> Sequence[Any]:
 def _make_struct(values: Sequence[Any]) -> Any:
     shape, dtype, weak = values
     if type(shape) is not tuple or not all(type(n) is int for n in shape):
-        raise TypeError(f"its shape is {shape!r:.80}, expected a tuple of ints")
+        raise TypeError("its shape is not a tuple of ints")
     _require(type(weak) is bool)
-    _require(isinstance(dtype, np.dtype) or jax_symbols.is_key_dtype(dtype))
+    _require(issubclass(type(dtype), np.dtype) or jax_symbols.is_key_dtype(dtype))
     return _struct(shape, dtype, weak)
 
 
@@ -93,16 +126,19 @@ OWN: Mapping[type, Record] = {
         object_row("jax.tree_util.Partial", "func", "args", "keywords"),
         _take_partial,
         _make_partial,
+        reads="items",
     ),
     jax.sharding.PartitionSpec: Record(
         object_row("jax.sharding.PartitionSpec", "partitions", "unreduced", "reduced"),
         _take_spec,
         _make_spec,
+        reads="everything",
     ),
     jax.ShapeDtypeStruct: Record(
         object_row("jax.ShapeDtypeStruct", "shape", "dtype", "weak_type"),
         _take_struct,
         _make_struct,
+        reads="items",
     ),
 }
 """The classes of jax itself, by the names that jax publishes."""

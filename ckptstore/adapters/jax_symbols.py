@@ -70,7 +70,7 @@ def key_dtype_named(name: str) -> Any:
 
 def is_key_dtype(x: Any) -> bool:
     """Return whether `x` is a dtype of typed PRNG keys."""
-    return isinstance(x, _KEY_DTYPE_CLASS)
+    return issubclass(type(x), _KEY_DTYPE_CLASS)
 
 
 def implementation(dtype: Any) -> str:

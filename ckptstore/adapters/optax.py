@@ -69,18 +69,25 @@ _RENAMED = {
 }
 
 
+_MOST_NBYTES = 1 << 16
+"""The largest array that an added number is made for: many records may share a stored one."""
+
+
 def _full_like(field: str, value: float) -> Callable[[Mapping[str, Any]], Any]:
     """Return a function that makes an added number with the type and dtype of another field."""
 
     def make(old: Mapping[str, Any]) -> Any:
         x = old[field]
-        if isinstance(x, jax.Array):
+        cls = type(x)  # `isinstance` would ask an object of any class for its class
+        if issubclass(cls, jax.Array | np.ndarray | np.generic) and x.nbytes > _MOST_NBYTES:
+            raise TypeError(f"{field} has {x.nbytes} bytes, expected at most {_MOST_NBYTES}")
+        if issubclass(cls, jax.Array):
             return jnp.full_like(x, value)
-        if isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "biufV":  # V: bfloat16
+        if issubclass(cls, np.ndarray | np.generic) and x.dtype.kind in "biufV":  # V: bfloat16
             return np.full_like(x, value)
-        if type(x) in (int, float):
-            return type(x)(value)
-        raise TypeError(f"{field} is {type(x).__qualname__}, expected a number")
+        if cls in (int, float):
+            return cls(value)
+        raise TypeError(f"{field} is {cls.__qualname__}, expected a number")
 
     return make
 

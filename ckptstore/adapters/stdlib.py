@@ -34,6 +34,7 @@ class PythonAdapter(Adapter):
                 object_row("collections.Counter", "counts", wraps=True),
                 _take_counter,
                 _make_counter,
+                reads="items",
             ),
             OrderedDict: Record(
                 object_row(
@@ -41,11 +42,13 @@ class PythonAdapter(Adapter):
                 ),
                 _take_attributed,
                 _make_attributed,
+                reads="items",
             ),
             deque: Record(
                 object_row("collections.deque", "items", "maxlen", wraps=True),
                 _take_deque,
                 _make_deque,
+                reads="items",
             ),
             pathlib.PosixPath: _path_of(pathlib.PosixPath),
             pathlib.PurePosixPath: _path_of(pathlib.PurePosixPath),
@@ -137,7 +140,8 @@ def _path_of(cls: type[pathlib.PurePath]) -> Record:
             raise TypeError("a path is made from a str in its normal form")
         return cls(text)
 
-    return Record(object_row(f"pathlib.{cls.__name__}", "path"), lambda x: (str(x),), make)
+    row = object_row(f"pathlib.{cls.__name__}", "path")
+    return Record(row, lambda x: (str(x),), make, reads="items")
 
 
 def _namespace_of(cls: type) -> Record:
@@ -149,7 +153,8 @@ def _namespace_of(cls: type) -> Record:
         vars(namespace).update(attributes)
         return namespace
 
-    return Record(object_row(cls, "attributes", wraps=True), lambda x: (dict(vars(x)),), make)
+    row = object_row(cls, "attributes", wraps=True)
+    return Record(row, lambda x: (dict(vars(x)),), make, reads="items")
 
 
 def _time_of(cls: Callable[..., Any], *numbers: str) -> Record:

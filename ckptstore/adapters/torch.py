@@ -123,7 +123,10 @@ class TorchAdapter(Adapter):
         """Sizes and devices."""
         return {
             torch.Size: Record(
-                object_row("torch.Size", "dims", wraps=True), lambda x: (tuple(x),), _make_size
+                object_row("torch.Size", "dims", wraps=True),
+                lambda x: (tuple(x),),
+                _make_size,
+                reads="items",
             ),
             torch.device: Record(
                 object_row("torch.device", "name"), lambda x: (str(x),), _make_device

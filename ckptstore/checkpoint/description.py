@@ -6,11 +6,13 @@ import datetime
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
+from ckptstore.errors import listed
 from ckptstore.format import Kind, Manifest, dtypes
+from ckptstore.texts import shown
 from ckptstore.tree import StoredTree, paths
 
 _LINES_SHOWN = 100
@@ -91,25 +93,8 @@ class Checkpoint:
 
     @functools.cached_property
     def leaves(self) -> Sequence[LeafInfo]:
-        """Its arrays, in the order of the tree."""
-        tree = self._tree
-        index, leaves = tree.index, tree.index.leaves
-        nodes = [node for node, kind in enumerate(tree.kind) if kind == Kind.LEAF]
-        texts = [_dtype_text(stored) for stored in index.dtypes]
-        nbytes = np.zeros(len(leaves), np.int64)
-        np.add.at(nbytes, index.spans.leaf, index.spans.size)
-        return [
-            LeafInfo(
-                path,
-                str(index.types[int(leaves.type[leaf]) - 1]),
-                texts[int(leaves.dtype[leaf])],
-                index.shape(leaf),
-                int(nbytes[leaf]),
-            )
-            for path, leaf in zip(
-                paths.format_paths(tree, nodes), [tree.arg[node] for node in nodes], strict=True
-            )
-        ]
+        """Its arrays, in the order of the tree; each is described when you ask for it."""
+        return _Leaves(self._tree)
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.url} step={self.step} attempt={self.attempt}>"
@@ -118,12 +103,64 @@ class Checkpoint:
         step = "" if self.step is None else f" step {self.step},"
         head = f"{self.url}:{step} {len(self.leaves)} leaves, {self.nbytes:,} bytes"
         lines = [
-            f"  {leaf.path}  {leaf.dtype}[{','.join(map(str, leaf.shape))}]  {leaf.type}"
+            f"  {shown(leaf.path)}  {shown(leaf.dtype)}[{','.join(map(str, leaf.shape))}]  "
+            f"{shown(leaf.type)}"
             for leaf in self.leaves[:_LINES_SHOWN]
         ]
         if len(self.leaves) > len(lines):
             lines.append(f"  … and {len(self.leaves) - len(lines)} more")
         return "\n".join([head, *lines])
+
+
+class _Leaves(Sequence[LeafInfo]):
+    """The arrays of a tree. Their paths may be much longer than the file, so none is kept."""
+
+    def __init__(self, tree: StoredTree) -> None:
+        index = tree.index
+        self._tree = tree
+        self._nodes = [node for node, kind in enumerate(tree.kind) if kind == Kind.LEAF]
+        self._types = [str(row) for row in index.types]
+        self._dtypes = [_dtype_text(stored) for stored in index.dtypes]
+        nbytes = np.zeros(len(index.leaves), np.int64)
+        np.add.at(nbytes, index.spans.leaf, index.spans.size)
+        columns = (index.leaves.type, index.leaves.dtype, nbytes)
+        self._rows = list(zip(*(column.tolist() for column in columns), strict=True))
+
+    @functools.cached_property
+    def _places(self) -> paths.Places:
+        return paths.Places(self._tree, self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    @overload
+    def __getitem__(self, number: int) -> LeafInfo: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[LeafInfo]: ...
+    def __getitem__(self, number: int | slice) -> LeafInfo | list[LeafInfo]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(len(self))[number]]
+        node = self._nodes[number]
+        leaf = self._tree.arg[node]
+        type_, dtype, nbytes = self._rows[leaf]
+        return LeafInfo(
+            self._places.path(node),
+            self._types[type_ - 1],
+            self._dtypes[dtype],
+            self._tree.index.shape(leaf),
+            nbytes,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        lines = [shown(repr(leaf), 1000) for leaf in self[:_LINES_SHOWN]]
+        return f"[{', '.join(listed(lines, len(lines), len(self) - len(lines)))}]"
 
 
 def _dtype_text(stored: dtypes.Stored) -> str:

@@ -20,6 +20,7 @@ from ckptstore.errors import Reason, StructureError, listed
 from ckptstore.format import dtypes
 from ckptstore.format.dtypes import Array, DtypeRefusal, Stored
 from ckptstore.loading import fetch
+from ckptstore.texts import shown
 from ckptstore.tree import LiveTree, flatten
 from ckptstore.types import Refusal
 
@@ -75,6 +76,7 @@ class Entry:
         stored: the name of its dtype in ckptstore's format.
         dtype: the same for numpy.
         shape: its stored shape (a PRNG key's ends with the axes of its data).
+        itemsize: the size of one element in a file, in bytes.
         read: returns its bytes, little-endian, flat uint8.
     """
 
@@ -83,12 +85,8 @@ class Entry:
     stored: Stored
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    itemsize: int
     read: Callable[[], Array]
-
-    @property
-    def itemsize(self) -> int:
-        """The size of one element in a file, in bytes."""
-        return dtypes.item_nbytes(self.stored, where=self.path)
 
     @property
     def nbytes(self) -> int:
@@ -107,10 +105,13 @@ class ExportPlan:
         """Raise StructureError, reason ``cannot-carry``, if the format cannot hold an array."""
         bad = [entry for entry in self.entries if is_refused(entry)]
         if bad:
-            lines = [f"{e.path}: {e.stored}, as {e.name!r:.200}" for e in bad]
+            lines = [
+                f"{shown(e.path)}: {shown(str(e.stored))}, as {e.name!r:.200}"
+                for e in bad[:_ARRAYS_SHOWN]
+            ]
             raise StructureError(
                 f"{form} cannot hold {len(bad)} array(s), and nothing is cast:\n  "
-                + "\n  ".join(listed(lines, _ARRAYS_SHOWN))
+                + "\n  ".join(listed(lines, len(lines), len(bad) - len(lines)))
                 + "\nleave them out with select=, or convert them and export your own tree",
                 reason=Reason.CANNOT_CARRY,
             )
@@ -167,8 +168,12 @@ def _of_checkpoint(snapshot: Snapshot, select: str | Sequence[str] | None) -> Ex
 
 def _plan_of(names: FlatNames, read: Callable[[int, str], Callable[[], Array]]) -> ExportPlan:
     entries = []
+    made: dict[int, tuple[np.dtype[Any], int]] = {}  # many arrays may have one large dtype
     for name, (path, leaf) in names.arrays.items():
         _, stored, shape = names.table.leaf(leaf)
-        dtype = dtypes.resolve(stored, where=path)
-        entries.append(Entry(name, path, stored, dtype, shape, read(leaf, path)))
+        if id(stored) not in made:
+            dtype = dtypes.resolve(stored, where=shown(path))
+            made[id(stored)] = dtype, dtypes.item_nbytes(stored, where=shown(path))
+        dtype, itemsize = made[id(stored)]
+        entries.append(Entry(name, path, stored, dtype, shape, itemsize, read(leaf, path)))
     return ExportPlan(entries, names.losses)

@@ -74,12 +74,17 @@ def from_flax(
 
 
 def _map_arrays(x: Any, make: Callable[[Array], Any]) -> Any:
-    """Return the tree with another array for each array."""
-    if type(x) is dict:
-        return {key: _map_arrays(value, make) for key, value in x.items()}
-    if type(x) is list:
-        return [_map_arrays(item, make) for item in x]
-    return make(x) if type(x) is np.ndarray else x
+    """Put another array in the place of each array, and return the tree."""
+    top = [x]
+    todo: list[Any] = [top]
+    while todo:
+        part = todo.pop()
+        for key, value in list(part.items() if type(part) is dict else enumerate(part)):
+            if type(value) is np.ndarray:
+                part[key] = make(value)
+            elif type(value) in (dict, list):
+                todo.append(value)
+    return top[0]
 
 
 class _Decoder:

@@ -51,9 +51,16 @@ def read(source: Source, storage_options: Options) -> tuple[str, Buffer]:
             reason=Reason.BAD_OPTIONS,
         )
     if isinstance(source, bytes | bytearray | memoryview):
-        return "the bytes", memoryview(source).cast("B")
+        view = memoryview(source)
+        plain = view.c_contiguous and view.nbytes > 0
+        return "the bytes", view.cast("B") if plain else memoryview(view.tobytes())
     if callable(read_file):
-        data = read_file()
+        try:
+            data = read_file()
+        except (OSError, ValueError) as error:  # a file that is closed, or only written to
+            raise StorageError(
+                f"{source!r:.200} cannot be read: {error}; open it as 'rb'", reason=Reason.BAD_URL
+            ) from error
         if not isinstance(data, bytes):
             raise StorageError(
                 f"{source!r:.200} is open as text; open it as 'rb'", reason=Reason.BAD_URL

@@ -13,8 +13,10 @@ from ckptstore.convert import files
 from ckptstore.convert.export_plan import Entry, Report, plan_export
 from ckptstore.convert.flat_names import Loss
 from ckptstore.digests import Buffer
+from ckptstore.errors import Reason, StructureError
 from ckptstore.format import array_bytes
 from ckptstore.format.dtypes import Array
+from ckptstore.texts import shown
 
 
 def to_npz(
@@ -40,8 +42,9 @@ def to_npz(
         The name of each written array, and everything that the format cannot hold.
 
     Raises:
-        StructureError: reason ``name-clash`` for two arrays of one name; ``cannot-carry`` for a
-            dtype of ml_dtypes, of which ``.npy`` keeps only the size. Nothing is written then.
+        StructureError: reason ``name-clash`` for two arrays of one name; ``bad-name`` for a name
+            over 65,531 bytes; ``cannot-carry`` for a dtype of ml_dtypes, of which ``.npy`` keeps
+            only the size. Nothing is written then.
         AlreadyCommittedError: the file exists.
         OutcomeUnknownError: in a bucket: the file is complete, or does not exist.
         CorruptError, NotCommittedError, StorageError: as for `load`.
@@ -59,7 +62,10 @@ def to_npz(
     options, source_options = files.split_options(storage_options, path, source)
     plan = plan_export(source, select, source_options)
     # `numpy.load` removes ".npy" from a name, and a zip ends a name at a NUL.
-    plan.refuse("npz", lambda e: not _is_held(e) or e.name.endswith(".npy") or "\0" in e.name)
+    held = {id(e.dtype): e.dtype for e in plan.entries}
+    bad = {number for number, dtype in held.items() if not _is_held(dtype)}
+    plan.refuse("npz", lambda e: id(e.dtype) in bad or e.name.endswith(".npy") or "\0" in e.name)
+    _refuse_long_names(plan.entries)
     # Only a bucket needs the size of the file in advance.
     nbytes = sum(map(len, _chunks(plan.entries, _zeros))) if files.protocol_of(path) else 0
     chunks = _chunks(plan.entries, _array)
@@ -72,11 +78,36 @@ def to_npz(
     return plan.report(where, losses)
 
 
-def _is_held(entry: Entry) -> bool:
+def _refuse_long_names(entries: Sequence[Entry]) -> None:
+    """Raise StructureError for a name or headers that are too long for a file."""
+    for entry in entries:
+        nbytes = len(entry.name.encode())
+        if nbytes > _NAME_MAX_NBYTES:
+            raise StructureError(
+                f"{shown(entry.path)}: its name in the file would have {nbytes} bytes, and npz "
+                f"holds {_NAME_MAX_NBYTES} at most; export it by itself with select=",
+                reason=Reason.BAD_NAME,
+            )
+    dtypes = {id(e.dtype): e.dtype for e in entries}
+    headers = {n: len(repr(np.lib.format.dtype_to_descr(dtype))) for n, dtype in dtypes.items()}
+    nbytes = sum(headers[id(e.dtype)] for e in entries)
+    if nbytes > _HEADERS_MAX_NBYTES:
+        raise StructureError(
+            f"headers of {nbytes} bytes, since each array of an npz repeats the names of its "
+            "fields; select fewer arrays",
+            reason=Reason.TOO_MANY,
+        )
+
+
+_HEADERS_MAX_NBYTES = 1 << 26
+_NAME_MAX_NBYTES = (1 << 16) - 1 - len(".npy")
+
+
+def _is_held(dtype: np.dtype[Any]) -> bool:
     """Return whether the header of a ``.npy`` leads back to the dtype."""
-    descr: Any = np.lib.format.dtype_to_descr(entry.dtype)
+    descr: Any = np.lib.format.dtype_to_descr(dtype)
     try:
-        return bool(np.lib.format.descr_to_dtype(descr) == entry.dtype)
+        return bool(np.lib.format.descr_to_dtype(descr) == dtype)
     except TypeError:  # '<f1', numpy's name for float8_e5m2
         return False
 
@@ -114,6 +145,15 @@ def _chunks(entries: Sequence[Entry], array: Callable[[Entry], Array]) -> Iterat
         for entry in entries:
             info = zipfile.ZipInfo(f"{entry.name}.npy")  # no time: the same tree, the same bytes
             with archive.open(info, "w", force_zip64=True) as part:
-                np.lib.format.write_array(part, array(entry), allow_pickle=False)
+                _write(part, array(entry))
             yield from sink.take()
     yield from sink.take()
+
+
+def _write(part: Any, array: Array) -> None:
+    """Write one ``.npy``; numpy itself would count all elements of an array that has no bytes."""
+    if array.nbytes or not array.size:
+        np.lib.format.write_array(part, array, allow_pickle=False)
+    else:
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(part, header)

@@ -279,7 +279,8 @@ def _is_text(x: Any) -> bool:
 
 
 def _code(entry: Entry) -> str | None:
-    return _NAMES.get(str(entry.stored).removeprefix(">"))
+    stored = entry.stored
+    return _NAMES.get(stored.removeprefix(">")) if isinstance(stored, str) else None
 
 
 def _header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:

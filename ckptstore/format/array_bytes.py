@@ -5,8 +5,10 @@ The bytes are always little-endian and C-ordered, in any memory layout of the ar
 
 from __future__ import annotations
 
-import functools
+import math
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from ckptstore.format import dtypes
 from ckptstore.format.dtypes import Array, DtypeRefusal
 
 _LAST_CODE_POINT = 0x10FFFF
+_MANY_AXES = 30
+_FORMS_KEPT = 64
 
 
 def to_bytes(array: Array) -> Array:
@@ -61,23 +65,74 @@ def _beyond_unicode(array: Array) -> bool:
     dtype = array.dtype
     if not array.size or not _has_text(dtype):
         return False
+    if array.ndim > _MANY_AXES:
+        array = array.squeeze()  # the view of a field adds axes, and numpy has 64 at most
     if dtype.names is not None:
-        plain = array.view(np.ndarray)
-        return any(_beyond_unicode(plain[name]) for name in dtype.names)
+        return any(_beyond_unicode(field) for field in _fields(array.view(np.ndarray)))
     words = np.dtype("u4").newbyteorder(dtype.byteorder)
     # Through a field: a plain view of other itemsize needs contiguous memory.
     view = array.view([("points", words, (dtype.itemsize // 4,))])["points"]
     return int(view.max()) > _LAST_CODE_POINT
 
 
-@functools.lru_cache(256)
+def _fields(array: Array) -> Iterator[Array]:
+    """Yield each field with text of an array of structures; a sub-array adds one axis."""
+    dtype = array.dtype
+    assert dtype.fields is not None
+    for name in _form_of(dtype).text_fields:
+        field, offset = dtype.fields[name][:2]
+        if field.subdtype is not None:
+            base, shape = field.subdtype
+            flat = np.dtype((base, (math.prod(shape),)))
+            only: Any = {"names": ["x"], "formats": [flat], "offsets": [offset]}
+            yield array.view(np.dtype(only | {"itemsize": dtype.itemsize}))["x"]
+        else:
+            yield array[name]
+
+
 def _has_text(dtype: np.dtype[Any]) -> bool:
     if dtype.subdtype is not None:
         return _has_text(dtype.subdtype[0])
     if dtype.names is not None:
-        assert dtype.fields is not None
-        return any(_has_text(dtype.fields[name][0]) for name in dtype.names)
+        return bool(_form_of(dtype).text_fields)
     return dtype.kind == "U" and dtype.itemsize > 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """Facts about a dtype, since many leaves may have one of thousands of fields.
+
+    Attributes:
+        dtype: the dtype.
+        little: the same, little-endian.
+        swaps: whether the two differ.
+        bits: how many bits of a byte are used, as of `dtypes.used_bits`.
+        text_fields: the names of the fields that hold text.
+    """
+
+    dtype: np.dtype[Any]
+    little: np.dtype[Any]
+    swaps: bool
+    bits: int
+    text_fields: list[str]
+
+
+_FORMS: dict[int, _Form] = {}
+"""By the id of the dtype; numpy's own hash of a structure reads all of its fields."""
+
+
+def _form_of(dtype: np.dtype[Any]) -> _Form:
+    form = _FORMS.get(id(dtype))
+    if form is None or form.dtype is not dtype:
+        fields: Any = dtype.fields or {}
+        names = [name for name in dtype.names or () if _has_text(fields[name][0])]
+        bits = 8 if dtype.names is not None else dtypes.used_bits(dtype)
+        little = dtype if _is_little(dtype) else dtype.newbyteorder("<")
+        form = _Form(dtype, little, little is not dtype, bits, names)
+        if len(_FORMS) >= _FORMS_KEPT:
+            _FORMS.clear()
+        _FORMS[id(dtype)] = form
+    return form
 
 
 def _flat(array: Array) -> Array:
@@ -135,16 +190,16 @@ def from_bytes(data: Array, dtype: np.dtype[Any], shape: tuple[int, ...], *, whe
     if dtype.itemsize == 0 or data.size == 0:
         array = np.ndarray(shape, dtype)  # not np.zeros, which makes U1 of U0
         return array
-    little = dtype if _is_little(dtype) else dtype.newbyteorder("<")
-    bits = dtypes.used_bits(dtype)
+    form = _form_of(dtype)
+    bits = form.bits
     if bits < 8 and int(data.max()) >= 1 << bits:
         raise CorruptError(
             f"{where}: an array of {dtype.name} has a byte over {(1 << bits) - 1}",
             reason=Reason.BAD_VALUE,
         )
-    array = data.view(little).reshape(shape)
+    array = data.view(form.little).reshape(shape)
     if _beyond_unicode(array):
         raise CorruptError(
             f"{where}: an array of str has a code point over U+10FFFF", reason=Reason.BAD_VALUE
         )
-    return array if little is dtype else _swapped(array, dtype)
+    return _swapped(array, dtype) if form.swaps else array

@@ -21,6 +21,7 @@ from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import dtypes, wire
 from ckptstore.format.fields import Fields
 from ckptstore.format.wire import DIGEST, MAX_DEPTH, MAX_ELEMENTS
+from ckptstore.texts import shown
 
 INDEX_MAX_NBYTES = 1 << 31
 TREE_MAX_DEPTH = 10_000
@@ -90,9 +91,8 @@ class TypeRow:
     """One type: the module that defines it, and everything needed to find it again.
 
     Example:
-        >>> row = TypeRow(TypeKind.ARRAY, "jax", "Array")
-        >>> str(row), row.fields
-        ('jax.Array', ())
+        >>> str(TypeRow(TypeKind.ARRAY, "jax", "Array"))
+        'jax.Array'
 
     Source: docs/adapters.md; docs/spec.md, section 5.1.
     """
@@ -109,6 +109,9 @@ class TypeRow:
 
     def __str__(self) -> str:
         return f"{self.module}.{self.binding or self.name}"
+
+    def __format__(self, spec: str) -> str:  # in messages; `str` does not cut or escape
+        return format(shown(str(self)), spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +252,7 @@ def decode_tables(parts: Sequence[bytes], *, where: str) -> Index:
     Raises:
         CorruptError: a table is missing, stands twice, or has a bad column or row.
     """
-    tables: dict[str, Any] = {}
-    spans: list[Spans] = []
+    tables, spans = dict[str, Any](), list[Spans]()
     for part in parts:
         what = f"{where}: index"
         fields = Fields(
@@ -294,10 +296,8 @@ def _decode_types(table: Fields) -> list[TypeRow]:
             or type(cells["extra"]) is not dict
             or (fields and kind in (TypeKind.PYTREE, TypeKind.ENUM, TypeKind.ARRAY))
         ):
-            raise CorruptError(
-                f"{table.where}: bad row of {cells['module']}.{cells['name']}",
-                reason=Reason.BAD_TYPE,
-            )
+            name = shown(f"{cells['module']}.{cells['name']}")
+            raise CorruptError(f"{table.where}: bad row of {name}", reason=Reason.BAD_TYPE)
         rows.append(TypeRow(**cells | {"fields": tuple(fields)}))
     return rows
 

@@ -103,7 +103,7 @@ def _problems(snapshot: Snapshot) -> list[Problem]:
     )
     damages = [damage for part in parts for damage in part]
     nodes = {d.leaf: tree.leaf_nodes[d.leaf] for d in damages if d.leaf is not None}
-    names = dict(zip(nodes, paths.format_paths(tree, [*nodes.values()]), strict=True))
+    names = dict(zip(nodes, paths.shown_paths(tree, [*nodes.values()]), strict=True))
     return [
         Problem(
             reason,

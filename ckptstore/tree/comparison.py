@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,25 +11,28 @@ import numpy as np
 
 from ckptstore.errors import UnknownTypeError
 from ckptstore.format import DICT_KINDS, Kind, TypeKind, TypeRow, dtypes
+from ckptstore.texts import shown
 from ckptstore.tree import paths
 from ckptstore.tree.differences import (
     LINES_SHOWN,
     NUMBERS,
     differs_from_like,
     key_text,
+    moved_hint,
     number_hint,
 )
+from ckptstore.tree.entries import by_key
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.stored import StoredTree
 from ckptstore.types import RECORD_KINDS, find_adapter, find_class, find_named
 
+_ENOUGH = 1 << 17
+"""The differences after which a comparison ends."""
+
 _CASTABLE = "biufcVW"  # V and W: the numbers of ml_dtypes
 _VALUE_KINDS: dict[int, int] = {Kind.SURROGATE_STR: Kind.STR}
 _KIND_NAMES = {Kind.NONE: "None", Kind.SURROGATE_STR: "str", Kind.DEFAULT_DICT: "defaultdict"}
-
-_Key = tuple[str, tuple[str, ...], int]
-"""A printed dict key, the enums in it, and a number that tells equal ones apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,10 @@ class _Comparison:
         self.cast = cast
         self.numpy = numpy
         self.target = Target()
-        self.noted: list[tuple[NodeTable, int, str]] = []
+        self.noted: list[tuple[NodeTable, int, str]] = []  # the first ones
+        self.more = 0
+        self.leads: dict[tuple[int, type], bool] = {}
+        self.names = functools.cache(lambda number: f"{stored.types[number - 1]}")
         self.origins: dict[tuple[int, type], list[int | None]] = {}
         self.wishes: dict[int, tuple[str, Any]] = {}  # dtype and place in `like`, by leaf
 
@@ -107,23 +114,23 @@ class _Comparison:
             i, j = todo.pop()
             i = stored.arg[i] if stored.kind[i] == Kind.SAME else i
             j = like.arg[j] if like.kind[j] == Kind.SAME else j
+            if self.more > _ENOUGH:
+                break  # a stored node may stand in many places of `like`
             if (i, j) not in done:
                 done.add((i, j))
                 todo.extend(reversed(self._compare(i, j)))
         if self.noted:
-            raise differs_from_like(self.stored.where, self._lines())
+            raise differs_from_like(self.stored.where, self._lines(), self.more)
         return self.target
 
     def _lines(self) -> list[str]:
         """Return the noted differences, with the paths of the nodes that will be shown."""
-        shown = self.noted[:LINES_SHOWN]
         places: dict[tuple[int, int], str] = {}
         for table in (self.stored, self.like):
-            nodes = [node for other, node, _ in shown if other is table]
-            for node, path in zip(nodes, paths.format_paths(table, nodes), strict=True):
+            nodes = [node for other, node, _ in self.noted if other is table]
+            for node, path in zip(nodes, paths.shown_paths(table, nodes), strict=True):
                 places[id(table), node] = path
-        lines = [f"{places[id(table), node]}: {text}" for table, node, text in shown]
-        return [*lines, *(text for _, _, text in self.noted[LINES_SHOWN:])]
+        return [f"{places[id(table), node]}: {text}" for table, node, text in self.noted]
 
     def _compare(self, i: int, j: int) -> list[tuple[int, int]]:
         """Note the differences of two nodes; return the pairs of children to compare next."""
@@ -139,7 +146,7 @@ class _Comparison:
             self._differ(i, self._name(i), self._like(j))
             return []
         if kind == Kind.DEFAULT_DICT and stored.data(i) != like.data(j):
-            self._differ(i, f"factory {stored.text(i) or None}", like.text(j) or "None")
+            self._differ(i, f"factory {shown(stored.text(i)) or None}", like.text(j) or "None")
         if kind in DICT_KINDS:
             return self._compare_dicts(i, j)
         if kind in (Kind.RECORD, Kind.ENUM):
@@ -156,12 +163,12 @@ class _Comparison:
     def _compare_records(self, i: int, j: int) -> list[tuple[int, int]]:
         row, row_like = self.stored.row(i), self.like.row(j)
         cls = type(self.like.objects[j])
-        if str(row) != str(row_like) and not self._leads_to(row, cls):
-            self._differ(i, str(row), str(row_like), _hint(row, cls))
+        if str(row) != str(row_like) and not self._leads_to(self.stored.type[i], cls):
+            self._differ(i, f"{row}", f"{row_like}", moved_hint(row, cls))
             return []
         if row.kind not in RECORD_KINDS or row_like.kind not in RECORD_KINDS:
             if row.kind != row_like.kind or row.fields != row_like.fields:
-                texts = [f"{r.kind} ({', '.join(r.fields)})" for r in (row, row_like)]
+                texts = [f"{r.kind} ({shown(', '.join(r.fields))})" for r in (row, row_like)]
                 self._differ(i, f"{row}: {texts[0]}", texts[1])
                 return []
             self.target.classes[str(row)] = cls
@@ -179,23 +186,26 @@ class _Comparison:
         pairs = zip(origins, self.like.layout.children(j), strict=True)
         return [(fields[origin], node) for origin, node in pairs if origin is not None]
 
-    def _leads_to(self, row: TypeRow, cls: type) -> bool:
-        """Return whether a stored name other than that of `cls` still leads to `cls`."""
-        try:
-            return find_named(row, self.classes) is cls
-        except UnknownTypeError:
-            return False
+    def _leads_to(self, number: int, cls: type) -> bool:
+        """Return whether the stored name of a type, other than that of `cls`, leads to `cls`."""
+        if (number, cls) not in self.leads:
+            try:
+                found = find_named(self.stored.types[number - 1], self.classes) is cls
+            except UnknownTypeError:
+                found = False
+            self.leads[number, cls] = found
+        return self.leads[number, cls]
 
     def _compare_dicts(self, i: int, j: int) -> list[tuple[int, int]]:
-        stored = _by_key(self.stored, self.stored.layout.children(i))
-        like = _by_key(self.like, self.like.layout.children(j))
+        stored = by_key(self.stored, self.stored.layout.children(i))
+        like = by_key(self.like, self.like.layout.children(j))
         self._unmatched(
             [node for key, node in stored.items() if key not in like],
             [node for key, node in like.items() if key not in stored],
         )
         ordered = self.stored.kind[i] == Kind.ORDERED_DICT and stored.keys() == like.keys()
         if ordered and list(stored) != list(like):
-            orders = [", ".join(text for text, *_ in keys) for keys in (stored, like)]
+            orders = [shown(", ".join(text for text, *_ in keys), 1000) for keys in (stored, like)]
             self._differ(i, f"order {orders[0]}", orders[1])
         return [(node, like[key]) for key, node in stored.items() if key in like]
 
@@ -206,7 +216,7 @@ class _Comparison:
         if self.like.kind[j] == Kind.LEAF:
             expected = self.like.leaf(self.like.arg[j])
         row, dtype, shape = self.stored.leaf(leaf)
-        if expected is None and row.extra.get("weak") is True and self._is_number(x, dtype, shape):
+        if expected is None and row.extra.get("weak") is True and self._is_number(x, i, shape):
             self._wish(i, (type(x).__name__, None))
             self.target.numbers.add(leaf)
             return
@@ -232,9 +242,12 @@ class _Comparison:
         self._wish(i, wish)
         self.target.places[leaf] = wish[1]
 
-    def _is_number(self, x: Any, stored: dtypes.Stored, shape: Sequence[int]) -> bool:
-        """Return whether jit turns such a Python number into an array of this dtype and shape."""
-        kind = dtypes.resolve(stored, where=self.stored.where).kind
+    def _stored_dtype(self, i: int) -> np.dtype[Any]:
+        return self.stored.dtype(int(self.stored.index.leaves.dtype[self.stored.arg[i]]))
+
+    def _is_number(self, x: Any, i: int, shape: Sequence[int]) -> bool:
+        """Return whether jit turns such a Python number into an array as at the leaf `i`."""
+        kind = self._stored_dtype(i).kind
         return type(x) in NUMBERS and not shape and np.dtype(type(x)).kind == kind
 
     def _wish(self, i: int, wish: tuple[str, Any]) -> None:
@@ -250,17 +263,18 @@ class _Comparison:
     def _compare_dtype(
         self, i: int, row: TypeRow, stored: dtypes.Stored, like: dtypes.Stored
     ) -> None:
-        source = dtypes.resolve(stored, where=self.stored.where)
+        source = self._stored_dtype(i)
         if _in_memory(row, source) == like:
             return
+        texts = ("", "") if self._is_full() else (shown(str(stored)), shown(str(like)))
         target = dtypes.resolve(like, where="like")
         numeric = _is_numeric(source) and _is_numeric(target)
         if not numeric or _rank(like, target) < _rank(stored, source):
-            self._differ(i, str(stored), str(like), "; no cast converts one to the other")
+            self._differ(i, texts[0], texts[1], "; no cast converts one to the other")
         elif self.cast:
             self.target.casts[self.stored.arg[i]] = target
         else:
-            self._differ(i, str(stored), str(like), "; change `like`, or pass cast=True")
+            self._differ(i, texts[0], texts[1], "; change `like`, or pass cast=True")
 
     def _unmatched(self, stored: Sequence[int], like: Sequence[int]) -> None:
         """Note the nodes that are on one side only."""
@@ -273,16 +287,24 @@ class _Comparison:
         """Note the difference between a stored node and its counterpart in `like`."""
         self._note(self.stored, i, f"{stored} in the checkpoint, {like} in `like`{remedy}")
 
+    def _is_full(self) -> bool:
+        return len(self.noted) >= LINES_SHOWN
+
     def _note(self, table: NodeTable, node: int, text: str) -> None:
-        self.noted.append((table, node, text))
+        if self._is_full():
+            self.more += 1
+        else:
+            self.noted.append((table, node, text))
 
     def _name(self, i: int) -> str:
-        """Return the type of a stored node."""
+        """Return the type of a stored node, while its difference would be shown."""
+        if self._is_full():
+            return ""
         kind = Kind(self.stored.kind[i])
         if kind == Kind.LEAF:
             return _array(*self.stored.leaf(self.stored.arg[i]))
         if kind in (Kind.RECORD, Kind.ENUM):
-            return str(self.stored.row(i))
+            return self.names(self.stored.type[i])
         return _KIND_NAMES.get(kind, kind.name.lower())
 
     def _like(self, j: int) -> str:
@@ -296,30 +318,7 @@ class _Comparison:
 
 
 def _array(row: TypeRow, dtype: dtypes.Stored, shape: Sequence[int]) -> str:
-    return f"{row} {dtype}{list(shape)}"
-
-
-def _by_key(table: NodeTable, entries: Sequence[int]) -> dict[_Key, int]:
-    """Return the values of a dict by printed key and the enums in it; equal ones are numbered."""
-    out: dict[_Key, int] = {}
-    for key, value in zip(entries[::2], entries[1::2], strict=True):
-        enums = [n for n in range(key, value) if table.kind[n] == Kind.ENUM]
-        text = (table.key(key), tuple(str(table.row(n)) for n in enums))
-        number = 0
-        while (*text, number) in out:
-            number += 1
-        out[*text, number] = value
-    return out
-
-
-def _hint(row: TypeRow, cls: type) -> str:
-    """Return the remedy if a class may only have moved."""
-    if row.name.rpartition(".")[2] != cls.__name__:
-        return ""
-    return (
-        f"; if it is the same class, pass types={{'{row}': {cls.__name__}}}, or "
-        f"ckptstore.register({cls.__name__}, name='{row}')"
-    )
+    return f"{row} {shown(str(dtype))}{list(shape)}"
 
 
 def _in_memory(row: TypeRow, dtype: np.dtype[Any]) -> dtypes.Stored | None:

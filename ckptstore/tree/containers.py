@@ -11,6 +11,7 @@ from ckptstore.format import Kind
 from ckptstore.tree import keys, paths
 from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.nodes import NodeTable
+from ckptstore.tree.ordering import in_order
 from ckptstore.tree.records import encode_record
 from ckptstore.types import Refusal, find_adapter
 
@@ -115,7 +116,7 @@ def _filled(
 def _encode_set(live: LiveTree, x: set[Any] | frozenset[Any]) -> Sequence[Any]:
     keys.refuse_unfit(x)
     live.add(Kind.SET if type(x) is set else Kind.FROZENSET)
-    return sorted(x, key=keys.set_order)
+    return in_order(x)
 
 
 def _decode_set(table: NodeTable, node: int, values: Sequence[Any]) -> set[Any]:

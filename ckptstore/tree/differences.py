@@ -6,16 +6,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from ckptstore.errors import Reason, StructureError, listed
+from ckptstore.format import TypeRow
+from ckptstore.texts import shown
 
 LINES_SHOWN = 50
 NUMBERS = (int, float, complex)
 
 
-def differs_from_like(where: str, lines: Sequence[str]) -> StructureError:
-    """Return the error that lists differences from `like`, each a line with its path."""
+def differs_from_like(where: str, lines: Sequence[str], more: int = 0) -> StructureError:
+    """Return the error that lists differences from `like`, each a line with its path.
+
+    Args:
+        where: the checkpoint.
+        lines: the differences, or the first `LINES_SHOWN` of them.
+        more: the number of the others.
+    """
     return StructureError(
         "\n  ".join(
-            [f"{where}: {len(lines)} difference(s) from `like`:", *listed(lines, LINES_SHOWN)]
+            [
+                f"{where}: {len(lines) + more} difference(s) from `like`:",
+                *listed(lines, LINES_SHOWN, more),
+            ]
         ),
         reason=Reason.DIFFERS_FROM_LIKE,
     )
@@ -26,6 +37,18 @@ def number_hint(x: Any, shape: Sequence[int] | None) -> str:
     return "; pass an array there" if type(x) in NUMBERS and shape == () else ""
 
 
-def key_text(impl: str | None) -> str:
+def key_text(impl: Any) -> str:
     """Return the name of an array with this key implementation, for a message."""
-    return "a plain array" if impl is None else f"a PRNG key of {impl}"
+    if impl is None:
+        return "a plain array"
+    return f"a PRNG key of {shown(impl) if isinstance(impl, str) else 'an unknown kind'}"
+
+
+def moved_hint(row: TypeRow, cls: type) -> str:
+    """Return the remedy if a class may only have moved."""
+    if row.name.rpartition(".")[2] != cls.__name__:
+        return ""
+    return (
+        f"; if it is the same class, pass types={{'{row}': {cls.__name__}}}, or "
+        f"ckptstore.register({cls.__name__}, name='{row}')"
+    )

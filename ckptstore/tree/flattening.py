@@ -13,7 +13,9 @@ from typing import Any
 
 from ckptstore.errors import Reason, StructureError
 from ckptstore.format import DICT_KINDS, TREE_MAX_DEPTH, Kind, dtypes
+from ckptstore.texts import shown
 from ckptstore.tree import encoding, paths, round_trip
+from ckptstore.tree.budget import PER_NODE, Budget
 from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.records import encoder_of
 from ckptstore.tree.scalars import ENCODERS, SCALAR_TYPES
@@ -106,7 +108,7 @@ class _Walker:
                     if len(stack) > TREE_MAX_DEPTH:
                         raise StructureError(
                             f"the tree is deeper than {TREE_MAX_DEPTH} levels at "
-                            f"{paths.path(live, node)[:200]}…; make it flatter",
+                            f"{shown(paths.path(live, node))}; make it flatter",
                             reason=Reason.TOO_DEEP,
                         )
                     on_path.add(id(x))
@@ -122,6 +124,8 @@ class _Walker:
                 lines[0] if len(lines) == 1 else "cannot be saved:\n  " + "\n  ".join(lines),
                 reason=Reason.CANNOT_CARRY,
             )
+        if live.read_whole and not self._lenient:
+            _refuse_endless(live)
 
     def _encode(
         self, x: Any, on_path: set[int], in_key: bool, child: Child | None
@@ -177,6 +181,19 @@ class _Walker:
         self._refusals.append((node, message))
 
 
+def _refuse_endless(live: LiveTree) -> None:
+    """Refuse records that `load` would refuse, since they share their parts too often."""
+    budget = Budget(live)
+    for node, number in enumerate(live.type):
+        if number in live.read_whole and not budget.allows_whole(node):
+            raise StructureError(
+                f"{paths.path(live, node)}: the parts that the {live.row(node).name} here and "
+                "before share, or hold inside one another, would be read over "
+                f"{PER_NODE} times for each node; use a dict, or copies of the parts",
+                reason=Reason.CANNOT_CARRY,
+            )
+
+
 def _needs_like(x: Any) -> bool:
     """Return whether a part of `x` cannot be saved."""
     return Kind.SUPPLIED in flatten(x, lenient=True).kind
@@ -210,7 +227,7 @@ def _supplied_ids(tree: Any, patterns: Sequence[str]) -> Set[int]:
             inside[node : end[node]] = b"\1" * (end[node] - node)
     for node, x in enumerate(outline.objects):
         if id(x) in chosen and not inside[node]:
-            stored, named = paths.format_paths(outline, [node, chosen[id(x)]])
+            stored, named = paths.shown_paths(outline, [node, chosen[id(x)]])
             raise StructureError(
                 f"supplied: the object at {named} also stands at {stored}; name both, or neither",
                 reason=Reason.BAD_PATTERN,

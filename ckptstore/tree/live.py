@@ -35,6 +35,7 @@ class LiveTree(NodeTable):
         leaves: the contents of the LEAF nodes and long scalars, by number.
         leaf_type, leaf_dtype: the rows of each leaf in `types` (from 1) and `dtypes` (from 0).
         objects: the object of every node, kept so that an id stays taken.
+        read_whole: the types whose records are made by reading everything below them.
     """
 
     where: str = "the tree"
@@ -50,6 +51,7 @@ class LiveTree(NodeTable):
     leaf_type: list[int] = field(default_factory=list)
     leaf_dtype: list[int] = field(default_factory=list)
     objects: list[Any] = field(default_factory=list)
+    read_whole: set[int] = field(default_factory=set)
     _memories: dict[Any, int] = field(default_factory=dict)
     _type_numbers: dict[Any, int] = field(default_factory=dict)
     _dtype_numbers: dict[str, int] = field(default_factory=dict)

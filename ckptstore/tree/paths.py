@@ -13,13 +13,18 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ckptstore import errors
 from ckptstore.errors import Reason, StructureError
 from ckptstore.format import DICT_KINDS, Kind, TypeKind
+from ckptstore.texts import shown
 from ckptstore.tree.nodes import NodeTable
+from ckptstore.tree.places import Place, most_characters
+
+MOST_SHOWN = 1000
+"""The characters of a path in a message."""
 
 _STEP = re.compile(
     r"""\.(?P<field>\*\*|\*|[^.\[\]'"*]+)|\[(?P<item>(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\[\]'"]|\[[^\]]*\])+)\]"""
@@ -53,7 +58,7 @@ def step(table: NodeTable, parent: int, position: int, previous: int) -> str:
         return f"{{key {position // 2}}}" if position % 2 == 0 else f"[{table.key(previous)}]"
     if kind == Kind.RECORD:
         row = table.row(parent)
-        if row.extra.get("wraps") is True:
+        if row.extra.get("wraps") is True and row.kind != TypeKind.PYTREE:
             return f"{{{row.fields[position]}}}" if position else ""
         if row.kind != TypeKind.PYTREE:
             return f".{row.fields[position]}"
@@ -81,38 +86,74 @@ def walk(table: NodeTable) -> Iterator[tuple[int, int, int, int]]:
 
 
 def path(table: NodeTable, node: int) -> str:
-    """Return the path of a node."""
-    return format_paths(table, [node])[0]
+    """Return the path of a node for a message."""
+    return shown_paths(table, [node])[0]
 
 
 def listed(table: NodeTable, notes: Sequence[tuple[int, str]], most: int) -> list[str]:
     """Return the first notes on nodes as ``path: text``, and the number of further ones."""
-    places = format_paths(table, [node for node, _ in notes[:most]])
+    places = shown_paths(table, [node for node, _ in notes[:most]])
     lines = [f"{place}: {text}" for place, (_, text) in zip(places, notes[:most], strict=True)]
     return errors.listed([*lines, *(text for _, text in notes[most:])], most)
 
 
 def format_paths(table: NodeTable, wanted: Sequence[int]) -> list[str]:
-    """Return the paths of nodes; `table` may still lack the nodes after them."""
-    want = set(wanted)
-    if not want:
-        return []
-    last = max(want)
-    came: dict[int, tuple[int, int, int]] = {}
-    for node, parent, position, previous in walk(table):
-        if node > last:
-            break
-        if table.arity[node] or node in want:
-            came[node] = (parent, position, previous)
-    out = []
-    for node in wanted:
+    """Return the whole paths of nodes; `table` may still lack the nodes after them."""
+    return list(map(Places(table, wanted).path, wanted))
+
+
+def shown_paths(table: NodeTable, wanted: Sequence[int]) -> list[str]:
+    """Return the paths of nodes for a message; the middle of a long one is left out.
+
+    `table` may still lack the nodes after them. Together, all paths take no more steps than the
+    table has nodes.
+    """
+    places = Places(table, wanted)
+    done = {0: "$"}
+    for wanted_node in wanted:
+        node, above = wanted_node, []
+        while node not in done:
+            above.append(node)
+            node = places.parent(node)
+        for node in reversed(above):
+            done[node] = shown(done[places.parent(node)] + places.step(node), MOST_SHOWN)
+    return [done[node] for node in wanted]
+
+
+class Places:
+    """The places of nodes in a table, which may still lack the nodes after them.
+
+    Args:
+        table: the nodes.
+        wanted: the nodes that are asked for.
+    """
+
+    def __init__(self, table: NodeTable, wanted: Iterable[int]) -> None:
+        want = set(wanted)
+        last = max(want, default=0)
+        self._table = table
+        self._came: dict[int, tuple[int, int, int]] = {}
+        for node, parent, position, previous in walk(table):
+            if node > last:
+                break
+            if table.arity[node] or node in want:
+                self._came[node] = (parent, position, previous)
+
+    def parent(self, node: int) -> int:
+        """Return the container of a node other than the root."""
+        return self._came[node][0]
+
+    def step(self, node: int) -> str:
+        """Return the step to a node from its container."""
+        return step(self._table, *self._came[node])
+
+    def path(self, node: int) -> str:
+        """Return the whole path of a node."""
         steps = []
-        while node in came:
-            parent, position, previous = came[node]
-            steps.append(step(table, parent, position, previous))
-            node = parent
-        out.append("$" + "".join(reversed(steps)))
-    return out
+        while node in self._came:
+            steps.append(self.step(node))
+            node = self.parent(node)
+        return "$" + "".join(reversed(steps))
 
 
 def parse(pattern: str) -> tuple[str, ...]:
@@ -175,15 +216,23 @@ def matches(table: NodeTable, patterns: Sequence[str]) -> list[list[tuple[str, i
     below: _Below = functools.partial(_below, table, parsed)
     if _shares_containers(table):
         below = _leading_to_matches(table, parsed, start)
-    matched: list[list[tuple[str, int]]] = [[] for _ in patterns]
-    stack = [(0, "$", start)]
+    matched: list[list[tuple[Place, int]]] = [[] for _ in patterns]
+    left = most_characters(len(table.kind))
+    stack = [(0, Place(None, "$"), start)]
     while stack:
         node, place, states = stack.pop()
         for i in _ended(parsed, states):
             matched[i].append((place, node))
+            left -= place.length
+        if left < 0:
+            raise StructureError(
+                f"{table.where}: the paths of the places at {shown(', '.join(patterns))} are too "
+                "long together; select their container",
+                reason=Reason.TOO_MANY,
+            )
         steps = below(table.target(node), states)
-        stack.extend((child, place + text, after) for text, child, after in reversed(steps))
-    return matched
+        stack.extend((child, Place(place, text), after) for text, child, after in reversed(steps))
+    return [[(place.text(), node) for place, node in of_pattern] for of_pattern in matched]
 
 
 def matching_nodes(table: NodeTable, patterns: Sequence[str]) -> list[list[int]]:

@@ -11,6 +11,7 @@ from typing import Any
 from ckptstore import signals
 from ckptstore.errors import CheckpointError, Reason, UnknownTypeError
 from ckptstore.format import Kind, TypeKind, dtypes
+from ckptstore.texts import shown
 from ckptstore.tree import paths
 from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.nodes import NodeTable
@@ -54,7 +55,10 @@ def encode_record(record: Record, live: LiveTree, x: Any) -> Sequence[Any]:
         )
     if row.kind == TypeKind.OBJECT and not live.lenient:
         _try(record, x, children)
-    live.add(Kind.RECORD, type=live.type_number(row))
+    number = live.type_number(row)
+    if record.reads == "everything":
+        live.read_whole.add(number)
+    live.add(Kind.RECORD, type=number)
     return children
 
 
@@ -123,7 +127,7 @@ def decode_record(
         text = str(error) if own else f"{type(error).__name__}: {error}"
         raise UnknownTypeError(
             f"{table.where}: {paths.path(table, node)}: {table.row(node)} could not be made from "
-            f"the stored values: {text}",
+            f"the stored values: {shown(text, 500)}",
             reason=Reason.CANNOT_MAKE,
         ) from error
 

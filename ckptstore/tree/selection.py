@@ -9,6 +9,7 @@ from typing import Any, overload
 
 from ckptstore.errors import Reason, StructureError, UnknownTypeError, bad_argument, listed
 from ckptstore.format import Kind, TypeRow
+from ckptstore.texts import shown
 from ckptstore.tree import paths
 from ckptstore.tree.differences import differs_from_like
 from ckptstore.tree.live import LiveTree
@@ -61,8 +62,8 @@ def select(
         node = node if places else table.target(node)
         if out.setdefault(path, node) != node:
             raise StructureError(
-                f"{where}: {path} names several places, whose keys print the same; select "
-                "their container",
+                f"{where}: {shown(path, paths.MOST_SHOWN)} names several places, whose keys print "
+                "the same; select their container",
                 reason=Reason.AMBIGUOUS,
             )
     return dict(sorted(out.items(), key=lambda place: place[1]))  # in the tree's order
@@ -157,7 +158,7 @@ def _near(table: NodeTable, pattern: str) -> list[str]:
         with contextlib.suppress(StructureError):  # too many
             near = paths.matches(table, [pattern])[0]
         if near:
-            return listed([path for path, _ in near], _NEAR_SHOWN)
+            return listed([shown(path) for path, _ in near], _NEAR_SHOWN)
     return ["only $"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format import Kind
+from ckptstore.texts import shown
 from ckptstore.tree import paths
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
@@ -50,7 +51,7 @@ def decode_symbol(table: NodeTable, node: int, *, stand_in: bool) -> Any:
             return Symbol(name)
         raise
     raise UnknownTypeError(
-        f"{table.where}: {paths.path(table, node)}: {name:.200} is not in the table of functions "
+        f"{table.where}: {paths.path(table, node)}: {shown(name)} is not in the table of functions "
         "and scalar types that a checkpoint may name",
         reason=Reason.UNKNOWN_SYMBOL,
     )

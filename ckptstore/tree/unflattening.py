@@ -7,13 +7,16 @@ error lists all missing classes.
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from ckptstore.errors import Reason, StructureError, UnknownTypeError
+from ckptstore.errors import CorruptError, Reason, StructureError, UnknownTypeError
 from ckptstore.format import Kind
+from ckptstore.texts import shown
 from ckptstore.tree import paths, scalars
+from ckptstore.tree.budget import PER_NODE, Budget
 from ckptstore.tree.containers import DECODERS
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.records import decode_enum, decode_record
@@ -130,7 +133,7 @@ def _require_like(tree: NodeTable, nodes: Sequence[int], makers: _Makers) -> Non
     if Kind.SUPPLIED not in tree.kind:
         return
     missing = [
-        (node, f"not stored ({tree.text(node)})")
+        (node, f"not stored ({shown(tree.text(node))})")
         for node in nodes
         if tree.kind[node] == Kind.SUPPLIED and not makers.do_without(node)
     ]
@@ -174,7 +177,7 @@ class _Makers:
                 errors[number] = error
         for number, reason in [(number, error.reason) for number, error in errors.items()]:
             row = self._tree.types[number - 1]
-            if may_stand_in(row, reason) and (self.stand_in or self._all_unused(number)):
+            if may_stand_in(row, reason) and (self.stand_in or number not in self._used_types):
                 self.by_type[number] = stand_in(row)
                 del errors[number]
         if errors:
@@ -186,20 +189,26 @@ class _Makers:
         maker = self.by_type.get(self._tree.type[holder]) if holder >= 0 else None
         return (self.stand_in and isinstance(maker, StandIn)) or self._is_unused(node)
 
-    def _all_unused(self, number: int) -> bool:
-        types = enumerate(self._tree.type)
-        return all(self._is_unused(node) for node, type_ in types if type_ == number)
-
     def _is_unused(self, node: int) -> bool:
         """Return whether a node is needed only for a field that its class no longer has."""
-        layout = self._tree.layout
-        while node not in self._kept and (holder := layout.parent[node]) >= 0:
-            maker = self.by_type.get(self._tree.type[holder])
-            unused = maker.unused if isinstance(maker, Record) else ()
-            if unused and layout.children(holder).index(node) in unused:
-                return True
-            node = holder
-        return False
+        return bool(self._unused[node])
+
+    @functools.cached_property
+    def _unused(self) -> bytearray:
+        """1 for each unused node. The makers of all records must be known."""
+        unused = bytearray(len(self._tree.kind))
+        records = ((n, maker) for n, maker in self.by_type.items() if isinstance(maker, Record))
+        gone = {number: record.unused for number, record in records if record.unused}
+        for node, parent, position, _ in paths.walk(self._tree) if gone else ():
+            if node not in self._kept:
+                unused[node] = unused[parent] or position in gone.get(self._tree.type[parent], ())
+        return unused
+
+    @functools.cached_property
+    def _used_types(self) -> set[int]:
+        """The types that stand in another place than a field that its class no longer has."""
+        types = zip(self._tree.type, self._unused, strict=True)
+        return {type_ for type_, unused in types if not unused}
 
     def _unknown(self, errors: Mapping[int, UnknownTypeError]) -> UnknownTypeError:
         """Return one error for all types that cannot be found."""
@@ -235,6 +244,7 @@ class _Builder:
         self._values = values
         self._overrides = overrides
         self._built: dict[int, Any] = {}  # the objects of the kept nodes
+        self._budget = Budget(tree)
 
     def build(self, root: int) -> Any:
         """Return the object at a node.
@@ -294,7 +304,7 @@ class _Builder:
             data = tree.data(node) if leaf is None else self._values[leaf]
             return scalars.decode(tree, node, data)
         if kind == Kind.RECORD:
-            return decode_record(tree, node, self._makers.by_type[tree.type[node]], children)
+            return self._make_record(node, children)
         if (decode := DECODERS.get(kind)) is not None:
             return decode(tree, node, children)
         if kind == Kind.SAME:
@@ -307,3 +317,15 @@ class _Builder:
             return tree.dtype(tree.arg[node])
         assert kind == Kind.SUPPLIED
         return Supplied(tree.text(node))  # `_require_like` refuses everything else
+
+    def _make_record(self, node: int, children: Sequence[Any]) -> Any:
+        record = self._makers.by_type[self._tree.type[node]]
+        reads = isinstance(record, Record) and record.reads != "children"
+        if reads and not self._budget.allows(node, record, children):
+            raise CorruptError(
+                f"{self._tree.where}: {paths.path(self._tree, node)}: the parts that are shared "
+                f"here and before would be read over {PER_NODE} times for each node of the file; "
+                "do not load it, or load the rest by select=",
+                reason=Reason.TOO_MANY,
+            )
+        return decode_record(self._tree, node, record, children)

@@ -11,7 +11,7 @@ from ckptstore.types.naming import class_row, locate, object_row, package_versio
 from ckptstore.types.pytrees import Pytree, pytree
 from ckptstore.types.registration import register
 from ckptstore.types.registry import find_adapter, find_registration, top_level
-from ckptstore.types.safety import Unsafe, check_safe
+from ckptstore.types.safety import Unsafe, check_safe, has_own
 from ckptstore.types.standins import StandIn, Supplied, Symbol, may_stand_in, stand_in
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "find_maker",
     "find_named",
     "find_registration",
+    "has_own",
     "import_line",
     "kind_of",
     "locate",

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from ckptstore.format import TypeRow
 from ckptstore.format.dtypes import Array, Stored
@@ -76,6 +76,9 @@ class Record:
             load will succeed; so it must not change the children.
         check: raises if `make` would raise. A save calls it instead of `make`, if `make` is slow.
         unused: the numbers of children for fields that the class no longer has.
+        reads: how far `make` looks into the children: not at all (it keeps them, or looks at their
+            types), at the ``"items"`` of each, or at ``"everything"`` below. A file may let many
+            records share one child, so `load` bounds the sum of this work.
 
     Example:
         >>> import fractions
@@ -91,6 +94,7 @@ class Record:
     make: Callable[[Sequence[Any]], Any]
     unused: frozenset[int] = frozenset()
     check: Callable[[Sequence[Any]], None] | None = None
+    reads: Literal["children", "items", "everything"] = "children"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
+from ckptstore.texts import shown
 from ckptstore.types.adapter import Adapter, Child, Record, Refusal
 from ckptstore.types.fields import MISSING, attribute_of, class_dict, kind_of
 from ckptstore.types.lookup import find_class
@@ -61,7 +62,7 @@ def _find_object(row: TypeRow) -> Record:
     record = adapter.record_named(row) if adapter is not None else None
     if record is None or record.row.fields != row.fields:
         raise UnknownTypeError(
-            f"{row}: no installed adapter makes it from the fields {', '.join(row.fields)}; "
+            f"{row}: no installed adapter makes it from the fields {shown(', '.join(row.fields))}; "
             "upgrade ckptstore, or install the package with the adapter",
             reason=Reason.UNKNOWN_OBJECT,
         )
@@ -265,7 +266,7 @@ def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum
     members = class_dict(cls)["_value2member_map_"]
     is_plain = _is_plain(value)
     member = members.get(value) if is_plain else None
-    if member is None and issubclass(cls, enum.Flag) and _is_plain_flag(cls):
+    if member is None and type(value) is int and issubclass(cls, enum.Flag) and _is_plain_flag(cls):
         member = _combined(cls, value)
     if (
         type(member) is not cls
@@ -325,5 +326,14 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
 
 def _is_plain_flag(cls: type) -> bool:
     """Return whether making a combined flag runs only the standard library's code."""
-    standard = enum.Flag.__dict__["_missing_"].__func__
-    return getattr(attribute_of(cls, "_missing_"), "__func__", None) is standard
+    functions = [getattr(attribute_of(cls, name), "__func__", None) for name in _FLAG_FUNCTIONS]
+    own = not all(any(function is known for known in _OF_FLAG) for function in functions)
+    plain = attribute_of(cls, "_member_type_") in (object, int)
+    return plain and not own and attribute_of(cls, "_numeric_repr_") in (repr, hex)
+
+
+_FLAG_FUNCTIONS = "_missing_", "_iter_member_"
+_OF_FLAG = [
+    getattr(class_dict(enum.Flag).get(name), "__func__", None)
+    for name in (*_FLAG_FUNCTIONS, "_iter_member_by_def_")
+]

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from ckptstore import signals
 from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
+from ckptstore.texts import shown
 from ckptstore.types.fields import RECORD_KINDS, fields_of, kind_of
 from ckptstore.types.migrations import Migration, Upgrade, upgrade
 from ckptstore.types.naming import locate, locate_dotted, main_name, package_version
@@ -51,8 +52,8 @@ def find_class(row: TypeRow, classes: Mapping[str, type]) -> tuple[type, Upgrade
         if trusted:
             return cls, Upgrade((), (), ())
         raise UnknownTypeError(
-            f"{row}: its unflatten runs its own code; pass types=[{row.name}] to load, or call "
-            f"ckptstore.register({row.name})",
+            f"{row}: its unflatten runs its own code; pass types=[{shown(row.name)}] to load, or "
+            f"call ckptstore.register({shown(row.name)})",
             reason=Reason.NEEDS_TYPES,
         )
     wrong_kind = UnknownTypeError(
@@ -68,7 +69,7 @@ def find_class(row: TypeRow, classes: Mapping[str, type]) -> tuple[type, Upgrade
         except Unsafe as error:
             raise UnknownTypeError(
                 f"{row}: not rebuilt, because {error}; if you trust the class, pass "
-                f"types=[{row.name}]",
+                f"types=[{shown(row.name)}]",
                 reason=Reason.UNSAFE_CLASS,
             ) from None
     if kind != stored and not _may_be_either(row, cls):  # may use the class, which is safe by now
@@ -136,8 +137,8 @@ def _fields_differ(row: TypeRow, cls: type, fields: Sequence[str]) -> str:
     version = package_version(package)
     differs = package == row.package and version != row.version
     return (
-        f"{row}: only in the checkpoint: {', '.join(gone) or '(none)'}; only in the class: "
-        f"{', '.join(new) or '(none)'}"
+        f"{row}: only in the checkpoint: {shown(', '.join(gone), 1000) or '(none)'}; only in the "
+        f"class: {', '.join(new) or '(none)'}"
         + (f" ({package} {row.version} saved it, {version} is installed)" if differs else "")
         + f"; describe the change {first}ckptstore.register({cls.__qualname__}, "
         f"migrate=[ckptstore.{' or '.join(steps)}]), or pass types={{'{row}': OldClass}} with a "
@@ -152,7 +153,7 @@ def _versions(row: TypeRow) -> str:
     version = package_version(row.package)
     if row.version is None or row.version == version:
         return ""
-    return f" ({row.package} {row.version} saved it, {version or 'none'} is installed)"
+    return f" ({row.package} {shown(row.version)} saved it, {version or 'none'} is installed)"
 
 
 def _find_by_name(row: TypeRow) -> type:
@@ -194,12 +195,12 @@ def _modules(row: TypeRow) -> Sequence[str]:
 
 def _not_found(row: TypeRow) -> UnknownTypeError:
     """Return the error that names the places where a class was looked for, and the remedy."""
-    loaded = row.module in sys.modules
+    loaded, module = row.module in sys.modules, shown(row.module)
     line = import_line(row)
     passed = f"pass types={{{str(row)!r}: YourClass}}"
     named = f"ckptstore.register(YourClass, name={str(row)!r})"
     versions = _versions(row)
-    release = f", or load with {row.package} {row.version}" if versions else ""
+    release = f", or load with {row.package} {shown(row.version or '')}" if versions else ""
     if row.package is None:
         text = (
             "ckptstore.register gave it this name, which is not a name in a module; "
@@ -213,12 +214,12 @@ def _not_found(row: TypeRow) -> UnknownTypeError:
         )
     elif loaded:
         text = (
-            f"the module {row.module} has no {row.binding or row.name}{versions}; if the class "
+            f"the module {module} has no {shown(row.binding or row.name)}{versions}; if the class "
             f"has moved, {named}, or {passed}{release}"
         )
     else:
         text = (
-            f"the module {row.module} is not imported{versions}; {line or 'import it'} first, or "
+            f"the module {module} is not imported{versions}; {line or 'import it'} first, or "
             f"if the class has moved, {named}, or {passed}{release}"
         )
     return UnknownTypeError(
@@ -235,4 +236,4 @@ def import_line(row: TypeRow) -> str:
     """
     module = row.main if row.module == "__main__" else row.module
     plain = module is not None and all(part.isidentifier() for part in module.split("."))
-    return f"import {module}" if plain and row.package is not None else ""
+    return f"import {shown(module or '')}" if plain and row.package is not None else ""

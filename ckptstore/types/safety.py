@@ -79,11 +79,20 @@ def check_safe(cls: type, kind: TypeKind) -> None:
 
 def _check_comparison(cls: type) -> None:
     """Refuse an enum that compares or hashes its members by its own code."""
-    for name in ("__eq__", "__hash__"):
-        owner = owner_of(cls, name)
-        assert owner is not None  # object has both
-        if owner.__flags__ & _HEAP_TYPE and owner not in _ENUMS:
+    for name in ("__eq__", "__hash__", "__getattribute__"):
+        if has_own(cls, name):
             raise Unsafe(f"it has an {name} of its own")
+
+
+def has_own(cls: type, *names: str) -> bool:
+    """Return whether an enum has one of these methods from a class statement, not from Python.
+
+    Example:
+        >>> has_own(enum.IntEnum, "__eq__", "__lt__")
+        False
+    """
+    owners = (owner_of(cls, name) for name in names)
+    return any(x is not None and x.__flags__ & _HEAP_TYPE and x not in _ENUMS for x in owners)
 
 
 def _is_harmless(metaclass: type, hook: Any) -> bool:

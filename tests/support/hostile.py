@@ -6,8 +6,10 @@ want to find empty.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -159,3 +161,68 @@ def __getattr__(name: str) -> Any:
     import this  # noqa: F401 - the import that a file must not bring about
 
     return sys.modules["this"]
+
+
+@dataclass
+class Canary:
+    """A plain dataclass: `listening` lets its special methods note that they ran."""
+
+    a: Any
+
+
+class CanaryPair(NamedTuple):
+    """The same as a NamedTuple."""
+
+    a: Any
+    b: Any
+
+
+class CanaryEnum(enum.Enum):
+    """The same as an enum, but for the methods that an enum must leave as they are."""
+
+    ONE = 1
+    TWO = 2
+
+
+CANARIES: dict[str, Any] = {
+    "dataclass": Canary(1),
+    "namedtuple": CanaryPair(1, 2),
+    "enum": CanaryEnum.ONE,
+}
+_METHODS = """
+    __bool__ __call__ __contains__ __deepcopy__ __dir__ __float__ __format__ __fspath__ __ge__
+    __getattr__ __getitem__ __gt__ __index__ __int__ __iter__ __le__ __len__ __lt__ __reduce_ex__
+    __repr__ __str__
+    ---
+    __abs__ __add__ __array__ __array_interface__ __array_struct__ __bytes__ __complex__ __copy__
+    __delattr__ __dlpack__ __enter__ __eq__ __exit__ __get__ __getattribute__ __getstate__ __hash__
+    __init__ __invert__ __jax_array__ __length_hint__ __missing__ __ne__ __neg__ __next__ __or__
+    __radd__ __reduce__ __reversed__ __ror__ __round__ __setstate__ __sizeof__ __sub__ __trunc__
+"""
+
+
+def _recorder(name: str) -> Any:
+    def method(self: Any, *args: Any, **options: Any) -> Any:
+        ran(name)
+        raise AssertionError(f"{name} ran")
+
+    return method
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Let every special method of the canaries note in `RAN` that it ran, in the block."""
+    of_all, others = (part.split() for part in _METHODS.split("---"))
+    put = [(CanaryEnum, of_all), (Canary, of_all + others), (CanaryPair, of_all + others)]
+    before = [(cls, name, vars(cls).get(name, Plain)) for cls, names in put for name in names]
+    RAN.clear()
+    for cls, name, _ in before:
+        setattr(cls, name, _recorder(name))
+    try:
+        yield
+    finally:
+        for cls, name, value in before:
+            if value is Plain:
+                delattr(cls, name)
+            else:
+                setattr(cls, name, value)

@@ -1,0 +1,22 @@
+"""Text of a file in messages and prints: cut where it is long, and escaped for terminals."""
+
+from __future__ import annotations
+
+
+def shown(text: str, most: int = 200) -> str:
+    """Return text of a file for a message: on one line, with the middle left out if it is long.
+
+    Args:
+        text: a stored name, path or description.
+        most: the number of characters that are kept.
+    """
+    if len(text) > most:
+        text = f"{text[: most - most // 3]}…{text[len(text) - most // 3 :]}"
+    return escaped(text).replace("\n", "\\n")
+
+
+def escaped(text: str) -> str:
+    """Return a text with the characters escaped that a terminal may obey; lines stay lines."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
