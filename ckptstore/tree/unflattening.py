@@ -79,18 +79,26 @@ def unflatten(
 
 def _closure(tree: NodeTable, roots: Sequence[int]) -> list[int]:
     """Return the outermost of `roots`, and the targets outside them of their SAME nodes."""
-    covered = bytearray(len(tree.kind))
-    out, todo = [], collections.deque(sorted(roots))
+    covered, end = bytearray(len(tree.kind)), tree.layout.end
+    found, todo = [], collections.deque(sorted(roots))
     while todo:
         root = todo.popleft()
         if covered[root]:
             continue
-        out.append(root)
-        end = tree.layout.end[root]
-        covered[root:end] = b"\1" * (end - root)
-        for node in range(root, end):
+        found.append(root)
+        node = root
+        while node < end[root]:
+            if covered[node]:  # a subtree that was looked at before
+                node = end[node]
+                continue
+            covered[node] = 1
             if tree.kind[node] == Kind.SAME and not covered[tree.arg[node]]:
                 todo.append(tree.arg[node])
+            node += 1
+    out: list[int] = []
+    for root in sorted(found):
+        if not out or root >= end[out[-1]]:
+            out.append(root)
     return out
 
 

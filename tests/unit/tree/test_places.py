@@ -242,3 +242,15 @@ class TestCrowd:
         with pytest.raises(ckptstore.CorruptError, match="one hash") as caught:
             ckptstore.load(place)
         assert caught.value.reason == "too-many"
+
+
+def test_shared_parts_inside_one_another_come_back_once_wherever_the_selection_begins(place):
+    inner = [1]
+    middle = [inner, 2]
+    outer = [middle, 3]
+    ckptstore.save(place, {"first": [outer], "inside": [inner, middle, outer], "o": [outer]})
+    found = ckptstore.load(place, select="$.inside")
+    assert found == [inner, middle, outer]
+    assert found[2][0] is found[1] and found[1][0] is found[0]
+    several = ckptstore.load(place, select=["$.o", "$.inside", "$.inside[1]"])
+    assert several["$['o']"][0][0] is several["$['inside']"][1] is several["$['inside'][1]"]
