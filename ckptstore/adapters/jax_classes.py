@@ -71,7 +71,9 @@ def _make_spec(values: Sequence[Any]) -> Any:
     _require(all(map(_is_partition, partitions)))
     _require(all(map(_is_axis, unreduced | reduced)))  # jax hashes and prints them
     axes = {"unreduced": unreduced, "reduced": reduced}
-    return jax.sharding.PartitionSpec(*partitions, **{k: v for k, v in axes.items() if v})
+    spec = jax.sharding.PartitionSpec(*partitions, **{k: v for k, v in axes.items() if v})
+    _require(_take_spec(spec) == tuple(values))  # jax makes None of () and 'x' of ('x',)
+    return spec
 
 
 def _is_partition(x: Any) -> bool:

@@ -93,8 +93,8 @@ def _check_zip(where: str, local_path: str, nbytes: int) -> None:
         bad = parts.testzip()
     if bad is not None:
         raise CorruptError(
-            f"{where}: the bytes of {bad:.200} do not match their CRC-32, so the file is damaged, or "
-            "torch wrote it with compute_crc32 off, which stores a wrong one; restore the file "
+            f"{where}: the bytes of {bad:.200} do not match their CRC-32, so the file is damaged, "
+            "or torch wrote it with compute_crc32 off, which stores a wrong one; restore the file "
             "from a copy, or save it again with torch.save and compute_crc32 on",
             reason=Reason.CHECKSUM,
         )

@@ -224,7 +224,7 @@ class _Comparison:
             self._differ(i, self._name(i), self._like(j), number_hint(x, shape))
             return
         row_like, dtype_like, shape_like = expected
-        impl, impl_like = row.extra.get("impl"), row_like.extra.get("impl")
+        impl, impl_like = row.extra.get("impl") or None, row_like.extra.get("impl")
         if str(row) == str(row_like) and impl != impl_like:
             self._differ(i, key_text(impl), key_text(impl_like))
         elif str(row) != str(row_like) and not self.numpy:

@@ -21,7 +21,7 @@ def by_key(table: NodeTable, entries: Sequence[int]) -> dict[_Key, int]:
     counts: collections.Counter[tuple[str, tuple[str, ...]]] = collections.Counter()
     for key, value in zip(entries[::2], entries[1::2], strict=True):
         enums = [n for n in range(key, value) if table.kind[n] == Kind.ENUM]
-        text = (table.key(key), tuple(names(table.type[n]) for n in enums))
+        text = (table.key(key), tuple(sorted(names(table.type[n]) for n in enums)))
         out[*text, counts[text]] = value
         counts[text] += 1
     return out

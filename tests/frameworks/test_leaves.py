@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 import ckptstore
-from ckptstore.format import TypeKind, TypeRow
+from ckptstore.format import Kind, TypeKind, TypeRow
 from ckptstore.types import Refusal, registry
+from tests.conformance import make_conformance as made
 from tests.support.compare import assert_exact, assert_refused, differences, roundtrip
 
 try:
@@ -616,6 +617,20 @@ class TestJax:
             jax.tree_util.Partial(jax.nn.relu)
         )
         assert float(loaded["partials"][2](axis=0)) == 1.0
+
+    @pytest.mark.parametrize("part", [[], ["x"]])
+    def test_a_spec_of_parts_that_jax_would_change_is_refused(
+        self, part: list[str], tmp_path: pathlib.Path
+    ) -> None:
+        axis = made.N(Kind.TUPLE, [made.text(name) for name in part])
+        spec = [made.N(Kind.TUPLE, [axis]), made.N(Kind.FROZENSET), made.N(Kind.FROZENSET)]
+        fields = ["partitions", "unreduced", "reduced"]
+        row = ("object", "jax.sharding", "PartitionSpec", fields)
+        for name, content in made.bare(made.record(*spec), row).files().items():
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(ckptstore.UnknownTypeError, match="could not be made") as caught:
+            ckptstore.load(tmp_path)
+        assert caught.value.reason == "cannot-make"
 
     def test_a_struct_in_the_memory_of_the_host_is_refused(self, tmp_path: pathlib.Path) -> None:
         def make() -> Any:

@@ -17,12 +17,6 @@ from tests.support import TESTS, budget, forging, fuzzing, shapes
 
 LONGEST = 1 << 16
 """The characters of an error, or as many as the file has bytes: it lists all types at once."""
-MEASURED = [
-    "targets from the innermost out", "leaves that are cut", "cells of one leaf",
-    "lists inside one another", "types that nothing uses", "dtypes as values",
-    "metadata of many values", "data files without bytes",
-]  # fmt: skip
-"""The shapes of tests/support/shapes.py that the budget holds so far."""
 NAMED = {"to_npz", "to_safetensors"}
 """The calls whose files hold the whole path of each array, however long."""
 
@@ -34,7 +28,7 @@ def outcomes() -> Iterator[Callable[[str], Any]]:
 
     def outcome(name: str) -> Any:
         if name not in found:
-            found.update(budget.outcomes(MEASURED))
+            found.update(budget.outcomes(list(shapes.SHAPES)))
         return found[name]
 
     yield outcome
@@ -42,7 +36,7 @@ def outcomes() -> Iterator[Callable[[str], Any]]:
 
 @pytest.mark.ci
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", shapes.SHAPES)
 def test_twice_the_file_takes_no_more_than_twice_the_work(
     name: str, outcomes: Callable[[str], Any]
 ) -> None:

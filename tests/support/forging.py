@@ -274,7 +274,8 @@ class Forger:
     def key(self, depth: int = 0) -> N:
         roll = self.rng.random()
         if depth < 4 and roll < 0.12:
-            return N(Kind.TUPLE, [self.key(depth + 1) for _ in self.some(3)])
+            kind = self.pick([Kind.TUPLE, Kind.TUPLE, Kind.FROZENSET])
+            return N(kind, [self.key(depth + 1) for _ in self.some(3)])
         if roll < 0.16:
             return self.member()
         return self.scalar(key=True) if roll < 0.6 else made.text(self.pick(TEXTS))
@@ -496,6 +497,10 @@ def _dict(f: Forger, depth: int) -> N:
     return N(Kind.DICT, [c for _ in f.some(3) for c in (f.key(), f.node(depth))])
 
 
+def _texts(f: Forger, depth: int) -> N:
+    return N(Kind.FROZENSET, [made.text(name) for name in f.rng.sample("xyz", len(f.some(2)))])
+
+
 def _nested(f: Forger, depth: int) -> N:
     """Return a dict of what a mapping of Haiku may hold."""
 
@@ -547,11 +552,14 @@ _TIME = [("hour", _int(0, 24)), ("minute", _int(0, 60)), ("second", _int(0, 60))
 _FUNCTION = _either(_symbol, _symbol, _any, lambda f, depth: _partial(f, depth))
 _PARTIAL = [("func", _FUNCTION), ("args", _tuple(_any)), ("keywords", _names())]
 _VARIABLE = [("value", _any), ("metadata", _metadata)]
+_AXIS = _either(_none, _text("x", "y"), _tuple(_text("x", "y")), _symbol)
 OBJECTS: list[tuple[str, str, list[tuple[str, Any]]]] = [
     ("numpy.ma", "MaskedArray", [("data", _masked("data")), ("hard_mask", _bool),
      ("mask", _either(_none, _masked("mask"))), ("fill_value", _either(_none, _masked("fill")))]),
     ("jax.tree_util", "Partial", _PARTIAL),
     ("functools", "partial", _PARTIAL),
+    ("jax.sharding", "PartitionSpec", [("partitions", _tuple(_AXIS)), ("unreduced", _texts),
+     ("reduced", _texts)]),
     ("jax", "ShapeDtypeStruct", [("shape", _tuple(_int(0, 5))), ("dtype", _either(
         lambda f, d: N(Kind.DTYPE, arg=f.dtype(f.dtype_spec())), _symbol)), ("weak_type", _bool)]),
     ("collections", "Counter", [("counts", _dict)]),

@@ -334,7 +334,7 @@ def a_dtype_of_many_fields_and_many_leaves(n: int) -> Any:
     return draft(root, leaves, dtypes=[_fields(n)])
 
 
-@shape(100, 4_000, skip=["load like", "to_npz"])
+@shape(100, 1_000, skip=["load like", "to_npz"])  # numpy copies a void scalar field by field
 def a_dtype_of_many_fields_and_many_scalars(n: int) -> Any:
     leaves = [made.L(shape=(), data=b"\1") for _ in range(n)]
     root = made.items(*(made.leaf(i) for i in range(n)))

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import enum
 import importlib
+import itertools
 import pathlib
 import re
 import subprocess
@@ -703,3 +704,21 @@ def test_a_dtype_that_another_writer_spells_otherwise_fits_its_own_value(
     assert np.asarray(ckptstore.load(tmp_path, loaded)).tobytes() == loaded.tobytes()
     with pytest.raises(ckptstore.StructureError, match="in the checkpoint"):
         ckptstore.load(tmp_path, np.zeros((), "int8")[()])
+
+
+def test_the_items_of_a_frozenset_in_a_key_may_stand_in_any_order_in_a_file(
+    tmp_path: pathlib.Path,
+) -> None:
+    paths = set()
+    for number, items in enumerate(itertools.permutations(["b", "a", "c"])):
+        inner = made.N(Kind.FROZENSET, [made.text(item) for item in items])
+        key = made.N(Kind.TUPLE, [inner])
+        draft = made.Draft(made.entries(key, made.leaf()), [made.L()])
+        (url := tmp_path / f"{number}").mkdir()
+        for name, content in draft.files().items():
+            (url / name).write_bytes(content)
+        loaded = ckptstore.load(url)
+        assert differences(loaded, ckptstore.load(url, loaded)) == []
+        paths.add(ckptstore.inspect(url).leaves[0].path)
+        assert (ckptstore.load(url, select=next(iter(paths))) == 0).all()
+    assert paths == {"$[(frozenset({'a', 'b', 'c'}),)]"}
