@@ -323,7 +323,7 @@ def _device(name: str) -> Any:
 def _make_size(values: Sequence[Any]) -> Any:
     (dims,) = values
     if type(dims) is not tuple or not all(type(n) is int for n in dims):
-        raise TypeError(f"a torch.Size is made from ints, not from {dims!r:.80}")
+        raise TypeError("a torch.Size is made from ints, and from nothing else")
     return torch.Size(dims)
 
 
