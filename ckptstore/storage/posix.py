@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import functools
 import os
 import stat
 import sys
@@ -29,8 +28,10 @@ _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX_FORCE_SYNC = 0x2000
 _STATX_SIZE = 0x200
-_STATX_NBYTES = 256
 _STATX_SIZE_AT = slice(40, 48)  # of stx_size
+_Status = ctypes.c_char * 256
+_statx: Callable[..., Any] | None = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
+"""The system call, which Linux has."""
 
 _STALE_TRIES = 10
 
@@ -137,20 +138,11 @@ def size(fd: int) -> int:
     A network or FUSE file system may answer `fstat` from a cache, and ends reads there, too. To ask
     the server makes the kernel forget that size.
     """
-    statx = _statx()
-    if statx is not None:
-        status = bytearray(_STATX_NBYTES)
-        place = (ctypes.c_char * _STATX_NBYTES).from_buffer(status)
-        if statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_FORCE_SYNC, _STATX_SIZE, place) == 0:
-            return int.from_bytes(status[_STATX_SIZE_AT], sys.byteorder)
+    if _statx is not None:
+        status = _Status()
+        if _statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_FORCE_SYNC, _STATX_SIZE, status) == 0:
+            return int.from_bytes(status.raw[_STATX_SIZE_AT], sys.byteorder)
     return os.fstat(fd).st_size
-
-
-@functools.cache
-def _statx() -> Callable[..., Any] | None:
-    """Return the system call, which Linux has."""
-    found: Callable[..., Any] | None = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
-    return found
 
 
 def read(fd: int, most: int) -> bytes:

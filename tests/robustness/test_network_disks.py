@@ -136,9 +136,9 @@ def test_the_size_of_an_open_file_is_its_size(tmp_path: Path) -> None:
 def test_without_the_system_call_the_size_comes_from_fstat(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(posix, "_statx", lambda: None)
+    monkeypatch.setattr(posix, "_statx", None)
     assert ckptstore.verify(run / f"step-{1:012}") == []
-    monkeypatch.setattr(posix, "_statx", lambda: lambda *_: -1)
+    monkeypatch.setattr(posix, "_statx", lambda *_: -1)
     assert ckptstore.verify(run / f"step-{1:012}") == []
 
 
