@@ -280,7 +280,7 @@ def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum
                 "number, text, bytes, an Enum member, or a tuple or frozenset of these"
             )
         elif isinstance(member, enum.Enum):
-            problem = f"the class now has that value under the name {member._name_}"
+            problem = f"the class now has that value under the name {member._name_!s:.200}"
         else:
             problem = "the class now has no member with that value"
         raise UnknownTypeError(

@@ -29,6 +29,7 @@ COLUMNS = ("kind", "arity", "type", "arg", "size", "dtype", "ndim", "dims", "gri
 ODD = [None, True, 0, 1, -1, 2**53, 2**63, 0.5, "", "x", "ü", b"", b"\1", [], ["a"], {}, {"a": 1}]
 NUMBERS = [*range(4), 7, 63, 64, 65, 255, 256, *(2**n - d for n in (16, 31, 53) for d in (0, 1))]
 TEXTS = [*("", "a", "w", "0", "a.b", "ä", "\0", "x" * 40, "self", "__class__", "_x", "*", "**")]
+FIELDS = [text for text in TEXTS if "." not in text]  # a path would read it as two steps
 SYMBOLS = [
     *("builtins.int", "builtins.str", "builtins.complex", "numpy.add", "numpy.float32"),
     *("ml_dtypes.bfloat16", "jax.nn.relu", "jax.numpy.tanh", "jax.numpy.float32", "torch.float32"),
@@ -80,7 +81,7 @@ class Forger:
             elif change == 2:
                 name = self.pick([name + "x", "", "ndarray", "Array", "a.b", "<locals>.A"])
             elif fields:
-                fields[self.rng.randrange(len(fields))] = self.pick(TEXTS)
+                fields[self.rng.randrange(len(fields))] = self.pick(FIELDS)
         extra = more.pop("extra", {})
         if self.slip() or (kind == "object" and self.chance(0.02)):
             own = ["weak", "impl", "committed", "device"] if module in ("jax", "torch") else []
@@ -305,7 +306,7 @@ class Forger:
             number = self.type(kind, cls.__module__, cls.__qualname__, fields)
             children = [self.node(depth + 1) for _ in fields]
         elif roll < 0.4:
-            fields = self.rng.sample(TEXTS, len(self.some(3)))
+            fields = self.rng.sample(FIELDS, len(self.some(3)))
             kind = self.pick(["namedtuple", "dataclass", "pytree", "object"])
             number = self.type(kind, self.pick(["project", "__main__", "jax", "tests"]), "State",
                                [] if kind == "pytree" else fields)  # fmt: skip

@@ -71,8 +71,7 @@ class Trial:
         except Exception as error:
             value = _MISSING
             self.fault(name, "".join(traceback.format_exception(error, limit=-6)))
-        # torch says so itself, of each file.
-        warned = [w for w in warned if "Detected pickle protocol" not in str(w.message)]
+        warned = [w for w in warned if not any(text in str(w.message) for text in OF_OTHERS)]
         if warned:
             self.fault(name, f"{len(warned)} warnings: {warned[0].message!s:.200}")
         return value
@@ -177,7 +176,9 @@ class Trial:
                     self.fault(read.__name__, f"what was written is refused: {self.refused}")
 
 
-NOT_SAVED = ("pytree ()", "(jax._src", ">bfloat16")
+OF_OTHERS = ("Detected pickle protocol", "NumpyHandler.metadata' was never awaited")
+"""Warnings of torch, of any file, and of Orbax, after it refused one."""
+NOT_SAVED = ("pytree ()", "(jax._src", ">bfloat16", "{static}: the container holds itself")
 """What `load` gives and `like`, as `save`, refuses: values that only a forger has."""
 PLAIN_PATH = re.compile(r"\$(\.\w+|\[\d+\]|\['\w*'\])*")
 # An IntEnum and its value are two keys for a reader that lacks the class: no `duplicate-key`.
