@@ -85,7 +85,7 @@ class Forger:
         extra = more.pop("extra", {})
         if self.slip() or (kind == "object" and self.chance(0.02)):
             own = ["weak", "impl", "committed", "device"] if module in ("jax", "torch") else []
-            key = self.pick(["wraps", "no", *own])
+            key = self.pick(["no", *own])
             extra = {**extra, key: self.pick([True, False, "", 1, None])}
         row = made.type_row(kind, module, name, fields, **more, extra=extra)
         if row not in self.types or self.slip():

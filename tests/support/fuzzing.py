@@ -178,7 +178,13 @@ class Trial:
 
 OF_OTHERS = ("Detected pickle protocol", "NumpyHandler.metadata' was never awaited")
 """Warnings of torch, of any file, and of Orbax, after it refused one."""
-NOT_SAVED = ("pytree ()", "(jax._src", ">bfloat16", "{static}: the container holds itself")
+NOT_SAVED = (
+    "pytree ()",
+    "(flax.nnx",
+    "(jax._src",
+    ">bfloat16",
+    "{static}: the container holds itself",
+)
 """What `load` gives and `like`, as `save`, refuses: values that only a forger has."""
 PLAIN_PATH = re.compile(r"\$(\.\w+|\[\d+\]|\['\w*'\])*")
 # An IntEnum and its value are two keys for a reader that lacks the class: no `duplicate-key`.

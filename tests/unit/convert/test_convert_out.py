@@ -187,6 +187,14 @@ def test_safetensors_hold_bfloat16_and_float8_and_align_what_is_wide(tmp_path):
             convert.to_safetensors(tmp_path / "y", tree, metadata=metadata)
 
 
+def test_npz_refuses_fields_that_lie_in_another_order_than_their_names(tmp_path):
+    dtype = np.dtype({"names": ["b", "a"], "formats": ["u1", "u1"], "offsets": [1, 0]})
+    with pytest.raises(ckptstore.StructureError, match=r"\$\['x'\]") as caught:
+        convert.to_npz(tmp_path / "x.npz", {"x": np.zeros(3, dtype)})
+    assert caught.value.reason == "cannot-carry"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_npz_holds_every_dtype_of_numpy(tmp_path):
     tree = {
         "text": np.array(["ab", "ü"]),
