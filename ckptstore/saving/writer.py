@@ -11,6 +11,7 @@ from typing import Any
 from ckptstore import storage
 from ckptstore.checkpoint import Checkpoint, commit
 from ckptstore.format import LARGE_NBYTES, Kind
+from ckptstore.format.names import is_step
 from ckptstore.saving.attempt import Attempt, prepare
 from ckptstore.saving.incremental import Series
 from ckptstore.saving.request import SaveRequest
@@ -116,8 +117,8 @@ def begin(
     """
     live = flatten(tree, supplied=list(request.supplied))
     with contextlib.ExitStack() as stack:
-        options, is_step = request.storage_options, series is not None
-        store = stack.enter_context(storage.open(url, options, inside=is_step))
+        inside = is_step(storage.absolute(url).rpartition("/")[2])
+        store = stack.enter_context(storage.open(url, request.storage_options, inside=inside))
         replaced = commit.current(store)
         if replaced is not None and not request.overwrite:
             raise commit.occupied(store, replaced)

@@ -175,6 +175,36 @@ def test_a_checkpoint_that_you_name_by_a_link_is_overwritten_in_its_place(tmp_pa
     assert len(os.listdir(tmp_path / "real")) == 2, "nothing of the save before is left"
 
 
+@pytest.mark.parametrize("function", [ckptstore.save, ckptstore.save_async])
+@pytest.mark.parametrize("spelling", ["{}", "{}/", "file://{}", "{}/../step-000000000000"])
+def test_no_archive_is_overwritten_through_the_path_of_a_linked_step(
+    linked: Linked, function: Callable[..., Any], spelling: str
+) -> None:
+    step = spelling.format(linked.step)
+    with pytest.raises(ckptstore.AlreadyCommittedError):
+        function(step, tree(9))
+    with pytest.raises(ckptstore.StorageError, match=r"Manager\.delete") as caught:
+        function(step, tree(9), overwrite=True)
+    assert caught.value.reason == "linked-step" and str(linked.archive) in str(caught.value)
+    assert linked.is_whole() and not linked.is_gone()
+    Manager(linked.run).delete(0)
+    saved = function(step, tree(9), overwrite=True)
+    if isinstance(saved, ckptstore.PendingSave):
+        saved.result()
+    assert is_of(ckptstore.load(linked.step), 9) and linked.is_whole()
+
+
+@pytest.mark.parametrize("function", [ckptstore.save, ckptstore.save_async])
+def test_nothing_is_saved_below_the_target_of_a_linked_step(
+    tmp_path: Path, function: Callable[..., Any]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / name_of(1)).symlink_to("empty")
+    with pytest.raises(ckptstore.StorageError) as caught:
+        function(tmp_path / name_of(1), tree(1))
+    assert caught.value.reason == "linked-step" and os.listdir(tmp_path / "empty") == []
+
+
 @pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic", "hard"])
 @pytest.mark.parametrize("how", ["delete", "evict", "overwrite", "gc"])
 def test_a_step_of_linked_files_takes_nothing_from_where_they_lead(
