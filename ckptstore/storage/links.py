@@ -45,7 +45,7 @@ def may_be_directory(entry: os.DirEntry[str]) -> bool:
 
 
 def directory_exists(path: str) -> bool:
-    """Return whether a directory exists, by listing it.
+    """Return whether a directory exists, by listing it. One that you may not list exists.
 
     Raises:
         StorageError: reason ``not-a-directory`` or ``dangling-link``; it cannot be listed.
@@ -59,6 +59,8 @@ def directory_exists(path: str) -> bool:
                 f"{path}: not a directory; remove it, or choose another place",
                 reason=Reason.NOT_A_DIRECTORY,
             ) from None
+        except PermissionError:
+            return True  # or it is below a directory that hides it
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise
