@@ -8,13 +8,14 @@ from __future__ import annotations
 import collections
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ckptstore import signals
 from ckptstore.errors import CheckpointError
 from ckptstore.format import Kind, dtypes
 from ckptstore.tree import encoding
+from ckptstore.tree.held_sets import HeldSets
 from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.scalars import ENCODERS, SCALAR_TYPES
 from ckptstore.types import Child, Pytree, Refusal
@@ -73,9 +74,10 @@ def _try(record: Pytree, x: Any, static: Any, children: list[Any], holder: type)
     text = _of_holders(holder, holder_again, record.of_jax)
     if not text and len(children) != len(children_again):
         text = f"{len(children)} children became {len(children_again)}"
-    if not text and (found := _difference([static], [static_again], None)):
+    sets = HeldSets(x, again)
+    if not text and (found := _difference([static], [static_again], None, sets)):
         text = f"in the static part {found[1]}"
-    if not text and (found := _difference(children, children_again, atoms)):
+    if not text and (found := _difference(children, children_again, atoms, sets)):
         text = f"in child {found[0]} {found[1]}"
     if text:
         raise Refusal(
@@ -121,7 +123,7 @@ def _copied(parts: list[Any]) -> tuple[list[Any], Mapping[int, Any]]:
 
 
 def _difference(
-    before: Sequence[Any], after: Sequence[Any], atoms: Mapping[int, Any] | None
+    before: Sequence[Any], after: Sequence[Any], atoms: Mapping[int, Any] | None, sets: HeldSets
 ) -> tuple[int, str] | None:
     """Return the number of the first part that differs, and the difference; None without one.
 
@@ -129,13 +131,25 @@ def _difference(
         before: the parts that `flatten` returned first.
         after: as many parts, which it returned of the second object.
         atoms: the objects in `before`, by id. Without them, Python's scalars must be equal, too.
+        sets: the sets of the two objects. Only the items of one may stand in another order.
     """
+    if _ordered_difference(before, after, atoms, lambda a, b: False) is None:
+        return None
+    return _ordered_difference(before, after, atoms, sets.hold)  # which looks into the objects
+
+
+def _ordered_difference(
+    before: Sequence[Any],
+    after: Sequence[Any],
+    atoms: Mapping[int, Any] | None,
+    may_differ: Callable[[Any, Any], bool],
+) -> tuple[int, str] | None:
     scalars = [ENCODERS[type(x)](x) for x in before if type(x) in SCALAR_TYPES]
     done: set[tuple[int, int]] = set()
     stack = [(i, a, b) for i, (a, b) in enumerate(zip(before, after, strict=True))][::-1]
     while stack:
         number, a, b = stack.pop()
-        if a is b or (id(a), id(b)) in done:
+        if a is b or (id(a), id(b)) in done or may_differ(a, b):
             continue
         done.add((id(a), id(b)))
         cls = type(a)
