@@ -17,11 +17,8 @@ def named_link(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        if os.path.islink(path) and not os.path.exists(path):
-            raise StorageError(
-                f"{path}: a symbolic link to nothing; remove it, or restore its target",
-                reason=Reason.DANGLING_LINK,
-            ) from None
+        if posix.is_dangling(path):
+            raise posix.obstacle(path, path) from None
         raise
 
 
@@ -55,10 +52,7 @@ def directory_exists(path: str) -> bool:
             with os.scandir(path) as entries:
                 next(entries, None)
         except NotADirectoryError:
-            raise StorageError(
-                f"{path}: not a directory; remove it, or choose another place",
-                reason=Reason.NOT_A_DIRECTORY,
-            ) from None
+            raise posix.obstacle(path, path) from None
         except PermissionError:
             return True  # or it is below a directory that hides it
         except OSError as error:

@@ -229,19 +229,35 @@ def sync_directory(path: str) -> None:
         os.fsync(fd)
 
 
+def is_dangling(path: str) -> bool:
+    """Return whether a path is a symbolic link to nothing."""
+    return os.path.islink(path) and not os.path.exists(path)
+
+
+def obstacle(path: str, target: str) -> StorageError:
+    """Return the error for a file or a link to nothing, at or above `target`, a directory."""
+    where = f"{path}:" if path == target else f"{target}: {path} is"
+    if is_dangling(path):
+        return StorageError(
+            f"{where} a symbolic link to nothing; remove it, or restore its target",
+            reason=Reason.DANGLING_LINK,
+        )
+    return StorageError(
+        f"{where} not a directory; remove it, or choose another place",
+        reason=Reason.NOT_A_DIRECTORY,
+    )
+
+
 def make_directory(target: str) -> None:
     """Make a directory and its missing parents, and make their names durable.
 
     Raises:
-        StorageError: reason ``not-a-directory``, or an operation failed.
+        StorageError: reason ``not-a-directory`` or ``dangling-link``, or an operation failed.
     """
     missing, path = [], target
     while not os.path.isdir(path):
         if os.path.lexists(path) and not os.path.isdir(path):  # others may be making it
-            raise StorageError(
-                f"{target}: {path} is not a directory; remove it or choose another place",
-                reason=Reason.NOT_A_DIRECTORY,
-            )
+            raise obstacle(path, target)
         missing.append(path)
         path = os.path.dirname(path)
     for directory in reversed(missing):

@@ -207,12 +207,39 @@ def test_a_directory_that_is_gone_during_a_save_is_an_error_that_says_so(
 def test_a_file_where_the_directory_should_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for url in (tmp_path / "file", tmp_path / "file" / "below" / "it"):
-        with pytest.raises(ckptstore.StorageError, match="is not a directory") as caught:
+        with pytest.raises(ckptstore.StorageError, match="not a directory; remove it") as caught:
             ckptstore.save(url, {})
         assert caught.value.reason == "not-a-directory"
+        assert str(caught.value).count(f"{tmp_path / 'file'}:") == (url.name == "file")
         with pytest.raises(ckptstore.NotCommittedError, match="no MANIFEST there"):
             ckptstore.load(url)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("function", [ckptstore.save, ckptstore.save_async])
+@pytest.mark.parametrize("below", ["", "x", "x/y"])
+@pytest.mark.parametrize("target", ["nothing", "another"])
+def test_a_save_names_a_link_to_nothing_in_the_place_of_its_directory(
+    tmp_path: Path, function: Any, below: str, target: str
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    (tmp_path / "another").symlink_to("nothing")
+    place = link / below
+    with pytest.raises(ckptstore.StorageError, match="a symbolic link to nothing") as caught:
+        saved = function(place, {"a": 1})
+        saved.result()
+    assert caught.value.reason == "dangling-link"
+    said = f"{place}: {link} is a symbolic" if below else f"{link}: a symbolic"
+    assert said in str(caught.value) and str(caught.value).count(str(link)) == 1 + bool(below)
+    if function is ckptstore.save:
+        (tmp_path / "nothing").mkdir()  # restore its target
+    else:
+        link.unlink()  # remove it
+    saved = function(place, {"a": 1})
+    if isinstance(saved, ckptstore.PendingSave):
+        saved.result()
+    assert ckptstore.load(place) == {"a": 1}
 
 
 def test_symbolic_links(tmp_path: Path) -> None:
@@ -224,8 +251,6 @@ def test_symbolic_links(tmp_path: Path) -> None:
     assert ckptstore.load(tmp_path / "real") == {"a": 2}
     with pytest.raises(ckptstore.NotCommittedError):
         ckptstore.load(tmp_path / "nowhere")
-    with pytest.raises(ckptstore.StorageError, match="is not a directory"):
-        ckptstore.save(tmp_path / "nowhere", {})
     (tmp_path / "real" / "MANIFEST").unlink()
     (tmp_path / "real" / "MANIFEST").symlink_to("missing")
     for call in (ckptstore.load, lambda url: ckptstore.save(url, {}, overwrite=True)):
