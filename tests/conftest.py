@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -44,6 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def fast_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for the body of a request that hangs no longer than on this machine it may take."""
     monkeypatch.setattr("ckptstore.storage.clients.sync._SLOWEST", 64 << 20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs() -> Iterator[None]:
+    """Let go of the programs that jax compiled for a file of tests; of all, they take gigabytes."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -441,7 +441,6 @@ ACCURACIES = {1: 0.5, 2: 0.9, 3: float("nan"), 4: 0.7}
         (lambda steps: steps) | keep_best(1, "acc", "max"),
         keep_best(1, "acc", "max") | keep_best(2, "acc", "max"),
     ],
-    ids=repr,
 )
 def test_the_best_step_is_the_one_that_the_rule_keeps(tmp_path: Path, keep: Any) -> None:
     manager = Manager(tmp_path, keep=keep)
@@ -465,7 +464,6 @@ def test_the_best_step_is_the_one_that_the_rule_keeps(tmp_path: Path, keep: Any)
         (keep_best(9, "acc", "max") | keep_best(9, "acc", "min"), "both modes"),
         (keep_best(9, "acc", "max") | (keep_last(1) | keep_best(9, "acc")), "both modes"),
     ],
-    ids=repr,
 )
 @pytest.mark.parametrize("saved", [False, True])
 def test_without_one_mode_in_the_rule_the_best_step_asks_for_it(
