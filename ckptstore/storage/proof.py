@@ -10,8 +10,13 @@ from ckptstore.storage import listing
 from ckptstore.storage.clients.base import ABSENT, Kind, Version
 from ckptstore.storage.retry import Requests
 
-_proven: set[tuple[str, str, bool]] = set()
-"""(endpoint, root, swap) of the stores that have given the proof, in this process."""
+_CONTENT = b"ckptstore"
+
+_proven: dict[tuple[str, str], str] = {}
+"""(endpoint, root) of the stores that have given the proof, in this process.
+
+With the version that the store gave and then did not take: "" if it took its own version.
+"""
 
 
 def prove(requests: Requests, prefix: str, *, swap: bool) -> None:
@@ -20,34 +25,41 @@ def prove(requests: Requests, prefix: str, *, swap: bool) -> None:
     Args:
         requests: the bucket.
         prefix: the prefix of the keys of a directory.
-        swap: check also that a write succeeds on the condition that the store's own version holds.
+        swap: the save overwrites, so a write must succeed on the condition that the store's own
+            version holds.
 
     Raises:
         StorageError: reason ``not-atomic``; reason ``not-supported``: an overwrite cannot succeed;
             or the store refused the first write.
     """
+    store = requests.link.client.endpoint, requests.root
+    if store not in _proven or (swap and _proven[store]):
+        _proven[store] = _try(requests, prefix)
+    if swap and _proven[store]:
+        raise _no_swap(requests, prefix, _proven[store])
+
+
+def _try(requests: Requests, prefix: str) -> str:
+    """Write an object on each condition; return the version that the store does not take, or ""."""
     client = requests.link.client
-    if (client.endpoint, requests.root, swap) in _proven:
-        return
     for _ in listing.pages(requests, prefix):  # a save needs this permission later
         pass
     key = f"{prefix}PROBE-{os.urandom(16).hex()}"
     try:
-        _put(requests, key, b"ckptstore", None)
+        _put(requests, key, _CONTENT, None)
         for condition, meaning in (
             (ABSENT, "that the object must not exist"),
             (client.foreign, "that the object has a given version"),
         ):
             if not _is_refused(requests, key, condition):
                 raise _not_atomic(requests, prefix, meaning)
-        if swap:
-            _, version = requests.ask("read", key, lambda client, _: client.read(key, 0))
-            if not version or _is_refused(requests, key, version):
-                raise _no_swap(requests, prefix, version)
+        _, version = requests.ask("read", key, lambda client, _: client.read(key, len(_CONTENT)))
+        if not version:
+            return "no version"
+        return f"the version {version}" if _is_refused(requests, key, version) else ""
     finally:
         with contextlib.suppress(CheckpointError, FileNotFoundError):
             requests.ask("delete", key, lambda client, _: client.delete(key), Kind.MISSING)
-    _proven.update((client.endpoint, requests.root, known) for known in {False, swap})
 
 
 def _put(requests: Requests, key: str, data: bytes, condition: Version | None) -> None:
@@ -77,8 +89,7 @@ def _not_atomic(requests: Requests, prefix: str, meaning: str) -> StorageError:
     )
 
 
-def _no_swap(requests: Requests, prefix: str, version: Version) -> StorageError:
-    given = f"the version {version}" if version else "no version"
+def _no_swap(requests: Requests, prefix: str, given: str) -> StorageError:
     return StorageError(
         f"{_store(requests, prefix)} gives {given} for an object and then refuses a write on the "
         "condition that it has it, so nothing can be overwritten there, and the old checkpoint is "
