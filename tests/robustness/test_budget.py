@@ -17,18 +17,22 @@ from tests.support import TESTS, budget, forging, fuzzing, shapes
 
 LONGEST = 1 << 16
 """The characters of an error, or as many as the file has bytes: it lists all types at once."""
+TOGETHER = 40
+"""The shapes that one process measures, since its imports take as long as some shapes."""
 NAMED = {"to_npz", "to_safetensors"}
 """The calls whose files hold the whole path of each array, however long."""
 
 
 @pytest.fixture(scope="module")
 def outcomes() -> Iterator[Callable[[str], Any]]:
-    """Return what came of a shape; the first that is asked for measures all."""
+    """Return what came of a shape; the first that is asked for measures its neighbours, too."""
+    names = list(shapes.SHAPES)
     found: dict[str, Any] = {}
 
     def outcome(name: str) -> Any:
         if name not in found:
-            found.update(budget.outcomes(list(shapes.SHAPES)))
+            first = names.index(name) // TOGETHER * TOGETHER
+            found.update(budget.outcomes(names[first : first + TOGETHER]))
         return found[name]
 
     yield outcome

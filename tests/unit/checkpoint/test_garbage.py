@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -299,11 +299,13 @@ def test_the_model_finds_a_collector_that_does_not_look_again(
 def test_the_model_finds_a_save_that_takes_a_lost_answer_for_a_conflict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def send(storage: Any, attempt: str, data: bytes, replaced: bytes | None) -> None:
+    def send(
+        storage: Any, attempt: str, known: Sequence[str], data: bytes, replaced: bytes | None
+    ) -> None:
         try:
             storage.create(names.MANIFEST, data)
         except FileExistsError:
-            commit.discard(storage, attempt, ())
+            commit.discard(storage, attempt, known)
             raise ckptstore.AlreadyCommittedError("somebody was first") from None
 
     assert not breaks(world(monkeypatch, saves(NEW, loses=True), before=None), None)

@@ -211,7 +211,7 @@ def test_a_tree_with_any_key_fits_itself_as_like(name: str, tmp_path: pathlib.Pa
     with pytest.raises(ckptstore.StructureError) as caught:
         ckptstore.load(tmp_path / "c", like={"d": dict.fromkeys(tree["d"], np.zeros(3))})
     lines = [line.partition(": shape")[0].strip() for line in str(caught.value).split("\n")[1:]]
-    assert lines == paths.format_paths(live, nodes)
+    assert lines == paths.shown_paths(live, nodes)
 
 
 # --- cast --------------------------------------------------------------------------------------
