@@ -193,13 +193,13 @@ class _Load:
             return self._build([0], compare([(0, 0)]))[0]
         patterns = tree.patterns_of(select, "load")
         renamed = tree.named_as_today(self.stored, live, self.classes)
-        stored_nodes = tree.select(renamed, patterns, self.where)
+        stored_nodes = tree.select(renamed, patterns, self.where, places=True)
         like_nodes = tree.select(live, patterns, "like", places=True)
-        tree.check_same_paths(stored_nodes, like_nodes, self.where)
-        pairs = [(stored_nodes[path], node) for path, node in like_nodes.items()]
-        values = self._build([node for node, _ in pairs], compare(pairs))
-        filled = {like_node: value for (_, like_node), value in zip(pairs, values, strict=True)}
-        return tree.fill(live, filled)
+        pairs = tree.paired(stored_nodes, like_nodes, live, self.where)
+        roots = [self.stored.target(node) for node, _ in pairs]
+        values = dict(zip(pairs, self._build(roots, compare(pairs)), strict=True))
+        separate, places = tree.separate(live, renamed, pairs)
+        return tree.fill(separate, {node: values[pair] for node, pair in places.items()})
 
     def _build(self, roots: Sequence[int], target: Target) -> list[Any]:
         return tree.unflatten(

@@ -12,12 +12,13 @@ from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.scalars import SCALAR_TYPES
 from ckptstore.tree.selection import (
-    check_same_paths,
     is_one_place,
     named_as_today,
+    paired,
     patterns_of,
     select,
 )
+from ckptstore.tree.separation import separate
 from ckptstore.tree.stored import StoredTree
 from ckptstore.tree.unflattening import unflatten
 
@@ -27,7 +28,6 @@ __all__ = [
     "NodeTable",
     "StoredTree",
     "Target",
-    "check_same_paths",
     "compare",
     "differs_from_like",
     "fill",
@@ -36,7 +36,9 @@ __all__ = [
     "key_text",
     "named_as_today",
     "number_hint",
+    "paired",
     "patterns_of",
     "select",
+    "separate",
     "unflatten",
 ]

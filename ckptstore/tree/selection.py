@@ -15,7 +15,7 @@ from ckptstore.tree.differences import differs_from_like
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.stored import StoredTree
-from ckptstore.types import RECORD_KINDS, find_class
+from ckptstore.types import RECORD_KINDS, find_adapter, find_class
 
 _NEAR_SHOWN = 20
 
@@ -69,29 +69,39 @@ def select(
     return dict(sorted(out.items(), key=lambda place: place[1]))  # in the tree's order
 
 
-def check_same_paths(stored: Mapping[str, int], like: Mapping[str, int], where: str) -> None:
-    """Refuse a selection that means different places in the checkpoint and in `like`.
+def paired(
+    stored: Mapping[str, int], like: Mapping[str, int], live: LiveTree, where: str
+) -> list[tuple[int, int]]:
+    """Return the selected places, each as its nodes in the checkpoint and in `like`.
 
     Args:
         stored: the selected nodes of the checkpoint, by path.
-        like: the selected nodes of `like`, by path.
+        like: the selected nodes of `like`, by path. A placeholder of an array is one place: a path
+            into it counts only if the checkpoint has it.
+        live: the tree `like`.
         where: the checkpoint, for messages.
 
     Raises:
-        StructureError: reason ``differs-from-like``.
+        StructureError: reason ``differs-from-like``: a selected path is on one side only.
     """
     lines = [f"{path}: not in `like`" for path in stored if path not in like]
-    lines += [f"{path}: not in the checkpoint" for path in like if path not in stored]
-    first: dict[int, str] = {}
-    for path, node in () if lines else like.items():
-        other = first.setdefault(node, path)
-        if stored[other] != stored[path]:
-            lines.append(
-                f"{path}: in `like` the same object as {other}, in the checkpoint another; select "
-                "a container of both, or use two objects in `like`"
-            )
+    if more := [path for path in like if path not in stored]:
+        inside = _inside_placeholders(live)
+        lines += [f"{path}: not in the checkpoint" for path in more if not inside[like[path]]]
     if lines:
         raise differs_from_like(where, lines)
+    return [(stored[path], node) for path, node in like.items() if path in stored]
+
+
+def _inside_placeholders(live: LiveTree) -> bytearray:
+    """Return, for each node, whether it lies inside the placeholder of an array."""
+    inside, end = bytearray(len(live.kind)), live.layout.end
+    for node, x in enumerate(live.objects):
+        if live.arity[node] and not inside[node]:
+            adapter = find_adapter(type(x).__module__)
+            if adapter is not None and adapter.expected(x) is not None:
+                inside[node + 1 : end[node]] = b"\1" * (end[node] - node - 1)
+    return inside
 
 
 def is_one_place(select: str | Sequence[str]) -> bool:
