@@ -150,7 +150,7 @@ class Reason(enum.StrEnum):
     # Reasons of disks and stores.
     COLLECTED = "collected"  #: a garbage collector mistook the save for an abandoned one
     CREDENTIALS = "credentials"  #: the store does not accept the credentials
-    DANGLING_LINK = "dangling-link"  #: a symbolic link to nothing
+    DANGLING_LINK = "dangling-link"  #: a symbolic link to nothing, or to itself
     DISK_FULL = "disk-full"  #: no space, or no quota, is left
     FOREIGN_MANIFEST = "foreign-manifest"  #: a file MANIFEST that ckptstore did not write
     LINKED_STEP = "linked-step"  #: a step that is a symbolic link, which is only read

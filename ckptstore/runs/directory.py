@@ -74,15 +74,25 @@ class Run:
                     return found
             raise _unsettled(store)
 
-    def newest(self, but: Collection[int] = ()) -> int | None:
+    def newest(
+        self,
+        but: Collection[int] = (),
+        nowhere: Callable[[int, StorageError], None] | None = None,
+    ) -> int | None:
         """Return the newest committed step outside of `but`: one listing, then checks downwards.
 
         If there is none, another process may have saved a step and deleted the listed ones. So the
         search is repeated until two listings in a row are the same, and name no step that is gone.
 
+        Args:
+            but: the steps to pass over.
+            nowhere: takes each newer step that is a link to nothing, with its error, and adds it to
+                `but`; None: raise the error.
+
         Raises:
-            StorageError: reason ``stale-listing``: they name such steps for a long time, because a
-                network disk answers them from a cache. So newer steps may exist.
+            StorageError: reason ``dangling-link``. Reason ``stale-listing``: they name such steps
+                for a long time, because a network disk answers them from a cache. So newer steps
+                may exist.
         """
         before: Mapping[str, int] | None = None
         gone: set[int] = set()
@@ -91,8 +101,13 @@ class Run:
             for _ in range(_LISTINGS):
                 found = steps_of(store.children())
                 for name in sorted(found, key=lambda name: found[name], reverse=True):
-                    if found[name] not in but and store.child(name).holds(MANIFEST):
-                        return found[name]
+                    try:
+                        if found[name] not in but and store.child(name).holds(MANIFEST):
+                            return found[name]
+                    except StorageError as error:
+                        if nowhere is None or error.reason != Reason.DANGLING_LINK:
+                            raise
+                        nowhere(found[name], error)
                 store.exists()  # or it is something else
                 left = {step: name for name, step in found.items() if step not in but}
                 gone_before = gone
@@ -128,7 +143,7 @@ class Run:
 
         Args:
             load: loads a step.
-            fallback: skip damaged steps, each with a line in the log.
+            fallback: skip damaged steps and links to nothing, each with a line in the log.
 
         Returns:
             The loaded value, and the skipped steps.
@@ -136,11 +151,17 @@ class Run:
         Raises:
             NotCommittedError: there is no step (reason ``no-step``).
             CorruptError: the newest step is damaged; with `fallback`, all steps are.
+            StorageError: reason ``dangling-link``: the same for a link to nothing.
             CheckpointError: as for `load`.
         """
-        damaged: dict[int, CorruptError] = {}
+        damaged: dict[int, CorruptError | StorageError] = {}
+
+        def skip(step: int, error: CorruptError | StorageError) -> None:
+            _log.warning("step %d is damaged and skipped: %s", step, error)
+            damaged[step] = error
+
         tries = 0
-        while (found := self.newest(damaged)) is not None:
+        while (found := self.newest(damaged, skip if fallback else None)) is not None:
             try:
                 return load(found), damaged
             except NotCommittedError:  # deleted after the listing
@@ -150,10 +171,9 @@ class Run:
             except CorruptError as error:
                 if not fallback:
                     raise
-                _log.warning("step %d is damaged and skipped: %s", found, error)
-                damaged[found] = error
+                skip(found, error)
         for newest in damaged.values():
-            raise CorruptError(
+            raise type(newest)(
                 f"{self.url}: all {len(damaged)} step(s) are damaged; the newest: {newest}",
                 reason=newest.reason,
             )

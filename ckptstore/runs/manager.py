@@ -226,13 +226,13 @@ class Manager(Steps):
             types: as for `ckptstore.load`.
             cast: as for `ckptstore.load`.
             arrays: as for `ckptstore.load`.
-            fallback: if the newest step is damaged, load the newest intact one. Each skipped step
-                is logged at WARNING and left alone, until this Manager saves that step again, which
-                replaces it.
+            fallback: if the newest step is damaged, or a link to nothing, load the newest intact
+                one. Each skipped step is logged at WARNING and left alone, until this Manager saves
+                that step again, which replaces it.
 
         Raises:
             NotCommittedError: there is no such step, or no step at all (reason ``no-step``).
-            CorruptError: the step is damaged; with `fallback`, all steps are.
+            CorruptError: the step is damaged; with `fallback`, all are (a link: StorageError).
             StructureError: reason ``is-a-checkpoint``: the URL is a checkpoint, not a run.
             CheckpointError: as for `ckptstore.load`. A step is skipped only for damage, not for
                 other errors, such as a missing type or a disk that cannot be read.

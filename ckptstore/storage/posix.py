@@ -65,6 +65,7 @@ _REASONS = {
     errno.EROFS: Reason.READ_ONLY,
     errno.EACCES: Reason.PERMISSION,
     errno.EPERM: Reason.PERMISSION,
+    errno.ELOOP: Reason.DANGLING_LINK,
 }
 
 

@@ -194,7 +194,7 @@ def test_a_run_in_the_place_of_another_thing_is_an_error_at_the_first_read(
     with pytest.raises(ckptstore.StorageError) as caught:
         reads[call](Manager(place))
     assert str(place) in str(caught.value)
-    reasons = {"dangling": "dangling-link", "loop": "storage"}
+    reasons = {"dangling": "dangling-link", "loop": "dangling-link"}
     assert caught.value.reason == reasons.get(what, "not-a-directory")
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -246,7 +246,7 @@ def test_a_directory_of_somebody_else_is_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["loop", "dangling"])
-@pytest.mark.parametrize("call", READS)
+@pytest.mark.parametrize("call", [call for call in READS if "fallback" not in call])
 def test_a_link_with_the_name_of_a_step_that_leads_nowhere_is_named(
     tmp_path: Path, what: str, call: str
 ) -> None:
@@ -254,7 +254,7 @@ def test_a_link_with_the_name_of_a_step_that_leads_nowhere_is_named(
     nowhere(tmp_path / name_of(9), what)
     with pytest.raises(ckptstore.StorageError, match=rf"{name_of(9)}.*remove it") as caught:
         READS[call](manager)
-    assert caught.value.reason == {"loop": "storage", "dangling": "dangling-link"}[what]
+    assert caught.value.reason == "dangling-link"
     assert manager.gc(grace=0) == {}
     manager.delete(9)
     READS[call](manager)
@@ -271,3 +271,70 @@ def test_a_link_that_leads_nowhere_stops_no_eviction(
     assert all(name_of(0) in record.getMessage() for record in caplog.records) and caplog.records
     manager.delete(0)
     assert manager.steps() == [6, 7]
+
+
+FALLBACKS = {call: read for call, read in READS.items() if "fallback" in call}
+
+
+@pytest.mark.parametrize("what", ["loop", "dangling"])
+@pytest.mark.parametrize("method", ["save", "save_async"])
+@pytest.mark.parametrize("call", FALLBACKS)
+def test_with_fallback_a_step_that_leads_nowhere_is_skipped_and_makes_room(
+    tmp_path: Path, what: str, method: str, call: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained(tmp_path)
+    manager = Manager(tmp_path, keep=keep_last(5))
+    for step in (3, 4):
+        nowhere(tmp_path / name_of(step), what)
+    assert is_of(FALLBACKS[call](manager), 2) and manager.loaded_step == 2
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    for step, record in zip((4, 3), caplog.records, strict=True):
+        assert f"step {step} is damaged and skipped: " in record.getMessage()
+        assert name_of(step) in record.getMessage()
+    assert os.path.islink(tmp_path / name_of(3)) and os.path.islink(tmp_path / name_of(4))
+    for read in (manager.latest, manager.steps, manager.load):
+        with pytest.raises(ckptstore.StorageError, match="remove it"):
+            read()
+    save = getattr(manager, method)
+    with pytest.raises(ckptstore.StorageError):
+        save(3, tree(3), overwrite=False)
+    assert os.path.islink(tmp_path / name_of(3))
+    for step in (3, 4):
+        save(step, tree(step))
+    with manager:
+        pass
+    assert manager.steps() == [1, 2, 3, 4] and is_of(manager.load(), 4)
+    with pytest.raises(ckptstore.AlreadyCommittedError):
+        save(3, tree(3))
+
+
+@pytest.mark.parametrize("what", ["loop", "dangling"])
+@pytest.mark.parametrize("call", FALLBACKS)
+@pytest.mark.parametrize("newest", ["link", "damaged"])
+def test_where_no_step_is_sound_the_error_of_the_newest_is_raised(
+    tmp_path: Path, what: str, call: str, newest: str
+) -> None:
+    manager = Manager(tmp_path)
+    link, damaged = (2, 1) if newest == "link" else (1, 2)
+    manager.save(damaged, tree(damaged))
+    (tmp_path / name_of(damaged) / "MANIFEST").write_bytes(b"damaged")
+    nowhere(tmp_path / name_of(link), what)
+    kind = ckptstore.StorageError if newest == "link" else ckptstore.CorruptError
+    with pytest.raises(kind, match=rf"all 2 step\(s\) are damaged.*newest.*{name_of(2)}") as caught:
+        FALLBACKS[call](manager)
+    assert (caught.value.reason == "dangling-link") == (newest == "link")
+    (tmp_path / name_of(damaged) / "MANIFEST").unlink()
+    with pytest.raises(ckptstore.StorageError) as caught:
+        FALLBACKS[call](manager)
+    assert caught.value.reason == "dangling-link"
+
+
+@pytest.mark.parametrize("call", FALLBACKS)
+def test_with_fallback_a_link_whose_target_comes_back_is_a_step_again(
+    tmp_path: Path, call: str
+) -> None:
+    manager = trained(tmp_path / "run")
+    (tmp_path / "run" / name_of(3)).symlink_to(tmp_path / "away")
+    assert is_of(FALLBACKS[call](manager), 2)
+    ckptstore.save(tmp_path / "away", tree(3), step=3)
+    assert is_of(FALLBACKS[call](manager), 3) and manager.steps() == [1, 2, 3]

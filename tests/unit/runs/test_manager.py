@@ -180,7 +180,7 @@ def test_a_step_that_always_vanishes_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = Manager(tmp_path)
-    monkeypatch.setattr("ckptstore.runs.directory.Run.newest", lambda self, but: 7)
+    monkeypatch.setattr("ckptstore.runs.directory.Run.newest", lambda *_: 7)
     with pytest.raises(ckptstore.NotCommittedError, match=name_of(7)):
         manager.load()
 
