@@ -30,7 +30,7 @@ class FlaxAdapter(Adapter):
     def records(self) -> Mapping[type, Record]:
         """FrozenDict."""
         row = object_row("flax.core.frozen_dict.FrozenDict", "mapping", wraps=True)
-        return {FrozenDict: Record(row, _take_frozen, _make_frozen)}
+        return {FrozenDict: Record(row, _take_frozen, _make_frozen, check=_check_frozen)}
 
     def record(self, cls: type) -> Record | None:
         """Take a FrozenDict and the states of nnx apart; refuse modules."""
@@ -59,10 +59,15 @@ def _take_frozen(x: Any) -> Sequence[Any]:
     return (x._dict,)  # x.unfreeze() would copy, and x['a'] makes a new FrozenDict each time
 
 
-def _make_frozen(values: Sequence[Any]) -> Any:
+def _check_frozen(values: Sequence[Any]) -> None:
     (mapping,) = values
     if type(mapping) is not dict:
         raise TypeError("a FrozenDict is made from a dict")
+
+
+def _make_frozen(values: Sequence[Any]) -> Any:
+    _check_frozen(values)
+    (mapping,) = values
     frozen: Any = object.__new__(FrozenDict)
     frozen._dict, frozen._hash = mapping, None
     return frozen

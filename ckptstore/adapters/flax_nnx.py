@@ -94,25 +94,38 @@ def _take_state(x: Any) -> Sequence[Any]:
     return (mapping,)
 
 
-def _make_state(values: Sequence[Any]) -> Any:
+def _check_state(values: Sequence[Any]) -> None:
     (mapping,) = values
     if type(mapping) is not dict:
         raise TypeError("a State is made from a dict")
+
+
+def _make_state(values: Sequence[Any]) -> Any:
+    _check_state(values)
+    (mapping,) = values
     state: Any = object.__new__(nnx.State)
     vars(state)["_mapping"] = mapping
     return state
 
 
-def _make_flat(values: Sequence[Any]) -> Any:
+def _check_flat(values: Sequence[Any]) -> None:
     keys, leaves = values
     if type(keys) is not tuple or type(leaves) is not list or len(keys) != len(leaves):
         raise TypeError("a FlatState needs as many keys as values")
+
+
+def _make_flat(values: Sequence[Any]) -> Any:
+    _check_flat(values)
+    keys, leaves = values
     return FlatState.from_sorted_keys_values(keys, leaves)
 
 
-_STATE = Record(object_row(nnx.State, "mapping", wraps=True), _take_state, _make_state)
+_STATE = Record(
+    object_row(nnx.State, "mapping", wraps=True), _take_state, _make_state, check=_check_state
+)
 _FLAT = Record(
     object_row(FlatState, "keys", "values"),
     lambda x: (x._keys, x._values),
     _make_flat,
+    check=_check_flat,
 )

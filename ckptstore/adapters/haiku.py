@@ -29,7 +29,7 @@ class HaikuAdapter(Adapter):
                 object_row(_FlatMap, "mapping", wraps=True),
                 _take_map,
                 _make_map,
-                check=_check_map,
+                check=_check_taken,
                 reads="everything",
             ),
             haiku.PRNGSequence: Record(
@@ -59,6 +59,11 @@ def _check_map(values: Sequence[Any]) -> None:
     (mapping,) = values
     if type(mapping) is not dict or not _is_plain(mapping):
         raise TypeError("a FlatMapping is made from a dict of dicts, lists, tuples and leaves")
+
+
+def _check_taken(values: Sequence[Any]) -> None:
+    if type(values[0]) is not dict:  # `take` looked below it
+        raise TypeError("a FlatMapping is made from a dict")
 
 
 def _make_map(values: Sequence[Any]) -> Any:

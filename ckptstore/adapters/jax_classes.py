@@ -43,10 +43,15 @@ def _require(fits: bool) -> None:
         raise TypeError("its fields have wrong types")
 
 
-def _make_partial(values: Sequence[Any]) -> Any:
-    function, args, keywords = values
+def _check_partial(values: Sequence[Any]) -> None:
+    _, args, keywords = values
     _require(type(args) is tuple and type(keywords) is dict)
     _require(all(type(name) is str for name in keywords))
+
+
+def _make_partial(values: Sequence[Any]) -> Any:
+    _check_partial(values)
+    function, args, keywords = values
     if issubclass(type(function), functools.partial):
         return jax.tree_util.Partial(function, *args, **keywords)
     # As jax does it after `isinstance`, which would ask any other object for its class.
@@ -95,8 +100,7 @@ _ASKED = "__bool__", "__len__", "__iter__", "__repr__", "__str__", "__format__"
 
 def _take_struct(x: Any) -> Sequence[Any]:
     weak = bool(getattr(x, "weak_type", False))
-    plain = _struct(x.shape, x.dtype, weak)
-    if x != plain:
+    if x.sharding is not None and x != _struct(x.shape, x.dtype, weak):
         raise Refusal(
             "a ShapeDtypeStruct with a sharding names devices, which cannot be stored; leave the "
             "sharding out"
@@ -110,13 +114,22 @@ def _take_struct(x: Any) -> Sequence[Any]:
     return (tuple(x.shape), x.dtype, weak)
 
 
-def _make_struct(values: Sequence[Any]) -> Any:
+def _check_struct(values: Sequence[Any]) -> None:
     shape, dtype, weak = values
-    if type(shape) is not tuple or not all(type(n) is int for n in shape):
-        raise TypeError("its shape is not a tuple of ints")
+    if type(shape) is not tuple:
+        raise TypeError(f"its shape is a {type(shape).__qualname__}, expected a tuple of ints")
+    for kind in map(type, shape):
+        if kind is not int:
+            raise TypeError(
+                f"its shape is a tuple with a {kind.__qualname__}, expected a tuple of ints"
+            )
     _require(type(weak) is bool)
     _require(issubclass(type(dtype), np.dtype) or jax_symbols.is_key_dtype(dtype))
-    return _struct(shape, dtype, weak)
+
+
+def _make_struct(values: Sequence[Any]) -> Any:
+    _check_struct(values)
+    return _struct(*values)
 
 
 def _struct(shape: Sequence[int], dtype: Any, weak: bool) -> jax.ShapeDtypeStruct:
@@ -128,18 +141,21 @@ OWN: Mapping[type, Record] = {
         object_row("jax.tree_util.Partial", "func", "args", "keywords"),
         _take_partial,
         _make_partial,
+        check=_check_partial,
         reads="items",
     ),
     jax.sharding.PartitionSpec: Record(
         object_row("jax.sharding.PartitionSpec", "partitions", "unreduced", "reduced"),
         _take_spec,
         _make_spec,
+        check=_make_spec,
         reads="everything",
     ),
     jax.ShapeDtypeStruct: Record(
         object_row("jax.ShapeDtypeStruct", "shape", "dtype", "weak_type"),
         _take_struct,
         _make_struct,
+        check=_check_struct,
         reads="items",
     ),
 }

@@ -29,11 +29,13 @@ class PythonAdapter(Adapter):
                 object_row("functools.partial", "func", "args", "keywords"),
                 _take_partial,
                 _make_partial,
+                check=_check_partial,
             ),
             Counter: Record(
                 object_row("collections.Counter", "counts", wraps=True),
                 _take_counter,
                 _make_counter,
+                check=_check_counter,
                 reads="items",
             ),
             OrderedDict: Record(
@@ -48,6 +50,7 @@ class PythonAdapter(Adapter):
                 object_row("collections.deque", "items", "maxlen", wraps=True),
                 _take_deque,
                 _make_deque,
+                check=_check_deque,
                 reads="items",
             ),
             pathlib.PosixPath: _path_of(pathlib.PosixPath),
@@ -57,10 +60,15 @@ class PythonAdapter(Adapter):
             date: _time_of(date, *_DATE),
             timedelta: _time_of(timedelta, "days", "seconds", "microseconds"),
             datetime: Record(
-                object_row("datetime.datetime", *_DATETIME), _take_datetime, _make_datetime
+                object_row("datetime.datetime", *_DATETIME),
+                _take_datetime,
+                _make_datetime,
+                check=_nothing,
             ),
             timezone: Record(
-                object_row("datetime.timezone", "offset", "name"), _take_zone, _make_zone
+                object_row("datetime.timezone", "offset", "name"),
+                _take_zone,
+                _make_zone,
             ),
         }
 
@@ -70,16 +78,25 @@ class PythonAdapter(Adapter):
         return {f"builtins.{t.__name__}": t for t in (bool, int, float, complex, str, bytes)}
 
 
+def _nothing(values: Sequence[Any]) -> None:
+    """Check nothing: Python lets no instance of the class hold other values."""
+
+
 def _take_partial(x: Any) -> Sequence[Any]:
     if x.__dict__:
         raise Refusal(f"this partial has the attribute {next(iter(x.__dict__))!r}; delete it")
     return (x.func, x.args, x.keywords)
 
 
-def _make_partial(values: Sequence[Any]) -> Any:
+def _check_partial(values: Sequence[Any]) -> None:
     function, args, keywords = values
     if type(args) is not tuple or type(keywords) is not dict or type(function) is functools.partial:
         raise TypeError("its fields have wrong types")
+
+
+def _make_partial(values: Sequence[Any]) -> Any:
+    _check_partial(values)
+    function, args, keywords = values
     partial: Any = functools.partial(function)  # this does not call the function
     partial.__setstate__((function, args, keywords, None))  # these very objects, not copies
     return partial
@@ -112,10 +129,15 @@ def _take_counter(x: Any) -> Sequence[Any]:
     return (dict(dict.items(x)),)
 
 
-def _make_counter(values: Sequence[Any]) -> Any:
+def _check_counter(values: Sequence[Any]) -> None:
     (counts,) = values
     if type(counts) is not dict:
         raise TypeError("the stored content of a Counter is not a dict")
+
+
+def _make_counter(values: Sequence[Any]) -> Any:
+    _check_counter(values)
+    (counts,) = values
     return Counter(counts)
 
 
@@ -123,10 +145,15 @@ def _take_deque(x: Any) -> Sequence[Any]:
     return (list(x), x.maxlen)
 
 
-def _make_deque(values: Sequence[Any]) -> Any:
+def _check_deque(values: Sequence[Any]) -> None:
     items, maxlen = values
     if type(items) is not list or type(maxlen) not in (int, type(None)):
         raise TypeError("a deque is made from a list and its maximum length")
+
+
+def _make_deque(values: Sequence[Any]) -> Any:
+    _check_deque(values)
+    items, maxlen = values
     queue = deque(items, maxlen)
     if len(queue) != len(items):
         raise ValueError("it has more items than its maximum length")
@@ -141,20 +168,27 @@ def _path_of(cls: type[pathlib.PurePath]) -> Record:
         return cls(text)
 
     row = object_row(f"pathlib.{cls.__name__}", "path")
-    return Record(row, lambda x: (str(x),), make, reads="items")
+    return Record(row, lambda x: (str(x),), make, check=_nothing, reads="items")
 
 
 def _namespace_of(cls: type) -> Record:
-    def make(values: Sequence[Any]) -> Any:
+    def check(values: Sequence[Any]) -> None:
         (attributes,) = values
-        if type(attributes) is not dict or any(type(name) is not str for name in attributes):
+        if type(attributes) is not dict:
             raise TypeError("a namespace is made from a dict with str keys")
+        for kind in map(type, attributes):
+            if kind is not str:
+                raise TypeError("a namespace is made from a dict with str keys")
+
+    def make(values: Sequence[Any]) -> Any:
+        check(values)
+        (attributes,) = values
         namespace = cls()
         vars(namespace).update(attributes)
         return namespace
 
     row = object_row(cls, "attributes", wraps=True)
-    return Record(row, lambda x: (dict(vars(x)),), make, reads="items")
+    return Record(row, lambda x: (dict(vars(x)),), make, check=check, reads="items")
 
 
 def _time_of(cls: Callable[..., Any], *numbers: str) -> Record:
@@ -170,7 +204,7 @@ def _time_of(cls: Callable[..., Any], *numbers: str) -> Record:
         return made
 
     row = object_row(f"datetime.{cls.__name__}", *numbers)
-    return Record(row, take, make)
+    return Record(row, take, make, check=_nothing)
 
 
 def _take_datetime(x: datetime) -> Sequence[Any]:

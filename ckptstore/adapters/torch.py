@@ -126,6 +126,7 @@ class TorchAdapter(Adapter):
                 object_row("torch.Size", "dims", wraps=True),
                 lambda x: (tuple(x),),
                 _make_size,
+                check=_check_size,
                 reads="items",
             ),
             torch.device: Record(
@@ -320,11 +321,18 @@ def _device(name: str) -> Any:
     return torch.device("cpu")
 
 
-def _make_size(values: Sequence[Any]) -> Any:
+def _check_size(values: Sequence[Any]) -> None:
     (dims,) = values
-    if type(dims) is not tuple or not all(type(n) is int for n in dims):
-        raise TypeError("a torch.Size is made from ints, and from nothing else")
-    return torch.Size(dims)
+    if type(dims) is not tuple:
+        raise TypeError("a torch.Size is made from a tuple of ints, and from nothing else")
+    for kind in map(type, dims):
+        if kind is not int:
+            raise TypeError("a torch.Size is made from ints, and from nothing else")
+
+
+def _make_size(values: Sequence[Any]) -> Any:
+    _check_size(values)
+    return torch.Size(values[0])
 
 
 def _make_device(values: Sequence[Any]) -> Any:

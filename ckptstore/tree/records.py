@@ -27,6 +27,13 @@ from ckptstore.types import (
     enum_member,
 )
 
+_TRIED: dict[tuple[int, ...], tuple[type, ...]] = {}
+"""The class and the types of the fields of instances that were made again in this process.
+
+By the ids of all, since a metaclass may define a hash.
+"""
+
+_SERIES = (list, tuple)
 _COPIED = (list, dict, collections.OrderedDict, set)
 _SIZED = (*_COPIED, tuple, frozenset)
 
@@ -48,13 +55,17 @@ def encode_record(record: Record, live: LiveTree, x: Any) -> Sequence[Any]:
             f"taking this {type(x).__qualname__} apart failed: {type(error).__name__}: {error}"
         ) from error
     row = record.row
-    if row.kind == TypeKind.OBJECT and not _fits(children, len(row.fields)):
-        raise Refusal(
-            f"the adapter took this {type(x).__qualname__} apart into {_shown(children)}, expected "
-            f"a list or tuple of {', '.join(row.fields) or 'no values'}; mend `take` of its Record"
-        )
-    if row.kind == TypeKind.OBJECT and not live.lenient:
-        _try(record, x, children)
+    if row.kind is TypeKind.OBJECT:
+        if not isinstance(children, _SERIES) or len(children) != len(row.fields):
+            raise Refusal(
+                f"the adapter took this {type(x).__qualname__} apart into {_shown(children)}, "
+                f"expected a list or tuple of {', '.join(row.fields) or 'no values'}; mend `take` "
+                "of its Record"
+            )
+        if not live.lenient and (
+            record.check is not None or (id(type(x)), *map(id, map(type, children))) not in _TRIED
+        ):
+            _try(record, x, children)
     number = live.type_number(row)
     if record.reads == "everything":
         live.read_whole.add(number)
@@ -63,9 +74,16 @@ def encode_record(record: Record, live: LiveTree, x: Any) -> Sequence[Any]:
 
 
 def _try(record: Record, x: Any, children: Sequence[Any]) -> None:
-    """Refuse an object that `load` would not make of these children, or would make another one."""
-    name = type(x).__qualname__
-    values = [child.value if type(child) is Child else child for child in children]
+    """Refuse an object that `load` would not make of these children, or would make another one.
+
+    The `check` of a record sees the values of each instance. Without one, the first instance with
+    such types of fields is made again.
+    """
+    values = children
+    for child in children:
+        if type(child) is Child:
+            values = [child.value if type(child) is Child else child for child in children]
+            break
     try:
         if record.check is not None:
             record.check(values)
@@ -76,6 +94,7 @@ def _try(record: Record, x: Any, children: Sequence[Any]) -> None:
         raise
     except Exception as error:  # of an adapter of another package, or of a class that it calls
         signals.pass_on(error)
+        name = type(x).__qualname__
         text = (
             str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
         )
@@ -86,9 +105,11 @@ def _try(record: Record, x: Any, children: Sequence[Any]) -> None:
     for field, before, after in zip(record.row.fields, values, again, strict=True):
         if not _alike(before, after):
             raise Refusal(
-                f"this {name} would come back with another {field}: {before!r:.80} became "
-                f"{after!r:.80}; make a new one"
+                f"this {type(x).__qualname__} would come back with another {field}: "
+                f"{before!r:.80} became {after!r:.80}; make a new one"
             )
+    kinds = type(x), *map(type, children)
+    _TRIED[tuple(map(id, kinds))] = kinds
 
 
 def _alike(before: Any, after: Any) -> bool:
@@ -103,12 +124,7 @@ def _alike(before: Any, after: Any) -> bool:
 
 def _shown(children: Any) -> str:
     name = type(children).__qualname__
-    return f"a {name} of {len(children)}" if isinstance(children, list | tuple) else f"a {name}"
-
-
-def _fits(children: Any, count: int) -> bool:
-    """Return whether an adapter gave one value for each field, not the keys of a dict of them."""
-    return isinstance(children, list | tuple) and len(children) == count
+    return f"a {name} of {len(children)}" if isinstance(children, _SERIES) else f"a {name}"
 
 
 def decode_record(

@@ -72,9 +72,10 @@ class Record:
         row: the type. The children of a ``pytree`` are its static part and its content; the
             children of every other kind are the fields.
         take: returns the children of an instance; raises Refusal.
-        make: returns an instance from its children. A save calls it, too, to find out whether the
+        make: returns an instance from its children. Without a `check`, a save calls it, too, for
+            the first instance of the class whose fields have such types, to find out whether the
             load will succeed; so it must not change the children.
-        check: raises if `make` would raise. A save calls it instead of `make`, if `make` is slow.
+        check: raises if `make` would raise. A save calls it for each instance, and not `make`.
         unused: the numbers of children for fields that the class no longer has.
         reads: how far `make` looks into the children: not at all (it keeps them, or looks at their
             types), at the ``"items"`` of each, or at ``"everything"`` below. A file may let many

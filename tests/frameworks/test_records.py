@@ -259,7 +259,7 @@ def test_what_the_error_says_helps(tmp_path: Any) -> None:
     x = jax.ShapeDtypeStruct((np.int64(3),), "float32")
     with pytest.raises(
         ckptstore.StructureError,
-        match=r"its shape is \(.*3.*\), expected a tuple of ints; .* make a new one",
+        match=r"its shape is a tuple with a int64, expected a tuple of ints; .* make a new one",
     ):
         ckptstore.save(tmp_path / "a", x)
     ckptstore.save(tmp_path / "b", jax.ShapeDtypeStruct(tuple(map(int, x.shape)), x.dtype))

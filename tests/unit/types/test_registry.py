@@ -149,6 +149,35 @@ def test_an_adapter_that_takes_apart_into_anything_but_one_value_for_each_field_
         encode_record(record, LiveTree(), Ring(1))
 
 
+def test_make_runs_once_for_the_types_of_the_fields_and_never_where_there_is_a_check() -> None:
+    made: list[Any] = []
+
+    def make(values: Any) -> Any:
+        made.append(values[0])
+        return Once(*values)
+
+    class Once(Ring):
+        pass
+
+    record = Record(ROW, lambda x: (x.size,), make)
+    for size in (1, 2, [3], 4, [5], 6):
+        encode_record(record, LiveTree(), Once(size))  # type: ignore[arg-type]
+    assert made == [1, [3]]
+
+    checked: list[Any] = []
+    record = Record(ROW, lambda x: (x.size,), make, check=checked.append)
+    for size in (1, 1.5, 1):
+        encode_record(record, LiveTree(), Once(size))  # type: ignore[arg-type]
+    assert made == [1, [3]] and checked == [(1,), (1.5,), (1,)]
+
+
+def test_a_make_that_failed_is_tried_again() -> None:
+    record = Record(ROW, lambda x: (x.size,), lambda values: Bigger(*values, 1))  # type: ignore[call-arg]
+    for _ in range(2):
+        with pytest.raises(Refusal, match="could not be made again from its size: TypeError"):
+            encode_record(record, LiveTree(), Bigger(1))
+
+
 def test_an_adapter_is_found_by_any_module_of_its_package() -> None:
     assert find_adapter("numpy") is find_adapter("numpy.ma.core")
     assert find_adapter("") is find_adapter("__main__") is find_adapter(None) is None
