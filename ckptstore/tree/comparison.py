@@ -30,6 +30,7 @@ from ckptstore.types import RECORD_KINDS, find_adapter, find_class, find_named
 _ENOUGH = 1 << 17
 """The differences after which a comparison ends."""
 
+_TWO = "one object in two places, for which `like` has two {}; make them equal in `like`"
 _CASTABLE = "biufcVW"  # V and W: the numbers of ml_dtypes
 _VALUE_KINDS: dict[int, int] = {Kind.SURROGATE_STR: Kind.STR}
 _KIND_NAMES = {Kind.NONE: "None", Kind.SURROGATE_STR: "str", Kind.DEFAULT_DICT: "defaultdict"}
@@ -217,7 +218,7 @@ class _Comparison:
             expected = self.like.leaf(self.like.arg[j])
         row, dtype, shape = self.stored.leaf(leaf)
         if expected is None and row.extra.get("weak") is True and self._is_number(x, i, shape):
-            self._wish(i, (type(x).__name__, None))
+            self._wish(i, type(x).__name__, None)
             self.target.numbers.add(leaf)
             return
         if expected is None:
@@ -238,9 +239,8 @@ class _Comparison:
             self._differ(i, f"shape {list(shape)}", str(list(shape_like)))
         elif dtype != dtype_like:
             self._compare_dtype(i, row, dtype, dtype_like)
-        wish = (str(dtype_like), adapter.place(x) if adapter is not None else None)
-        self._wish(i, wish)
-        self.target.places[leaf] = wish[1]
+        place = adapter.place(x) if adapter is not None else None
+        self.target.places[leaf] = self._wish(i, str(dtype_like), place)
 
     def _stored_dtype(self, i: int) -> np.dtype[Any]:
         return self.stored.dtype(int(self.stored.index.leaves.dtype[self.stored.arg[i]]))
@@ -250,15 +250,16 @@ class _Comparison:
         kind = self._stored_dtype(i).kind
         return type(x) in NUMBERS and not shape and np.dtype(type(x)).kind == kind
 
-    def _wish(self, i: int, wish: tuple[str, Any]) -> None:
-        """Note the dtype and place in `like` of a leaf, which may stand in several places."""
-        if self.wishes.setdefault(self.stored.arg[i], wish) != wish:
-            self._note(
-                self.stored,
-                i,
-                "stands in two places in the checkpoint, for which `like` has different dtypes or "
-                "shardings; make them equal in `like`",
-            )
+    def _wish(self, i: int, dtype: str, place: Any) -> Any:
+        """Note the wish of `like` for a leaf, which may stand in several places; return where."""
+        before, first = self.wishes.get(self.stored.arg[i], (dtype, place))
+        place = first if place is None else place  # a placeholder may name none
+        self.wishes[self.stored.arg[i]] = dtype, place
+        if dtype != before:
+            self._note(self.stored, i, _TWO.format(f"dtypes, {shown(before)} and {shown(dtype)}"))
+        elif first is not None and first != place:
+            self._note(self.stored, i, _TWO.format("shardings, or commits only one to a device"))
+        return place
 
     def _compare_dtype(
         self, i: int, row: TypeRow, stored: dtypes.Stored, like: dtypes.Stored

@@ -107,3 +107,53 @@ def test_each_place_of_a_shared_wrapper_gets_its_own_values(
     assert differences(part(ours, 7, 4), out["target"]) == []
     out = ckptstore.load(tmp_path / "c", like, select="$.target.l.w")
     assert out["params"] is shared and differences(part(ours, 3, 7), out["target"]) == []
+
+
+STRUCT = jax.ShapeDtypeStruct((1,), "float32")
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_placeholder_without_a_place_takes_that_of_the_other_place_of_its_array(
+    tmp_path: Path, committed: bool
+) -> None:
+    device = jax.devices()[0]
+    x = jax.device_put(jnp.ones(1), device)
+    ckptstore.save(tmp_path / "c", [x, x, x])
+    ours = jax.device_put(jnp.zeros(1), device) if committed else jnp.zeros(1)
+    for like in ([ours, STRUCT, STRUCT], [STRUCT, ours, STRUCT], [STRUCT, STRUCT, ours]):
+        out = ckptstore.load(tmp_path / "c", like)
+        assert out[0] is out[1] is out[2] and out[0].committed == committed
+        out = ckptstore.load(tmp_path / "c", like, select="$.*")
+        assert out[0] is out[1] is out[2] and out[0].committed == committed
+
+
+def test_a_meta_tensor_takes_the_device_of_the_other_place_of_its_tensor(tmp_path: Path) -> None:
+    x, meta = torch.ones(1), torch.ones(1, device="meta")
+    ckptstore.save(tmp_path / "c", [x, x])
+    for like in ([torch.zeros(1), meta], [meta, torch.zeros(1)], [meta, meta]):
+        out = ckptstore.load(tmp_path / "c", like)
+        assert out[0] is out[1] and out[0].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("like", "text", "remedy"),
+    [
+        ([jnp.zeros(1), jnp.zeros(1, "float16")], "two dtypes, float32 and float16", STRUCT),
+        ([STRUCT, jax.ShapeDtypeStruct((1,), "float16")], "two dtypes, float32 and", STRUCT),
+        (
+            [STRUCT, jax.device_put(jnp.zeros(1), jax.devices()[0]), jnp.zeros(1)],
+            "two shardings, or commits only one",
+            jnp.zeros(1),
+        ),
+    ],
+)
+def test_two_wishes_for_one_array_are_named_and_the_remedy_works(
+    tmp_path: Path, like: list[Any], text: str, remedy: Any
+) -> None:
+    x = jnp.ones(1)
+    ckptstore.save(tmp_path / "c", [x] * len(like))
+    with pytest.raises(ckptstore.StructureError, match=text) as caught:
+        ckptstore.load(tmp_path / "c", like, cast=True)
+    assert caught.value.reason == "differs-from-like"
+    out = ckptstore.load(tmp_path / "c", [remedy] * len(like), cast=True)
+    assert out[0] is out[-1] and out[0].tolist() == [1]
