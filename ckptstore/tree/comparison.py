@@ -30,7 +30,7 @@ from ckptstore.types import RECORD_KINDS, find_adapter, find_class, find_named
 _ENOUGH = 1 << 17
 """The differences after which a comparison ends."""
 
-_TWO = "one object in two places, for which `like` has two {}; make them equal in `like`"
+_TWO = "stands in two places, for which `like` has two {}; make them equal in `like`"
 _CASTABLE = "biufcVW"  # V and W: the numbers of ml_dtypes
 _VALUE_KINDS: dict[int, int] = {Kind.SURROGATE_STR: Kind.STR}
 _KIND_NAMES = {Kind.NONE: "None", Kind.SURROGATE_STR: "str", Kind.DEFAULT_DICT: "defaultdict"}
