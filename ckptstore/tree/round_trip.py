@@ -83,6 +83,7 @@ def _try(record: Pytree, x: Any, static: Any, children: list[Any], holder: type)
         raise Refusal(
             f"unflatten of {name} does not undo flatten, so `load` would return another object: "
             f"{text}; let flatten return each part of the object, and unflatten put each part back"
+            f"{record.own_functions(x)}"
         )
 
 

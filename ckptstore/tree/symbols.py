@@ -14,7 +14,7 @@ from ckptstore.texts import shown
 from ckptstore.tree import paths
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
-from ckptstore.types import Refusal, Symbol, find_adapter, top_level
+from ckptstore.types import Refusal, Symbol, find_adapter, plain_form, top_level
 
 
 def encode_symbol(live: LiveTree, x: Any) -> None:
@@ -89,6 +89,8 @@ def _why_not(x: Any) -> str:
         )
     if isinstance(x, np.ndarray):
         return f"{full} is a subclass of numpy.ndarray; pass np.array(x)"
+    if (form := plain_form(x, "x")) is not None:
+        return f"an object of {full} cannot be saved; pass {form}"
     return (
         f"an object of {full} cannot be saved; make it a dataclass or a NamedTuple, or use "
         f"ckptstore.register({cls.__qualname__}, flatten=..., unflatten=...)"

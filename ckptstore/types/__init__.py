@@ -8,6 +8,7 @@ from ckptstore.types.instances import enum_member, find_maker, record_of
 from ckptstore.types.lookup import find_class, find_named, import_line
 from ckptstore.types.migrations import Migration
 from ckptstore.types.naming import class_row, locate, object_row, package_version, stored_name
+from ckptstore.types.plain import plain_form
 from ckptstore.types.pytrees import Pytree, pytree
 from ckptstore.types.registration import register
 from ckptstore.types.registry import find_adapter, find_registration, top_level
@@ -43,6 +44,7 @@ __all__ = [
     "may_stand_in",
     "object_row",
     "package_version",
+    "plain_form",
     "pytree",
     "record_of",
     "register",

@@ -9,6 +9,7 @@ from typing import Any
 from ckptstore import signals
 from ckptstore.format import TypeRow
 from ckptstore.types.adapter import Record, Refusal
+from ckptstore.types.plain import plain_form
 
 _OF_ARRAYS = ("__array__", "__array_interface__", "__dlpack__", "shape")
 
@@ -30,6 +31,15 @@ class Pytree(Record):
     owner: Any
     of_jax: bool = False
 
+    def own_functions(self, x: Any) -> str:
+        """Return the remedy for a class of jax whose functions another package wrote, or ""."""
+        if not self.of_jax:
+            return ""
+        return (
+            "; if the class is not yours, pass two functions of your own: "
+            f"ckptstore.register({type(x).__qualname__}, flatten=..., unflatten=...)"
+        )
+
     def apart(self, x: Any) -> tuple[Any, list[Any], type]:
         """Return the static part of an instance, its children, and the type that held these.
 
@@ -46,7 +56,8 @@ class Pytree(Record):
                 )
             children, static = pair
             if fault := _no_series(children):
-                mend = "make it the only child, as in `return (b.data,), None`"
+                form = plain_form(children, "b.data") or "b.data"
+                mend = f"make it the only child, as in `return ({form},), None`"
                 if children is x:
                     mend = (
                         "put its content into an object of another class and make that the only "
@@ -55,7 +66,7 @@ class Pytree(Record):
                 raise Refusal(
                     f"flatten of {name} returned {fault} in the place of the children: only the "
                     f"items of an iteration over it would be stored; {mend}; unflatten gets it as "
-                    "children[0]"
+                    f"children[0]{self.own_functions(x)}"
                 )
             return static, list(children), type(children)
         except Refusal:
