@@ -169,11 +169,13 @@ class TestTies:
         with pytest.raises(ckptstore.StructureError, match="two places"):
             ckptstore.load(place, like=like, cast=True)
 
-    def test_filling_keeps_the_ties_of_like(self, place):
-        ckptstore.save(place, {"a": {"w": 5}, "b": 0})
-        shared = {"w": 1}
-        out = ckptstore.load(place, like={"a": shared, "b": shared}, select="$.a.w")
-        assert out["a"] is out["b"] and out["a"] == {"w": 5} and shared == {"w": 1}
+    def test_filling_keeps_the_ties_of_like_that_the_checkpoint_has_too(self, place):
+        stored, shared = {"w": 5}, {"w": 1}
+        for second in (0, {"w": 5}, stored):
+            ckptstore.save(place, {"a": stored, "b": second}, overwrite=True)
+            out = ckptstore.load(place, like={"a": shared, "b": shared}, select="$.a.w")
+            assert out["a"] == {"w": 5} and shared == {"w": 1}
+            assert out["b"] is (out["a"] if second is stored else shared)
 
 
 class TestLike:
