@@ -173,7 +173,11 @@ class _Comparison:
                 self._differ(i, f"{row}: {texts[0]}", texts[1])
                 return []
             self.target.classes[str(row)] = cls
-            return self._compare_children(i, j) if row.kind != TypeKind.ENUM else []
+            pairs = self._compare_children(i, j) if row.kind != TypeKind.ENUM else []
+            if str(row) == "numpy.ma.MaskedArray" and not self.cast:  # a print sets its fill value
+                kinds = self.stored.kind[pairs[2][0]], self.like.kind[pairs[2][1]]
+                del pairs[2 : 3 if Kind.NONE in kinds else 2]
+            return pairs
         origins = self.origins.get((self.stored.type[i], cls))
         if origins is None:
             try:
@@ -184,8 +188,8 @@ class _Comparison:
             self.origins[self.stored.type[i], cls] = origins
             self.target.classes[str(row)] = cls
         fields = self.stored.layout.children(i)
-        pairs = zip(origins, self.like.layout.children(j), strict=True)
-        return [(fields[origin], node) for origin, node in pairs if origin is not None]
+        nodes = zip(origins, self.like.layout.children(j), strict=True)
+        return [(fields[origin], node) for origin, node in nodes if origin is not None]
 
     def _leads_to(self, number: int, cls: type) -> bool:
         """Return whether the stored name of a type, other than that of `cls`, leads to `cls`."""
