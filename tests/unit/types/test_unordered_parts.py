@@ -108,3 +108,16 @@ def test_two_sets_that_change_places_are_refused(registered: Any, tmp_path: Any)
     )
     with pytest.raises(ckptstore.StructureError, match=r"in child 0 .* became"):
         ckptstore.save(tmp_path / "m", Model(0, 0, {"a", "b"}, {"c", "d"}))
+
+
+def test_sorted_values_that_are_made_of_the_items_of_a_set_are_saved(
+    registered: Any, tmp_path: Any
+) -> None:
+    registered(
+        Model,
+        flatten=lambda m: (sorted(tag.encode() for tag in m.tags), None),
+        unflatten=lambda _, c: Model(0, 0, {tag.decode() for tag in c}),
+    )
+    tags = {f"w{i}" for i in range(100)}
+    ckptstore.save(tmp_path / "m", Model(0, 0, tags))
+    assert ckptstore.load(tmp_path / "m").tags == tags
