@@ -89,9 +89,9 @@ def _why_not(x: Any) -> str:
         )
     if isinstance(x, np.ndarray):
         return f"{full} is a subclass of numpy.ndarray; pass np.array(x)"
-    if (form := plain_form(x, "x")) is not None:
-        return f"an object of {full} cannot be saved; pass {form}"
+    form = plain_form(x, "x")
+    mend = "make it a dataclass or a NamedTuple" if form is None else f"pass {form}"
     return (
-        f"an object of {full} cannot be saved; make it a dataclass or a NamedTuple, or use "
+        f"an object of {full} cannot be saved; {mend}, or use "
         f"ckptstore.register({cls.__qualname__}, flatten=..., unflatten=...)"
     )
