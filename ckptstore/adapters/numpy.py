@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
-from ckptstore.types import Adapter, Leaf, Record, Refusal, object_row
+from ckptstore.types import Adapter, Leaf, Record, Refusal, object_row, repeated_nbytes
 
 ARRAY = TypeRow(TypeKind.ARRAY, "numpy", "ndarray")
 _RECARRAY = TypeRow(TypeKind.ARRAY, "numpy", "recarray")
@@ -89,10 +88,7 @@ class NumpyAdapter(Adapter):
 
 def _leaf(x: Array, row: TypeRow) -> Leaf:
     stored = dtypes.describe(x.dtype)
-    nbytes = None
-    if 0 in x.strides:
-        axes = zip(x.shape, x.strides, strict=True)
-        nbytes = x.itemsize * math.prod(length for length, stride in axes if stride)
+    nbytes = repeated_nbytes(x.shape, x.strides, x.itemsize)
     return Leaf(row, stored, x.shape, lambda: array_bytes.to_bytes(x), memory_nbytes=nbytes)
 
 

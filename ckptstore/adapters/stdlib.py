@@ -174,11 +174,8 @@ def _path_of(cls: type[pathlib.PurePath]) -> Record:
 def _namespace_of(cls: type) -> Record:
     def check(values: Sequence[Any]) -> None:
         (attributes,) = values
-        if type(attributes) is not dict:
+        if type(attributes) is not dict or not {str}.issuperset(map(type, attributes)):
             raise TypeError("a namespace is made from a dict with str keys")
-        for kind in map(type, attributes):
-            if kind is not str:
-                raise TypeError("a namespace is made from a dict with str keys")
 
     def make(values: Sequence[Any]) -> Any:
         check(values)

@@ -6,7 +6,6 @@ For modules, optimizers, schedulers and scalers, save their `state_dict()`.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,15 @@ from ckptstore import signals
 from ckptstore.errors import Reason, UnsupportedError
 from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
-from ckptstore.types import Adapter, Leaf, Record, Refusal, object_row, package_version
+from ckptstore.types import (
+    Adapter,
+    Leaf,
+    Record,
+    Refusal,
+    object_row,
+    package_version,
+    repeated_nbytes,
+)
 
 _SAME_NAME = """
     bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64 bfloat16
@@ -72,10 +79,6 @@ class TorchAdapter(Adapter):
         row = _row(_ROW[cls], x.requires_grad, str(x.device), persistent)
         memory = (_memory(x), x.dtype, cls, x.requires_grad, persistent) if x.numel() else None
         fixed = x.device.type != "cpu"  # a host copy of a device tensor belongs to us alone
-        nbytes = None
-        if 0 in (strides := x.stride()):
-            axes = zip(x.shape, strides, strict=True)
-            nbytes = x.element_size() * math.prod(length for length, stride in axes if stride)
         return Leaf(
             row,
             _stored(dtype),
@@ -83,7 +86,7 @@ class TorchAdapter(Adapter):
             lambda: _host(x, dtype),
             fixed,
             memory=memory,
-            memory_nbytes=nbytes,
+            memory_nbytes=repeated_nbytes(x.shape, x.stride(), x.element_size()),
         )
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
@@ -323,11 +326,8 @@ def _device(name: str) -> Any:
 
 def _check_size(values: Sequence[Any]) -> None:
     (dims,) = values
-    if type(dims) is not tuple:
+    if type(dims) is not tuple or not {int}.issuperset(map(type, dims)):
         raise TypeError("a torch.Size is made from a tuple of ints, and from nothing else")
-    for kind in map(type, dims):
-        if kind is not int:
-            raise TypeError("a torch.Size is made from ints, and from nothing else")
 
 
 def _make_size(values: Sequence[Any]) -> Any:

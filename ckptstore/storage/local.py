@@ -146,7 +146,7 @@ class LocalStorage:
             with (
                 posix.unless_gone("open", path),
                 posix.stale_is_gone(path),
-                self._files.opened(self._at(name)) as fd,
+                self._files.opened(path) as fd,
             ):
                 out[name] = posix.size(fd)
         return out

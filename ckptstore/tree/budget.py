@@ -57,8 +57,8 @@ class Budget:
 
     @functools.cached_property
     def _sizes(self) -> list[int]:
-        kind, arg, layout = self._table.kind, self._table.arg, self._table.layout
         """How many nodes a tree without SAME would have at each node, or over the budget."""
+        kind, arg, layout = self._table.kind, self._table.arg, self._table.layout
         sizes, is_open = [1] * len(kind), list[int]()
         for node in range(len(kind)):
             while is_open and layout.end[is_open[-1]] <= node:

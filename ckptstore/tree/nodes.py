@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ckptstore.errors import CorruptError, Reason
-from ckptstore.format import BLOB_KINDS, Kind, Layout, TypeRow
+from ckptstore.format import BLOB_KINDS, Kind, Layout, TypeKind, TypeRow
 from ckptstore.format.dtypes import Stored
 
 
@@ -58,6 +58,14 @@ class NodeTable(abc.ABC):
     def row(self, node: int) -> TypeRow:
         """Return the type of a node that has one."""
         return self.types[self.type[node] - 1]
+
+    def is_wrapper(self, node: int) -> bool:
+        """Return whether a node has a content, its first child, which has the node's own path."""
+        if self.kind[node] != Kind.RECORD:
+            return False
+        row = self.row(node)
+        wraps = row.extra.get("wraps") is True and row.kind != TypeKind.PYTREE
+        return wraps and bool(row.fields)
 
     def target(self, node: int) -> int:
         """Return the node itself, or the target of a SAME node."""

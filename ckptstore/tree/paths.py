@@ -58,7 +58,7 @@ def step(table: NodeTable, parent: int, position: int, previous: int) -> str:
         return f"{{key {position // 2}}}" if position % 2 == 0 else f"[{table.key(previous)}]"
     if kind == Kind.RECORD:
         row = table.row(parent)
-        if row.extra.get("wraps") is True and row.kind != TypeKind.PYTREE:
+        if table.is_wrapper(parent):
             return f"{{{row.fields[position]}}}" if position else ""
         if row.kind != TypeKind.PYTREE:
             return f".{row.fields[position]}"
@@ -68,6 +68,14 @@ def step(table: NodeTable, parent: int, position: int, previous: int) -> str:
     if kind == Kind.ENUM:
         return ".value"
     return f"[{position}]"
+
+
+def steps(table: NodeTable, parent: int) -> Iterator[tuple[str, int]]:
+    """Yield the step to each child of a node, and the child."""
+    previous = -1
+    for position, child in enumerate(table.layout.children(parent)):
+        yield step(table, parent, position, previous), child
+        previous = child
 
 
 def walk(table: NodeTable) -> Iterator[tuple[int, int, int, int]]:
@@ -297,15 +305,13 @@ def _leading_to_matches(table: NodeTable, parsed: _Parsed, start: _States) -> _B
 def _below(table: NodeTable, parsed: _Parsed, node: int, states: _States) -> list[_Step]:
     """Return the steps to the children of a node that may match, or may hold a match."""
     below: list[_Step] = []
-    if table.kind[node] == Kind.ENUM or not _open(parsed, states):
+    is_open = any(done < len(parsed[i]) for i, done in states)  # a pattern may match below
+    if table.kind[node] == Kind.ENUM or not is_open:
         return below
-    end, child, previous = table.layout.end, node + 1, -1
-    for position in range(table.arity[node]):
-        text = step(table, node, position, previous)
+    for text, child in steps(table, node):
         after = frozenset() if text.startswith("{") else _advance(parsed, states, text)
         if after:
             below.append((text, child, after))
-        child, previous = end[child], child
     return below
 
 
@@ -317,11 +323,6 @@ def _start(parsed: _Parsed) -> _States:
 def _ended(parsed: _Parsed, states: _States) -> list[int]:
     """Return the patterns that match a place of these states."""
     return sorted({i for i, done in states if done == len(parsed[i])})
-
-
-def _open(parsed: _Parsed, states: _States) -> bool:
-    """Return whether a pattern may match below a place of these states."""
-    return any(done < len(parsed[i]) for i, done in states)
 
 
 def _advance(parsed: _Parsed, states: _States, text: str) -> _States:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 
-from ckptstore.format import Kind, TypeKind
+from ckptstore.format import Kind
 from ckptstore.tree import paths
 from ckptstore.tree.filling import holders
 from ckptstore.tree.live import LiveTree
@@ -104,40 +104,22 @@ class _Separation:
     def _container(self, i: int, j: int) -> Pair:
         """Return the containers at a place; that of the checkpoint without its wrappers."""
         stored, i = self._stored, self._stored.target(i)
-        while _is_wrapper(stored, i):
+        while stored.is_wrapper(i):
             i = stored.target(i + 1)
         return i, self._like.target(j)
 
     def _parts_of(self, pair: Pair) -> list[_Edge]:
         i, j = pair
-        if _is_wrapper(self._like, j):
+        if self._like.is_wrapper(j):
             content, *others = self._like.layout.children(j)
             return [(i, content), *((None, node) for node in others)]
         by_step = self._by_step(i)
-        return [(by_step.get(text), node) for text, node in _steps(self._like, j)]
+        return [(by_step.get(text), node) for text, node in paths.steps(self._like, j)]
 
     def _stored_by_step(self, i: int) -> Mapping[str, int | None]:
         """Return the children that a path can name; None for a step that several have."""
         out: dict[str, int | None] = {}
-        for text, node in _steps(self._stored, i):
+        for text, node in paths.steps(self._stored, i):
             if not text.startswith("{"):
                 out[text] = None if text in out else node
         return out
-
-
-def _steps(table: NodeTable, parent: int) -> list[tuple[str, int]]:
-    """Return the children of a node, each with its step."""
-    children = table.layout.children(parent)
-    before = [-1, *children]
-    return [
-        (paths.step(table, parent, position, before[position]), node)
-        for position, node in enumerate(children)
-    ]
-
-
-def _is_wrapper(table: NodeTable, node: int) -> bool:
-    """Return whether the content of a node has the node's own path."""
-    if table.kind[node] != Kind.RECORD or not table.arity[node]:
-        return False
-    row = table.row(node)
-    return row.extra.get("wraps") is True and row.kind != TypeKind.PYTREE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptstore.types.adapter import Adapter, Child, Leaf, Record, Refusal
+from ckptstore.types.adapter import Adapter, Child, Leaf, Record, Refusal, repeated_nbytes
 from ckptstore.types.fields import RECORD_KINDS, fields_of, kind_of
 from ckptstore.types.instances import enum_member, find_maker, record_of
 from ckptstore.types.lookup import find_class, find_named, import_line
@@ -48,6 +48,7 @@ __all__ = [
     "pytree",
     "record_of",
     "register",
+    "repeated_nbytes",
     "stand_in",
     "stored_name",
     "top_level",

@@ -6,6 +6,7 @@ Guide for authors: docs/adapters.md.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -25,6 +26,14 @@ class Refusal(Exception):
         ...
         ckptstore.types.adapter.Refusal: this Ring is locked; call unlock() before the save
     """
+
+
+def repeated_nbytes(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> int | None:
+    """Return the bytes of memory that an array takes, if it repeats elements; None otherwise."""
+    if 0 not in strides:
+        return None
+    axes = zip(shape, strides, strict=True)
+    return itemsize * math.prod(length for length, stride in axes if stride)
 
 
 @dataclass(frozen=True, slots=True)
