@@ -197,13 +197,13 @@ def test_a_listing_goes_on(client: GCSClient, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("name", sorted(ACTIONS))
 def test_a_failed_request_is_sent_once(bucket: str, proxy: FaultProxy, name: str) -> None:
+    connect(bucket, proxy, timeout=10.0).put("key", b"0123456789" * 100)
     client = connect(bucket, proxy, timeout=0.5)
     calls = (
         lambda: client.put("key", b"0123456789" * 100),
         lambda: client.page("", None),
         lambda: client.begin("key", 1),
     )
-    client.put("key", b"0123456789" * 100)
     for call in calls:
         proxy.reset()
         proxy.rule(matching(), ACTIONS[name], times=math.inf)
@@ -293,7 +293,7 @@ def test_what_the_store_did_not_take_is_sent_again(
 def test_a_truncated_request_is_continued(
     gcs: Gcs, bucket: str, proxy: FaultProxy, large: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = connect(bucket, proxy, timeout=1.0)
+    client = connect(bucket, proxy, timeout=10.0)
     pieces, cut = gcs_api._pieces, []
 
     async def ends_early(view: memoryview) -> Any:
