@@ -8,11 +8,9 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ckptstore import signals, storage
+from ckptstore import storage
 from ckptstore.checkpoint import commit, committed, garbage
 from ckptstore.errors import (
-    AlreadyCommittedError,
-    CheckpointError,
     CorruptError,
     NotCommittedError,
     Reason,
@@ -23,7 +21,7 @@ from ckptstore.errors import (
 from ckptstore.format.names import MANIFEST, is_step, step_name, steps_of
 from ckptstore.runs import retention
 from ckptstore.runs.metrics import Metrics
-from ckptstore.runs.retention import Mode, Rule
+from ckptstore.runs.retention import Mode
 from ckptstore.saving import incremental
 from ckptstore.saving.incremental import Previous
 from ckptstore.storage import Storage
@@ -58,7 +56,7 @@ class Run:
         self.place = storage.absolute(url)
         self.options = options
         self.metrics = Metrics()
-        with self._open() as store:
+        with self.open() as store:
             self.url = store.url
             store.exists()  # or it is something else
 
@@ -68,9 +66,9 @@ class Run:
 
     def committed(self) -> list[int]:
         """Return the committed steps, in order, without reading a manifest."""
-        with self._open() as store:
+        with self.open() as store:
             for _ in range(_LISTINGS):
-                if (found := _committed(store)) or self.newest() is None:
+                if (found := committed_steps(store)) or self.newest() is None:
                     return found
             raise _unsettled(store)
 
@@ -97,7 +95,7 @@ class Run:
         before: Mapping[str, int] | None = None
         gone: set[int] = set()
         waits = 0
-        with self._open() as store:
+        with self.open() as store:
             for _ in range(_LISTINGS):
                 found = steps_of(store.children())
                 for name in sorted(found, key=lambda name: found[name], reverse=True):
@@ -195,30 +193,30 @@ class Run:
         found = self.newest() if step is None else step
         if found is None:
             return None
-        with self._open() as store:
+        with self.open() as store:
             return incremental.read(store, step_name(found))
 
     def best(self, metric: str, mode: Mode) -> int | None:
         """Return the step with the best value of a metric, or None if there are no steps."""
-        with self._open() as store:
+        with self.open() as store:
             look = self.metrics.look(store, self.committed())
             ranked = retention.ranked(look.infos, metric, mode)
         return ranked[0].step if ranked else None
 
     def check(self) -> None:
         """Raise StructureError, reason ``is-a-checkpoint``, if the directory is not a run."""
-        with self._open() as store:
+        with self.open() as store:
             _refuse_checkpoint(store)
 
     def delete(self, step: int) -> None:
         """Delete a step; the errors are as for `commit.delete`."""
         name = step_name(step)
-        with self._open() as store:
-            _delete(store, name, None)
+        with self.open() as store:
+            delete(store, name)
 
     def unlink(self, step: int) -> bool:
         """Remove the directory of a step if it is a symbolic link, and return whether it was."""
-        with self._open() as store:
+        with self.open() as store:
             return _unlink(store, step_name(step))
 
     def collect(self, grace: float, *, dry_run: bool) -> dict[int, list[str]]:
@@ -232,7 +230,7 @@ class Run:
                 reason=Reason.BAD_ARGUMENT,
             )
         removed = {}
-        with self._open() as store:
+        with self.open() as store:
             for name, step in sorted(steps_of(store.children()).items()):
                 if store.is_link(name):
                     continue
@@ -240,42 +238,14 @@ class Run:
                     removed[step] = names
         return removed
 
-    def evict(self, keep: Rule, saved: int) -> None:
-        """Delete the steps that a rule does not keep.
-
-        The save before has succeeded, even if this fails. A failure is logged, and the next save
-        tries again.
-        """
-        try:
-            with self._open() as store:
-                look = self.metrics.look(store, _committed(store, lambda n: _readable(store, n)))
-                for step in retention.evicted(keep, look.infos, saved):
-                    if not look.stale(step):
-                        _evict(store, step, look.attempt(step))
-        except Exception as error:
-            signals.pass_on(error)
-            own = isinstance(error, CheckpointError)
-            what = error if own else f"{type(error).__name__}: {error}"
-            done = f"{self.url}: step {saved} is saved, but older steps are not evicted"
-            _log.warning("%s: %s", done, what, exc_info=not own)
-
-    def _open(self) -> Storage:
+    def open(self) -> Storage:
+        """Return the storage of the directory, for a `with` block."""
         return storage.open(self.place, self.options)
 
 
-def _committed(store: Storage, expected: Callable[[str], bool] = is_step) -> list[int]:
+def committed_steps(store: Storage, expected: Callable[[str], bool] = is_step) -> list[int]:
+    """Return the committed steps of one listing, in order."""
     return sorted(steps_of(store.holders(MANIFEST, expected)).values())
-
-
-def _readable(store: Storage, name: str) -> bool:
-    """Return whether a name is that of a step, and no link that leads nowhere."""
-    if is_step(name) and store.is_link(name):
-        try:
-            store.child(name).holds(MANIFEST)
-        except StorageError as error:
-            _log.warning("%s; it is left alone, and the other steps are evicted", error)
-            return False
-    return is_step(name)
 
 
 def _unsettled(store: Storage) -> StorageError:
@@ -289,7 +259,7 @@ def _unsettled(store: Storage) -> StorageError:
 def _refuse_checkpoint(store: Storage) -> None:
     """Raise an error if a directory holds a manifest of its own, and no step."""
     holder = committed(store)
-    if holder is None or holder.attempt is None or _committed(store):
+    if holder is None or holder.attempt is None or committed_steps(store):
         return
     step = holder.manifest().step
     raise StructureError(
@@ -299,16 +269,7 @@ def _refuse_checkpoint(store: Storage) -> None:
     )
 
 
-def _evict(store: Storage, step: int, attempt: str | None) -> None:
-    try:
-        _delete(store, step_name(step), attempt)
-    except (NotCommittedError, AlreadyCommittedError):
-        pass  # another process has deleted it, or has just saved it again
-    except CheckpointError as error:
-        _log.warning("step %d is not kept, but could not be evicted: %s", step, error)
-
-
-def _delete(store: Storage, name: str, attempt: str | None) -> None:
+def delete(store: Storage, name: str, attempt: str | None = None) -> None:
     """Delete a step; of a symbolic link the link alone, since its target may be of another run."""
     if not _unlink(store, name):
         commit.delete(store.child(name), attempt)

@@ -11,6 +11,7 @@ from ckptstore.checkpoint import Checkpoint
 from ckptstore.format.names import check_step
 from ckptstore.runs import retention
 from ckptstore.runs.directory import Run
+from ckptstore.runs.eviction import evict
 from ckptstore.runs.interval import Every, SaveInterval
 from ckptstore.runs.retention import Rule
 from ckptstore.saving import PendingSave, background, writer
@@ -164,4 +165,4 @@ class Saves:
         self._run.metrics.remember(saved.step, saved.attempt, saved.metrics)
         self._damaged.discard(saved.step)
         if self.keep is not None:
-            self._run.evict(self.keep, saved.step)
+            evict(self._run, self.keep, saved.step)

@@ -1,0 +1,65 @@
+"""Eviction: after each save, the steps that the rule does not keep are deleted."""
+
+from __future__ import annotations
+
+import logging
+
+from ckptstore import signals
+from ckptstore.errors import (
+    AlreadyCommittedError,
+    CheckpointError,
+    NotCommittedError,
+    StorageError,
+)
+from ckptstore.format.names import MANIFEST, is_step, step_name
+from ckptstore.runs import retention
+from ckptstore.runs.directory import Run, committed_steps, delete
+from ckptstore.runs.retention import Rule
+from ckptstore.storage import Storage
+
+_log = logging.getLogger("ckptstore")
+
+
+def evict(run: Run, keep: Rule, saved: int) -> None:
+    """Delete the steps that a rule does not keep.
+
+    The save before has succeeded, even if this fails. A failure is logged, and the next save
+    tries again.
+
+    Args:
+        run: the run.
+        keep: the rule.
+        saved: the step that was just saved.
+    """
+    try:
+        with run.open() as store:
+            look = run.metrics.look(store, committed_steps(store, lambda n: _readable(store, n)))
+            for step in retention.evicted(keep, look.infos, saved):
+                if not look.stale(step):
+                    _evict(store, step, look.attempt(step))
+    except Exception as error:
+        signals.pass_on(error)
+        own = isinstance(error, CheckpointError)
+        what = error if own else f"{type(error).__name__}: {error}"
+        done = f"{run.url}: step {saved} is saved, but older steps are not evicted"
+        _log.warning("%s: %s", done, what, exc_info=not own)
+
+
+def _evict(store: Storage, step: int, attempt: str | None) -> None:
+    try:
+        delete(store, step_name(step), attempt)
+    except (NotCommittedError, AlreadyCommittedError):
+        pass  # another process has deleted it, or has just saved it again
+    except CheckpointError as error:
+        _log.warning("step %d is not kept, but could not be evicted: %s", step, error)
+
+
+def _readable(store: Storage, name: str) -> bool:
+    """Return whether a name is that of a step, and no link that leads nowhere."""
+    if is_step(name) and store.is_link(name):
+        try:
+            store.child(name).holds(MANIFEST)
+        except StorageError as error:
+            _log.warning("%s; it is left alone, and the other steps are evicted", error)
+            return False
+    return is_step(name)

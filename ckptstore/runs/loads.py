@@ -1,0 +1,136 @@
+"""The methods of a `Manager` that load a step: the newest, or the one that you name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from ckptstore import loading
+from ckptstore.errors import CorruptError, NotCommittedError, Reason, StructureError, bad_argument
+from ckptstore.runs.steps import Steps
+
+
+class Loads(Steps):
+    """The methods of a `Manager` that load a step."""
+
+    loaded_step: int | None
+
+    def load(
+        self,
+        step: int | None = None,
+        like: Any = None,
+        *,
+        select: str | Sequence[str] | None = None,
+        types: Iterable[type] | Mapping[str, type] = (),
+        cast: bool = False,
+        arrays: Literal["numpy"] | None = None,
+        fallback: bool = False,
+    ) -> Any:
+        """Load a step, or the newest.
+
+        Args:
+            step: the step; None: the newest.
+            like: as for `ckptstore.load`.
+            select: as for `ckptstore.load`.
+            types: as for `ckptstore.load`.
+            cast: as for `ckptstore.load`.
+            arrays: as for `ckptstore.load`.
+            fallback: if the newest step is damaged, or a link to nothing, load the newest intact
+                one. Each skipped step is logged at WARNING and left alone, until this Manager saves
+                that step again, which replaces it.
+
+        Raises:
+            NotCommittedError: there is no such step, or no step at all (reason ``no-step``).
+            CorruptError: the step is damaged; with `fallback`, all are (a link: StorageError).
+            StructureError: reason ``is-a-checkpoint``: the URL is a checkpoint, not a run.
+            CheckpointError: as for `ckptstore.load`. A step is skipped only for damage, not for
+                other errors, such as a missing type or a disk that cannot be read.
+
+        Example:
+            >>> import ckptstore
+            >>> manager = ckptstore.Manager("run")
+            >>> for step in (100, 200):
+            ...     saved = manager.save(step, {"step": step})
+            >>> manager.load(), manager.loaded_step
+            ({'step': 200}, 200)
+            >>> manager.load(100)
+            {'step': 100}
+
+        Source: docs/runs.md, "Resume".
+        """
+        self._saves.check()
+        load = functools.partial(
+            self._load, like=like, select=select, types=types, cast=cast, arrays=arrays
+        )
+        if step is None:
+            loaded, damaged = self._run.load_newest(load, fallback=fallback)
+            self._saves.damaged(damaged)
+            return loaded
+        if fallback:
+            raise StructureError(
+                "load: fallback=True works only for the newest step; leave out the step, or try "
+                "those of Manager.steps() one by one",
+                reason=Reason.BAD_ARGUMENT,
+            )
+        return load(step)
+
+    def load_or_init(
+        self,
+        init: Callable[[], Any],
+        like: Any = None,
+        *,
+        select: str | Sequence[str] | None = None,
+        types: Iterable[type] | Mapping[str, type] = (),
+        cast: bool = False,
+        arrays: Literal["numpy"] | None = None,
+        fallback: bool = False,
+    ) -> Any:
+        """Load the newest step, or return ``init()`` if the run has no step yet.
+
+        So your script starts and resumes with the same line. Put everything that the next step
+        needs into the tree, also its number. `loaded_step` holds it too, None after ``init()``.
+
+        A call of `init` is logged at INFO. The other arguments are those of `load`.
+
+        Raises:
+            CheckpointError: as for `load`. A run never starts again because its steps are damaged,
+                or because a cached listing names only steps that are gone (``stale-listing``).
+
+        Example:
+            >>> import ckptstore
+            >>> manager = ckptstore.Manager("run")
+            >>> manager.load_or_init(lambda: {"step": 0})
+            {'step': 0}
+            >>> saved = manager.save(100, {"step": 100})
+            >>> manager.load_or_init(lambda: {"step": 0})
+            {'step': 100}
+
+        Source: docs/runs.md, "Resume".
+        """
+        if not callable(init):
+            raise bad_argument(
+                "load_or_init", "init", init, "a function: load_or_init(lambda: state)"
+            )
+        try:
+            return self.load(
+                like=like, select=select, types=types, cast=cast, arrays=arrays, fallback=fallback
+            )
+        except NotCommittedError as error:
+            if error.reason != Reason.NO_STEP:
+                raise
+        self._run.begins()
+        return init()
+
+    def _load(self, step: int, **arguments: Any) -> Any:
+        """Load a step; the arguments are those of `ckptstore.load`."""
+        try:
+            loaded = loading.load(
+                self._run.at(step), storage_options=self._run.options, **arguments
+            )
+        except CorruptError:
+            self._saves.distrust()
+            raise
+        self.loaded_step = step
+        self._saves.loaded(step)
+        return loaded
