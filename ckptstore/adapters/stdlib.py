@@ -1,7 +1,7 @@
 """Built-in scalar types as values (a ``dtype=float`` in a config), and classes of Python's library.
 
 These are functools.partial, collections without their own kind of node (the state_dict of torch is
-an OrderedDict with attributes), paths, namespaces, and dates and times.
+an OrderedDict with attributes), paths and namespaces. Further modules, `stdlib_*`, have the rest.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import functools
 import pathlib
 import types
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime, timedelta, timezone
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ckptstore.adapters import stdlib_dates, stdlib_keys
 from ckptstore.types import Adapter, Record, Refusal, object_row
 
 
@@ -57,29 +57,14 @@ class PythonAdapter(Adapter):
             pathlib.PurePosixPath: _path_of(pathlib.PurePosixPath),
             argparse.Namespace: _namespace_of(argparse.Namespace),
             types.SimpleNamespace: _namespace_of(types.SimpleNamespace),
-            date: _time_of(date, *_DATE),
-            timedelta: _time_of(timedelta, "days", "seconds", "microseconds"),
-            datetime: Record(
-                object_row("datetime.datetime", *_DATETIME),
-                _take_datetime,
-                _make_datetime,
-                check=_nothing,
-            ),
-            timezone: Record(
-                object_row("datetime.timezone", "offset", "name"),
-                _take_zone,
-                _make_zone,
-            ),
+            **stdlib_dates.RECORDS,
+            **stdlib_keys.RECORDS,
         }
 
     @functools.cached_property
     def symbols(self) -> Mapping[str, Any]:
         """The built-in scalar types."""
         return {f"builtins.{t.__name__}": t for t in (bool, int, float, complex, str, bytes)}
-
-
-def _nothing(values: Sequence[Any]) -> None:
-    """Check nothing: Python lets no instance of the class hold other values."""
 
 
 def _take_partial(x: Any) -> Sequence[Any]:
@@ -168,7 +153,7 @@ def _path_of(cls: type[pathlib.PurePath]) -> Record:
         return cls(text)
 
     row = object_row(f"pathlib.{cls.__name__}", "path")
-    return Record(row, lambda x: (str(x),), make, check=_nothing, reads="items")
+    return Record(row, lambda x: (str(x),), make, check=lambda values: None, reads="items")
 
 
 def _namespace_of(cls: type) -> Record:
@@ -188,58 +173,9 @@ def _namespace_of(cls: type) -> Record:
     return Record(row, lambda x: (dict(vars(x)),), make, check=check, reads="items")
 
 
-def _time_of(cls: Callable[..., Any], *numbers: str) -> Record:
-    def take(x: Any) -> Sequence[Any]:
-        return [getattr(x, name) for name in numbers]
-
-    def make(values: Sequence[Any]) -> Any:
-        if any(type(value) is not int for value in values):
-            raise TypeError("its fields have wrong types")
-        made = cls(*values)
-        if take(made) != [*values]:
-            raise ValueError(f"its values are {values}, and Python normalizes them to {take(made)}")
-        return made
-
-    row = object_row(f"datetime.{cls.__name__}", *numbers)
-    return Record(row, take, make, check=_nothing)
-
-
-def _take_datetime(x: datetime) -> Sequence[Any]:
-    if type(x.tzinfo) not in (timezone, type(None)):
-        raise Refusal(
-            f"the time zone {x.tzinfo!r:.80} of this datetime cannot be saved; save "
-            "x.astimezone(datetime.timezone.utc), and the name of the zone"
-        )
-    return [getattr(x, name) for name in _DATETIME]
-
-
-def _make_datetime(values: Sequence[Any]) -> Any:
-    *numbers, fold, zone = values
-    if any(type(value) is not int for value in (*numbers, fold)):
-        raise TypeError("its fields have wrong types")
-    if type(zone) not in (timezone, type(None)):
-        raise TypeError("its time zone is not a datetime.timezone")
-    return datetime(*numbers).replace(tzinfo=zone, fold=fold)
-
-
-def _take_zone(x: Any) -> Sequence[Any]:
-    offset, name = (*x.__getinitargs__(), None)[:2]
-    return (offset, name)
-
-
-def _make_zone(values: Sequence[Any]) -> Any:
-    offset, name = values
-    if type(offset) is not timedelta or type(name) not in (str, type(None)):
-        raise TypeError("its fields have wrong types")
-    return timezone(offset) if name is None else timezone(offset, name)
-
-
 def _hidden(attributes: dict[str, Any]) -> list[str]:
     """Return the names of attributes that would hide a method of the class."""
     return [n for n in attributes if type(n) is not str or hasattr(OrderedDict, n)]
 
-
-_DATE = "year", "month", "day"
-_DATETIME = *_DATE, "hour", "minute", "second", "microsecond", "fold", "tzinfo"
 
 ADAPTER = PythonAdapter()

@@ -39,17 +39,27 @@ class Budget:
             record: the record.
             values: its children, already made.
         """
-        if record.reads == "items":
+        if record.reads in ("items", "last"):
             children = self._table.layout.children(node)
             pairs = zip(children, values, strict=True)
             shared = [x for child, x in pairs if self._table.kind[child] == Kind.SAME]
             self._spent += sum(len(x) for x in shared if type(x) in _SIZED)
-        elif record.reads == "everything":
-            return self.allows_whole(node)
+        if record.reads in ("everything", "last"):
+            return self.allows_whole(node, record.reads)
         return self._spent <= self._most
 
-    def allows_whole(self, node: int) -> bool:
-        """Take off the steps for reading everything at a node; return whether there were enough."""
+    def allows_whole(self, node: int, reads: str) -> bool:
+        """Take off the steps for reading everything at a record, or below its last child.
+
+        Args:
+            node: the node of the record.
+            reads: ``"everything"`` or ``"last"``.
+
+        Returns:
+            Whether there were enough.
+        """
+        if reads == "last":
+            node = self._table.layout.children(node)[-1]
         end = self._table.layout.end[node]
         shares = Kind.SAME in self._table.kind[node:end]
         self._spent += self._sizes[node] if shares else end - node

@@ -8,12 +8,12 @@ from typing import Any
 
 from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import Kind
-from ckptstore.tree import keys, paths
+from ckptstore.tree import paths
 from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.ordering import in_order
 from ckptstore.tree.records import encode_record
-from ckptstore.types import Refusal, find_adapter
+from ckptstore.types import CROWD, Refusal, find_adapter, is_crowd, refuse_unfit
 
 _FACTORIES: Mapping[str, Any] = {
     "": None,
@@ -57,10 +57,7 @@ def _encode_dict(live: LiveTree, x: dict[Any, Any]) -> Sequence[Any]:
 
 def _encode_ordered_dict(live: LiveTree, x: collections.OrderedDict[Any, Any]) -> Sequence[Any]:
     if vars(x):
-        adapter = find_adapter("collections")
-        record = adapter.record(type(x)) if adapter is not None else None
-        assert record is not None
-        return encode_record(record, live, x)
+        return _encode_object(live, x, type(x))
     return _encode_entries(live, Kind.ORDERED_DICT, x)
 
 
@@ -77,9 +74,18 @@ def _encode_default_dict(live: LiveTree, x: collections.defaultdict[Any, Any]) -
 def _encode_entries(
     live: LiveTree, kind: Kind, x: Mapping[Any, Any], data: bytes = b""
 ) -> Sequence[Any]:
-    keys.refuse_unfit(x)
+    if refuse_unfit(x):
+        return _encode_object(live, x, dict)
     live.add(kind, data=data)
     return [part for entry in x.items() for part in entry]
+
+
+def _encode_object(live: LiveTree, x: Any, cls: type) -> Sequence[Any]:
+    """Append a container that has no kind of node, by the record of a class."""
+    adapter = find_adapter(cls.__module__)
+    record = adapter.record(cls) if adapter is not None else None
+    assert record is not None
+    return encode_record(record, live, x)
 
 
 def _decode_dict(table: NodeTable, node: int, values: Sequence[Any]) -> Any:
@@ -114,7 +120,8 @@ def _filled(
 
 
 def _encode_set(live: LiveTree, x: set[Any] | frozenset[Any]) -> Sequence[Any]:
-    keys.refuse_unfit(x)
+    if refuse_unfit(x):
+        return _encode_object(live, x, type(x))
     live.add(Kind.SET if type(x) is set else Kind.FROZENSET)
     return in_order(x)
 
@@ -128,8 +135,8 @@ def _decode_set(table: NodeTable, node: int, values: Sequence[Any]) -> set[Any]:
 
 
 def _refuse_crowd(table: NodeTable, node: int, values: Sequence[Any]) -> None:
-    if keys.is_crowd(values):
-        raise _corrupt(table, node, f"over {keys.CROWD} keys have one hash", Reason.TOO_MANY)
+    if is_crowd(values):
+        raise _corrupt(table, node, f"over {CROWD} keys have one hash", Reason.TOO_MANY)
 
 
 def _corrupt(table: NodeTable, node: int, text: str, reason: Reason) -> CorruptError:

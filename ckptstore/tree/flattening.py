@@ -185,7 +185,8 @@ def _refuse_endless(live: LiveTree) -> None:
     """Refuse records that `load` would refuse, since they share their parts too often."""
     budget = Budget(live)
     for node, number in enumerate(live.type):
-        if number in live.read_whole and not budget.allows_whole(node):
+        reads = live.read_whole.get(number)
+        if reads is not None and not budget.allows_whole(node, reads):
             raise StructureError(
                 f"{paths.path(live, node)}: the parts that the {live.row(node).name} here and "
                 "before share, or hold inside one another, would be read over "

@@ -35,7 +35,8 @@ class LiveTree(NodeTable):
         leaves: the contents of the LEAF nodes and long scalars, by number.
         leaf_type, leaf_dtype: the rows of each leaf in `types` (from 1) and `dtypes` (from 0).
         objects: the object of every node, kept so that an id stays taken.
-        read_whole: the types whose records are made by reading everything below them.
+        read_whole: the types whose records are made by reading everything below them, or below
+            their last child, with `Record.reads`.
     """
 
     where: str = "the tree"
@@ -51,7 +52,7 @@ class LiveTree(NodeTable):
     leaf_type: list[int] = field(default_factory=list)
     leaf_dtype: list[int] = field(default_factory=list)
     objects: list[Any] = field(default_factory=list)
-    read_whole: set[int] = field(default_factory=set)
+    read_whole: dict[int, str] = field(default_factory=dict)
     _memories: dict[Any, int] = field(default_factory=dict)
     _type_numbers: dict[Any, int] = field(default_factory=dict)
     _dtype_numbers: dict[str, int] = field(default_factory=dict)

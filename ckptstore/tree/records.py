@@ -67,8 +67,8 @@ def encode_record(record: Record, live: LiveTree, x: Any) -> Sequence[Any]:
         ):
             _try(record, x, children)
     number = live.type_number(row)
-    if record.reads == "everything":
-        live.read_whole.add(number)
+    if record.reads in ("everything", "last"):
+        live.read_whole[number] = record.reads
     live.add(Kind.RECORD, type=number)
     return children
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ckptstore.types.adapter import Adapter, Child, Leaf, Record, Refusal, repeated_nbytes
 from ckptstore.types.fields import RECORD_KINDS, fields_of, kind_of
+from ckptstore.types.hashables import CROWD, is_crowd, key_text, refuse_unfit
 from ckptstore.types.instances import enum_member, find_maker, record_of
 from ckptstore.types.lookup import find_class, find_named, import_line
 from ckptstore.types.migrations import Migration
@@ -16,6 +17,7 @@ from ckptstore.types.safety import Unsafe, check_safe, has_own
 from ckptstore.types.standins import StandIn, Supplied, Symbol, may_stand_in, stand_in
 
 __all__ = [
+    "CROWD",
     "RECORD_KINDS",
     "Adapter",
     "Child",
@@ -39,6 +41,8 @@ __all__ = [
     "find_registration",
     "has_own",
     "import_line",
+    "is_crowd",
+    "key_text",
     "kind_of",
     "locate",
     "may_stand_in",
@@ -47,6 +51,7 @@ __all__ = [
     "plain_form",
     "pytree",
     "record_of",
+    "refuse_unfit",
     "register",
     "repeated_nbytes",
     "stand_in",

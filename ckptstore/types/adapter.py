@@ -87,8 +87,9 @@ class Record:
         check: raises if `make` would raise. A save calls it for each instance, and not `make`.
         unused: the numbers of children for fields that the class no longer has.
         reads: how far `make` looks into the children: not at all (it keeps them, or looks at their
-            types), at the ``"items"`` of each, or at ``"everything"`` below. A file may let many
-            records share one child, so `load` bounds the sum of this work.
+            types), at the ``"items"`` of each, at these and all that is below the ``"last"`` child,
+            or at ``"everything"`` below. A file may let many records share one child, so `load`
+            bounds the sum of this work.
 
     Example:
         >>> import fractions
@@ -104,7 +105,7 @@ class Record:
     make: Callable[[Sequence[Any]], Any]
     unused: frozenset[int] = frozenset()
     check: Callable[[Sequence[Any]], None] | None = None
-    reads: Literal["children", "items", "everything"] = "children"
+    reads: Literal["children", "items", "last", "everything"] = "children"
 
 
 @dataclass(frozen=True, slots=True)

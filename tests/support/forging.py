@@ -515,6 +515,23 @@ def _nested(f: Forger, depth: int) -> N:
     return N(Kind.DICT, f.text_keys(below))
 
 
+def _object_keys(f: Forger) -> list[N]:
+    """Return keys of which one at least is a scalar of numpy."""
+
+    def number(f: Forger, depth: int) -> N:
+        return f.leaf(("numpy", "generic"), f.pick(["int64", "float32", "bool", "int8"]), [])
+
+    def pair(f: Forger, depth: int) -> N:
+        return N(Kind.TUPLE, [number(f, depth), f.key()])
+
+    makers = [lambda f, depth: f.key(), number, pair, _delta, _symbol]
+    return [f.pick(makers)(f, 0) for _ in (0, *f.some(2))]
+
+
+def _objects(f: Forger, depth: int) -> N:
+    return N(Kind.DICT, [c for key in _object_keys(f) for c in (made.text(f.pick(TEXTS)), key)])
+
+
 def _masked(part: str) -> Any:
     def make(f: Forger, depth: int) -> N:
         shape = [2, 3]  # the parts fit together
@@ -568,6 +585,9 @@ OBJECTS: list[tuple[str, str, list[tuple[str, Any]]]] = [
      ("attributes", _names())]),
     ("collections", "deque", [("items", lambda f, d: N(Kind.LIST, [f.node(d) for _ in f.some(3)])),
      ("maxlen", _either(_none, _int(0, 9)))]),
+    ("builtins", "dict with objects as keys", [("items", _names()), ("objects", _objects)]),
+    ("builtins", "set of objects", [("items", lambda f, d: N(Kind.LIST, _object_keys(f)))]),
+    ("builtins", "frozenset of objects", [("items", lambda f, d: N(Kind.LIST, _object_keys(f)))]),
     ("pathlib", "PosixPath", [("path", _text("/a/b", "a", ".", "a/../b", "/"))]),
     ("pathlib", "PurePosixPath", [("path", _text("/a/b", "a", "a//b", "a\0b"))]),
     ("argparse", "Namespace", [("attributes", _names())]),

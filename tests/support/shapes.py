@@ -126,7 +126,11 @@ def _chains() -> None:
                 SHAPES[f"chain of {word} in {module}.{name}.{field}"] = Shape(make, 12, 60)
 
 
-ALWAYS_HOLDS = {("numpy.ma", "MaskedArray"), ("datetime", "timezone")}
+ALWAYS_HOLDS = {
+    *(("numpy.ma", "MaskedArray"), ("datetime", "timezone")),
+    *(("builtins", "dict with objects as keys"), ("builtins", "set of objects")),
+    ("builtins", "frozenset of objects"),
+}
 CHAINED = {"lists": Kind.LIST, "tuples": Kind.TUPLE, "dicts": Kind.DICT}
 
 
@@ -187,6 +191,25 @@ def a_key_of_nested_tuples(n: int) -> Any:
 @shape(15, 30, growth=4)
 def a_set_of_nested_frozensets(n: int) -> Any:
     return draft(N(Kind.SET, [_frozensets(n)]))
+
+
+@shape(400, 4_000)
+def one_wide_key_in_many_dicts(n: int) -> Any:
+    row = made.type_row("object", "builtins", "dict with objects as keys", ["items", "objects"])
+    key = N(Kind.TUPLE, [made.symbol("builtins.int") for _ in range(n)])
+    text = made.text("a")
+    records = [
+        N(Kind.RECORD, [made.entries(text, made.none()), made.entries(text, made.same(1))], 1)
+        for _ in range(n)
+    ]
+    return draft(made.items(key, *records), types=[row])
+
+
+@shape(12, 60)
+def chain_in_a_key_of_objects(n: int) -> Any:
+    row = made.type_row("object", "builtins", "set of objects", ["items"])
+    links, last = chain(Kind.TUPLE, n, 1, made.symbol("builtins.int"))
+    return draft(made.items(*links, N(Kind.RECORD, [made.items(made.same(last))], 1)), types=[row])
 
 
 @shape(400, 20_000)

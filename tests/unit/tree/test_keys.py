@@ -14,8 +14,8 @@ import pytest
 import ckptstore
 from ckptstore import CorruptError, StructureError
 from ckptstore.format import Kind
-from ckptstore.tree import keys, ordering
-from ckptstore.types import Refusal
+from ckptstore.tree import ordering
+from ckptstore.types import Refusal, is_crowd, refuse_unfit
 from tests.conformance.make_conformance import N, bare, integer, nested
 
 
@@ -104,10 +104,10 @@ def test_a_key_twice_is_reported_at_once_however_deep_it_is(tmp_path: Path) -> N
 def test_equal_hashes_inside_equal_hashes_do_not_multiply() -> None:
     pairs = list(itertools.product((-1, -2), repeat=6))  # -1 and -2 have one hash
     assert len({hash(pair) for pair in pairs}) == 1
-    keys.refuse_unfit(pairs)
+    refuse_unfit(pairs)
     sets = [frozenset(pairs[n:] + pairs[:n]) - {pairs[n]} for n in range(3)]
     assert len({hash(x) for x in sets}) == 1
     with pytest.raises(Refusal, match="one hash"):
-        keys.refuse_unfit(sets)
-    assert keys.is_crowd(sets)
-    assert not keys.is_crowd(sets[:1])
+        refuse_unfit(sets)
+    assert is_crowd(sets)
+    assert not is_crowd(sets[:1])

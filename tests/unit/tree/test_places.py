@@ -239,7 +239,7 @@ class TestCrowd:
             ckptstore.save(place, make(self.keys))
 
     def test_a_file_of_them_is_refused(self, place, monkeypatch):
-        monkeypatch.setattr("ckptstore.tree.keys.refuse_unfit", lambda keys: None)
+        monkeypatch.setattr("ckptstore.tree.containers.refuse_unfit", lambda keys: None)
         ckptstore.save(place, dict.fromkeys(self.keys))
         with pytest.raises(ckptstore.CorruptError, match="one hash") as caught:
             ckptstore.load(place)
