@@ -114,6 +114,7 @@ class Reason(enum.StrEnum):
     FOREIGN_HANDLER = "foreign-handler"  #: a signal handler that cannot be put back
     IS_A_CHECKPOINT = "is-a-checkpoint"  #: a checkpoint where a run was expected
     IS_A_RUN = "is-a-run"  #: a run where a checkpoint was expected
+    LATER_STEPS = "later-steps"  #: a save or a rewind below steps that another process saved
     NO_STEP = "no-step"  #: a run without a committed step
     NOT_MAIN_THREAD = "not-main-thread"  #: a call that needs the main thread
 

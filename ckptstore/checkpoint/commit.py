@@ -13,6 +13,7 @@ import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+from ckptstore import ranks
 from ckptstore.checkpoint.manifest_file import (
     SENDS,
     Committed,
@@ -58,6 +59,7 @@ def occupied(storage: Storage, holder: Committed) -> AlreadyCommittedError:
     return AlreadyCommittedError(
         f"{storage.url}: a checkpoint is already committed there (attempt "
         f"{holder.attempt or 'unreadable'}); save to another place, or pass overwrite=True"
+        f"{ranks.advice(holder.time)}"
     )
 
 
@@ -160,6 +162,7 @@ def _send(
             raise AlreadyCommittedError(
                 f"{storage.url}: another save (attempt {holder.attempt}) was committed "
                 "there first; none of its files was touched; load it, or save again"
+                f"{ranks.advice(holder.time)}"
             )
         # The file has disappeared, or the manifest to be replaced is still there: ask again.
     raise OutcomeUnknownError(
@@ -194,12 +197,15 @@ def _withdraw(storage: Storage, data: bytes, swapped: Committed | None) -> None:
             storage.swap(MANIFEST, swapped.data, data)
 
 
-def delete(storage: Storage, attempt: str | None = None) -> None:
+def delete(
+    storage: Storage, attempt: str | None = None, *, expected: Committed | None = None
+) -> None:
     """Remove a checkpoint: its manifest first, then its files.
 
     Args:
         storage: the place.
         attempt: the only attempt to remove; None: any attempt.
+        expected: the only manifest to remove, also if it cannot be read; None: any manifest.
 
     Raises:
         NotCommittedError: there is no checkpoint.
@@ -211,7 +217,7 @@ def delete(storage: Storage, attempt: str | None = None) -> None:
     if holder is None:
         raise not_committed(storage)
     data, removed = holder.data, holder.attempt
-    if attempt not in (None, removed):
+    if attempt not in (None, removed) or (expected is not None and expected.data != data):
         raise AlreadyCommittedError(
             f"{storage.url}: another save (attempt {removed or 'unreadable'}) was "
             "committed there in the meantime; none of its files was touched"

@@ -44,6 +44,7 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
     attempts.pop(kept or "", None)
     short_lived = [name for name in changed if names.is_short_lived(name)]
     if not attempts and not short_lived:
+        _remove_empty(storage, changed, dry_run)
         return []
     try:
         old = _clock(storage) - grace
@@ -65,7 +66,15 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
             if marked or not (dry_run or _remove(storage, attempt, files)):
                 continue
             removed += sorted(files)
+    if holder is None and len(removed) == len({*changed, *unfinished}):
+        _remove_empty(storage, {}, dry_run)
     return removed
+
+
+def _remove_empty(storage: Storage, changed: Mapping[str, float], dry_run: bool) -> None:
+    """Remove the directory if it is empty; a save that has just made it makes it again."""
+    if not changed and not dry_run:
+        storage.remove()
 
 
 def _by_attempt(*times: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -38,6 +38,11 @@ class Committed:
         """The id of the attempt; None if it cannot be read."""
         return self.decoded.attempt if isinstance(self.decoded, Manifest) else None
 
+    @property
+    def time(self) -> float | None:
+        """The time at which its save began, in seconds since 1970; None if it cannot be read."""
+        return self.decoded.time_ms / 1000 if isinstance(self.decoded, Manifest) else None
+
     def manifest(self) -> Manifest:
         """Return the manifest.
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from ckptstore import storage
 from ckptstore.checkpoint import commit, committed, garbage
 from ckptstore.errors import (
+    CheckpointError,
     CorruptError,
     NotCommittedError,
     Reason,
@@ -180,6 +181,50 @@ class Run:
             reason=Reason.NO_STEP,
         )
 
+    def later(self, step: int, own: Collection[int]) -> list[int]:
+        """Return the committed steps after one, but for those of `own`, in order.
+
+        It takes one listing, and more only if there is such a step. In a directory that you may
+        write to and not list, none is found.
+
+        Args:
+            step: the step.
+            own: the steps to pass over.
+        """
+        try:
+            with self.open() as store:
+                found = steps_of(store.children())
+                names = {n for n, there in found.items() if there > step and there not in own}
+                names = {name for name in names if nowhere(store, name) is None}
+                return committed_steps(store, names.__contains__) if names else []
+        except StorageError as error:
+            if error.reason != Reason.PERMISSION:
+                raise
+            return []
+
+    def there(self) -> list[int] | None:
+        """Return the committed steps of one listing, for a message; None if that fails."""
+        try:
+            with self.open() as store:
+                readable = (n for n in steps_of(store.children()) if nowhere(store, n) is None)
+                return committed_steps(store, set(readable).__contains__)
+        except CheckpointError:
+            return None
+
+    def holds(self, step: int) -> bool:
+        """Return whether a step is committed."""
+        with self.open() as store:
+            return store.child(step_name(step)).holds(MANIFEST)
+
+    def saved_at(self, step: int) -> float | None:
+        """Return the time at which the save of a step began, in seconds since 1970, if known."""
+        try:
+            with self.open() as store:
+                holder = committed(store.child(step_name(step)))
+                return None if holder is None else holder.time
+        except CheckpointError:
+            return None
+
     def begins(self) -> None:
         """Log that the run has no step yet, so that its first state is made."""
         _log.info("%s: no step yet; the run begins with init()", self.url)
@@ -246,6 +291,16 @@ class Run:
 def committed_steps(store: Storage, expected: Callable[[str], bool] = is_step) -> list[int]:
     """Return the committed steps of one listing, in order."""
     return sorted(steps_of(store.holders(MANIFEST, expected)).values())
+
+
+def nowhere(store: Storage, name: str) -> StorageError | None:
+    """Return the error for a step that is a link to nothing; None for any other."""
+    if store.is_link(name):
+        try:
+            store.child(name).holds(MANIFEST)
+        except StorageError as error:
+            return error
+    return None
 
 
 def _unsettled(store: Storage) -> StorageError:

@@ -9,18 +9,18 @@ from ckptstore.errors import (
     AlreadyCommittedError,
     CheckpointError,
     NotCommittedError,
-    StorageError,
+    Reason,
 )
-from ckptstore.format.names import MANIFEST, is_step, step_name
+from ckptstore.format.names import is_step, step_name
 from ckptstore.runs import retention
-from ckptstore.runs.directory import Run, committed_steps, delete
+from ckptstore.runs.directory import Run, committed_steps, delete, nowhere
 from ckptstore.runs.retention import Rule
 from ckptstore.storage import Storage
 
 _log = logging.getLogger("ckptstore")
 
 
-def evict(run: Run, keep: Rule, saved: int) -> None:
+def evict(run: Run, keep: Rule, saved: int) -> list[int]:
     """Delete the steps that a rule does not keep.
 
     The save before has succeeded, even if this fails. A failure is logged, and the next save
@@ -30,36 +30,41 @@ def evict(run: Run, keep: Rule, saved: int) -> None:
         run: the run.
         keep: the rule.
         saved: the step that was just saved.
+
+    Returns:
+        The steps that were deleted, in order.
     """
+    gone: list[int] = []
     try:
         with run.open() as store:
             look = run.metrics.look(store, committed_steps(store, lambda n: _readable(store, n)))
             for step in retention.evicted(keep, look.infos, saved):
-                if not look.stale(step):
-                    _evict(store, step, look.attempt(step))
+                if not look.stale(step) and _evict(store, step, look.attempt(step)):
+                    gone.append(step)
     except Exception as error:
         signals.pass_on(error)
         own = isinstance(error, CheckpointError)
         what = error if own else f"{type(error).__name__}: {error}"
         done = f"{run.url}: step {saved} is saved, but older steps are not evicted"
         _log.warning("%s: %s", done, what, exc_info=not own)
+    return gone
 
 
-def _evict(store: Storage, step: int, attempt: str | None) -> None:
+def _evict(store: Storage, step: int, attempt: str | None) -> bool:
+    """Delete a step, and return whether it is deleted."""
     try:
         delete(store, step_name(step), attempt)
     except (NotCommittedError, AlreadyCommittedError):
-        pass  # another process has deleted it, or has just saved it again
+        return False  # another process has deleted it, or has just saved it again
     except CheckpointError as error:
         _log.warning("step %d is not kept, but could not be evicted: %s", step, error)
+        return error.reason == Reason.NOT_REMOVED
+    return True
 
 
 def _readable(store: Storage, name: str) -> bool:
     """Return whether a name is that of a step, and no link that leads nowhere."""
-    if is_step(name) and store.is_link(name):
-        try:
-            store.child(name).holds(MANIFEST)
-        except StorageError as error:
-            _log.warning("%s; it is left alone, and the other steps are evicted", error)
-            return False
+    if is_step(name) and (error := nowhere(store, name)) is not None:
+        _log.warning("%s; it is left alone, and the other steps are evicted", error)
+        return False
     return is_step(name)

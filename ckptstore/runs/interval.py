@@ -34,6 +34,10 @@ class SaveInterval:
         if self._last_step is None:
             self._last_step = step
 
+    def rewound(self, step: int) -> None:
+        """Count from a step to which the run went back."""
+        self._last_step = step
+
     def called(self, step: int) -> bool:
         """Return whether the call for a step should save, and note the call.
 

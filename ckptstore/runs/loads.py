@@ -14,7 +14,10 @@ from ckptstore.runs.steps import Steps
 class Loads(Steps):
     """The methods of a `Manager` that load a step."""
 
-    loaded_step: int | None
+    @property
+    def loaded_step(self) -> int | None:
+        """The step that this Manager loaded last; None before."""
+        return self._saves.history.loaded
 
     def load(
         self,
@@ -41,7 +44,8 @@ class Loads(Steps):
                 that step again, which replaces it.
 
         Raises:
-            NotCommittedError: there is no such step, or no step at all (reason ``no-step``).
+            NotCommittedError: there is no such step (the message names those that are there), or no
+                step at all (reason ``no-step``).
             CorruptError: the step is damaged; with `fallback`, all are (a link: StorageError).
             StructureError: reason ``is-a-checkpoint``: the URL is a checkpoint, not a run.
             CheckpointError: as for `ckptstore.load`. A step is skipped only for damage, not for
@@ -73,7 +77,10 @@ class Loads(Steps):
                 "those of Manager.steps() one by one",
                 reason=Reason.BAD_ARGUMENT,
             )
-        return load(step)
+        try:
+            return load(step)
+        except NotCommittedError as error:
+            raise self._saves.missing("load", step, error) from None
 
     def load_or_init(
         self,
@@ -131,6 +138,5 @@ class Loads(Steps):
         except CorruptError:
             self._saves.distrust()
             raise
-        self.loaded_step = step
         self._saves.loaded(step)
         return loaded

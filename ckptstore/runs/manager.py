@@ -80,10 +80,8 @@ class Manager(Loads):
             keep=keep,
             every=every,
             keep_full_every=keep_full_every,
-            loaded_step=lambda: self.loaded_step,
         )
         self.url = self._run.url
-        self.loaded_step: int | None = None
         self._at_exit = contextlib.ExitStack()
 
     def __reduce__(self) -> Any:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ckptstore.checkpoint import Checkpoint
+from ckptstore.errors import AlreadyCommittedError, NotCommittedError, OutcomeUnknownError, Reason
 from ckptstore.format.names import check_step
-from ckptstore.runs import retention
+from ckptstore.runs import refusals, retention, rewinding
 from ckptstore.runs.directory import Run
 from ckptstore.runs.eviction import evict
+from ckptstore.runs.history import History
 from ckptstore.runs.interval import Every, SaveInterval
 from ckptstore.runs.retention import Rule
 from ckptstore.saving import PendingSave, background, writer
@@ -29,7 +31,6 @@ class Saves:
         keep: the rule for the steps to keep.
         every: the save interval.
         keep_full_every: the number of steps that may share a data file.
-        loaded_step: returns the step that this process has loaded, or None.
 
     Raises:
         StructureError: reason ``bad-argument``.
@@ -42,16 +43,15 @@ class Saves:
         keep: Rule | None,
         every: Every,
         keep_full_every: int,
-        loaded_step: Callable[[], int | None],
     ) -> None:
         retention.check_rule(keep)
         self.keep = keep
         self._run = run
         self._interval = SaveInterval(every)
         # The first save may take over files of the step that this process has loaded.
-        self._series = Series(keep_full_every, lambda: run.previous(loaded_step()))
+        self._series = Series(keep_full_every, lambda: run.previous(self.history.loaded))
         self._checked = False
-        self._damaged: set[int] = set()
+        self.history = History()
         self._pending: PendingSave | None = None
 
     @property
@@ -102,7 +102,14 @@ class Saves:
         self.wait()
         self.check()
         request = self._replacing(step, request)
-        saved = writer.save_now(self._run.at(step), tree, request, self._series)
+        try:
+            saved = writer.save_now(self._run.at(step), tree, request, self._series)
+        except AlreadyCommittedError as error:
+            raise self._occupied(step, error, request) from None
+        except OutcomeUnknownError:
+            self.history.save(step)  # it may exist
+            raise
+        self.history.save(step)
         self._interval.saved(step)
         self._after(saved)
         return saved
@@ -112,6 +119,7 @@ class Saves:
 
         def begun(pending: PendingSave) -> None:
             self._pending = pending  # with several threads, the last one counts
+            self.history.save(step)
             self._interval.saved(step)
 
         def then(saved: Checkpoint | None) -> None:
@@ -123,9 +131,14 @@ class Saves:
         if wait:
             self.wait()  # it may be of this step, which is then not damaged any more
         place, request = self._run.at(step), self._replacing(step, request)
-        return background.begin(
-            place, tree, request, self._series, wait=wait, begun=begun, then=then
-        )
+        try:
+            return background.begin(
+                place, tree, request, self._series, wait=wait, begun=begun, then=then
+            )
+        except AlreadyCommittedError as error:
+            if hasattr(error, "__notes__"):
+                raise  # of the save before this one
+            raise self._occupied(step, error, request) from None
 
     def wait(self) -> None:
         """Wait for the save in the background to end, with or without an error."""
@@ -137,13 +150,38 @@ class Saves:
         if self._pending is not None:
             self._pending.check()
 
+    def missing(self, call: str, step: int, error: NotCommittedError) -> NotCommittedError:
+        """Return the error of a call for a step that is not there, with the steps that are."""
+        if error.reason not in (Reason.NO_MANIFEST, Reason.UNFINISHED):
+            return error
+        return refusals.missing(call, step, error, self._run.there(), self.history, self.keep)
+
     def loaded(self, step: int) -> None:
         """Count from a step that was loaded."""
+        self.history.load(step)
         self._interval.resumed(step)
+
+    def rewind(self, step: int, *, dry_run: bool) -> list[int]:
+        """Go back to a step, after the save under way; the errors are as for `Manager.rewind`."""
+        self.wait()
+        self.check()
+        check_step(step)
+        try:
+            rewinding.verify(self._run, step)
+        except NotCommittedError as error:
+            raise self.missing("rewind", step, error) from None
+        if dry_run:
+            return rewinding.delete_later(self._run, step, dry_run=True)
+        try:
+            return rewinding.delete_later(self._run, step, dry_run=False)
+        finally:  # in any case some of its knowledge is of steps that are gone
+            self.history.rewind(step)
+            self._interval.rewound(step)
+            self._series = Series(self.keep_full_every, lambda: self._run.previous(step))
 
     def damaged(self, steps: Iterable[int]) -> None:
         """Replace these steps when they are saved again."""
-        self._damaged.update(steps)
+        self.history.damaged.update(steps)
 
     def distrust(self) -> None:
         """Make the next save write everything: a step is damaged, and may share its files."""
@@ -154,15 +192,53 @@ class Saves:
 
         If that step is a symbolic link, the link makes room; its target is left alone.
         """
-        wanted = step in self._damaged if request.overwrite is None else request.overwrite
-        if wanted and step in self._damaged and self._run.unlink(step):
+        damaged = step in self.history.damaged
+        wanted = damaged if request.overwrite is None else request.overwrite
+        self._check_later(step, overwrite=bool(wanted))
+        if wanted and damaged and self._run.unlink(step):
             _log.warning("step %d was a link to a damaged checkpoint; the link is removed", step)
         return dataclasses.replace(request, overwrite=wanted)
+
+    def _check_later(self, step: int, *, overwrite: bool) -> None:
+        """Refuse a save below committed steps of others: a resume would take the newest of them.
+
+        Raises:
+            AlreadyCommittedError: reason ``later-steps``.
+        """
+        if (left := max(self.history.left, default=-1)) > step:
+            _log.warning(
+                "%s: step %d is below step %d, which this Manager saved before you loaded step %s: "
+                "the next resume takes step %d; to go on from step %s, call rewind(%s) first",
+                *(self._run.url, step, left, self.history.loaded, left),
+                *(self.history.loaded, self.history.loaded),
+            )
+            self.history.left.clear()  # once
+        if not (found := self._run.later(step, self.history.own())):
+            return
+        if not overwrite and self._run.holds(step):
+            return  # the save itself says more about that
+        raise refusals.later(
+            self._run.url,
+            step,
+            found,
+            self._run.there() or found,
+            self.history,
+            self._run.saved_at(found[-1]),
+        )
+
+    def _occupied(
+        self, step: int, error: AlreadyCommittedError, request: SaveRequest
+    ) -> AlreadyCommittedError:
+        """Return the error for a step that is there already, with the usual cause."""
+        if request.overwrite:
+            return error  # another save came in between
+        return refusals.occupied(step, error, self._run.there() or [step], self.history)
 
     def _after(self, saved: Checkpoint) -> None:
         """Evict steps, after the commit and in the thread of the save."""
         assert saved.step is not None
         self._run.metrics.remember(saved.step, saved.attempt, saved.metrics)
-        self._damaged.discard(saved.step)
+        self.history.damaged.discard(saved.step)
         if self.keep is not None:
-            evict(self._run, self.keep, saved.step)
+            gone = evict(self._run, self.keep, saved.step)
+            self.history.evicted.update(dict.fromkeys(gone, f"{self.keep!r:.200}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ckptstore.errors import NotCommittedError
 from ckptstore.runs import retention
 from ckptstore.runs.directory import Run
 from ckptstore.runs.retention import Mode
@@ -107,7 +108,50 @@ class Steps:
         Source: docs/runs.md; docs/commit.md.
         """
         self._saves.check()
-        self._run.delete(step)
+        try:
+            self._run.delete(step)
+        except NotCommittedError as error:
+            raise self._saves.missing("delete", step, error) from None
+
+    def rewind(self, step: int, *, dry_run: bool = False) -> list[int]:
+        """Go back to a step: verify it wholly, and delete all later steps.
+
+        A run goes on at its newest step. So this is the call before you train on from an older one:
+        ``manager.rewind(100)``, then ``manager.load(100)``.
+
+        It waits for the save of this Manager, and reads every byte of the step before it deletes
+        another. The newest step goes first. If the process is killed, call it again. If a step is a
+        symbolic link, the link alone is removed. No other process may save to the run meanwhile.
+
+        Args:
+            step: the step to go back to.
+            dry_run: delete nothing, and return the steps that would be deleted.
+
+        Returns:
+            The steps that were deleted, in order.
+
+        Raises:
+            NotCommittedError: there is no such step; nothing was deleted.
+            CorruptError: the step is damaged; nothing was deleted.
+            AlreadyCommittedError: reason ``later-steps``: another process saved a later step
+                meanwhile. Stop it, and call this again.
+            StorageError: the store refused an operation; call this again.
+
+        Example:
+            >>> import ckptstore
+            >>> manager = ckptstore.Manager("run")
+            >>> for step in (100, 200, 300):
+            ...     saved = manager.save(step, {"step": step})
+            >>> manager.rewind(100, dry_run=True)
+            [200, 300]
+            >>> manager.rewind(100)
+            [200, 300]
+            >>> manager.load()
+            {'step': 100}
+
+        Source: docs/runs.md, "Go back".
+        """
+        return self._saves.rewind(step, dry_run=dry_run)
 
     def gc(self, *, grace: float = 24 * 3600.0, dry_run: bool = False) -> dict[int, list[str]]:
         """Remove the files of saves that were killed more than `grace` seconds ago.
