@@ -245,7 +245,8 @@ def delete(
     if failed is not None:
         raise OutcomeUnknownError(
             f"{storage.url}: whether the deletion of {MANIFEST} is done and durable cannot be "
-            f"known ({failed}); no data file was removed; delete the checkpoint again"
+            f"known ({failed}); no data file was removed; delete the checkpoint again, or, if it "
+            "is gone, call Manager.gc() to remove its files"
         ) from failed
     left = None if removed is None else discard(storage, removed, _files_of(holder))
     # The writer may have lost the answer to its commit and sent the commit again in between. If it
