@@ -14,7 +14,6 @@ OPEN: set[str] = {
     "checkpoint",
     "optax",
     "convert",
-    "demo",
     "loading",
     "runs",
     "storage",
