@@ -12,7 +12,6 @@ from tests.support.remedies import Remedy
 OPEN: set[str] = {
     "adapters",
     "checkpoint",
-    "optax",
     "convert",
     "loading",
     "runs",

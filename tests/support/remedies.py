@@ -149,7 +149,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _clauses(text: str) -> Iterator[str]:
     for clause in text.split("; "):
-        begins = [0, *(m.end() for m in re.finditer(r"[:.\n)?]\s+", clause))]
+        begins = [0, *(m.end() for m in re.finditer(r"(?:[:.)?]\s|\n)\s*", clause))]
         found = next((begin for begin in begins if _BEGIN.match(clause, begin)), None)
         if found is not None and not clause[found:].startswith(tuple(_NO_REMEDIES)):
             yield clause[found:].strip()
