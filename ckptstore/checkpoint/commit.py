@@ -161,7 +161,8 @@ def _send(
             discard(storage, attempt, known)
             raise AlreadyCommittedError(
                 f"{storage.url}: another save (attempt {holder.attempt}) was committed "
-                "there first; none of its files was touched; load it, or save again"
+                "there first; none of its files was touched; load it, or save again with "
+                "overwrite=True"
                 f"{ranks.advice(holder.time)}"
             )
         # The file has disappeared, or the manifest to be replaced is still there: ask again.

@@ -32,12 +32,12 @@ _VERBS = (
     "rewind run save see select send set shorten shut start stop store supply switch take "
     "tell top try turn uninstall unlink unmount upgrade use verify view wait wrap write"
 )
-_FIRST = "(?:and |or |then |or, |otherwise |please |either )?"
+_FIRST = "(?:and |or |, or |then |or, |otherwise |please |either )?"
 _CONDITION = "(?:(?:if|to|for|in|when|where) [^;:,]*, )?"
 _BEGIN = re.compile(rf"{_FIRST}{_CONDITION}(?:{_VERBS.replace(' ', '|')})(?= \S)")
 _HINTS = (
     *("did you mean", " gives one", " give one", " gives numpy", "lists them"),
-    "begins with $, as in",
+    *("begins with $, as in", "ckptstore.register("),
 )
 
 _NO_REMEDIES = {

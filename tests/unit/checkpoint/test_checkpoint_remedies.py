@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +77,7 @@ def save(url: Path, who: str = NEW, **options: Any) -> None:
 # --- A save -------------------------------------------------------------------------------------
 
 
-@follows("checkpoint.commit", "save to another place, or pass overwrite=True")
+@follows("checkpoint.commit", "save to another place, or pass overwrite=True{}")
 def test_a_place_that_is_taken(tmp_path: Path) -> None:
     save(tmp_path / "a", OLD)
     with pytest.raises(AlreadyCommittedError):
@@ -83,6 +85,59 @@ def test_a_place_that_is_taken(tmp_path: Path) -> None:
     save(tmp_path / "b")
     save(tmp_path / "a", overwrite=True)
     assert which(tmp_path / "a") == which(tmp_path / "b") == NEW
+
+
+@follows("checkpoint.commit", "load it, or save again with overwrite=True{}")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_save_that_loses(overwrite: bool, tmp_path: Path, disk: Patch) -> None:
+    if overwrite:
+        save(tmp_path, OLD)
+    call = "swap" if overwrite else "create"
+    disk.before(call, lambda *args: disk.undo() or save(tmp_path, NEXT, overwrite=overwrite))
+    with pytest.raises(AlreadyCommittedError):
+        save(tmp_path, overwrite=overwrite)
+    assert ckptstore.load(tmp_path)["who"] == NEXT
+    save(tmp_path, overwrite=True)
+    assert which(tmp_path) == NEW
+
+
+@follows("ranks", "put the save under `{}`")
+@pytest.mark.parametrize("variable", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
+def test_two_processes_of_one_job(
+    variable: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, count = variable
+    monkeypatch.setenv(count, "2")
+    save(tmp_path / "first")
+    monkeypatch.setenv(number, "1")
+    with pytest.raises(AlreadyCommittedError) as caught:
+        save(tmp_path / "first")
+    line = str(caught.value).rpartition("put the save under `")[2].rstrip("`")
+    saved = []
+    for rank in ("1", "0"):
+        monkeypatch.setenv(number, rank)
+        names = {"os": os, "save": lambda: saved.append(save(tmp_path / "second"))}
+        exec(f"{line} save()", names)
+    assert saved == [None] and which(tmp_path / "second") == NEW
+
+
+@follows(
+    "ranks",
+    "if several processes of one job run this script, let one of them save: `if "
+    "jax.process_index() == 0:`, or `if rank == 0:`",
+)
+def test_two_processes_that_do_not_know_of_each_other(tmp_path: Path) -> None:
+    jax = pytest.importorskip("jax")
+    save(tmp_path / "first")
+    with pytest.raises(AlreadyCommittedError) as caught:
+        save(tmp_path / "first")
+    of_jax, of_rank = re.findall("`(if .*?:)`", str(caught.value))
+    exec(f"{of_jax} save(place)", {**globals(), "jax": jax, "place": tmp_path / "of jax"})
+    for number in (1, 0):
+        names = {**globals(), "rank": number, "place": tmp_path / str(number)}
+        exec(f"{of_rank} save(place)", names)
+    assert which(tmp_path / "of jax") == which(tmp_path / "0") == NEW
+    assert which(tmp_path / "1") is None
 
 
 @follows("checkpoint.commit", "remove it first, or save to another place")

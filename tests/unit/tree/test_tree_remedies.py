@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import datetime
 import enum
 import importlib.metadata
 import math
@@ -141,6 +142,7 @@ def test_an_object_of_python_that_has_a_plain_form(x: Any, remedy: str, tmp_path
     assert list(assert_exact(tmp_path, [plain])[0]) == list(x)
 
 
+@follows("tree.symbols", "{}, or use ckptstore.register({}, flatten=..., unflatten=...)")
 @follows("tree.symbols", "make it a dataclass or a NamedTuple")
 def test_an_object_of_a_class_of_your_own(tmp_path: Path, registered: None) -> None:
     words = refused(tmp_path, Box(7))
@@ -228,16 +230,33 @@ def test_a_mapping_whose_parts_are_shared_too_often(tmp_path: Path) -> None:
     assert_exact(tmp_path, haiku.data_structures.to_immutable_dict({"a": [[[None] * 9] * 9] * 9}))
 
 
-@follows("tree.keys", "use str, int, float, bytes, bool, None, an Enum member or a tuple of these")
+@follows(
+    "types.hashables",
+    "use str, int, float, bytes, bool, None, an Enum member, a scalar of numpy, a date, a path or "
+    "a tuple of these",
+)
 def test_a_key_of_another_type(tmp_path: Path) -> None:
     refused(tmp_path, {Box(1): 1})
     refused(tmp_path, {("a", Box(1))})
-    for good in ("a", 1, 1.5, b"a", True, None, Color.RED, ("a", 1, Color.RED)):
+    date = datetime.date(2024, 2, 29)
+    for good in (
+        "a",
+        1,
+        1.5,
+        b"a",
+        True,
+        None,
+        Color.RED,
+        np.float32(1),
+        date,
+        Path("a"),
+        ("a", 1),
+    ):
         assert_exact(tmp_path, {good: 1})
         assert_exact(tmp_path, {good})
 
 
-@follows("tree.keys", "make it flatter")
+@follows("types.hashables", "make it flatter")
 def test_a_key_that_is_too_deep(tmp_path: Path) -> None:
     key: Any = ()
     for n in range(40):
@@ -246,13 +265,13 @@ def test_a_key_that_is_too_deep(tmp_path: Path) -> None:
     assert_exact(tmp_path, {tuple(range(40)): 1})
 
 
-@follows("tree.keys", "make them flatter")
+@follows("types.hashables", "make them flatter")
 def test_keys_that_hold_one_object_again_and_again(tmp_path: Path) -> None:
     refused(tmp_path, {chain(16, "a", tuple): 1})
     assert_exact(tmp_path, {("a",) * 16: 1})
 
 
-@follows("tree.keys", "store them in a list")
+@follows("types.hashables", "store them in a list")
 def test_keys_of_one_hash(tmp_path: Path) -> None:
     modulus = (1 << 61) - 1  # hash(n) is n modulo this
     same = [n * modulus for n in range(1, 150)]
