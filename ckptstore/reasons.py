@@ -136,6 +136,7 @@ class Reason(enum.StrEnum):
     OVERWRITTEN = "overwritten"  #: overwritten while it was read
     PERMISSION = "permission"  #: not permitted
     READ_ONLY = "read-only"  #: a file system that cannot be written to
+    RETAINED = "retained"  #: a retention rule or a hold keeps the object as it is
     STALE_LISTING = "stale-listing"  #: a cached listing names only steps that are gone
     UNAVAILABLE = "unavailable"  #: the store did not answer in time
     WRONG_REGION = "wrong-region"  #: a bucket of another region

@@ -7,6 +7,7 @@ the condition that no object has the name. Only uploads of this call are ever ab
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -48,25 +49,28 @@ class AtomicUpload:
             nbytes: the number of bytes.
             replace: replace an existing object.
         """
-        storage = self.storage
-        if nbytes <= uploads.PART_NBYTES:
-            if replace:
-                storage.put(name, chunks, nbytes)
-            else:
-                storage.prepare()
-                storage.create(name, b"".join(chunks))
-            return
+        storage, large = self.storage, nbytes > uploads.PART_NBYTES
         if not replace:
-            if storage.holds(name):  # check before all bytes are sent in vain
+            if large and storage.holds(name):  # check before all bytes are sent in vain
                 raise FileExistsError(f"{self.requests.at(self.prefix + name)} exists")
             storage.prepare()
-            self._prove()
-        self._in_parts(name, chunks, nbytes, replace=replace)
+        try:
+            if large and not replace:
+                self._prove()
+            upload = self._begin(name, nbytes, not replace, Kind.CONDITION) if large else None
+        except StorageError as error:
+            uploads.check_whole(error, nbytes)
+            upload = None  # the store has no uploads in parts
+        if upload is not None:
+            self._in_parts(upload, name, chunks, nbytes)
+        elif replace:
+            storage.put(name, [uploads.whole(chunks, nbytes)], nbytes)
+        else:
+            storage.create(name, bytes(uploads.whole(chunks, nbytes)))
 
-    def _in_parts(self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool) -> None:
+    def _in_parts(self, upload: Upload, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Upload the parts and join them; if the outcome is not known, look for the object."""
         sent = _Sent(chunks, nbytes, in_turn=not self.requests.link.client.any_order)
-        upload = self._begin(name, nbytes, not replace, Kind.CONDITION)
         try:
             self._finish(upload, sent)
             return
@@ -138,13 +142,25 @@ class AtomicUpload:
         """Send all parts and end the upload; FileExistsError if its condition does not hold."""
         tags = self.requests.link.uploader.parts(upload, sent)
         sent.ended = True
-        self.requests.ask(
-            "write",
-            upload.key,
-            lambda client, _: client.finish(upload, tags),
-            Kind.CONDITION,
-            Kind.MISSING,
-        )
+
+        def finish(upload: Upload) -> None:
+            self.requests.ask(
+                "write",
+                upload.key,
+                lambda client, _: client.finish(upload, tags),
+                Kind.CONDITION,
+                Kind.MISSING,
+            )
+
+        try:
+            finish(upload)
+        except StorageError as error:
+            vouched = self.requests.settings.assume_atomic
+            if not (vouched and upload.create and error.reason == Reason.NOT_SUPPORTED):
+                raise
+            if self.storage.holds(upload.key.removeprefix(self.prefix)):
+                raise FileExistsError(f"{self.requests.at(upload.key)} exists") from None
+            finish(dataclasses.replace(upload, create=False))
 
     def _give_up(self, upload: Upload) -> bool:
         """Abort the upload; return whether it certainly will not become an object."""

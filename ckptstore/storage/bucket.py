@@ -6,8 +6,6 @@ docs/commit.md describes their order and the reason for it.
 from __future__ import annotations
 
 import contextlib
-import itertools
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Self, TypeVar
 
@@ -17,14 +15,13 @@ from ckptstore.errors import CheckpointError, Reason, StorageError
 from ckptstore.storage import listing, proof
 from ckptstore.storage.atomic_upload import AtomicUpload
 from ckptstore.storage.base import Expected, Traffic, WithoutLinks
-from ckptstore.storage.clients.base import ABSENT, Failure, Kind, Version
+from ckptstore.storage.clients.base import Kind, Version
+from ckptstore.storage.conditional_write import ConditionalWrite
 from ckptstore.storage.retry import PARALLEL, Requests
 
 T = TypeVar("T")
 
 _GET = Kind.MISSING, Kind.SHORT
-_CONTRADICTIONS = 5
-"""The number of refused conditions that hold after which a commit is given up."""
 
 
 class BucketStorage(WithoutLinks):
@@ -111,16 +108,16 @@ class BucketStorage(WithoutLinks):
 
     def create(self, name: str, data: bytes) -> None:
         """Store an object if none exists, in one request."""
-        self._commit("commit", name, data, None, ABSENT)
+        self._write(name).send("commit", data, None)
 
     def swap(self, name: str, data: bytes, expected: bytes) -> None:
         """Replace an object, in one request, if it still has the version that holds `expected`."""
-        self._commit("overwrite", name, data, expected, self._version(name, expected))
+        self._write(name).send("overwrite", data, expected)
 
     def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
         """List the directory, unless there is one name, and ask by name for files not listed.
 
-        Some servers cannot list. Files in a bucket cannot be held open.
+        Some servers cannot list, and some do not let you. Files in a bucket cannot be held open.
         """
         listed: Mapping[str, int] = {}
         try:
@@ -129,11 +126,10 @@ class BucketStorage(WithoutLinks):
             if error.reason == Reason.UNAVAILABLE:
                 raise
         out = {name: listed[name] for name in names if name in listed}
-        for name in names:
-            if name not in out:
-                size = listing.size(self._requests, self._prefix + name)
-                out |= {} if size is None else {name: size}
-        return out
+        missing = [name for name in names if name not in out]
+        found = concurrency.map(self._size, missing, PARALLEL, name="ckptstore-look")
+        sizes = zip(missing, found, strict=True)
+        return out | {name: size for name, size in sizes if size is not None}
 
     def get(self, name: str, offset: int, buffer: Buffer) -> None:
         """Read exactly the buffer's length."""
@@ -143,11 +139,11 @@ class BucketStorage(WithoutLinks):
 
     def version(self, name: str) -> Version:
         """Return the version of an object."""
-        return self._read(name, 0)[1]
+        return self._write(name).read(0)[1]
 
     def read(self, name: str, limit: int) -> bytes:
         """Read a small object."""
-        return self._read(name, limit)[0]
+        return self._write(name).read(limit)[0]
 
     def list(self) -> Mapping[str, int]:
         """List the objects directly below the prefix."""
@@ -158,10 +154,13 @@ class BucketStorage(WithoutLinks):
         )
 
     def delete(self, name: str, expected: bytes | None = None) -> None:
-        """Remove an object; with `expected`, only the version that holds exactly those bytes."""
+        """Remove an object; with `expected`, only the version that holds exactly those bytes.
+
+        If the store does not know the condition, the object was looked at just before.
+        """
         key = self._prefix + name
-        with contextlib.suppress(FileNotFoundError, FileExistsError):
-            version = None if expected is None else self._version(name, expected)
+
+        def delete(version: Version | None) -> None:
             self._requests.ask(
                 "delete",
                 key,
@@ -169,6 +168,15 @@ class BucketStorage(WithoutLinks):
                 Kind.MISSING,
                 Kind.CONDITION,
             )
+
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            version = None if expected is None else self._write(name).version(expected)
+            try:
+                delete(version)
+            except StorageError as error:
+                if version is None or error.reason not in (Reason.NOT_SUPPORTED, Reason.STORAGE):
+                    raise
+                delete(None)
 
     def changed(self) -> Mapping[str, float]:
         """Return the time at which each object was written."""
@@ -239,75 +247,24 @@ class BucketStorage(WithoutLinks):
     def remove(self) -> None:
         """Do nothing: a prefix disappears with its last object."""
 
-    def _commit(
-        self, operation: str, name: str, data: bytes, expected: bytes | None, version: Version
-    ) -> None:
-        """Send one conditional write until its outcome is known.
+    def _write(self, name: str) -> ConditionalWrite:
+        return ConditionalWrite(self._requests, self._prefix + name)
 
-        Only a plain success is a reliable answer. After any other one, the client library or this
-        loop may have sent the write twice and lost the first answer, so the object itself decides.
-
-        Args:
-            operation: the operation, for messages.
-            name: the name of the object.
-            data: its new content.
-            expected: its content before; None: the object must not exist.
-            version: the version of the content before.
-        """
-        requests, key, began = self._requests, self._prefix + name, time.monotonic()
-        limit, doubtful = max(len(data), len(expected or b"")), False
-        contradictions = 0
-        for tries in itertools.count(1):
-            try:
-                requests.link.client.put(key, data, version)
-                return
-            except Failure as caught:
-                failure = caught
-            if failure.kind is Kind.REFUSED and not doubtful:
-                raise requests.error(operation, key, failure, tries)
-            wait = requests.wait(began, tries, Failure(Kind.AGAIN, "", answered=failure.answered))
-            doubtful = True
-            holder: bytes | None
-            try:
-                holder, version = self._read(name, limit)
-            except FileNotFoundError:
-                holder, version = None, ABSENT
-            except CheckpointError as second:
-                raise requests.unknown(key, failure, tries, f"; and then: {second}") from None
-            if holder == data:
-                return
-            if holder is None and expected is not None:
-                raise FileNotFoundError(f"{requests.at(key)} was deleted")
-            if holder != expected:
-                raise FileExistsError(f"{requests.at(key)} holds other bytes")
-            if wait is None or failure.kind is Kind.REFUSED:
-                raise requests.unknown(key, failure, tries)
-            contradictions += failure.kind is Kind.CONDITION
-            if contradictions == _CONTRADICTIONS:
-                state = "is not there" if holder is None else "still holds the same bytes"
-                more = f"; but the object {state}: this store's conditions cannot be relied on"
-                raise requests.unknown(key, failure, tries, more)
-            time.sleep(wait)
-
-    def _version(self, name: str, expected: bytes) -> Version:
-        """Return the version of an object that holds `expected`.
-
-        Raises:
-            FileExistsError: it holds other bytes, also when it is read again.
-            FileNotFoundError: there is no object.
-        """
-        for _ in range(2):
-            have, version = self._read(name, len(expected))
-            if have == expected:
-                return version
-        raise FileExistsError(f"{self.url}/{name} holds other bytes")
-
-    def _read(self, name: str, limit: int) -> tuple[bytes, Version]:
+    def _size(self, name: str) -> int | None:
+        """Return the size of an object; where you may not list, by asking for it alone."""
         key = self._prefix + name
-        answer: tuple[bytes, Version] = self._requests.ask(
-            "read", key, lambda client, _: client.read(key, limit), Kind.MISSING
-        )
-        return answer
+        try:
+            return listing.size(self._requests, key)
+        except StorageError as error:
+            if error.reason != Reason.PERMISSION:
+                raise
+        try:
+            size: int = self._requests.ask(
+                "read", key, lambda client, _: client.size(key), Kind.MISSING
+            )
+            return size
+        except FileNotFoundError:
+            return None
 
     def _names(self, rows: Iterable[tuple[str, T]]) -> dict[str, T]:
         """Return the rows directly below the prefix, by name."""

@@ -21,6 +21,8 @@ PARALLEL = 8
 
 _WAITS = 0.1, 10.0  # seconds: after the first try, and at most
 _UNREACHABLE = 20.0  # seconds, while the store never answered: the endpoint may be a typing error
+_DOUBTS = 8
+"""The number of times that a request is sent whose answer may be for good, and has a remedy."""
 
 
 class Connect(Protocol):
@@ -125,6 +127,8 @@ class Requests:
         link.answered = link.answered or failure.answered
         if failure.kind is not Kind.AGAIN or concurrency.stopped():
             return None
+        if failure.remedy and tries >= _DOUBTS:
+            return None
         wait = min(_WAITS[1], _WAITS[0] * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.0)
         patience = self.settings.deadline
         if not link.answered:
@@ -140,8 +144,8 @@ class Requests:
             self._connect.forget()
         after = f" ({_times(tries)})" if tries > 1 else ""
         message = f"{self.at(key)}: could not {operation}{after}: {self._said(failure)}"
-        remedy = f"; {_REMEDIES[reason]}" if reason in _REMEDIES else ""
-        return StorageError(message + remedy, reason=reason)
+        remedy = failure.remedy or _REMEDIES.get(reason, "")  # some messages name it themselves
+        return StorageError(f"{message}; {remedy}" if remedy else message, reason=reason)
 
     def unknown(
         self, key: str, failure: Failure, tries: int, more: str = ""
@@ -163,6 +167,14 @@ _PLAIN: Mapping[Kind, type[Exception]] = {
     Kind.SHORT: EOFError,
 }
 _REMEDIES = {
+    Reason.BAD_OPTIONS: "correct or leave out that option in storage_options",
+    Reason.BAD_URL: "correct the URL, or the endpoint in storage_options",
+    Reason.DISK_FULL: "delete old checkpoints there, or ask for a larger quota",
+    Reason.NOT_A_DIRECTORY: "save below another prefix, or remove the object that is in the way",
+    Reason.NOT_SUPPORTED: "the store lacks this operation: save to another store",
+    Reason.READ_ONLY: "save to another place; you can go on reading from this one",
+    Reason.RETAINED: "it stays until the rule or hold of the bucket ends; save to a new place, "
+    "without overwrite=True",
     Reason.UNAVAILABLE: "the store does not answer as it should: check the endpoint and the "
     "network, or try again later",
     Reason.NO_BUCKET: "create the bucket, or check its name, the endpoint and the account",

@@ -17,6 +17,10 @@ PART_NBYTES = 8 << 20
 """A larger object is sent in parts of this size, or of a larger one if it exceeds `MAX_PARTS`."""
 
 MAX_PARTS = 10_000
+
+WHOLE_MAX_NBYTES = 5 << 30
+"""The largest object that is sent in one request to a store without uploads in parts."""
+
 _UNIT = 1 << 20  # GCS takes multiples of 256 KiB
 
 
@@ -41,6 +45,7 @@ class Uploader:
     def __init__(self, ask: Callable[..., Any], parallel: int, *, any_order: bool) -> None:
         self._ask = ask
         self._any_order = any_order
+        self._whole = threading.Lock()  # one large object at once is in memory
         self.stop = threading.Event()
         self._slots = threading.BoundedSemaphore(parallel)
         self._pool = concurrency.pool(parallel, name="ckptstore-upload")
@@ -52,12 +57,11 @@ class Uploader:
     def send(self, key: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Store an object. After a failure nothing is left of a multipart upload.
 
-        The key belongs to this call alone, so all aborted uploads are its own.
+        The key belongs to this call alone, so all aborted uploads are its own. If the store has no
+        uploads in parts, the object is sent in one request.
         """
         if nbytes <= PART_NBYTES:
-            (whole,) = _parts(chunks, PART_NBYTES)
-            with concurrency.stopped_by(self.stop):
-                self._ask("write", key, lambda client, _: client.put(key, whole))
+            self._put(key, chunks, nbytes)
             return
         upload: Upload | None = None
         begun = 0
@@ -68,8 +72,14 @@ class Uploader:
             return client.begin(key, nbytes)
 
         try:
-            with concurrency.stopped_by(self.stop):
-                upload = self._ask("write", key, begin)
+            try:
+                with concurrency.stopped_by(self.stop):
+                    upload = self._ask("write", key, begin)
+            except StorageError as error:
+                check_whole(error, nbytes)
+                with self._whole:
+                    self._put(key, chunks, nbytes)
+                return
             tags = self.parts(upload, chunks)
             with concurrency.stopped_by(self.stop):
                 self._ask(
@@ -101,6 +111,11 @@ class Uploader:
             StorageError: the store refuses, or does not answer.
         """
         self._ask("abort the uploads of", key, lambda client, _: _abort(client, key, upload))
+
+    def _put(self, key: str, chunks: Iterable[Buffer], nbytes: int) -> None:
+        data = whole(chunks, nbytes)
+        with concurrency.stopped_by(self.stop):
+            self._ask("write", key, lambda client, _: client.put(key, data))
 
     def _try_to_abort(self, key: str, upload: Upload | None) -> None:
         # Whatever stopped the upload must not stop this: on S3 you pay for remaining parts.
@@ -158,6 +173,29 @@ class Uploader:
         if not self._any_order:
             wait([future])
         return future
+
+
+def check_whole(error: StorageError, nbytes: int) -> None:
+    """Raise the error of the beginning of an upload, unless one request can take its place.
+
+    Raises:
+        StorageError: also, reason ``not-supported``, if the object is too large for one request.
+    """
+    if error.reason != Reason.NOT_SUPPORTED:
+        raise error
+    if nbytes > WHOLE_MAX_NBYTES:
+        raise StorageError(
+            f"{str(error).partition(';')[0]}; so this file of {nbytes} bytes would go in one "
+            f"request, which takes at most {WHOLE_MAX_NBYTES}; split the array into several of at "
+            "most that size, or save to a store with multipart uploads",
+            reason=Reason.NOT_SUPPORTED,
+        ) from None
+
+
+def whole(chunks: Iterable[Buffer], nbytes: int) -> bytearray:
+    """Gather chunks of `nbytes` bytes in all."""
+    (data,) = _parts(chunks, max(nbytes, 1))
+    return data
 
 
 def _parts(chunks: Iterable[Buffer], size: int) -> Iterator[bytearray]:

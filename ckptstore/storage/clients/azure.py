@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import adlfs  # type: ignore[import-untyped, unused-ignore]
 from azure.core import MatchConditions
-from azure.core.exceptions import ClientAuthenticationError
 from azure.storage.blob import BlobBlock, BlobProperties
 
 from ckptstore.digests import Buffer
 from ckptstore.errors import Reason
 from ckptstore.storage.clients import sync
+from ckptstore.storage.clients.azure_errors import failure_of
 from ckptstore.storage.clients.base import (
     ABSENT,
     Failure,
@@ -129,6 +129,14 @@ class AzureClient:
         """Delete Blob, with If-Match."""
         self._run(self._blob(key).delete_blob(**_if_match(version), **_ONCE))
 
+    def size(self, key: str) -> int:
+        """Get Blob Properties."""
+
+        async def request() -> int:
+            return int((await self._blob(key).get_blob_properties(**_ONCE)).size)
+
+        return self._run(request())
+
     def page(self, prefix: str, token: str | None, *, delimiter: str = "") -> Page:
         """List Blobs."""
         items, token = self._run(self._list(prefix, token, delimiter=delimiter))
@@ -223,47 +231,3 @@ def _if_match(version: Version | None) -> dict[str, Any]:
     if version is None:
         return {}
     return {"etag": version, "match_condition": MatchConditions.IfNotModified}
-
-
-_CODES = {
-    "BlobAlreadyExists": Kind.CONDITION,
-    "UnauthorizedBlobOverwrite": Kind.CONDITION,  # of a token that may only create
-    "ConditionNotMet": Kind.CONDITION,
-    "BlobNotFound": Kind.MISSING,
-    "InvalidBlockList": Kind.MISSING,
-    "InvalidRange": Kind.SHORT,
-    "Md5Mismatch": Kind.AGAIN,
-}
-_STATUSES = {404: Kind.MISSING, 412: Kind.CONDITION, 416: Kind.SHORT, 408: Kind.AGAIN}
-_REASONS = {
-    "ContainerNotFound": Reason.NO_BUCKET,
-    "ContainerBeingDeleted": Reason.NO_BUCKET,
-    "ContainerDisabled": Reason.NO_BUCKET,
-    "InvalidResourceName": Reason.BAD_URL,
-    "AuthenticationFailed": Reason.CREDENTIALS,
-    "InvalidAuthenticationInfo": Reason.CREDENTIALS,
-    "NoAuthenticationInformation": Reason.CREDENTIALS,
-    "LeaseIdMissing": Reason.PERMISSION,
-}
-
-
-def failure_of(error: Exception) -> Failure:
-    """Return the failure for an exception of the SDK; its code is more exact than its status."""
-    status = getattr(error, "status_code", None)
-    code = getattr(error, "error_code", None)
-    code = str(getattr(code, "value", code) or "")
-    lines = str(error).splitlines() or [""]
-    message = f"{status or type(error).__name__} {code} ({lines[0]})"
-    if not isinstance(status, int):
-        if isinstance(error, ClientAuthenticationError):
-            return Failure(Kind.REFUSED, message, Reason.CREDENTIALS)
-        return Failure(Kind.AGAIN, message, answered=False)
-    if code in _REASONS:
-        return Failure(Kind.REFUSED, message, _REASONS[code])
-    kind = _CODES.get(code) or _STATUSES.get(status)
-    if kind is not None:
-        return Failure(kind, message)
-    if status == 429 or status >= 500:
-        return Failure(Kind.AGAIN, message)
-    reason = {401: Reason.CREDENTIALS, 403: Reason.PERMISSION}.get(status, Reason.STORAGE)
-    return Failure(Kind.REFUSED, message, reason)

@@ -43,15 +43,24 @@ class Failure(Exception):
         message: the message of the store or the client library.
         reason: for a refusal, the reason code of the StorageError that it becomes.
         answered: whether the store itself answered; False if it could not be reached.
+        remedy: the way on for this very failure; "": the one of its reason. With AGAIN, the request
+            is sent only a few times, since the store may always answer so.
     """
 
     def __init__(
-        self, kind: Kind, message: str, reason: Reason = Reason.STORAGE, *, answered: bool = True
+        self,
+        kind: Kind,
+        message: str,
+        reason: Reason = Reason.STORAGE,
+        *,
+        answered: bool = True,
+        remedy: str = "",
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.reason = reason
         self.answered = answered
+        self.remedy = remedy
 
 
 @contextlib.contextmanager
@@ -193,6 +202,9 @@ class Client(Protocol):
 
     def delete(self, key: str, version: Version | None = None) -> None:
         """Remove an object, if it has that version. MISSING, or no failure, if none exists."""
+
+    def size(self, key: str) -> int:
+        """Return the size of an object, without listing it."""
 
     def page(self, prefix: str, token: str | None, *, delimiter: str = "") -> Page:
         """List keys that begin with `prefix`, up to the first delimiter after it."""

@@ -104,6 +104,13 @@ class FilesystemClient:
                 self._check(key, version)
             self._files.remove(key)
 
+    def size(self, key: str) -> int:
+        """Ask for the entry of a file."""
+        entry = self._sized(key, {})
+        if entry is None:
+            raise Failure(Kind.MISSING, f"there is no {key}")
+        return int(entry["size"])
+
     def page(self, prefix: str, token: str | None, *, delimiter: str = "") -> Page:
         """List a directory in one page. A file that cannot be listed is asked for by name."""
         directory, slash, name = prefix.rpartition("/")

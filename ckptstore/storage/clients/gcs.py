@@ -174,6 +174,11 @@ class GCSClient:
         """objects.delete, with ifGenerationMatch."""
         self._api.ask("DELETE", self._api.object(key, ifGenerationMatch=version), nothing)
 
+    def size(self, key: str) -> int:
+        """objects.get of the size alone."""
+        url = self._api.object(key, fields="size")
+        return self._api.ask("GET", url, json_of(lambda it: int(it["size"])))
+
     def page(self, prefix: str, token: str | None, *, delimiter: str = "") -> Page:
         """objects.list."""
         url = self._api.objects(

@@ -45,6 +45,21 @@ _NO_BUCKET = re.compile(
     r"(The specified )?[Bb]ucket .*(does not|doesn't) exist|Invalid bucket name"
 )
 _DAMAGED = re.compile(r"(crc32c|md5|hash|checksum).*match", re.IGNORECASE)
+_RETAINED = re.compile(r"retention|\bhold\b|object.?lock", re.IGNORECASE)
+_REQUESTER_PAYS = re.compile(r"requester.?pays", re.IGNORECASE)
+_ORG_POLICY = re.compile(r"\bconstraints?/|org.?policy", re.IGNORECASE)
+_ASK = (
+    "ask for permission to read, write, list and delete there (the role Storage Object User has "
+    "all of them; without storage.objects.list, a missing object gives this error too)"
+)
+_PAY = (
+    'the bucket wants to know who pays: pass storage_options={"requester_pays": "<your project>"}'
+)
+_KEY_IS_DEMANDED = (
+    "a rule of the organization refuses this write; if it demands keys of your own, set a default "
+    "key on the bucket (gcloud storage buckets update --default-encryption-key), which then takes "
+    "every write, or save to a bucket that has one"
+)
 _REASONS = {401: Reason.CREDENTIALS, 403: Reason.PERMISSION}
 _BUSY = {"rateLimitExceeded", "userRateLimitExceeded", "backendError"}
 
@@ -60,6 +75,12 @@ def answered(status: int, body: bytes, where: str) -> Failure:
         pass  # a download's error is a bare text
     said = f"({text.strip():.500})" if text.strip() else ""
     message = _shown(" ".join(filter(None, (str(status), detail, said))))
+    if status == 412 and _ORG_POLICY.search(text):
+        return Failure(Kind.REFUSED, message, Reason.PERMISSION, remedy=_KEY_IS_DEMANDED)
+    if status in (400, 403) and _REQUESTER_PAYS.search(text):
+        return Failure(Kind.REFUSED, message, Reason.PERMISSION, remedy=_PAY)
+    if status == 403 and _RETAINED.search(f"{detail} {text}"):
+        return Failure(Kind.REFUSED, message, Reason.RETAINED)
     if status in (304, 412):
         return Failure(Kind.CONDITION, message)
     if status == 416:
@@ -70,13 +91,14 @@ def answered(status: int, body: bytes, where: str) -> Failure:
         return Failure(Kind.REFUSED, f"the store aborted the upload: {message}")
     if status in (404, 410, 499):
         return Failure(Kind.MISSING, message)
-    if status == 501:  # not implemented: never will be
-        return Failure(Kind.REFUSED, message)
+    if status in (405, 501):  # not implemented: never will be
+        return Failure(Kind.REFUSED, message, Reason.NOT_SUPPORTED)
     if status in (408, 409, 429) or status >= 500 or detail in _BUSY:
         return Failure(Kind.AGAIN, message)
     if status == 400 and _DAMAGED.search(text):
         return Failure(Kind.AGAIN, message)
-    return Failure(Kind.REFUSED, message, _REASONS.get(status, Reason.STORAGE))
+    reason = _REASONS.get(status, Reason.STORAGE)
+    return Failure(Kind.REFUSED, message, reason, remedy=_ASK if status == 403 else "")
 
 
 def _shown(message: str) -> str:

@@ -92,6 +92,10 @@ class MemoryClient:
             except FileNotFoundError:
                 raise _missing(key) from None
 
+    def size(self, key: str) -> int:
+        """Count the bytes."""
+        return len(self._copy(key, 0, None))
+
     def page(self, prefix: str, token: str | None, *, delimiter: str = "") -> Page:
         """Look at every object there is; one page holds them all."""
         sizes: dict[str, int] = {}

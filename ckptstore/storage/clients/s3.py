@@ -5,8 +5,10 @@ s3fs supplies options, credentials and sessions. Its own requests are not used: 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import io
+import logging
 import re
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
@@ -32,11 +34,14 @@ from ckptstore.storage.clients.base import (
     nonsense,
 )
 from ckptstore.storage.clients.s3_errors import failure_of
+from ckptstore.storage.clients.s3_remedies import Manner
 
 _PIECE_NBYTES = 256 << 10
 _CONNECTIONS = 32
 _COPY_MAX_NBYTES = 5 << 30
 _USERINFO = re.compile(r"(?<=://)[^/]*@")
+
+_log = logging.getLogger("ckptstore")
 
 T = TypeVar("T")
 
@@ -68,10 +73,19 @@ class S3Client:
         self._bucket = bucket
         self._timeout = settings.timeout
         self._deadline = settings.deadline
+        self._told = False  # that the bucket keeps versions
         client = sync.run(
             self._fs.loop, self._fs.set_session(), settings.timeout, failure_of=_refusal_of
         )
         self.endpoint: str = _USERINFO.sub("", client.meta.endpoint_url)
+        self._check_names(client.meta.service_model)
+        sums = getattr(client.meta.config, "request_checksum_calculation", "when_required")
+        self._manner = Manner(
+            sums=sums == "when_supported",
+            tls=self.endpoint.startswith("https:"),
+            pays="RequestPayer" in self._always,
+            headers=frozenset(self._always),
+        )
 
     def read(self, key: str, limit: int) -> tuple[bytes, Version]:
         """GetObject of a range from 0."""
@@ -124,11 +138,24 @@ class S3Client:
         if nbytes > _COPY_MAX_NBYTES:
             raise Failure(Kind.REFUSED, f"{nbytes} bytes in one copy", Reason.NOT_SUPPORTED)
         source = {"Bucket": self._bucket, "Key": origin}
-        self._run(self._call("copy_object", Key=key, CopySource=source), nbytes // COPIED_NBYTES)
+        keys = {f"CopySource{k}": v for k, v in self._always.items() if k.startswith("SSECustomer")}
+        request = self._call("copy_object", Key=key, CopySource=source, **keys)
+        self._run(request, nbytes // COPIED_NBYTES)
 
     def delete(self, key: str, version: Version | None = None) -> None:
         """DeleteObject, with If-Match."""
-        self._run(self._call("delete_object", Key=key, **_header(version)))
+        answer = self._run(self._call("delete_object", Key=key, **_header(version)))
+        if answer.get("DeleteMarker") and not self._told:
+            self._told = True
+            _log.info(
+                "s3://%s: this bucket keeps the versions of deleted objects, so eviction frees no "
+                "room: add a lifecycle rule with NoncurrentVersionExpiration to the bucket",
+                self._bucket,
+            )
+
+    def size(self, key: str) -> int:
+        """HeadObject."""
+        return int(self._run(self._call("head_object", Key=key))["ContentLength"])
 
     def page(self, prefix: str, token: str | None, *, delimiter: str = "") -> Page:
         """ListObjectsV2."""
@@ -208,6 +235,21 @@ class S3Client:
                 raise nonsense("more uploads follow, but the answer does not say where")
             paging.check((upload.id for upload in found), tuple(more.values()))
 
+    def _check_names(self, model: Any) -> None:
+        """Refuse a general option that no request takes: a typing error would leave it out."""
+        for name in self._always:
+            if not any(
+                name in shape.members
+                for operation in model.operation_names
+                if (shape := model.operation_model(operation).input_shape) is not None
+            ):
+                raise Failure(
+                    Kind.REFUSED,
+                    f"s3_additional_kwargs has {name!r:.80}, which no request of S3 takes; they "
+                    "are named as in boto3, such as ServerSideEncryption, SSEKMSKeyId and ACL",
+                    Reason.BAD_OPTIONS,
+                )
+
     async def _call(self, method: str, **arguments: Any) -> Any:
         """Send one request, with the general options that this kind of request accepts."""
         await self._fs.set_session()  # reopens connections that other code has closed
@@ -218,7 +260,8 @@ class S3Client:
         return await getattr(client, method)(**always | {"Bucket": self._bucket} | arguments)
 
     def _run(self, request: Coroutine[Any, Any, T], nbytes: int = 0) -> T:
-        return sync.run(self._fs.loop, request, self._timeout, nbytes, failure_of=failure_of)
+        failing = functools.partial(failure_of, manner=self._manner)
+        return sync.run(self._fs.loop, request, self._timeout, nbytes, failure_of=failing)
 
 
 class _Session(AIOHTTPSession):  # type: ignore[misc, unused-ignore]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from io import BufferedReader
 from typing import Any, Protocol
+from xml.sax.saxutils import escape
 
 
 class Upstream(Protocol):
@@ -46,6 +48,8 @@ class Action:
     gcs: str = ""
     seconds: float = 0.0
     position: int | None = None  # of the byte flipped or of the cut; the middle by default
+    text: str = ""  # the message of the error
+    instead_of: int = 0  # only where the server itself answers with this status
 
 
 DROP_BEFORE = Action("drop")
@@ -75,9 +79,14 @@ ACTIONS = {
 }
 
 
-def status(code: int, error: str, *, after: bool = False) -> Action:
-    """Answer with this status and this error."""
-    return Action("status", after=after, code=code, s3=error, gcs=error)
+def status(
+    code: int, error: str, text: str = "", *, after: bool = False, instead_of: int = 0
+) -> Action:
+    """Answer with this status and this error; or do so only in place of a status of the server."""
+    after = after or bool(instead_of)
+    return Action(
+        "status", after=after, code=code, s3=error, gcs=error, text=text, instead_of=instead_of
+    )
 
 
 def truncate(position: int) -> Action:
@@ -90,7 +99,10 @@ def delay(seconds: float) -> Action:
     return Action("delay", seconds=seconds)
 
 
+FRAMED = Action("framed")  # the server takes the chunks of a body, with their frame, for its bytes
 UNCONDITIONAL = Action("unconditional")  # the server does not see the conditions of the request
+
+_PASSING = ("pass", "delay", "corrupt-request", "framed", "unconditional")
 
 
 @dataclass
@@ -106,6 +118,8 @@ class Request:
     applied: int | None = None  # the server's status; None while it was not asked
     status: int | None = None  # the status that the client was sent; None for none
     answered: int = 0  # bytes of the body that the client was sent
+    tls: bool = False  # it came over TLS
+    virtual: bool = False  # its bucket stood in the name of the host
 
 
 Match = Callable[[Request], bool]
@@ -146,10 +160,18 @@ class _Message:
 
 
 class FaultProxy:
-    """Listens on `endpoint` from its making to `stop`."""
+    """Listens on `endpoint` from its making to `stop`.
 
-    def __init__(self, server: Upstream) -> None:
+    With `tls` it speaks TLS. With `domain`, which the client must resolve to this machine, it takes
+    the bucket from the name of the host where it stands there, as `bucket.domain`.
+    """
+
+    def __init__(
+        self, server: Upstream, *, tls: ssl.SSLContext | None = None, domain: str = ""
+    ) -> None:
         self.server = server
+        self._tls = tls
+        self._domain = domain
         self._changed = threading.Condition()
         self._stopped = False
         self._sockets: set[socket.socket] = set()
@@ -157,7 +179,8 @@ class FaultProxy:
         self.reset()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
-        self.endpoint = f"http://127.0.0.1:{self.port}"
+        scheme = "http" if tls is None else "https"
+        self.endpoint = f"{scheme}://{domain or '127.0.0.1'}:{self.port}"
         self._start(self._accept)
 
     def __enter__(self) -> FaultProxy:
@@ -270,6 +293,8 @@ class FaultProxy:
     def _serve(self, client: socket.socket) -> None:
         """Answer the requests of one connection."""
         try:
+            if self._tls is not None:
+                client = self._under_tls(client, self._tls)
             with _reader(client) as reader:
                 while (message := _read_head(reader)) is not None:
                     if "expect" in message.headers:
@@ -282,6 +307,14 @@ class FaultProxy:
         finally:
             self._close(client)
 
+    def _under_tls(self, client: socket.socket, tls: ssl.SSLContext) -> socket.socket:
+        with self._changed:
+            self._sockets.discard(client)
+        client = tls.wrap_socket(client, server_side=True)
+        if not self._register(client):
+            raise OSError("stopped")
+        return client
+
     def _one(self, client: socket.socket, reader: BufferedReader, message: _Message) -> bool:
         """Answer one request and return whether the connection goes on."""
         request, action = self._arrived(message)
@@ -292,8 +325,10 @@ class FaultProxy:
             message.body = _flipped(message.body, at)
         if action.kind == "unconditional":
             _drop_conditions(message)
+        if action.kind == "framed":
+            _keep_the_frame(message)
         answer = None
-        if action.after or action.kind in ("pass", "delay", "corrupt-request", "unconditional"):
+        if action.after or action.kind in _PASSING:
             answer = self._ask(message)
             self._note(request, applied=int(answer.lines[0].split()[1]))
         if action.kind == "drop":
@@ -301,7 +336,7 @@ class FaultProxy:
         if action.kind == "hang":
             reader.read(1)
             return False
-        if action.kind == "status":
+        if action.kind == "status" and action.instead_of in (0, request.applied):
             answer = self._error(action)
         assert answer is not None
         body = answer.body
@@ -320,10 +355,20 @@ class FaultProxy:
         return action.kind != "truncate" and not closes
 
     def _arrived(self, message: _Message) -> tuple[Request, Action]:
-        method, target, _ = message.lines[0].decode("latin-1").split(" ", 2)
+        method, target, version = message.lines[0].decode("latin-1").split(" ", 2)
+        host = message.headers.get("host", "").partition(":")[0]
+        virtual = bool(self._domain) and host.endswith(f".{self._domain}")
+        if virtual:
+            target = f"/{host.removesuffix(f'.{self._domain}')}{target}"
+            message.lines[0] = f"{method} {target} {version}".encode("latin-1")
+            here = f"Host: 127.0.0.1:{self.server.port}".encode()
+            message.lines = [
+                here if line.lower().startswith(b"host:") else line for line in message.lines
+            ]
         with self._changed:
             number = len(self.log)
             request = Request(number, method, target, message.headers, len(message.body))
+            request.tls, request.virtual = self._tls is not None, virtual
             request.action = self._at.get(number) or self._by_rule(request)
             self.log.append(request)
             self._changed.notify_all()
@@ -377,6 +422,8 @@ class FaultProxy:
     def _error(self, action: Action) -> _Message:
         code = action.s3 if self.server.protocol == "s3" else action.gcs
         kind, body = self.server.error_body(action.code, code)
+        if action.text:
+            body = body.replace(b"Injected.", escape(action.text).encode())
         line = f"HTTP/1.1 {action.code} {HTTPStatus(action.code).phrase}".encode()
         return _Message([line, b"Content-Type: " + kind.encode()], {}, body)
 
@@ -450,6 +497,14 @@ def _drop_conditions(message: _Message) -> None:
     first = re.sub(rb"&if(Metag|G)enerationMatch=\d+", b"", message.lines[0])
     rest = [line for line in message.lines[1:] if not re.match(rb"(?i)if-(none-)?match:", line)]
     message.lines = [first, *rest]
+
+
+def _keep_the_frame(message: _Message) -> None:
+    """Take away the headers that say that the body is in chunks with a checksum."""
+    framing = re.compile(
+        rb"(?i)(content-encoding|x-amz-(trailer|decoded-content-length|content-sha256|sdk-.*)):"
+    )
+    message.lines = [line for line in message.lines if not framing.match(line)]
 
 
 def _flipped(body: bytes | bytearray, position: int) -> bytearray:
