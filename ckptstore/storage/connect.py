@@ -22,7 +22,7 @@ from ckptstore.storage.clients.base import Client, Failure, Settings
 from ckptstore.storage.clients.stores import OTHER, STORES
 from ckptstore.storage.options import fingerprint, split
 from ckptstore.storage.redaction import redact
-from ckptstore.storage.retry import Requests
+from ckptstore.storage.retry import REMEDIES, Requests
 
 _KEPT = 8
 """Clients that are kept for the next call: making one costs 100 ms and new connections."""
@@ -100,16 +100,17 @@ class Connector:
         try:
             return make(self.bucket, self.options, self.settings)
         except Failure as failure:
-            message, reason = str(failure), failure.reason
+            message, reason, remedy = str(failure), failure.reason, failure.remedy
         except Exception as error:
             signals.pass_on(error)
             message = (
                 f"{store.library} does not take these storage_options "
                 f"({', '.join(self.options) or 'none'}): {type(error).__name__}: {error}"
             )
-            reason = Reason.BAD_OPTIONS
+            reason, remedy = Reason.BAD_OPTIONS, ""
         # Out of the except block: the exception of the library may hold secrets.
-        raise StorageError(f"{where}: {self.redact(message)}", reason=reason)
+        said = "; ".join(filter(None, [self.redact(message), remedy or REMEDIES.get(reason)]))
+        raise StorageError(f"{where}: {said}", reason=reason)
 
 
 def _check_known(protocol: str, shown: str) -> None:

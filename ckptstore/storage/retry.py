@@ -144,7 +144,7 @@ class Requests:
             self._connect.forget()
         after = f" ({_times(tries)})" if tries > 1 else ""
         message = f"{self.at(key)}: could not {operation}{after}: {self._said(failure)}"
-        remedy = failure.remedy or _REMEDIES.get(reason, "")  # some messages name it themselves
+        remedy = failure.remedy or REMEDIES.get(reason, "")  # some messages name it themselves
         return StorageError(f"{message}; {remedy}" if remedy else message, reason=reason)
 
     def unknown(
@@ -166,7 +166,7 @@ _PLAIN: Mapping[Kind, type[Exception]] = {
     Kind.CONDITION: FileExistsError,
     Kind.SHORT: EOFError,
 }
-_REMEDIES = {
+REMEDIES: Mapping[str, str] = {
     Reason.BAD_OPTIONS: "correct or leave out that option in storage_options",
     Reason.BAD_URL: "correct the URL, or the endpoint in storage_options",
     Reason.DISK_FULL: "delete old checkpoints there, or ask for a larger quota",
@@ -183,8 +183,8 @@ _REMEDIES = {
     Reason.CREDENTIALS: "renew the credentials, or pass others in storage_options or the "
     "environment; check this machine's clock, too",
     Reason.STORAGE: "check the endpoint, the bucket and the options",
-    Reason.WRONG_REGION: "set the bucket's region, for S3 in the environment as AWS_REGION or as "
-    'storage_options={"client_kwargs": {"region_name": ...}}',
+    Reason.WRONG_REGION: "set the bucket's region, for S3 in the environment as AWS_DEFAULT_REGION "
+    'or as storage_options={"client_kwargs": {"region_name": ...}}',
 }
 
 

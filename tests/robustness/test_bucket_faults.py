@@ -615,14 +615,25 @@ def test_a_refusal_is_one_clear_error_at_once_and_tells_no_secret(
 def test_a_refused_read_is_one_clear_error(operation: str, server: Server) -> None:
     code, error = (403, "AccessDenied") if server.protocol == "s3" else (403, "forbidden")
     with Place(server) as place:
-        for where in ("read", "list") if operation != "delete" else ("read",):
-            place.restore(OLD)
-            place.proxy.rule(WHERE[where], status(code, error), times=math.inf)
-            with pytest.raises(ckptstore.StorageError, match="ask for permission") as caught:
-                OPERATIONS[operation].run(place)
-            assert refused(place) <= 8, "a refusal is not tried again"
-            assert caught.value.reason == "permission"
-            assert place.which() == OLD
+        place.restore(OLD)
+        place.proxy.rule(WHERE["read"], status(code, error), times=math.inf)
+        with pytest.raises(ckptstore.StorageError, match="ask for permission") as caught:
+            OPERATIONS[operation].run(place)
+        assert refused(place) <= 8, "a refusal is not tried again"
+        assert caught.value.reason == "permission"
+        assert place.which() == OLD
+
+
+@pytest.mark.parametrize("operation", ["load", "verify"])
+def test_where_you_may_not_list_each_file_is_asked_for_by_its_name(
+    operation: str, server: Server
+) -> None:
+    code, error = (403, "AccessDenied") if server.protocol == "s3" else (403, "forbidden")
+    with Place(server) as place:
+        place.restore(OLD)
+        place.proxy.rule(WHERE["list"], status(code, error), times=math.inf)
+        OPERATIONS[operation].run(place)
+        assert refused(place) <= 8, "a refusal is not tried again"
 
 
 def test_a_bucket_that_denies_deletion_can_be_saved_to(server: Server) -> None:

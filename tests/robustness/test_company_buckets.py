@@ -14,10 +14,10 @@ import pytest
 import ckptstore
 from ckptstore.storage import proof
 from tests.support import bucket_faults, store_life
-from tests.support.store_remedies import follow
 from tests.support.servers import Gcs, Moto, policies, tls
 from tests.support.servers.policies import Policy, enforce
 from tests.support.servers.proxy import FaultProxy, status
+from tests.support.store_remedies import follow
 
 TREE = store_life.tree(1)
 

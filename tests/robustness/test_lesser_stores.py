@@ -15,7 +15,6 @@ import ckptstore
 from ckptstore import storage
 from ckptstore.storage import atomic_upload, conditional_write, proof, uploads
 from tests.support import bucket_faults, store_life
-from tests.support.store_remedies import follow
 from tests.support.servers import Moto, policies, tls
 from tests.support.servers.policies import Policy, enforce
 from tests.support.servers.proxy import (
@@ -28,6 +27,7 @@ from tests.support.servers.proxy import (
     FaultProxy,
     Request,
 )
+from tests.support.store_remedies import follow
 
 TREE = store_life.tree(1)
 OSS_DOMAIN = "oss.localhost"
@@ -110,6 +110,9 @@ def test_a_store_without_conditions_is_told_before_the_data_and_works_if_you_vou
         assert manager.steps() == [3, 4], "eviction works without conditions, too"
         manager.delete(3)
         assert manager.steps() == [4]
+        garbage = f"step-{4:012}/data-{'e' * 32}-0-0.bin"
+        moto.put(url.split("/")[2], f"run/run/{garbage}", b"of a killed save")
+        assert manager.gc(grace=0) == {4: [garbage.partition("/")[2]]}
 
 
 def test_where_you_vouch_conditions_are_used_as_far_as_the_store_takes_them(

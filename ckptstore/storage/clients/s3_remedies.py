@@ -79,7 +79,12 @@ def remedy_of(operation: str, code: str, reason: Reason, message: str, manner: M
             "(AWS_REQUEST_CHECKSUM_CALCULATION)"
         )
     if operation in WRITES and manner.sums and _may_be_sums(code, reason, message):
-        return "if this store does not know the checksums that today's boto sends, pass " + NO_SUMS
+        also = "renew the credentials, or pass others in storage_options or the environment; "
+        return (
+            (also if reason is Reason.CREDENTIALS else "")
+            + "if this store does not know the checksums that today's boto sends, pass "
+            + NO_SUMS
+        )
     return _permission(operation, manner) if reason is Reason.PERMISSION else ""
 
 

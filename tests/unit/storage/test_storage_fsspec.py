@@ -6,6 +6,7 @@ import base64
 import functools
 import http.server
 import io
+import math
 import re
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ from ckptstore import storage as storage_package
 from ckptstore.errors import AlreadyCommittedError, NotCommittedError, StorageError
 from ckptstore.storage import Storage, connect
 from ckptstore.storage.bucket import BucketStorage
+from tests.support.servers.proxy import FaultProxy, Request, status
 from tests.support.storage_contract import StorageContract, put
 
 ASSUME = {"ckptstore": {"assume_atomic": True}}
@@ -537,6 +539,72 @@ def test_what_azure_refuses(azurite: Azurite) -> None:
         assert caught.value.reason == reason, caught.value
         assert wrong not in str(caught.value)
         assert azurite.key not in str(caught.value)
+
+
+class Answering:
+    """Azurite, as a proxy before it needs to know it."""
+
+    protocol = "abfs"
+
+    def __init__(self, azurite: Azurite) -> None:
+        self.port = int(azurite.endpoint.rpartition(":")[2])
+
+    def error_body(self, status: int, code: str) -> tuple[str, bytes]:
+        text = f"<Error><Code>{code}</Code><Message>Injected.</Message></Error>"
+        return "application/xml", f"<?xml version='1.0' encoding='utf-8'?>{text}".encode()
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "reason", "remedy"),
+    [
+        (403, "AuthorizationPermissionMismatch", "permission", "Storage Blob Data Contributor"),
+        (403, "AuthorizationFailure", "permission", "let it be added"),
+        (412, "LeaseIdMissing", "permission", "wait for its end, or break it"),
+        (507, "InsufficientAccountPermissions", "unavailable", "try again later"),
+    ],
+)
+def test_a_remedy_of_azure_works(
+    number: int, error: str, reason: str, remedy: str, azurite: Azurite
+) -> None:
+    url = f"abfs://{azurite.new_container()}/run"
+    with FaultProxy(Answering(azurite)) as proxy:
+        options = azurite.options(proxy.endpoint) | {"ckptstore": {"timeout": 5, "deadline": 2}}
+        proxy.rule(lambda r: r.method == "PUT", status(number, error), times=math.inf)
+        with pytest.raises(StorageError) as caught:
+            ckptstore.save(url, {"x": 1}, storage_options=options)
+        assert caught.value.reason == reason and remedy in str(caught.value), caught.value
+        proxy.reset()  # the role is given, the lease has ended
+        ckptstore.save(url, {"x": 1}, storage_options=options)
+
+
+@pytest.mark.parametrize("error", ["BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold"])
+def test_a_container_of_azure_that_holds_its_blobs_takes_creates(
+    error: str, azurite: Azurite
+) -> None:
+    with FaultProxy(Answering(azurite)) as proxy:
+        options = azurite.options(proxy.endpoint)
+        url, written = f"abfs://{azurite.new_container()}/run", set[str]()
+
+        def is_held(request: Request) -> bool:
+            path = request.target.partition("?")[0]
+            if request.method == "PUT" and "comp=block&" not in request.target:
+                held = path in written
+                written.add(path)
+                return held
+            return request.method == "DELETE"
+
+        proxy.rule(is_held, status(409, error), times=math.inf)
+        ckptstore.save(url, {"x": 1}, storage_options=options)
+        with pytest.raises(StorageError, match="without overwrite=True") as caught:
+            ckptstore.save(url, {"x": 2}, overwrite=True, storage_options=options)
+        assert caught.value.reason == "not-supported"
+        with (
+            storage_package.open(url, options) as place,
+            pytest.raises(StorageError, match="until the rule or hold") as caught,
+        ):
+            place.delete("MANIFEST")
+        assert caught.value.reason == "retained"
+        ckptstore.save(f"{url}-new", {"x": 2}, storage_options=options)
 
 
 @pytest.mark.parametrize(
