@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ckptstore.reasons import Reason
-from ckptstore.texts import escaped
+from ckptstore.texts import escaped, text_of
 
 __all__ = [
     "AlreadyCommittedError",
@@ -187,7 +187,7 @@ def bad_argument(
         reason: a finer code, if there is one.
     """
     return StructureError(
-        f"{where}: {name} is {value!r:.80} ({type(value).__name__}), expected {expected}",
+        f"{where}: {name} is {text_of(value)} ({type(value).__name__}), expected {expected}",
         reason=reason,
     )
 

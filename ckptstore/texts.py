@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ckptstore import signals
+
 
 def shown(text: str, most: int = 200) -> str:
     """Return text of a file for a message: on one line, with the middle left out if it is long.
@@ -20,3 +24,12 @@ def escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def text_of(x: Any, most: int = 80) -> str:
+    """Return the start of the `repr` of an object, or its class if that raises an error."""
+    try:
+        return f"{x!r:.{most}}"
+    except Exception as error:  # an object may have code of its own
+        signals.pass_on(error)
+        return f"<{type(x).__name__}>"

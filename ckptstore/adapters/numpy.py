@@ -34,12 +34,6 @@ class NumpyAdapter(Adapter):
             return _leaf(x, _ARRAYS[cls])
         if isinstance(x, np.generic) and (np.dtype(cls).type is cls or cls is np.record):
             host = np.asarray(x)
-            if host.dtype.kind in "iu" and np.dtype(host.dtype.name).type is not cls:
-                name = host.dtype.name
-                raise Refusal(
-                    f"a scalar of numpy.{cls.__name__} would come back as numpy.{name}, of the "
-                    f"same size; pass numpy.{name}(x)"
-                )
             if host.dtype.kind in "US" and not len(x):  # type: ignore[arg-type]
                 host = np.ndarray((), f"{host.dtype.kind}0")  # numpy makes it one zero long
             return _leaf(host, _SCALAR)

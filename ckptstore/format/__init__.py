@@ -31,6 +31,7 @@ from ckptstore.format.manifest import (
     encode_manifest,
 )
 from ckptstore.format.metadata import Metadata, encode_metadata
+from ckptstore.format.plain_values import plain_value
 from ckptstore.format.validate import cell_starts, decode_index
 
 __all__ = [
@@ -64,5 +65,6 @@ __all__ = [
     "encode_manifest",
     "encode_metadata",
     "lay_out",
+    "plain_value",
     "seal",
 ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from ckptstore import signals
 from ckptstore.errors import Reason, StructureError
 from ckptstore.format import wire
+from ckptstore.texts import text_of
 
 MANIFEST = "MANIFEST"
 """The file whose existence is the commit."""
@@ -65,8 +68,7 @@ def step_name(step: Any) -> str:
     Raises:
         StructureError: reason ``bad-step``.
     """
-    check_step(step)
-    return f"step-{step:012d}"
+    return f"step-{step_number(step):012d}"
 
 
 def steps_of(names: Iterable[str]) -> dict[str, int]:
@@ -84,16 +86,43 @@ def is_step(name: str) -> bool:
     return bool(steps_of([name]))
 
 
-def check_step(step: Any) -> None:
-    """Check the number of a step.
+def step_number(step: Any) -> int:
+    """Return the number of a step, which may be an integer of any framework.
+
+    Args:
+        step: an int, or a scalar or array of no axes with ``__index__``; no bool.
 
     Raises:
         StructureError: reason ``bad-step``.
+
+    Example:
+        >>> import numpy as np
+        >>> step_number(np.int64(3)), step_number(np.array(4, np.uint8))
+        (3, 4)
     """
-    if type(step) is not int or not 0 <= step <= wire.MAX_INTEGER:
-        huge = type(step) is int and abs(step) > wire.MAX_INTEGER  # repr may refuse it
-        value = "out of range" if huge else f"{step!r:.80} ({type(step).__name__})"
+    number = step if type(step) is int else _index(step)
+    if number is None:
         raise StructureError(
-            f"step is {value}, expected an int from 0 to 2^53 - 1; int(step) of an array gives one",
+            f"step is {text_of(step)} ({type(step).__name__}), expected an int from 0 to 2^53 - 1; "
+            "int(step) gives one",
             reason=Reason.BAD_STEP,
         )
+    if not 0 <= number <= wire.MAX_INTEGER:
+        value = f"{number}" if abs(number) < 1 << 64 else "out of range"  # str may refuse it
+        raise StructureError(
+            f"step is {value}, expected an int from 0 to 2^53 - 1; count from 0",
+            reason=Reason.BAD_STEP,
+        )
+    return number
+
+
+def _index(x: Any) -> int | None:
+    """Return an integer without axes as an int; None for a bool and for what is no integer."""
+    try:
+        dtype = str(getattr(x, "dtype", ""))
+        if isinstance(x, bool) or "bool" in dtype or getattr(x, "ndim", 0) != 0:
+            return None
+        return int(operator.index(x))
+    except Exception as error:  # of the framework: a deleted or traced array, for example
+        signals.pass_on(error)
+        return None

@@ -77,7 +77,7 @@ def load(
     """
     if arrays not in (None, "numpy"):
         raise bad_argument("load", "arrays", arrays, "None or 'numpy'")
-    if isinstance(like, str) and like.startswith("$"):
+    if issubclass(type(like), str) and like.startswith("$"):
         raise bad_argument("load", "like", like, f"a tree; for a pattern, pass select={like!r}")
     if cast and like is None:
         raise StructureError(

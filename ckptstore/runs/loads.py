@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ckptstore import loading
 from ckptstore.errors import CorruptError, NotCommittedError, Reason, StructureError, bad_argument
+from ckptstore.format.names import step_number
 from ckptstore.runs.steps import Steps
 
 
@@ -77,6 +78,7 @@ class Loads(Steps):
                 "those of Manager.steps() one by one",
                 reason=Reason.BAD_ARGUMENT,
             )
+        step = step_number(step)
         try:
             return load(step)
         except NotCommittedError as error:

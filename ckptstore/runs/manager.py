@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from ckptstore.checkpoint import Checkpoint
+from ckptstore.format.names import step_number
 from ckptstore.runs.directory import Run
 from ckptstore.runs.interval import Every
 from ckptstore.runs.loads import Loads
@@ -16,6 +17,7 @@ from ckptstore.runs.preemption import Preemption
 from ckptstore.runs.retention import Rule
 from ckptstore.runs.saves import Saves
 from ckptstore.saving import PendingSave
+from ckptstore.saving.request import checked_metrics
 
 
 class Manager(Loads):
@@ -121,10 +123,10 @@ class Manager(Loads):
         """Save a step; when this returns, it is committed and durable.
 
         Args:
-            step: the training step, 0 or more.
+            step: the training step, 0 or more: an int, or an integer of any framework.
             tree: the state.
             metadata: as for `ckptstore.save`.
-            metrics: numbers by name, for `best` and for your `keep` rule.
+            metrics: numbers of any framework by name, for `best` and for your `keep` rule.
             supplied: as for `ckptstore.save`.
             overwrite: replace an existing step. None: only if it was skipped as damaged.
             force: save in any case, whatever `every` is, for example before the process ends. You
@@ -150,6 +152,7 @@ class Manager(Loads):
 
         Source: docs/runs.md, "Which calls save".
         """
+        step, metrics = step_number(step), checked_metrics(metrics)
         if not self._saves.is_due(step, metrics, force=force):
             return None
         request = self._saves.request(
@@ -172,7 +175,7 @@ class Manager(Loads):
         """Save a step in the background; return as soon as you may change the tree.
 
         Args:
-            step: the training step, 0 or more.
+            step: the training step, 0 or more: an int, or an integer of any framework.
             tree: the state.
             metadata: as for `ckptstore.save`.
             metrics: as for `save`.
@@ -195,6 +198,7 @@ class Manager(Loads):
 
         Source: docs/runs.md, "Which calls save"; docs/async.md.
         """
+        step, metrics = step_number(step), checked_metrics(metrics)
         if not self._saves.is_due(step, metrics, force=force):
             return None
         request = self._saves.request(

@@ -9,7 +9,7 @@ from typing import Any
 
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import AlreadyCommittedError, NotCommittedError, OutcomeUnknownError, Reason
-from ckptstore.format.names import check_step
+from ckptstore.format.names import step_number
 from ckptstore.runs import refusals, retention, rewinding
 from ckptstore.runs.directory import Run
 from ckptstore.runs.eviction import evict
@@ -18,7 +18,7 @@ from ckptstore.runs.interval import Every, SaveInterval
 from ckptstore.runs.retention import Rule
 from ckptstore.saving import PendingSave, background, writer
 from ckptstore.saving.incremental import Series
-from ckptstore.saving.request import SaveRequest, check_metrics
+from ckptstore.saving.request import SaveRequest
 
 _log = logging.getLogger("ckptstore")
 
@@ -67,8 +67,6 @@ class Saves:
     def is_due(self, step: int, metrics: Any, *, force: bool) -> bool:
         """Check the arguments of a call, raise a pending error, and return whether it saves."""
         self.check()
-        check_step(step)
-        check_metrics(metrics)
         if not self._interval.called(step) and not force:
             return False
         if not force:
@@ -165,7 +163,7 @@ class Saves:
         """Go back to a step, after the save under way; the errors are as for `Manager.rewind`."""
         self.wait()
         self.check()
-        check_step(step)
+        step = step_number(step)
         try:
             rewinding.verify(self._run, step)
         except NotCommittedError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ckptstore.errors import NotCommittedError
+from ckptstore.format.names import step_number
 from ckptstore.runs import retention
 from ckptstore.runs.directory import Run
 from ckptstore.runs.retention import Mode
@@ -108,6 +109,7 @@ class Steps:
         Source: docs/runs.md; docs/commit.md.
         """
         self._saves.check()
+        step = step_number(step)
         try:
             self._run.delete(step)
         except NotCommittedError as error:

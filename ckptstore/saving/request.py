@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ckptstore import signals
 from ckptstore.errors import Reason, StructureError, bad_argument
-from ckptstore.format import encode_metadata, wire
-from ckptstore.format.names import check_step
+from ckptstore.format import encode_metadata, plain_value, wire
+from ckptstore.format.names import step_number
+from ckptstore.texts import text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,8 @@ class SaveRequest:
         Raises:
             StructureError: reason ``bad-step``, ``metadata``, ``bad-metric`` or ``bad-pattern``.
         """
-        if step is not None:
-            check_step(step)
-        _check_mapping("metadata", metadata, Reason.METADATA)
-        check_metrics(metrics)
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise _no_dict("metadata", metadata, Reason.METADATA)
         given: Any = supplied
         if given is not None and not isinstance(given, list | tuple | set | frozenset):
             raise bad_argument(
@@ -61,47 +62,84 @@ class SaveRequest:
                 reason=Reason.BAD_PATTERN,
             )
         return cls(
-            step=step,
+            step=None if step is None else step_number(step),
             metadata=encode_metadata(dict(metadata or {})),
-            metrics={
-                name: value if type(value) is int else float(value)  # numpy's float64 is a float
-                for name, value in (metrics or {}).items()
-            },
+            metrics=checked_metrics(metrics),
             supplied=tuple(supplied or ()),
             overwrite=overwrite,
             storage_options=storage_options,
         )
 
 
-def check_metrics(metrics: Any) -> None:
-    """Check the metrics of a step.
+def checked_metrics(metrics: Any) -> Mapping[str, float]:
+    """Return the metrics of a step as Python's own numbers.
+
+    Args:
+        metrics: a mapping from a name to a number: an int, a float, or a scalar or an array without
+            axes of any framework. None: no metrics.
 
     Raises:
         StructureError: reason ``bad-metric``.
+
+    Example:
+        >>> import numpy as np
+        >>> checked_metrics({"loss": np.float32(0.5), "seen": np.int64(64)})
+        {'loss': 0.5, 'seen': 64}
     """
-    _check_mapping("metrics", metrics, Reason.BAD_METRIC)
-    for name, value in dict(metrics or {}).items():
-        if type(name) is not str:
-            raise StructureError(
-                f"save: metrics has a name that is a {type(name).__name__}, expected a str; "
-                'metrics={"name": value}',
-                reason=Reason.BAD_METRIC,
-            )
-        if type(value) is not int and not isinstance(value, float):
-            raise bad_argument(
-                "save",
-                f"metrics[{name!r:.80}]",
-                value,
-                "a float; float(value) of an array gives one",
-                reason=Reason.BAD_METRIC,
-            )
-        if type(value) is int and abs(value) > wire.MAX_INTEGER:
-            raise StructureError(
-                f"save: metrics[{name!r:.80}] is over 2^53 - 1; pass float(value)",
-                reason=Reason.BAD_METRIC,
-            )
+    if metrics is None:
+        return {}
+    if not isinstance(metrics, Mapping):
+        raise _no_dict("metrics", metrics, Reason.BAD_METRIC)
+    return {_name(name): _number(name, value) for name, value in metrics.items()}
 
 
-def _check_mapping(name: str, value: Any, reason: Reason) -> None:
-    if value is not None and not isinstance(value, Mapping):
-        raise bad_argument("save", name, value, f'a dict; {name}={{"name": value}}', reason=reason)
+def _name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise StructureError(
+            f"save: metrics has a name that is a {type(name).__name__}, expected a str; "
+            'metrics={"name": value}',
+            reason=Reason.BAD_METRIC,
+        )
+    return str(name)
+
+
+def _number(name: str, x: Any) -> float:
+    number = x if type(x) is int or type(x) is float else _scalar(x)
+    if number is None:
+        raise StructureError(
+            f"save: metrics[{name!r:.80}] is {text_of(x)} ({type(x).__name__}), expected a number: "
+            "float(value) of a text, float(value.mean()) of an array with axes",
+            reason=Reason.BAD_METRIC,
+        )
+    if type(number) is int and abs(number) > wire.MAX_INTEGER:
+        raise StructureError(
+            f"save: metrics[{name!r:.80}] is over 2^53 - 1; pass float(value)",
+            reason=Reason.BAD_METRIC,
+        )
+    return number
+
+
+def _scalar(x: Any) -> float | None:
+    """Return a number without axes of any framework; None for a bool, a text and what is none."""
+    try:
+        dtype = str(getattr(x, "dtype", ""))
+        if isinstance(x, bool | str | bytes) or "bool" in dtype or getattr(x, "ndim", 0) != 0:
+            return None
+        if "complex" in dtype or not hasattr(type(x), "__float__"):
+            return None
+        return int(operator.index(x)) if _is_whole(x, dtype) else float(x)
+    except Exception as error:  # of the framework: a deleted or traced array, for example
+        signals.pass_on(error)
+        return None
+
+
+def _is_whole(x: Any, dtype: str) -> bool:
+    """Return whether a scalar is an integer by its type, as an array of floats is not."""
+    return "int" in dtype if dtype else isinstance(x, int)
+
+
+def _no_dict(name: str, value: Any, reason: Reason) -> StructureError:
+    form = plain_value(value, name)
+    makes_one = any(word in form.lower() for word in ("dict(", "vars(", "container(", "_dump("))
+    mend = form if makes_one else f'{name}={{"name": value}}'
+    return bad_argument("save", name, value, f"a dict; {mend}", reason=reason)

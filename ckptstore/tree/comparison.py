@@ -25,7 +25,7 @@ from ckptstore.tree.entries import by_key
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.stored import StoredTree
-from ckptstore.types import RECORD_KINDS, find_adapter, find_class, find_named
+from ckptstore.types import RECORD_KINDS, find_adapter, find_class, find_named, module_of
 
 _ENOUGH = 1 << 17
 """The differences after which a comparison ends."""
@@ -216,7 +216,7 @@ class _Comparison:
 
     def _compare_leaf(self, i: int, j: int) -> None:
         leaf, x = self.stored.arg[i], self.like.objects[j]
-        adapter = find_adapter(type(x).__module__)
+        adapter = find_adapter(module_of(type(x)))
         expected = adapter.expected(x) if adapter is not None else None
         if self.like.kind[j] == Kind.LEAF:
             expected = self.like.leaf(self.like.arg[j])

@@ -34,7 +34,8 @@ def differs_from_like(where: str, lines: Sequence[str], more: int = 0) -> Struct
 
 def number_hint(x: Any, shape: Sequence[int] | None) -> str:
     """Return the remedy for a number `x` in `like`, if an array of this shape is stored."""
-    return "; pass an array there" if type(x) in NUMBERS and shape == () else ""
+    is_number = any(type(x) is number for number in NUMBERS)
+    return "; pass an array there" if is_number and shape == () else ""
 
 
 def key_text(impl: Any) -> str:

@@ -15,6 +15,7 @@ from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.records import encode_enum, encoder_of
 from ckptstore.tree.symbols import encode_symbol
 from ckptstore.types import (
+    SUPPLIED,
     Adapter,
     Refusal,
     Unsafe,
@@ -23,7 +24,10 @@ from ckptstore.types import (
     fields_of,
     find_adapter,
     find_registration,
+    full_name,
     kind_of,
+    module_of,
+    qualname_of,
     record_of,
     top_level,
 )
@@ -46,15 +50,15 @@ def encoder(cls: type, x: Any) -> Encode:
     registered = find_registration(cls)
     if registered is not None and (record := registered.record()) is not None:
         return encoder_of(record)
-    adapter = find_adapter(cls.__module__)
+    adapter = find_adapter(module_of(cls))
     if adapter is not None and adapter.leaf(x) is not None:
         return functools.partial(_encode_leaf, adapter)
     for adapter in _adapters_of_bases(cls):
         if (record := adapter.record(cls)) is not None:
             return encoder_of(record)
-    if isinstance(x, np.dtype):
+    if issubclass(cls, np.dtype):
         return _encode_dtype
-    if isinstance(x, type):
+    if issubclass(cls, type):
         return encode_symbol
     kind = kind_of(cls)
     if kind == TypeKind.ENUM:
@@ -69,7 +73,7 @@ def encoder(cls: type, x: Any) -> Encode:
 
 def _adapters_of_bases(cls: type) -> Iterator[Adapter]:
     """Yield the adapters of a class and of its bases; jax, which may know any class, comes last."""
-    packages = [top_level(base.__module__) for base in cls.__mro__]
+    packages = [top_level(module_of(base)) for base in type.__dict__["__mro__"].__get__(cls)]
     own = packages[0]
     for package in dict.fromkeys(packages):
         adapter = find_adapter(package) if package == own or package != "jax" else None
@@ -82,8 +86,8 @@ def _encoder_of_class(cls: type, kind: TypeKind) -> Encode:
         check_safe(cls, kind)
     except Unsafe as error:
         raise Refusal(
-            f"an object of {cls.__module__}.{cls.__qualname__} cannot be saved: {error}; use "
-            f"ckptstore.register({cls.__qualname__}, flatten=..., unflatten=...)"
+            f"an object of {full_name(cls)} cannot be saved: {error}; use "
+            f"ckptstore.register({qualname_of(cls)}, flatten=..., unflatten=...), or {SUPPLIED}"
         ) from None
     row = class_row(cls, kind, fields_of(cls, kind))
     return encoder_of(record_of(cls, row))

@@ -11,17 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from ckptstore.errors import Reason, StructureError
+from ckptstore import signals
+from ckptstore.errors import CheckpointError, Reason, StructureError
 from ckptstore.format import DICT_KINDS, TREE_MAX_DEPTH, Kind, dtypes
 from ckptstore.texts import shown
-from ckptstore.tree import encoding, paths, round_trip
+from ckptstore.tree import encoding, paths, round_trip, symbols
 from ckptstore.tree.budget import PER_NODE, Budget
 from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.records import encoder_of
+from ckptstore.tree.refusals import Refusals, of_own_code
 from ckptstore.tree.scalars import ENCODERS, SCALAR_TYPES
-from ckptstore.types import Child, Refusal
-
-_LINES_SHOWN = 20
+from ckptstore.types import Child, Refusal, module_of, qualname_of
 
 
 def flatten(
@@ -83,7 +83,7 @@ class _Walker:
         self._supplied = supplied
         self._seen: dict[int, int] = {}  # the node of each object that has an identity, by id
         self._encoders: dict[type, Encode] = {}
-        self._refusals: list[tuple[int, str]] = []
+        self._refusals = Refusals()
 
     def run(self, tree: Any) -> None:
         """Walk the whole tree.
@@ -119,11 +119,7 @@ class _Walker:
                 stack.pop()
                 on_path.discard(frame.holder)
         if self._refusals:
-            lines = paths.listed(live, self._refusals, _LINES_SHOWN)
-            raise StructureError(
-                lines[0] if len(lines) == 1 else "cannot be saved:\n  " + "\n  ".join(lines),
-                reason=Reason.CANNOT_CARRY,
-            )
+            raise self._refusals.error(live)
         if live.read_whole and not self._lenient:
             _refuse_endless(live)
 
@@ -132,11 +128,15 @@ class _Walker:
     ) -> Sequence[Any] | None:
         """Append the node of `x` and return its children, or None for a node without children."""
         live, cls = self.live, type(x)
-        scalar = ENCODERS.get(cls)
+        node = len(live.kind)
+        try:
+            scalar = ENCODERS.get(cls)
+        except Exception as error:  # of a hash that the metaclass defines
+            self._raised(node, x, error)
+            return None
         if scalar is not None:
             live.add_scalar(*scalar(x))
             return None
-        node = len(live.kind)
         seen = None if in_key else self._seen.get(id(x))  # a key is written out each time
         if seen is not None:
             if id(x) in on_path:
@@ -162,6 +162,11 @@ class _Walker:
                 return None
             self._refuse(node, str(refusal))
             children = None
+        except (CheckpointError, MemoryError):
+            raise
+        except Exception as error:  # of code of the class of `x`
+            self._raised(node, x, error)
+            return None
         kind = live.kind[node]
         if children is not None or kind == Kind.LEAF:
             if not in_key and kind != Kind.ENUM and not (cls is tuple and not children):
@@ -170,15 +175,23 @@ class _Walker:
                 live.arity[node] = len(children)
         return children
 
+    def _raised(self, node: int, x: Any, error: Exception) -> None:
+        """Refuse an object whose own code raised an error; the lenient walk leaves it out."""
+        signals.pass_on(error)
+        if self._lenient or id(x) in self._supplied:
+            self._supply(x)
+        else:
+            self._refuse(node, of_own_code(type(x), error))
+
     def _supply(self, x: Any) -> None:
         cls = type(x)
-        name = getattr(x, "__qualname__", cls.__qualname__)
-        text = f"{cls.__module__}.{cls.__qualname__} {name}"
-        self.live.add(Kind.SUPPLIED, data=text[:1024].encode())
+        name = symbols.own_text(x, "__qualname__") or qualname_of(cls)
+        text = f"{module_of(cls)}.{qualname_of(cls)} {name}"
+        self.live.add(Kind.SUPPLIED, data=text[:1024].encode("utf-8", "replace"))
 
     def _refuse(self, node: int, message: str) -> None:
         self.live.replace_from(node)
-        self._refusals.append((node, message))
+        self._refusals.add(node, message)
 
 
 def _refuse_endless(live: LiveTree) -> None:
@@ -218,7 +231,7 @@ def _supplied_ids(tree: Any, patterns: Sequence[str]) -> Set[int]:
             )
         for node in nodes:
             x = outline.objects[node]
-            if type(x) in SCALAR_TYPES:
+            if any(type(x) is scalar for scalar in SCALAR_TYPES):
                 raise StructureError(
                     f"supplied: {pattern} is a {type(x).__name__}, which can be stored; leave it "
                     "out of supplied",

@@ -8,13 +8,24 @@ from typing import Any
 
 import numpy as np
 
+from ckptstore import signals
 from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format import Kind
 from ckptstore.texts import shown
 from ckptstore.tree import paths
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
-from ckptstore.types import Refusal, Symbol, find_adapter, plain_form, top_level
+from ckptstore.types import (
+    SUPPLIED,
+    Refusal,
+    Symbol,
+    find_adapter,
+    full_name,
+    module_of,
+    qualname_of,
+    remedy,
+    top_level,
+)
 
 
 def encode_symbol(live: LiveTree, x: Any) -> None:
@@ -59,39 +70,45 @@ def decode_symbol(table: NodeTable, node: int, *, stand_in: bool) -> Any:
 
 def _packages(x: Any) -> list[str]:
     """Return the packages whose tables may hold `x`: the modules that it or its type names."""
-    if isinstance(x, types.ModuleType):
+    cls = type(x)
+    if issubclass(cls, types.ModuleType):
         return []  # reading an attribute of a module may import others
-    names = [getattr(x, "__module__", None), type(x).__module__]
+    names = [own_text(x, "__module__"), module_of(cls)]
     packages = [top_level(n) for n in names if type(n) is str]
     if "jax" in sys.modules and callable(x):
         packages.append("jax")  # jax publishes functions of numpy and of functools
     return list(dict.fromkeys(packages))
 
 
+def own_text(x: Any, name: str) -> str | None:
+    """Return an attribute of `x` that is a str, or None, whatever its class does when asked."""
+    try:
+        value = object.__getattribute__(x, name)
+    except Exception as error:  # a property may raise anything
+        signals.pass_on(error)
+        return None
+    return value if type(value) is str else None
+
+
 def _why_not(x: Any) -> str:
     cls = type(x)
-    full = f"{cls.__module__}.{cls.__qualname__}"
-    if isinstance(x, types.ModuleType):
+    if issubclass(cls, types.ModuleType):
         return "a module cannot be saved; leave it out, or store its name as a str"
-    if isinstance(x, type):
+    if issubclass(cls, type):
         return (
-            f"the class {x.__module__}.{x.__qualname__} cannot be saved as a value (only scalar "
-            'types can); store its name as a str, or name its path in save(..., supplied=["$..."])'
+            f"the class {module_of(x)}.{qualname_of(x)} cannot be saved as a value (only scalar "
+            f"types can); store its name as a str, or {SUPPLIED}"
         )
     if x is np.ma.masked:
         return "numpy.ma.masked cannot be saved; use a masked array, or None"
-    name = getattr(x, "__qualname__", None)
-    if callable(x) and isinstance(name, str):
+    name = own_text(x, "__qualname__")
+    if callable(x) and name is not None:
         shown = "a lambda" if "<lambda>" in name else f"the function {name}"
         return (
-            f"{shown} cannot be saved: no file can hold code; keep it out of the tree, or name "
-            'its path in save(..., supplied=["$..."]) and supply it by load(url, like=...)'
+            f"{shown} cannot be saved: no file can hold code; keep it out of the tree, or "
+            f"{SUPPLIED}"
         )
-    if isinstance(x, np.ndarray):
+    full = full_name(cls)
+    if issubclass(cls, np.ndarray):
         return f"{full} is a subclass of numpy.ndarray; pass np.array(x)"
-    form = plain_form(x, "x")
-    mend = "make it a dataclass or a NamedTuple" if form is None else f"pass {form}"
-    return (
-        f"an object of {full} cannot be saved; {mend}, or use "
-        f"ckptstore.register({cls.__qualname__}, flatten=..., unflatten=...)"
-    )
+    return f"an object of {full} cannot be saved; {remedy(x)}"

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from ckptstore.types.adapter import Adapter, Child, Leaf, Record, Refusal, repeated_nbytes
-from ckptstore.types.fields import RECORD_KINDS, fields_of, kind_of
+from ckptstore.types.fields import (
+    RECORD_KINDS,
+    fields_of,
+    full_name,
+    kind_of,
+    module_of,
+    qualname_of,
+)
 from ckptstore.types.hashables import CROWD, is_crowd, key_text, refuse_unfit
 from ckptstore.types.instances import enum_member, find_maker, record_of
 from ckptstore.types.lookup import find_class, find_named, import_line
 from ckptstore.types.migrations import Migration
 from ckptstore.types.naming import class_row, locate, object_row, package_version, stored_name
-from ckptstore.types.plain import plain_form
 from ckptstore.types.pytrees import Pytree, pytree
 from ckptstore.types.registration import register
 from ckptstore.types.registry import find_adapter, find_registration, top_level
+from ckptstore.types.remedies import SUPPLIED, remedy
 from ckptstore.types.safety import Unsafe, check_safe, has_own
 from ckptstore.types.standins import StandIn, Supplied, Symbol, may_stand_in, stand_in
 
 __all__ = [
     "CROWD",
     "RECORD_KINDS",
+    "SUPPLIED",
     "Adapter",
     "Child",
     "Leaf",
@@ -39,6 +47,7 @@ __all__ = [
     "find_maker",
     "find_named",
     "find_registration",
+    "full_name",
     "has_own",
     "import_line",
     "is_crowd",
@@ -46,13 +55,15 @@ __all__ = [
     "kind_of",
     "locate",
     "may_stand_in",
+    "module_of",
     "object_row",
     "package_version",
-    "plain_form",
     "pytree",
+    "qualname_of",
     "record_of",
     "refuse_unfit",
     "register",
+    "remedy",
     "repeated_nbytes",
     "stand_in",
     "stored_name",

@@ -15,6 +15,9 @@ from ckptstore.format import TypeKind
 RECORD_KINDS = (TypeKind.NAMEDTUPLE, TypeKind.DATACLASS)
 """The kinds whose instances are made by writing the fields."""
 
+_MODULE: Any = type.__dict__["__module__"]
+_QUALNAME: Any = type.__dict__["__qualname__"]
+
 MISSING = object()
 """Returned by `attribute_of` if a class and its bases have no such attribute."""
 
@@ -50,6 +53,32 @@ def fields_of(cls: type, kind: TypeKind) -> tuple[str, ...]:
         fields = [f for f in fields if type(f) is dataclasses.Field]
         return tuple(f.name for f in fields if f._field_type.name == "_FIELD")
     return ()
+
+
+def module_of(cls: type) -> str:
+    """Return the module that a class names, past any metaclass; "" if that is no text."""
+    try:
+        module = _MODULE.__get__(cls)
+    except AttributeError:
+        return ""
+    return module if type(module) is str else ""
+
+
+def qualname_of(cls: type) -> str:
+    """Return the qualified name of a class past any metaclass."""
+    name: str = _QUALNAME.__get__(cls)
+    return name
+
+
+def full_name(cls: type) -> str:
+    """Return ``module.qualname`` of a class past any metaclass, without ``builtins``.
+
+    Example:
+        >>> import fractions
+        >>> full_name(fractions.Fraction), full_name(int)
+        ('fractions.Fraction', 'int')
+    """
+    return f"{module_of(cls)}.{qualname_of(cls)}".removeprefix("builtins.")
 
 
 def class_dict(cls: type) -> Mapping[str, Any]:

@@ -308,7 +308,6 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "a matrix": (lambda: np.zeros((2, 2)).view(np.matrix), ("matrix", "np.array(x)")),
     "a subclass": (lambda: np.zeros(2).view(Sub), ("test_leaves.Sub", "np.array(x)")),
     "a subclass of a scalar": (lambda: Float(1), ("test_leaves.Float",)),
-    "a scalar of the other name": (lambda: np.longlong(3), ("numpy.longlong", "numpy.int64(x)")),
     "an attribute of a masked array": (lambda: with_attribute(np.ma.array([1])), ("'extra'",)),
     "an attribute of a recarray": (
         lambda: with_attribute(np.rec.array([(1, 2)], dtype="i4,i4")), ("'extra'",)),

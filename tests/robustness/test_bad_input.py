@@ -131,18 +131,29 @@ def test_storage_options_of_a_local_disk_are_refused(options: Any, saved: Path) 
 
 @pytest.mark.parametrize(
     "step",
-    [-1, 2**53, HUGE, 1.0, True, "7", [1], np.int64(3), np.array(3), np.array([1, 2])],
+    [
+        -1,
+        2**53,
+        HUGE,
+        1.0,
+        True,
+        "7",
+        [1],
+        np.float64(3),
+        np.bool_(1),
+        np.array([1]),
+        np.array(3.0),
+    ],
     ids=lambda step: type(step).__name__,
 )
 def test_a_bad_step_is_refused_before_anything_is_written(step: Any, tmp_path: Path) -> None:
-    refused(tmp_path, "bad-step", "step is", "expected an int", "int(step)", step=step)
+    refused(tmp_path, "bad-step", "step is", "expected an int", step=step)
 
 
 @pytest.mark.parametrize(
     "metrics",
     [
         {"loss": np.ones(3)},
-        {"loss": np.float32(1)},
         {"loss": "0.5"},
         {"loss": True},
         {"loss": None},
@@ -164,7 +175,7 @@ def test_metrics_are_refused_by_the_first_call_of_a_run(tmp_path: Path) -> None:
     manager = ckptstore.Manager(tmp_path / "run", every=100)
     for save in (manager.save, manager.save_async):
         with pytest.raises(ckptstore.StructureError) as caught:
-            save(1, {}, metrics={"loss": np.float32(1)})
+            save(1, {}, metrics={"loss": np.ones(1)})
         assert caught.value.reason == "bad-metric"
 
 

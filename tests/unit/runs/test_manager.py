@@ -127,12 +127,12 @@ def test_a_copied_directory_is_a_step(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", [-1, 2**53, True, 1.0, "1", np.int64(1), np.ones(1, np.int32)], ids=repr
+    "step", [-1, 2**53, True, 1.0, "1", np.float64(1), np.ones(1, np.int32)], ids=repr
 )
 def test_a_step_is_an_int_from_0_to_2_53(step: Any, tmp_path: Path) -> None:
     manager = Manager(tmp_path / "run")
     for call in (manager.load, manager.delete, lambda step: manager.save(step, tree(1))):
-        with pytest.raises(ckptstore.StructureError, match=r"2\^53 - 1; int\(step\)") as caught:
+        with pytest.raises(ckptstore.StructureError, match=r"from 0 to 2\^53 - 1") as caught:
             call(step)
         assert caught.value.reason == "bad-step"
     assert not (tmp_path / "run").exists()
