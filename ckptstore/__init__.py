@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib as _importlib
+import typing as _typing
+
 from ckptstore.checkpoint import Checkpoint, LeafInfo
 from ckptstore.errors import (
     AlreadyCommittedError,
@@ -59,6 +62,14 @@ __all__ = [
     "save_async",
     "verify",
 ]
+
+if not _typing.TYPE_CHECKING:  # or every misspelt name would seem to exist
+
+    def __getattr__(name: str) -> _typing.Any:
+        """Import `convert` and `optax` when they are first named: error texts call them so."""
+        if name in ("convert", "optax"):
+            return _importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

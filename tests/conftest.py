@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.support import marks
+from tests.support import marks, remedies
 from tests.support.servers import Gcs, Ministack, Moto, S3Server, Server
 from tests.support.servers.proxy import FaultProxy
 
@@ -39,6 +39,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say of each test what it needs."""
     for item in items:
         marks.add(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """See that a test which follows remedies meets them."""
+    if marks_of := list(item.iter_markers("follows")):
+        with remedies.met(marks_of):
+            return (yield)
+    return (yield)
 
 
 @pytest.fixture(autouse=True)

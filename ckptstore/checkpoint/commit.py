@@ -14,6 +14,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from ckptstore import ranks
+from ckptstore.checkpoint.absence import not_committed
 from ckptstore.checkpoint.manifest_file import (
     SENDS,
     Committed,
@@ -24,7 +25,6 @@ from ckptstore.checkpoint.manifest_file import (
 from ckptstore.errors import (
     AlreadyCommittedError,
     CheckpointError,
-    NotCommittedError,
     OutcomeUnknownError,
     Reason,
     StorageError,
@@ -161,7 +161,8 @@ def _send(
             discard(storage, attempt, known)
             raise AlreadyCommittedError(
                 f"{storage.url}: another save (attempt {holder.attempt}) was committed "
-                "there first; none of its files was touched; load it, or save again"
+                "there first; none of its files was touched; load it, or save again with "
+                "overwrite=True"
                 f"{ranks.advice(holder.time)}"
             )
         # The file has disappeared, or the manifest to be replaced is still there: ask again.
@@ -245,7 +246,8 @@ def delete(
     if failed is not None:
         raise OutcomeUnknownError(
             f"{storage.url}: whether the deletion of {MANIFEST} is done and durable cannot be "
-            f"known ({failed}); no data file was removed; delete the checkpoint again"
+            f"known ({failed}); no data file was removed; delete the checkpoint again, or, if it "
+            "is gone, call Manager.gc() to remove its files"
         ) from failed
     left = None if removed is None else discard(storage, removed, _files_of(holder))
     # The writer may have lost the answer to its commit and sent the commit again in between. If it
@@ -296,28 +298,3 @@ def _files_of(holder: Committed | None) -> list[str]:
     if holder is None or not isinstance(holder.decoded, Manifest):
         return []
     return [file.name for file in holder.decoded.files]
-
-
-def not_committed(storage: Storage) -> NotCommittedError:
-    """Return the error for a place without a manifest, which describes its files."""
-    files = storage.list()
-    if run := names.steps_of(storage.children()):
-        return NotCommittedError(
-            f"{storage.url}: not a checkpoint but a run, with directories of {len(run)} step(s) up "
-            f"to step {max(run.values())}: Manager(url).load() loads its newest, "
-            "Manager(url).load(step) another",
-            reason=Reason.IS_A_RUN,
-        )
-    attempts = {names.attempt_of(name) for name in files} - {None}
-    if attempts:
-        return NotCommittedError(
-            f"{storage.url}: not a committed checkpoint: {len(attempts)} unfinished save(s), no "
-            f"{MANIFEST}; the save was killed or is still going on; load an older checkpoint",
-            reason=Reason.UNFINISHED,
-        )
-    return NotCommittedError(
-        f"{storage.url}: not a checkpoint: no {MANIFEST} there"
-        + (" (it holds other files)" if files else "")
-        + "; check the path",
-        reason=Reason.NO_MANIFEST,
-    )

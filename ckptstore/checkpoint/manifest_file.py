@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckptstore.errors import CheckpointError
+from ckptstore.checkpoint import foreign_files
+from ckptstore.errors import CheckpointError, CorruptError, Reason
 from ckptstore.format import MANIFEST_MAX_NBYTES, Manifest, decode_manifest
 from ckptstore.format.names import MANIFEST
 from ckptstore.storage import Storage
@@ -31,7 +32,7 @@ class Committed:
         try:
             return cls(data, decode_manifest(data, where=where))
         except CheckpointError as error:
-            return cls(data, error.with_traceback(None))
+            return cls(data, _told(data, error, where).with_traceback(None))
 
     @property
     def attempt(self) -> str | None:
@@ -83,3 +84,15 @@ def committed_bytes(storage: Storage) -> bytes | None:
 def attempt_of(holder: Committed | None) -> str | None:
     """Return the attempt of a manifest, or None if there is none or it cannot be read."""
     return None if holder is None else holder.attempt
+
+
+def _told(data: bytes, error: CheckpointError, where: str) -> CheckpointError:
+    """Return the error for bytes that are no manifest, which says what they are instead."""
+    if error.reason not in (Reason.BAD_MAGIC, Reason.TRUNCATED):
+        return error
+    lead = foreign_files.damage_of(data) or foreign_files.packed_of(data)
+    if lead is not None:
+        return CorruptError(f"{where}: not a ckptstore manifest, but {lead}", reason=error.reason)
+    return CorruptError(
+        f"{error}; restore the file from a copy, or load an older checkpoint", reason=error.reason
+    )

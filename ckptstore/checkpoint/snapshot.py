@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ckptstore import concurrency
-from ckptstore.checkpoint.commit import not_committed
+from ckptstore.checkpoint import foreign_files
+from ckptstore.checkpoint.absence import not_committed
 from ckptstore.checkpoint.manifest_file import Committed, committed, committed_bytes
 from ckptstore.digests import Buffer, Digest, Hasher
-from ckptstore.errors import CorruptError, Reason, StorageError
+from ckptstore.errors import CheckpointError, CorruptError, Reason, StorageError
 from ckptstore.format import INDEX_MAX_NBYTES, File, Manifest
 from ckptstore.storage import Storage
 from ckptstore.tree import StoredTree
@@ -56,9 +57,9 @@ class Snapshot:
                 self.storage.get(name, offset + at, piece)
                 state.update(piece)
         except FileNotFoundError:
-            raise _Changed(f"the file {name} is missing", Reason.MISSING_FILE) from None
+            raise _Changed(f"the file {name} is missing", Reason.MISSING_FILE, name) from None
         except EOFError as error:
-            raise _Changed(str(error), Reason.FILE_SIZE) from None
+            raise _Changed(str(error), Reason.FILE_SIZE, name) from None
         return state.digest()
 
 
@@ -86,9 +87,7 @@ def read_snapshot(storage: Storage, use: Callable[[Snapshot], T]) -> T:
                 concurrency.pause(_WAIT_SECONDS * 2 ** (looks - 1) if looks > 1 else 0.0)
                 continue
             raise CorruptError(
-                f"{storage.url}: {error}; the checkpoint is incomplete; restore the file from a "
-                "copy",
-                reason=error.reason,
+                f"{storage.url}: {error}; {_remedy(storage, error.name)}", reason=error.reason
             ) from None
     raise StorageError(
         f"{storage.url}: overwritten {_READS} times while it was read; try again",
@@ -99,9 +98,21 @@ def read_snapshot(storage: Storage, use: Callable[[Snapshot], T]) -> T:
 class _Changed(Exception):
     """A file differs from the manifest's description."""
 
-    def __init__(self, message: str, reason: str) -> None:
+    def __init__(self, message: str, reason: str, name: str) -> None:
         super().__init__(message)
         self.reason = reason
+        self.name = name
+
+
+def _remedy(storage: Storage, name: str) -> str:
+    """Return the way on for a file that is not as the manifest says, by its content."""
+    try:
+        lead = foreign_files.damage_of(storage.read(name, foreign_files.HEAD_NBYTES))
+    except (CheckpointError, FileNotFoundError):
+        lead = None
+    if lead is not None:
+        return f"it is {lead}"
+    return "the checkpoint is incomplete; restore the file from a copy"
 
 
 def _open(storage: Storage, holder: Committed) -> Snapshot:
@@ -110,11 +121,11 @@ def _open(storage: Storage, holder: Committed) -> Snapshot:
     for file in manifest.files:
         have = sizes.get(file.name)
         if have is None:
-            raise _Changed(f"the {file.role} file {file.name} is missing", Reason.MISSING_FILE)
+            text = f"the {file.role} file {file.name} is missing"
+            raise _Changed(text, Reason.MISSING_FILE, file.name)
         if have != file.nbytes:
-            raise _Changed(
-                f"{file.name} has {have} bytes, the manifest says {file.nbytes}", Reason.FILE_SIZE
-            )
+            text = f"{file.name} has {have} bytes, the manifest says {file.nbytes}"
+            raise _Changed(text, Reason.FILE_SIZE, file.name)
     snapshot = Snapshot(storage, manifest, [] if manifest.index is None else [manifest.index])
     for file in manifest.files:
         if file.role == "index":

@@ -1,7 +1,8 @@
 """The files of other tools: read them as trees, or write named arrays.
 
-    from_flax, from_orbax, from_safetensors, from_torch, from_equinox     each returns a tree
-    to_safetensors, to_npz                                                each returns a `Report`
+    from_flax, from_orbax, from_safetensors, from_torch,
+    from_equinox, from_pickle, from_npz                       each returns a tree
+    to_safetensors, to_npz                                    each returns a `Report`
 
 Each framework is imported by the call that needs it. Guide: docs/moving.md.
 """
@@ -12,8 +13,9 @@ from ckptstore.convert.equinox import from_equinox
 from ckptstore.convert.export_plan import Report
 from ckptstore.convert.flat_names import Loss
 from ckptstore.convert.flax import from_flax
-from ckptstore.convert.npz import to_npz
+from ckptstore.convert.npz import from_npz, to_npz
 from ckptstore.convert.orbax import from_orbax
+from ckptstore.convert.pickle import from_pickle
 from ckptstore.convert.safetensors import from_safetensors, safetensors_metadata, to_safetensors
 from ckptstore.convert.torch import from_torch
 
@@ -22,7 +24,9 @@ __all__ = [
     "Report",
     "from_equinox",
     "from_flax",
+    "from_npz",
     "from_orbax",
+    "from_pickle",
     "from_safetensors",
     "from_torch",
     "safetensors_metadata",

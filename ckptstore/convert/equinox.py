@@ -28,6 +28,7 @@ from ckptstore.format.dtypes import Array
 _SCALARS = {bool: "b", int: "iu", float: "f", complex: "c"}
 
 
+@inputs.leading_on
 def from_equinox(
     source: Source, like: Any, *, storage_options: Mapping[str, Any] | None = None
 ) -> Any:

@@ -7,18 +7,21 @@ chunks. https://flax.readthedocs.io/en/latest/api_reference/flax.serialization.h
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import msgpack
 import numpy as np
 
-from ckptstore import signals
+from ckptstore import signals, storage
+from ckptstore.checkpoint import numbered
 from ckptstore.convert import inputs
+from ckptstore.convert.files import Options
 from ckptstore.convert.inputs import Source
 from ckptstore.convert.like import Differences, describe_value, path_step
 from ckptstore.digests import Buffer
-from ckptstore.errors import CorruptError, Reason, StructureError
+from ckptstore.errors import CorruptError, Reason, StorageError, StructureError
 from ckptstore.format import array_bytes, dtypes, wire
 from ckptstore.format.dtypes import Array
 
@@ -28,6 +31,7 @@ _NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 _CHUNKED = "__msgpack_chunked_array__"
 
 
+@inputs.leading_on
 def from_flax(
     source: Source,
     like: Any = None,
@@ -41,7 +45,9 @@ def from_flax(
     dict as a list.
 
     Args:
-        source: the bytes, a path or URL, or an open binary file.
+        source: the bytes, a path or URL, or an open binary file. Of a directory of checkpoints
+            you get the newest (``checkpoint_10`` before ``checkpoint_9``), and a line in the log
+            names it.
         like: a tree of the same structure, of live values or `jax.ShapeDtypeStruct`. Types, static
             fields and shardings come from it, values from the file; needs flax.
         arrays: the kind of the arrays, if you pass no `like`.
@@ -68,9 +74,25 @@ def from_flax(
     Source: docs/moving.md, "In" and "flax".
     """
     make = inputs.array_maker("from_flax", arrays if like is None else "numpy")
-    where, data = inputs.read(source, storage_options)
+    where, data = _read(source, storage_options)
     stored = _Decoder(where).decode(data)
     return _map_arrays(stored, make) if like is None else _fill(stored, like, where)
+
+
+def _read(source: Source, storage_options: Options) -> tuple[str, Buffer]:
+    """Return a name for messages, and the bytes: of a directory, those of the newest checkpoint."""
+    try:
+        return inputs.read(source, storage_options)
+    except StorageError:
+        if not isinstance(source, str | os.PathLike):
+            raise
+        with storage.open(source, storage_options) as place:
+            files, children = place.list(), place.children()
+        steps = numbered.newest_first([*files, *children])
+        if not steps or steps[0] in children:
+            raise
+        numbered.log_choice(place.url, steps[0], len(steps))
+        return inputs.read(f"{storage.absolute(source)}/{steps[0]}", storage_options)
 
 
 def _map_arrays(x: Any, make: Callable[[Array], Any]) -> Any:

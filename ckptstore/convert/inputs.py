@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 
-from ckptstore import signals
+from ckptstore import signals, storage
+from ckptstore.checkpoint import foreign_directories, foreign_files
+from ckptstore.checkpoint.foreign_files import Lead
 from ckptstore.convert.files import Options, Path, open_file
 from ckptstore.digests import Buffer
 from ckptstore.errors import (
@@ -18,17 +21,30 @@ from ckptstore.errors import (
     CorruptError,
     Reason,
     StorageError,
+    StructureError,
     UnknownTypeError,
+    UnsupportedError,
     bad_argument,
 )
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.format.dtypes import Array
 from ckptstore.types import find_adapter, top_level
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 """A path or URL; bytes; or an open binary file, read from its position to its end."""
 
 _JAX_ARRAY = TypeRow(TypeKind.ARRAY, "jax", "Array")
+_WEAK_ARRAY = TypeRow(TypeKind.ARRAY, "jax", "Array", extra={"weak": True})
+
+
+class MakeArray(Protocol):
+    """Makes the array of a tree from one of numpy."""
+
+    def __call__(self, host: Array, *, weak: bool = False) -> Any:
+        """Return it; `weak` is whether it had a weak type in jax."""
 
 
 def read(source: Source, storage_options: Options) -> tuple[str, Buffer]:
@@ -93,20 +109,22 @@ def import_package(name: str, distribution: str | None = None) -> Any:
         ) from None
 
 
-def array_maker(where: str, arrays: Any) -> Callable[[Array], Any]:
+def array_maker(where: str, arrays: Any) -> MakeArray:
     """Return a function from a numpy array to an array of the kind in ``arrays=``.
 
     Raises:
         StructureError: reason ``bad-argument``.
     """
     if arrays == "numpy":
-        return lambda host: host
+        return lambda host, *, weak=False: host
     if arrays != "jax":
         raise bad_argument(where, "arrays", arrays, "'numpy' or 'jax'")
     import_package("jax")
     adapter = find_adapter("jax")
     assert adapter is not None
-    return lambda host: adapter.array(host, _JAX_ARRAY, None)
+    return lambda host, *, weak=False: adapter.array(
+        host, _WEAK_ARRAY if weak else _JAX_ARRAY, None
+    )
 
 
 def copy_bytes(data: Buffer) -> Array:
@@ -127,3 +145,47 @@ def corrupt_on_error(where: str, what: str) -> Iterator[None]:
             f"{where}: {what} ({type(error).__name__}: {error!s:.300}); restore it from a copy, or "
             "check that it is the kind of file that you expect"
         ) from error
+
+
+def leading_on(read: Callable[P, T]) -> Callable[P, T]:
+    """Make the errors of a reader name the kind of a source that it cannot read, and its reader."""
+
+    @functools.wraps(read)
+    def wrapper(*args: P.args, **options: P.kwargs) -> T:
+        try:
+            return read(*args, **options)
+        except CheckpointError as error:
+            source = args[0] if args else options.get("source", options.get("path"))
+            lead = _lead(source, options.get("storage_options")) if _may_be_kind(error) else None
+            if lead is None or lead.reader == read.__name__:
+                raise
+            if read.__name__ == "from_equinox" and lead.what == foreign_files.NUMPY_SAVE:
+                raise  # its files begin so, too
+            where = source if isinstance(source, str | os.PathLike) else "the bytes"
+            raise type(error)(
+                f"{where}: not a source for {read.__name__}, but {lead}", reason=error.reason
+            ) from error
+
+    return wrapper
+
+
+def _may_be_kind(error: CheckpointError) -> bool:
+    """Return whether a source of another kind can be the cause of an error."""
+    if isinstance(error, StructureError):
+        return error.reason == Reason.AMBIGUOUS
+    kinds = CorruptError, UnsupportedError, StorageError
+    return isinstance(error, kinds) and error.reason != Reason.CHECKSUM
+
+
+def _lead(source: Any, storage_options: Any) -> Lead | None:
+    """Return the kind of a source, by its content; None if it cannot be looked at."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        head = bytes(memoryview(source).cast("B")[: foreign_files.HEAD_NBYTES])
+        return foreign_files.lead_of(head, "data") if head else None
+    if not isinstance(source, str | os.PathLike):
+        return None
+    try:
+        with storage.open(source, storage_options) as place:
+            return foreign_directories.lead_of(place)
+    except CheckpointError:
+        return None

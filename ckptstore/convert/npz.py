@@ -1,22 +1,136 @@
-"""``.npz`` files for `numpy.load`."""
+"""``.npz`` files of numpy: read into a dict of arrays, or written for `numpy.load`."""
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from ckptstore.convert import files
+from ckptstore.convert import files, inputs
 from ckptstore.convert.export_plan import Entry, Report, plan_export
 from ckptstore.convert.flat_names import Loss
+from ckptstore.convert.inputs import MakeArray, Source
+from ckptstore.convert.pickle import unpickled
 from ckptstore.digests import Buffer
-from ckptstore.errors import Reason, StructureError
+from ckptstore.errors import CorruptError, Reason, StructureError
 from ckptstore.format import array_bytes
 from ckptstore.format.dtypes import Array
 from ckptstore.texts import shown
+
+_GROWTH, _GROWTH_LEAST = 64, 256 << 20
+"""The bytes that the arrays of a compressed file may take: for each of its own, and at least."""
+
+_NPY = b"\x93NUMPY"
+
+
+@inputs.leading_on
+def from_npz(
+    source: Source,
+    *,
+    arrays: Literal["numpy", "jax"] = "numpy",
+    storage_options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Read a file of `numpy.savez`, `numpy.savez_compressed` or `numpy.save`.
+
+    No code of the file runs. Arrays of Python objects are read as by `from_pickle`: of arrays,
+    numbers, texts and plain containers.
+
+    Args:
+        source: a path or URL; the bytes; or an open binary file, read from its position to its end.
+        arrays: the kind of the arrays.
+        storage_options: options of the store of a URL, as fsspec takes them.
+
+    Returns:
+        A dict from name to array. For a file of `numpy.save`, the array. An array of one Python
+        object, as `numpy.save` makes of a dict, comes as that object.
+
+    Raises:
+        CorruptError: the file is damaged, or not one of numpy. A ``.npz`` has CRC-32 checksums; in
+            a ``.npy``, a damaged number is not noticed. Reason ``too-many``: compressed arrays that
+            are over 64 times as large as the file.
+        StorageError: the file cannot be read.
+        StructureError: reason ``bad-argument``.
+        UnsupportedError: reason ``weights-only``: Python objects of other classes.
+        UnknownTypeError: reason ``not-installed``.
+
+    Example:
+        >>> import numpy as np
+        >>> np.savez("params.npz", w=np.ones(3), b=np.zeros(2))
+        >>> from_npz("params.npz")
+        {'w': array([1., 1., 1.]), 'b': array([0., 0.])}
+
+    Source: docs/moving.md, "In" and "npz".
+    """
+    make = inputs.array_maker("from_npz", arrays)
+    where, data = inputs.read(source, storage_options)
+    if bytes(data[: len(_NPY)]) == _NPY:
+        return _of_record(where, data, make)
+    with (
+        inputs.corrupt_on_error(where, "not a file of numpy"),
+        zipfile.ZipFile(io.BytesIO(data)) as archive,
+    ):
+        _check_parts(where, archive, len(data))
+        return {
+            part.filename.removesuffix(".npy"): _of_record(
+                f"{where}: {part.filename!r:.200}", archive.read(part), make
+            )
+            for part in archive.infolist()
+        }
+
+
+def _check_parts(where: str, archive: zipfile.ZipFile, nbytes: int) -> None:
+    """Refuse, before any is read, parts that are no arrays, and too many bytes."""
+    parts = archive.infolist()
+    names = [part.filename for part in parts]
+    other = [name for name in names if not name.endswith(".npy")]
+    if other or len(set(names)) < len(names):
+        what = f"the part {other[0]!r:.200} is no array" if other else "it has a name twice"
+        raise CorruptError(f"{where}: not a file of numpy.savez: {what}")
+    whole = sum(part.file_size for part in parts)
+    if whole > max(_GROWTH * nbytes, _GROWTH_LEAST):
+        raise CorruptError(
+            f"{where}: {nbytes} bytes say that they hold {whole}, over {_GROWTH} times as many; if "
+            "you trust the file and have the memory, read it with dict(numpy.load(path))",
+            reason=Reason.TOO_MANY,
+        )
+
+
+def _of_record(where: str, data: Buffer, make: MakeArray) -> Any:
+    """Return the array of a ``.npy`` record, after a check that its bytes exist."""
+    with inputs.corrupt_on_error(where, "not a .npy record"):
+        stream = io.BytesIO(data)
+        version = np.lib.format.read_magic(stream)
+        # The header of version 3 differs in its encoding, which the sizes do not depend on.
+        first = version == (1, 0)
+        shape, _, dtype = (
+            np.lib.format.read_array_header_1_0(stream)
+            if first
+            else np.lib.format.read_array_header_2_0(stream)
+        )
+        left = len(data) - stream.tell()
+        if dtype.hasobject:
+            return _objects(where, memoryview(data)[stream.tell() :], dtype, shape)
+        count = math.prod(shape)
+        # With a dtype of 0 bytes, any number of elements would fit.
+        if count * dtype.itemsize != left or min(shape, default=0) < 0 or count > len(data):
+            raise CorruptError(
+                f"{where}: {dtype}{list(shape)} needs {count * dtype.itemsize} bytes, found {left}",
+                reason=Reason.TRUNCATED,
+            )
+        stream.seek(0)
+        return make(np.lib.format.read_array(stream, allow_pickle=False))
+
+
+def _objects(where: str, data: Buffer, dtype: np.dtype[Any], shape: Sequence[int]) -> Any:
+    value, _ = unpickled(where, data, inputs.array_maker("from_npz", "numpy"))
+    if type(value) is not np.ndarray or (value.dtype, value.shape) != (dtype, tuple(shape)):
+        raise CorruptError(f"{where}: its objects are not {dtype}{list(shape)}")
+    return value[()] if not value.shape else value
 
 
 def to_npz(

@@ -9,43 +9,44 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from ckptstore import storage
-from ckptstore.convert import inputs
+from ckptstore import storage, tree
+from ckptstore.convert import inputs, orbax_items
 from ckptstore.convert.like import (
     Differences,
     array_form,
     describe_value,
-    path_step,
     with_leaves,
 )
 from ckptstore.convert.local_copy import local_directory
-from ckptstore.errors import NotCommittedError, Reason, StorageError, StructureError, listed
+from ckptstore.convert.orbax_paths import (
+    Path,
+    check_names,
+    chosen,
+    leaves_of,
+    matching,
+    path_of,
+    shown_path,
+)
+from ckptstore.errors import Reason, StructureError, listed
 from ckptstore.format.dtypes import describe
-from ckptstore.storage import Storage
 from ckptstore.tree import SCALAR_TYPES, number_hint
 
-_TREE = "_METADATA"
 _KEYS = "array_metadatas"
-_GCS = "gs://", "gcs://"
-_FINISHED = "commit_success.txt"
-"""The file that Orbax writes last in stores where it cannot rename a directory."""
-
 _SHOWN = 20
 
-Path = tuple[tuple[bool, str], ...]
-"""The steps to a leaf as Orbax stores them: for each, whether it is an index, and its text."""
 
-
+@inputs.leading_on
 def from_orbax(
     path: str | os.PathLike[str],
     like: Any = None,
     *,
+    select: str | Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Read an Orbax directory into the tree that was saved.
@@ -56,10 +57,13 @@ def from_orbax(
 
     Args:
         path: the path or URL of the directory of the item: that of a Checkpointer, or
-            ``<step>/default`` or ``<step>/<item>`` of a CheckpointManager.
+            ``<step>/default`` or ``<step>/<item>`` of a CheckpointManager. Of a directory of steps
+            you get the newest, and a line in the log names it.
         like: your tree, of live values or `jax.ShapeDtypeStruct`, such as
             ``{"params": params, "opt_state": optimizer.init(params)}``. Types and shardings come
             from it.
+        select: a pattern such as ``$.params``, or several. Only its arrays are read, and they alone
+            are compared; everything else stays as it is in `like`, which need not hold the rest.
         storage_options: options of the store of a URL, as fsspec takes them.
 
     Returns:
@@ -68,7 +72,7 @@ def from_orbax(
     Raises:
         StructureError: reason ``needs-like`` without `like`, with a list of all leaves;
             ``differs-from-like`` with all differences; ``ambiguous`` if the directory holds
-            several items, or two leaves of one name.
+            several items, or two leaves of one name; ``no-match`` or ``bad-pattern``.
         CorruptError: Orbax cannot read it.
         NotCommittedError: reason ``unfinished``: on GCS, Orbax did not finish the directory.
         StorageError: there is no such directory, or it cannot be read or copied.
@@ -86,12 +90,15 @@ def from_orbax(
     """
     orbax = inputs.import_package("orbax.checkpoint", "orbax-checkpoint")
     with storage.open(path, storage_options) as place:
-        item = _item(place)
+        item = orbax_items.item(place)
         with local_directory(item) as directory:
-            return _read(orbax, item.url, directory, like)
+            return _read(orbax, item.url, directory, like, select)
 
 
-def _read(orbax: Any, where: str, directory: str, like: Any) -> Any:
+def _read(
+    orbax: Any, where: str, directory: str, like: Any, select: str | Sequence[str] | None
+) -> Any:
+    patterns = None if select is None else tree.patterns_of(select, "from_orbax")
     with (
         _quiet(),
         inputs.corrupt_on_error(where, "Orbax cannot read it"),
@@ -99,46 +106,32 @@ def _read(orbax: Any, where: str, directory: str, like: Any) -> Any:
     ):
         # The checkpointer itself would return None for metadata that it cannot read.
         handler, epath = orbax.PyTreeCheckpointHandler(), inputs.import_package("etils.epath")
-        tree = handler.metadata(epath.Path(directory)).tree
-        stored = _leaves(tree)
-        _check_names(where, stored)
+        metadata = handler.metadata(epath.Path(directory)).tree
+        stored = leaves_of(metadata)
+        check_names(where, stored)
+        selected = chosen(where, stored, patterns)
         if like is None:
-            raise _needs_like(where, stored)
-        leaves = _compare(where, stored, like)
-        arguments = orbax.args.PyTreeRestore(restore_args=_arguments(orbax, tree))
+            raise _needs_like(where, {path: stored[path] for path in selected})
+        leaves = leaves_of(like)
+        wanted = leaves if patterns is None else matching(leaves, patterns)
+        _compare(where, {path: stored[path] for path in selected}, {p: leaves[p] for p in wanted})
+        restore_args = _arguments(orbax, metadata)
+        item = None if patterns is None else _without(orbax, metadata, selected)
+        arguments = orbax.args.PyTreeRestore(item=item, restore_args=restore_args)
         read = checkpointer.restore(directory, args=arguments)
-    values = _leaves(read)
+    values = leaves_of(read)
     keys = _key_implementations(where, directory)
-    return _fitted(where, leaves, values, keys, like)
+    return _fitted(where, leaves, wanted, values, keys, like)
 
 
-def _item(place: Storage) -> Storage:
-    """Return the directory of the only item.
+def _without(orbax: Any, metadata: Any, selected: Collection[Path]) -> Any:
+    """Return the tree with a placeholder, which Orbax does not read, for all other leaves."""
+    tree_util = inputs.import_package("jax").tree_util
 
-    Raises:
-        NotCommittedError: reason ``unfinished``.
-        StorageError: no such directory.
-        StructureError: reason ``ambiguous``; the message lists the items.
-    """
-    if not place.holds(_TREE):
-        items = sorted(place.holders(_TREE))
-        if len(items) == 1:
-            return _item(place.child(items[0]))
-        names = items or sorted(place.children())
-        if not names and not place.list():
-            raise StorageError(f"{place.url}: the directory does not exist or is empty")
-        raise StructureError(
-            f"{place.url}: not an item of Orbax, which has a file {_TREE}; pass one of its "
-            f"directories: {', '.join(listed(names, _SHOWN)) or 'there are none'}",
-            reason=Reason.AMBIGUOUS,
-        )
-    if place.url.startswith(_GCS) and not place.holds(_FINISHED):
-        raise NotCommittedError(
-            f"{place.url}: no file {_FINISHED}, so Orbax did not finish it; use another step, or, "
-            "if it was copied there from a disk, copy it back and pass that path",
-            reason=Reason.UNFINISHED,
-        )
-    return place
+    def leaf(keys: Any, x: Any) -> Any:
+        return x if path_of(keys) in selected else orbax.PLACEHOLDER
+
+    return tree_util.tree_map_with_path(leaf, metadata)
 
 
 @contextmanager
@@ -149,50 +142,8 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _leaves(tree: Any) -> dict[Path, Any]:
-    """Return the leaves and empty containers of a tree under the steps that Orbax stores."""
-    tree_util = inputs.import_package("jax").tree_util
-
-    def is_empty(x: Any) -> bool:
-        return not tree_util.tree_leaves(x, is_leaf=lambda y: y is not x)
-
-    indices = (tree_util.SequenceKey, tree_util.FlattenedIndexKey)
-    out: dict[Path, Any] = {}
-    for keys, leaf in tree_util.tree_flatten_with_path(tree, is_leaf=is_empty)[0]:
-        path = tuple((isinstance(key, indices), _text(key)) for key in keys)
-        if path in out:
-            raise StructureError(
-                f"{_shown(path)} names two leaves, whose keys Orbax writes alike; rename one",
-                reason=Reason.AMBIGUOUS,
-            )
-        out[path] = leaf
-    return out
-
-
-def _text(key: Any) -> str:
-    return str(next(getattr(key, n) for n in ("key", "idx", "name") if hasattr(key, n)))
-
-
-def _shown(path: Path) -> str:
-    return "$" + "".join(f"[{text}]" if index else path_step(text) for index, text in path)
-
-
-def _check_names(where: str, stored: Mapping[Path, Any]) -> None:
-    """Refuse names that Orbax itself confuses, since it joins the steps to a leaf with dots."""
-    names: dict[str, Path] = {}
-    for path in stored:
-        name = ".".join(text for _, text in path)
-        first = names.setdefault(name, path)
-        if first != path:
-            raise StructureError(
-                f"{where}: Orbax wrote {_shown(first)} and {_shown(path)} to one place, {name!r}, "
-                "so one of them is lost; restore the other with Orbax",
-                reason=Reason.AMBIGUOUS,
-            )
-
-
 def _needs_like(where: str, stored: Mapping[Path, Any]) -> StructureError:
-    lines = [f"{_shown(path)}: {_described(leaf)}" for path, leaf in stored.items()]
+    lines = [f"{shown_path(path)}: {_described(leaf)}" for path, leaf in stored.items()]
     return StructureError(
         f"{where}: Orbax does not store which containers were NamedTuples, tuples or dataclasses, "
         "or empty states; pass like=, the tree of your program, with optimizer.init(params) for "
@@ -210,30 +161,26 @@ def _described(leaf: Any) -> str:
     return "str" if kind == "StringMetadata" else f"an empty {kind}"
 
 
-def _compare(where: str, stored: Mapping[Path, Any], like: Any) -> dict[Path, Any]:
-    """Compare Orbax's metadata of the leaves with `like`, before any leaf is read.
-
-    Returns:
-        The leaves of `like`.
+def _compare(where: str, stored: Mapping[Path, Any], leaves: Mapping[Path, Any]) -> None:
+    """Compare Orbax's metadata of the leaves with those of `like`, before any leaf is read.
 
     Raises:
         StructureError: reason ``differs-from-like``.
     """
-    differences, leaves = Differences(where), _leaves(like)
+    differences = Differences(where)
     for path, metadata in stored.items():
         if path not in leaves:
             text = f"{_described(metadata)} in the directory, not in `like`"
-            differences.add(_shown(path), text)
+            differences.add(shown_path(path), text)
     for path, x in leaves.items():
         if path not in stored:
             text = f"{describe_value(x)} in `like`, not in the directory"
-            differences.add(_shown(path), text)
+            differences.add(shown_path(path), text)
         elif not _agrees(metadata := stored[path], x):
             text = f"{_described(metadata)} in the directory, {describe_value(x)} in `like`"
             shape = metadata.shape if type(metadata).__name__ == "ArrayMetadata" else None
-            differences.add(_shown(path), text + number_hint(x, shape))
+            differences.add(shown_path(path), text + number_hint(x, shape))
     differences.check()
-    return leaves
 
 
 def _agrees(metadata: Any, like: Any) -> bool:
@@ -290,6 +237,7 @@ def _key_implementations(where: str, directory: str) -> dict[str, str]:
 def _fitted(
     where: str,
     leaves: Mapping[Path, Any],
+    wanted: Collection[Path],
     values: Mapping[Path, Any],
     keys: Mapping[str, str],
     like: Any,
@@ -298,11 +246,14 @@ def _fitted(
     for path, x in leaves.items():
         if _is_container(x):
             continue
+        if path not in wanted:
+            out.append(x)
+            continue
         value = values.get(path)
         if isinstance(x, np.generic) and type(value) in SCALAR_TYPES:
             value = type(x)(value)  # Orbax returns every scalar as a Python scalar
         key = keys.get(".".join(text for _, text in path))
-        out.append(differences.as_like(_shown(path), value, x, key=key))
+        out.append(differences.as_like(shown_path(path), value, x, key=key))
     differences.check()
     return with_leaves(like, out)
 

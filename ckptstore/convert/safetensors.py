@@ -50,6 +50,7 @@ _NAMES = {name: code for code, name in _DTYPES.items()}
 _METADATA = "__metadata__"
 
 
+@inputs.leading_on
 def from_safetensors(
     path: str | os.PathLike[str],
     *,

@@ -24,6 +24,7 @@ _GROWTH = 4
 _ZIP = b"PK\x03\x04"
 
 
+@inputs.leading_on
 def from_torch(
     path: str | os.PathLike[str],
     *,

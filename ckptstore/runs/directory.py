@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ckptstore import storage
-from ckptstore.checkpoint import commit, committed, garbage
+from ckptstore.checkpoint import absence, commit, committed, garbage
 from ckptstore.errors import (
     CheckpointError,
     CorruptError,
@@ -59,7 +59,7 @@ class Run:
         self.metrics = Metrics()
         with self.open() as store:
             self.url = store.url
-            store.exists()  # or it is something else
+            absence.refuse_other(store)
 
     def at(self, step: int) -> str:
         """Return the URL of a step."""
@@ -150,7 +150,8 @@ class Run:
         Raises:
             NotCommittedError: there is no step (reason ``no-step``).
             CorruptError: the newest step is damaged; with `fallback`, all steps are.
-            StorageError: reason ``dangling-link``: the same for a link to nothing.
+            StorageError: reason ``dangling-link``: the same for a link to nothing, also of the
+                directory itself or one above it.
             CheckpointError: as for `load`.
         """
         damaged: dict[int, CorruptError | StorageError] = {}
@@ -176,10 +177,8 @@ class Run:
                 f"{self.url}: all {len(damaged)} step(s) are damaged; the newest: {newest}",
                 reason=newest.reason,
             )
-        raise NotCommittedError(
-            f"{self.url}: the run has no committed step; check the path, or save a step first",
-            reason=Reason.NO_STEP,
-        )
+        with self.open() as store:
+            raise absence.no_step(store)
 
     def later(self, step: int, own: Collection[int]) -> list[int]:
         """Return the committed steps after one, but for those of `own`, in order.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import pickle
 import random
 import shutil
 import tempfile
@@ -23,7 +24,10 @@ import numpy as np
 from ckptstore import convert
 from tests.support import forging
 
-KINDS = ("flax", "equinox", "safetensors", "safetensors.json", "torch", "torch numpy", "orbax")
+KINDS = (
+    *("flax", "equinox", "safetensors", "safetensors.json", "torch", "torch numpy"),
+    *("pickle", "npz", "orbax"),
+)
 
 
 def tree() -> Any:
@@ -49,6 +53,11 @@ def _write(kind: str, place: Path) -> forging.Files:
         file = io.BytesIO()
         equinox.tree_serialise_leaves(file, tree())
         return {"x.eqx": file.getvalue()}
+    if kind == "pickle":
+        return {"x.pkl": pickle.dumps(tree(), protocol=4)}
+    if kind == "npz":
+        np.savez(place / "x.npz", w=np.ones(3), b=np.arange(4))
+        return {"x.npz": (place / "x.npz").read_bytes()}
     if kind.startswith("safetensors"):
         convert.to_safetensors(place / "x.safetensors", {"w": np.ones(3), "b": np.arange(4)})
         files = {"x.safetensors": (place / "x.safetensors").read_bytes()}
@@ -73,6 +82,10 @@ def reader(kind: str, place: Path) -> Callable[[], Any]:
         return lambda: convert.from_flax(place / "x")
     if kind == "equinox":
         return lambda: convert.from_equinox(place / "x.eqx", tree())
+    if kind == "pickle":
+        return lambda: convert.from_pickle(place / "x.pkl")
+    if kind == "npz":
+        return lambda: convert.from_npz(place / "x.npz")
     if kind == "safetensors":
         return lambda: convert.from_safetensors(place / "x.safetensors")
     if kind == "safetensors.json":
@@ -113,7 +126,7 @@ def _bend(kind: str, name: str, data: bytes, rng: random.Random) -> bytes:
                 return _bend_json(data, rng)
             if kind == "equinox":
                 return _bend_header(data, rng)
-            if kind.startswith("torch"):
+            if kind.startswith("torch") or kind == "npz":
                 return _bend_zip(data, rng)
         except Exception:  # it was bent before, and cannot be taken apart
             pass
@@ -156,7 +169,9 @@ def _bend_zip(data: bytes, rng: random.Random) -> bytes:
     """Change one part of a zip file, whose checksum is made again."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as parts, zipfile.ZipFile(out, "w") as bent:
-        chosen = rng.choice(["data.pkl", "data.pkl", rng.choice(parts.namelist())])
+        names = parts.namelist()
+        main = [name for name in names if name.endswith("data.pkl")] or names
+        chosen = rng.choice([main[0], main[0], rng.choice(names)])
         for name in parts.namelist():
             part = parts.read(name)
             bent.writestr(name, forging.bend_bytes(part, rng) if name.endswith(chosen) else part)

@@ -119,6 +119,15 @@ class Model:
     def children(self) -> Sequence[str]:
         return []
 
+    def holders(self, name: str) -> Sequence[str]:
+        return []
+
+    def exists(self) -> bool:
+        return True
+
+    def parent(self) -> tuple[Model, str]:
+        return self, ""
+
     def stop(self) -> None:
         pass
 

@@ -1,0 +1,33 @@
+"""Every remedy that the package prints was followed, in a test that is marked with it.
+
+`@pytest.mark.follows("tree.symbols", "pass np.array(x)")` stands on a test that meets an error with
+this remedy of `ckptstore/tree/symbols.py`, does what it says, and sees that it helps.
+"""
+
+from __future__ import annotations
+
+from tests.support import remedies
+from tests.support.remedies import Remedy
+
+FINISHED = {"format", "optax", "saving"}
+"""The wings whose remedies are all followed."""
+
+NOT_HERE: dict[Remedy, str] = {}
+"""Remedies that no test can follow on one machine, with the reason."""
+
+
+def test_every_remedy_is_followed_in_a_test() -> None:
+    printed, followed = remedies.printed(), remedies.followed()
+    demanded = {remedy for remedy in printed if remedy.wing in FINISHED} - NOT_HERE.keys()
+    left = sorted(demanded - followed.keys())
+    print(f"\n{len(printed)} remedies, {len(printed & followed.keys())} of them followed in a test")
+    print("".join(f"  not followed here, {remedy}: {why}\n" for remedy, why in NOT_HERE.items()))
+    assert not left, "no test is marked with:\n" + "\n".join(map(repr, left))
+
+
+def test_no_mark_names_a_remedy_that_is_gone() -> None:
+    printed = remedies.printed()
+    marks = {r: p for r, p in remedies.followed().items() if r.wing in FINISHED}
+    stale = {remedy: places for remedy, places in marks.items() if remedy not in printed}
+    assert not stale, stale
+    assert not NOT_HERE.keys() - printed

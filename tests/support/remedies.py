@@ -1,0 +1,205 @@
+"""The remedies that the package prints, read from its source, and the tests that follow them.
+
+A remedy is a clause of a message that tells you to do something: it begins with a verb.
+In "cannot save $.x (a Ref); save its array: ref[...]" it is "save its array: ref[...]". What the
+program fills in stands as {}.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ckptstore
+from tests.support import ROOT, TESTS
+
+PACKAGE = Path(ckptstore.__file__).parent
+
+_VERBS = (
+    "add ask assign begin bind break build call change check choose clear close convert copy "
+    "cut declare define delete describe do download drop end expand export find fit flatten "
+    "free gather give handle hold import increase install interrupt join keep leave let limit "
+    "list load look lower make mark mask mend merge mount move name open pad pass pick pip "
+    "put raise read register remove rename replace reset resize restore resume retry return "
+    "rewind run save see select send set shorten shut start stop store supply switch take "
+    "tell top try turn uninstall unlink unmount upgrade use verify view wait wrap write"
+)
+_FIRST = "(?:and |or |, or |then |or, |otherwise |please |either )?"
+_CONDITION = "(?:(?:if|to|for|in|when|where) [^;:,]*, )?"
+_BEGIN = re.compile(rf"{_FIRST}{_CONDITION}(?:{_VERBS.replace(' ', '|')})(?= \S)")
+_HINTS = (
+    *("did you mean", " gives one", " give one", " gives numpy", "lists them"),
+    *("begins with $, as in", "ckptstore.register("),
+)
+
+_NO_REMEDIES = {
+    "flatten of {} returned": "the name of a function, of whose result the message tells",
+    "flatten of {}, which must": "the name of a function, which failed",
+    "keep returned {}": "the name of a function",
+    "list -> {}": "a row of a table of changes",
+    "list the uploads of": "the name of an operation that failed",
+    "look for": "the name of an operation that failed",
+    "make the directory": "the name of an operation that failed",
+}
+"""What begins like a remedy and is none, with the reason."""
+
+
+@dataclass(frozen=True, order=True)
+class Remedy:
+    """A remedy that the package prints, and the module that holds it, as in ``tree.symbols``."""
+
+    module: str
+    text: str
+
+    @property
+    def wing(self) -> str:
+        """The part of the package that the module is in."""
+        return self.module.partition(".")[0]
+
+
+def printed() -> set[Remedy]:
+    """Return the remedies of the package."""
+    return {
+        Remedy(module_of(path), clause)
+        for path in PACKAGE.rglob("*.py")
+        for text in _texts(ast.parse(path.read_text()))
+        for clause in _clauses(text)
+    }
+
+
+def module_of(path: Path) -> str:
+    """Return the name of a module inside the package."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def followed() -> dict[Remedy, list[str]]:
+    """Return the remedies that a test follows by its mark, each with the names of these tests."""
+    found: dict[Remedy, list[str]] = {}
+    for path in TESTS.rglob("test_*.py"):
+        source = path.read_text()
+        for node in ast.walk(ast.parse(source)) if "follows(" in source else ():
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("follows"):
+                place = f"{path.relative_to(ROOT)}:{node.lineno}"
+                module, *texts = map(ast.literal_eval, node.args)
+                for text in texts:
+                    found.setdefault(Remedy(module, text), []).append(place)
+    return found
+
+
+_seen: list[list[str]] = []
+
+
+def seen(text: str) -> None:
+    """Note what another process printed, or what no error and no log holds."""
+    for texts in _seen:
+        texts.append(text)
+
+
+@contextlib.contextmanager
+def met(marks: list[pytest.Mark]) -> Iterator[None]:
+    """Require that a test meets each remedy that its marks name, in an error or in the log."""
+    wanted = [text for mark in marks for text in mark.args[1:]]
+    errors: list[ckptstore.CheckpointError] = []
+    texts: list[str] = []
+    _seen.append(texts)
+    log = logging.getLogger("ckptstore")
+    handler, level = _Kept(texts), log.level
+    init = ckptstore.CheckpointError.__init__
+
+    def kept(self: ckptstore.CheckpointError, message: str, **options: Any) -> None:
+        init(self, message, **options)
+        errors.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ckptstore.CheckpointError, "__init__", kept)
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(level)
+            _seen.remove(texts)
+    texts += ["\n".join([str(error), *getattr(error, "__notes__", ())]) for error in errors]
+    missing = [text for text in wanted if not any(_pattern(text).search(t) for t in texts)]
+    assert not missing, f"this test follows remedies that no error in it printed: {missing}"
+
+
+class _Kept(logging.Handler):
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__()
+        self._texts = texts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._texts.append(record.getMessage())
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    parts = [re.escape(part) for part in text.split("{}")]
+    return re.compile(".*?".join(parts), re.DOTALL)
+
+
+def _clauses(text: str) -> Iterator[str]:
+    for clause in text.split("; "):
+        begins = [0, *(m.end() for m in re.finditer(r"(?:[:.)?]\s|\n)\s*", clause))]
+        found = next((begin for begin in begins if _BEGIN.match(clause, begin)), None)
+        if found is not None and not clause[found:].startswith(tuple(_NO_REMEDIES)):
+            yield clause[found:].strip()
+        elif found is None and (any(hint in clause for hint in _HINTS) or clause == "there is {}"):
+            yield clause.strip()
+
+
+def _texts(tree: ast.Module) -> Iterator[str]:
+    """Yield each string of a module that is no docstring."""
+    stack: list[ast.AST] = [tree]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        if _is_text(node):
+            yield _text(node)
+            stack += _inside(node)
+        else:
+            stack += ast.iter_child_nodes(node)
+
+
+def _is_text(node: ast.AST) -> bool:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _is_text(node.left) or _is_text(node.right)
+    return isinstance(node, ast.JoinedStr) or (
+        isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def _text(node: ast.AST) -> str:
+    match node:
+        case ast.Constant(value=str(text)):
+            return re.sub(r"%[sdr]|\{\w+\}", "{}", text)
+        case ast.JoinedStr(values=values):
+            return "".join(_text(value) for value in values)
+        case ast.BinOp(left=left, right=right):
+            return _text(left) + _text(right)
+    return "{}"
+
+
+def _inside(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the expressions that a text is filled with."""
+    match node:
+        case ast.JoinedStr(values=values):
+            for value in values:
+                if isinstance(value, ast.FormattedValue):
+                    yield value.value
+        case ast.BinOp(left=left, right=right):
+            for side in (left, right):
+                if _is_text(side):
+                    yield from _inside(side)
+                else:
+                    yield side

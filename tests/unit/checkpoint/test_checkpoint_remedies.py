@@ -1,0 +1,412 @@
+"""What the errors of a commit, a delete, a collector and a reader tell you to do, done."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ckptstore
+from ckptstore import (
+    AlreadyCommittedError,
+    CorruptError,
+    Manager,
+    NotCommittedError,
+    OutcomeUnknownError,
+    StorageError,
+    storage,
+)
+from ckptstore.checkpoint import commit, garbage
+from ckptstore.checkpoint import snapshot as snapshots
+from ckptstore.format import MANIFEST_MAX_NBYTES, names
+from ckptstore.storage.local import LocalStorage
+from tests.support.faults import NEW, NEXT, OLD, tree, which
+
+follows = pytest.mark.follows
+
+ALL = -60.0  # a grace period after which everything is old
+HOUR = 3600.0
+
+
+class Patch:
+    """Replaces the methods of LocalStorage and takes that back."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._patch = patch
+
+    def before(self, name: str, act: Callable[..., Any], *, call: int = 1) -> None:
+        """Let something happen before one call of a method."""
+        real, calls = getattr(LocalStorage, name), []
+
+        def method(self_: LocalStorage, *args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            if len(calls) == call:
+                act(self_, *args, **kwargs)
+            return real(self_, *args, **kwargs)
+
+        self._patch.setattr(LocalStorage, name, method)
+
+    def replace(self, name: str, method: Callable[..., Any]) -> None:
+        self._patch.setattr(LocalStorage, name, method)
+
+    def undo(self) -> None:
+        self._patch.undo()
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Patch:
+    return Patch(monkeypatch)
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def act(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    return act
+
+
+def save(url: Path, who: str = NEW, **options: Any) -> None:
+    ckptstore.save(url, tree(who), **options)
+
+
+# --- A save -------------------------------------------------------------------------------------
+
+
+@follows("checkpoint.commit", "save to another place, or pass overwrite=True{}")
+def test_a_place_that_is_taken(tmp_path: Path) -> None:
+    save(tmp_path / "a", OLD)
+    with pytest.raises(AlreadyCommittedError):
+        save(tmp_path / "a")
+    save(tmp_path / "b")
+    save(tmp_path / "a", overwrite=True)
+    assert which(tmp_path / "a") == which(tmp_path / "b") == NEW
+
+
+@follows("checkpoint.commit", "load it, or save again with overwrite=True{}")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_save_that_loses(overwrite: bool, tmp_path: Path, disk: Patch) -> None:
+    if overwrite:
+        save(tmp_path, OLD)
+    call = "swap" if overwrite else "create"
+    disk.before(call, lambda *args: disk.undo() or save(tmp_path, NEXT, overwrite=overwrite))
+    with pytest.raises(AlreadyCommittedError):
+        save(tmp_path, overwrite=overwrite)
+    assert ckptstore.load(tmp_path)["who"] == NEXT
+    save(tmp_path, overwrite=True)
+    assert which(tmp_path) == NEW
+
+
+@follows("ranks", "put the save under `{}`")
+@pytest.mark.parametrize("variable", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
+def test_two_processes_of_one_job(
+    variable: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, count = variable
+    monkeypatch.setenv(count, "2")
+    save(tmp_path / "first")
+    monkeypatch.setenv(number, "1")
+    with pytest.raises(AlreadyCommittedError) as caught:
+        save(tmp_path / "first")
+    line = str(caught.value).rpartition("put the save under `")[2].rstrip("`")
+    saved = []
+    for rank in ("1", "0"):
+        monkeypatch.setenv(number, rank)
+        names = {"os": os, "save": lambda: saved.append(save(tmp_path / "second"))}
+        exec(f"{line} save()", names)
+    assert saved == [None] and which(tmp_path / "second") == NEW
+
+
+@follows(
+    "ranks",
+    "if several processes of one job run this script, let one of them save: `if "
+    "jax.process_index() == 0:`, or `if rank == 0:`",
+)
+def test_two_processes_that_do_not_know_of_each_other(tmp_path: Path) -> None:
+    jax = pytest.importorskip("jax")
+    save(tmp_path / "first")
+    with pytest.raises(AlreadyCommittedError) as caught:
+        save(tmp_path / "first")
+    of_jax, of_rank = re.findall("`(if .*?:)`", str(caught.value))
+    exec(f"{of_jax} save(place)", {**globals(), "jax": jax, "place": tmp_path / "of jax"})
+    for number in (1, 0):
+        names = {**globals(), "rank": number, "place": tmp_path / str(number)}
+        exec(f"{of_rank} save(place)", names)
+    assert which(tmp_path / "of jax") == which(tmp_path / "0") == NEW
+    assert which(tmp_path / "1") is None
+
+
+@follows("checkpoint.commit", "remove it first, or save to another place")
+def test_a_manifest_that_is_none_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/MANIFEST").write_bytes(bytes(MANIFEST_MAX_NBYTES + 1))
+    with pytest.raises(StorageError):
+        save(tmp_path / "a", overwrite=True)
+    save(tmp_path / "b")
+    (tmp_path / "a/MANIFEST").unlink()
+    save(tmp_path / "a")
+    assert which(tmp_path / "a") == which(tmp_path / "b") == NEW
+
+
+@follows("checkpoint.commit", "save again")
+def test_a_file_that_is_lost_before_the_commit(tmp_path: Path, disk: Patch) -> None:
+    disk.before("list", lambda self: next(tmp_path.glob("data-*")).unlink())
+    with pytest.raises(StorageError):
+        save(tmp_path)
+    save(tmp_path)
+    assert which(tmp_path) == NEW
+
+
+@follows("checkpoint.commit", "save again, and set a longer grace period for the collector")
+def test_a_collector_that_is_in_a_hurry(tmp_path: Path, disk: Patch) -> None:
+    run, other = Manager(tmp_path), Manager(tmp_path)
+    run.save(1, tree(OLD))
+    disk.before("create", lambda *args: disk.undo() or other.gc(grace=0))
+    with pytest.raises(StorageError):
+        run.save(2, tree(NEW))
+    assert run.steps() == [1]
+    disk.before("create", lambda *args: disk.undo() or other.gc(grace=HOUR))
+    run.save(2, tree(NEW))
+    assert run.load(2)["who"] == NEW
+
+
+@follows("checkpoint.commit", "verify the checkpoint")
+def test_a_disk_that_fails_after_the_commit(tmp_path: Path, disk: Patch) -> None:
+    disk.before("list", raising(StorageError("the disk does not answer")), call=2)
+    with pytest.raises(OutcomeUnknownError):
+        save(tmp_path)
+    assert ckptstore.verify(tmp_path) == []
+    assert which(tmp_path) == NEW
+
+
+@follows("checkpoint.commit", "load it once the storage answers")
+@pytest.mark.parametrize("happened", [False, True])
+def test_a_commit_whose_answer_is_lost(
+    happened: bool, tmp_path: Path, disk: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = LocalStorage.create
+
+    def create(self: LocalStorage, name: str, data: bytes) -> None:
+        if happened:
+            real(self, name, data)
+        monkeypatch.setattr(commit, "committed", raising(StorageError("no answer")))
+        raise StorageError("the answer is lost")
+
+    save(tmp_path / "a", OLD)
+    disk.replace("create", create)
+    with pytest.raises(OutcomeUnknownError):
+        save(tmp_path / "b")
+    disk.undo()
+    assert which(tmp_path / "b") == (NEW if happened else None)
+    if not happened:
+        save(tmp_path / "b")
+        assert which(tmp_path / "b") == NEW
+
+
+@follows("checkpoint.commit", "verify it")
+def test_a_commit_that_meets_a_damaged_manifest(tmp_path: Path, disk: Patch) -> None:
+    def damage(self: LocalStorage, name: str, data: bytes) -> None:
+        (tmp_path / name).write_bytes(data[:-1])
+
+    disk.before("create", damage)
+    with pytest.raises(OutcomeUnknownError):
+        save(tmp_path)
+    assert [problem.reason for problem in ckptstore.verify(tmp_path)] == ["truncated"]
+    save(tmp_path, overwrite=True)
+    assert which(tmp_path) == NEW
+
+
+@follows("checkpoint.commit", "load the checkpoint to see which save it holds")
+def test_a_manifest_that_exists_and_cannot_be_read(
+    tmp_path: Path, disk: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = LocalStorage.create
+
+    def create(self: LocalStorage, name: str, data: bytes) -> None:
+        monkeypatch.setattr(commit, "committed", lambda storage: None)
+        real(self, name, data)
+        raise FileExistsError
+
+    disk.replace("create", create)
+    with pytest.raises(OutcomeUnknownError):
+        save(tmp_path)
+    disk.undo()
+    assert ckptstore.load(tmp_path)["who"] == NEW
+
+
+# --- A delete -----------------------------------------------------------------------------------
+
+
+@follows("checkpoint.commit", "remove it by hand")
+def test_a_manifest_that_stays(tmp_path: Path, disk: Patch) -> None:
+    run = Manager(tmp_path)
+    run.save(1, tree(OLD))
+    disk.replace("delete", lambda self, name, expected=None: None)
+    with pytest.raises(StorageError):
+        run.delete(1)
+    disk.undo()
+    (manifest,) = tmp_path.glob("*/MANIFEST")
+    manifest.unlink()
+    assert Manager(tmp_path).steps() == []
+
+
+@follows("checkpoint.commit", "delete again if you want to remove it too")
+def test_a_save_in_the_middle_of_a_delete(tmp_path: Path, disk: Patch) -> None:
+    run = Manager(tmp_path)
+    run.save(1, tree(OLD))
+    (step,) = tmp_path.iterdir()
+    real = LocalStorage.delete
+
+    def delete(self: LocalStorage, name: str, expected: bytes | None = None) -> None:
+        disk.undo()
+        real(self, name, expected=expected)
+        save(step)
+
+    disk.replace("delete", delete)
+    with pytest.raises(AlreadyCommittedError):
+        run.delete(1)
+    assert which(step) == NEW
+    run.delete(1)
+    assert which(step) is None
+
+
+@follows(
+    "checkpoint.commit",
+    "delete the checkpoint again, or, if it is gone, call Manager.gc() to remove its files",
+)
+@pytest.mark.parametrize("happened", [False, True])
+def test_a_delete_whose_answer_is_lost(happened: bool, tmp_path: Path, disk: Patch) -> None:
+    run = Manager(tmp_path)
+    run.save(1, tree(OLD))
+    real = LocalStorage.delete
+
+    def delete(self: LocalStorage, name: str, expected: bytes | None = None) -> None:
+        if happened:
+            real(self, name, expected=expected)
+        else:
+            disk.replace("read", raising(StorageError("no answer")))
+        raise StorageError("the answer is lost")
+
+    disk.replace("delete", delete)
+    with pytest.raises(OutcomeUnknownError):
+        run.delete(1)
+    disk.undo()
+    if happened:
+        with pytest.raises(NotCommittedError):
+            run.delete(1)
+        assert list(run.gc(grace=0)) == [1]
+    else:
+        run.delete(1)
+    assert run.steps() == []
+    assert not list(tmp_path.rglob("data-*"))
+
+
+# --- A collector --------------------------------------------------------------------------------
+
+
+@follows("checkpoint.garbage", "verify the checkpoint")
+def test_a_collector_that_meets_a_damaged_manifest(tmp_path: Path) -> None:
+    save(tmp_path)
+    manifest = tmp_path / "MANIFEST"
+    copy = manifest.read_bytes()
+    manifest.write_bytes(copy[:-1])
+    with pytest.raises(CorruptError):
+        garbage.collect(storage.open(tmp_path), ALL)
+    assert [problem.reason for problem in ckptstore.verify(tmp_path)] == ["truncated"]
+    manifest.write_bytes(copy)
+    assert garbage.collect(storage.open(tmp_path), ALL) == []
+    assert which(tmp_path) == NEW
+
+
+@follows("checkpoint.garbage", "try again")
+def test_a_collector_whose_own_file_vanishes(tmp_path: Path, disk: Patch) -> None:
+    save(tmp_path)
+    (tmp_path / names.file_name("data", "a" * 32, 0, 0)).touch()
+    real = LocalStorage.put
+
+    def put(self: LocalStorage, name: str, *args: Any, **kwargs: Any) -> Any:
+        made = real(self, name, *args, **kwargs)
+        (tmp_path / name).unlink()  # another collector
+        return made
+
+    disk.replace("put", put)
+    with pytest.raises(StorageError):
+        garbage.collect(storage.open(tmp_path), ALL)
+    disk.undo()
+    assert len(garbage.collect(storage.open(tmp_path), ALL)) == 1
+    assert which(tmp_path) == NEW
+
+
+# --- A load -------------------------------------------------------------------------------------
+
+
+@follows("checkpoint.commit", "check the path")
+def test_a_path_that_is_wrong(tmp_path: Path) -> None:
+    save(tmp_path / "ckpt")
+    with pytest.raises(NotCommittedError):
+        ckptstore.load(tmp_path / "chpt")
+    assert which(tmp_path / "ckpt") == NEW
+
+
+@follows("checkpoint.commit", "load an older checkpoint")
+def test_a_save_that_was_killed(tmp_path: Path) -> None:
+    run = Manager(tmp_path)
+    run.save(1, tree(OLD))
+    run.save(2, tree(NEW))
+    older, newer = sorted(tmp_path.iterdir())
+    (newer / "MANIFEST").unlink()
+    with pytest.raises(NotCommittedError):
+        ckptstore.load(newer)
+    assert which(older) == OLD
+    assert Manager(tmp_path).load()["who"] == OLD
+
+
+@follows("checkpoint.snapshot", "restore the file from a copy")
+@pytest.mark.parametrize("change", ["missing", "short"])
+def test_a_data_file_that_is_not_there(change: str, tmp_path: Path) -> None:
+    save(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    (data,) = (tmp_path / "a").glob("data-*")
+    data.unlink() if change == "missing" else data.write_bytes(b"")
+    with pytest.raises(CorruptError) as caught:
+        ckptstore.load(tmp_path / "a")
+    assert data.name in str(caught.value)
+    shutil.copy(tmp_path / "copy" / data.name, data)
+    assert which(tmp_path / "a") == NEW
+
+
+@follows("checkpoint.snapshot", "restore the file from a copy")
+def test_an_index_file_that_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = {"who": NEW, "leaves": [f"{n:0100}" for n in range(20_000)]}
+    ckptstore.save(tmp_path / "a", many)
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    (index,) = (tmp_path / "a").glob("index-*")
+    index.write_bytes(bytes(index.stat().st_size))
+    with pytest.raises(CorruptError) as caught:
+        ckptstore.load(tmp_path / "a")
+    assert index.name in str(caught.value)
+    shutil.copy(tmp_path / "copy" / index.name, index)
+    assert ckptstore.load(tmp_path / "a") == many
+
+
+@follows("checkpoint.snapshot", "try again")
+def test_a_checkpoint_that_is_overwritten_all_the_time(
+    tmp_path: Path, disk: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, OLD)
+    real = LocalStorage.sizes
+
+    def sizes(self: LocalStorage, names: list[str]) -> Any:
+        save(tmp_path, NEXT, overwrite=True)
+        return real(self, names)
+
+    disk.replace("sizes", sizes)
+    monkeypatch.setattr(snapshots, "_READS", 3)
+    with pytest.raises(StorageError):
+        ckptstore.load(tmp_path)
+    disk.undo()
+    assert which(tmp_path) == NEXT
