@@ -5,7 +5,8 @@ Open to other wings: `commit`, the order of writes, and `garbage`, the collector
 
 from __future__ import annotations
 
-from ckptstore.checkpoint.description import Checkpoint, LeafInfo
+from ckptstore.checkpoint.contents import LeafInfo
+from ckptstore.checkpoint.description import Checkpoint
 from ckptstore.checkpoint.manifest_file import Committed, committed
 from ckptstore.checkpoint.snapshot import Snapshot, read_snapshot
 

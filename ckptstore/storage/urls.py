@@ -32,8 +32,10 @@ def text_of(url: object) -> str:
     """
     text = os.fspath(url) if isinstance(url, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
+        plain = isinstance(url, str | bytes | int | float | None)
+        more = "" if plain else "; the place comes first, as in save(place, tree) and load(place)"
         raise StorageError(
-            f"{url!r:.200} is neither a path nor a URL; pass a str or an os.PathLike",
+            f"{url!r:.200} is neither a path nor a URL; pass a str or an os.PathLike{more}",
             reason=Reason.BAD_URL,
         )
     return text

@@ -170,4 +170,9 @@ def decode_enum(table: NodeTable, node: int, cls: Any, value: Any) -> Any:
     name = table.text(node)
     if isinstance(cls, StandIn):
         return cls.make((name, value))
-    return enum_member(cls, name, value, f"{table.where}: {table.row(node)}")
+    row = table.row(node)
+    try:
+        return enum_member(cls, name, value, str(row))
+    except UnknownTypeError as error:  # a path for each member would cost much
+        place = f"{table.where}: {shown(paths.path(table, node))}"
+        raise UnknownTypeError(f"{place}: {error}", reason=error.reason) from None

@@ -12,8 +12,9 @@ from ckptstore.types.fields import (
     qualname_of,
 )
 from ckptstore.types.hashables import CROWD, is_crowd, key_text, refuse_unfit
-from ckptstore.types.instances import enum_member, find_maker, record_of
+from ckptstore.types.instances import find_maker, record_of
 from ckptstore.types.lookup import find_class, find_named, import_line
+from ckptstore.types.members import enum_member
 from ckptstore.types.migrations import Migration
 from ckptstore.types.naming import class_row, locate, object_row, package_version, stored_name
 from ckptstore.types.pytrees import Pytree, pytree

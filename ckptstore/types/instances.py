@@ -22,9 +22,6 @@ from ckptstore.types.lookup import find_class
 from ckptstore.types.registry import find_adapter, find_registration, find_registration_named
 from ckptstore.types.safety import METACLASSES
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
-_VALUE_MAX_DEPTH = 32
-
 
 def find_maker(row: TypeRow, classes: Mapping[str, type]) -> Record | type[enum.Enum]:
     """Return the maker of a stored type's instances: the class of an enum, else a Record.
@@ -245,95 +242,3 @@ def _dataclass_maker(cls: type, row: TypeRow) -> Any:
         return instance
 
     return make
-
-
-def enum_member(cls: type[enum.Enum], name: str, value: Any, where: str) -> enum.Enum:
-    """Return the member of `cls` that has this value, checking that it still has this name.
-
-    Args:
-        cls: the enum.
-        name: the name of the member; "" for an unnamed combination of flags.
-        value: the value of the member.
-        where: the path, for messages.
-
-    Raises:
-        UnknownTypeError: reason ``no-such-member``.
-
-    Example:
-        >>> enum_member(enum.Enum("Phase", "WARMUP DECAY"), "DECAY", 2, "$.phase")
-        <Phase.DECAY: 2>
-    """
-    members = class_dict(cls)["_value2member_map_"]
-    is_plain = _is_plain(value)
-    member = members.get(value) if is_plain else None
-    if member is None and type(value) is int and issubclass(cls, enum.Flag) and _is_plain_flag(cls):
-        member = _combined(cls, value)
-    if (
-        type(member) is not cls
-        or type(value) is not type(member._value_)
-        or value != member._value_
-        or member._name_ != (name or None)
-    ):
-        if not is_plain:
-            problem = (
-                "such a value cannot be looked up without running its code; use a plain one: a "
-                "number, text, bytes, an Enum member, or a tuple or frozenset of these"
-            )
-        elif isinstance(member, enum.Enum):
-            problem = f"the class now has that value under the name {member._name_!s:.200}"
-        else:
-            problem = "the class now has no member with that value"
-        raise UnknownTypeError(
-            f"{where}: the checkpoint has {cls.__qualname__}.{name} = {_shown(value)}; {problem}; "
-            "an Enum member stored in a checkpoint must keep its name and its value",
-            reason=Reason.NO_SUCH_MEMBER,
-        )
-    return member
-
-
-def _combined(cls: Any, value: Any) -> Any:
-    """Return a member that Python makes of several flags, or None.
-
-    Python keeps each such member in its class for ever, so that two of one value are one object.
-    One with bits that no flag has is taken out again: there may be as many as a file has nodes. But
-    without the equality of int, two such members would differ.
-    """
-    if type(value) is not int or value < 0:
-        return None
-    try:
-        member = cls(value)
-    except (ValueError, TypeError):
-        return None
-    if issubclass(cls, int) and value & ~class_dict(cls)["_flag_mask_"]:
-        class_dict(cls)["_value2member_map_"].pop(value, None)
-    return member
-
-
-def _shown(value: Any) -> str:
-    """Return the text of a value, unless that could run code or print thousands of digits."""
-    huge = type(value) is int and value.bit_length() > 1000
-    plain = type(value) in _PLAIN and not huge
-    return f"{value!r:.100}" if plain else f"a {type(value).__name__}"
-
-
-def _is_plain(value: Any, depth: int = 0) -> bool:
-    """Return whether hashing and comparing a value runs no code of a user's class."""
-    cls = type(value)
-    if cls is tuple or cls is frozenset:
-        return depth < _VALUE_MAX_DEPTH and all(_is_plain(item, depth + 1) for item in value)
-    return cls in _PLAIN or issubclass(cls, enum.Enum)
-
-
-def _is_plain_flag(cls: type) -> bool:
-    """Return whether making a combined flag runs only the standard library's code."""
-    functions = [getattr(attribute_of(cls, name), "__func__", None) for name in _FLAG_FUNCTIONS]
-    own = not all(any(function is known for known in _OF_FLAG) for function in functions)
-    plain = attribute_of(cls, "_member_type_") in (object, int)
-    return plain and not own and attribute_of(cls, "_numeric_repr_") in (repr, hex)
-
-
-_FLAG_FUNCTIONS = "_missing_", "_iter_member_"
-_OF_FLAG = [
-    getattr(class_dict(enum.Flag).get(name), "__func__", None)
-    for name in (*_FLAG_FUNCTIONS, "_iter_member_by_def_")
-]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import pytest
 import ckptstore
 from ckptstore.format import dtypes
 from tests.conformance import make_conformance as made
+from tests.support.compare import differences
 
 
 class Point(NamedTuple):
@@ -104,6 +106,33 @@ def test_a_bad_url_is_refused_by_every_call(
     monkeypatch.chdir(tmp_path)
     raised(lambda: EVERY_CALL[call](url), reason, word)
     assert list(tmp_path.iterdir()) == []
+
+
+TREES = {"dict": {"w": np.ones(3)}, "tuple": (1, 2), "array": np.ones(3), "object": State(1)}
+SWAPPED = {
+    "save": lambda tree, place: ckptstore.save(tree, place),
+    "save_async": lambda tree, place: ckptstore.save_async(tree, place),
+    "load": lambda tree, place: ckptstore.load(tree, place),
+    "load alone": lambda tree, _: ckptstore.load(tree),
+    "inspect": lambda tree, _: ckptstore.inspect(tree),
+    "Manager": lambda tree, _: ckptstore.Manager(tree),
+}
+
+
+@pytest.mark.follows("storage.urls", "pass a str or an os.PathLike{}")
+@pytest.mark.parametrize("call", SWAPPED)
+@pytest.mark.parametrize("tree", TREES)
+def test_a_tree_before_the_place_is_told_to_come_after_it(
+    call: str, tree: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = "out"
+    error = raised(lambda: SWAPPED[call](TREES[tree], place), "bad-url", "the place comes first")
+    calls = re.findall(r"(?:save|load)\([a-z, ]*\)", str(error))
+    assert calls == ["save(place, tree)", "load(place)"]
+    names = {"place": place, "tree": TREES[tree], "save": ckptstore.save, "load": ckptstore.load}
+    eval(calls[0], names)
+    assert differences(TREES[tree], eval(calls[1], names)) == []
 
 
 @pytest.mark.parametrize("call", ["load", "inspect", "verify"])

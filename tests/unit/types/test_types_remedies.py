@@ -338,7 +338,7 @@ class Plain(enum.Enum):
 
 
 @follows(
-    "types.instances",
+    "types.members",
     "use a plain one: a number, text, bytes, an Enum member, or a tuple or frozenset of these",
 )
 def test_a_member_whose_value_is_an_object(tmp_path: Path) -> None:
