@@ -7,12 +7,53 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from ckptstore.checkpoint.manifest_file import attempt_of, committed
 from ckptstore.errors import CorruptError, Reason, StorageError
 from ckptstore.format import names
 from ckptstore.format.names import MANIFEST
 from ckptstore.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The garbage in one directory.
+
+    Attributes:
+        youngest: the time of the youngest file, by the store's clock, which shows at least as much.
+        since: a time; once the grace period has passed since then, there is garbage to remove. None
+            if there is none.
+    """
+
+    youngest: float
+    since: float | None
+
+
+def look(storage: Storage) -> Look:
+    """Look for garbage, without writing a file; remove the directory if it is empty.
+
+    Args:
+        storage: the directory of one checkpoint.
+
+    Raises:
+        StorageError: the store refused an operation.
+    """
+    holder = committed(storage)
+    changed, unfinished = storage.changed(), storage.unfinished()
+    youngest = max((*changed.values(), *unfinished.values()), default=0.0)
+    if holder is not None and holder.attempt is None:
+        return Look(youngest, None)  # it cannot be recognized
+    if not changed and not unfinished:
+        _remove_empty(storage, changed, False)
+        return Look(youngest, None)
+    attempts = _by_attempt(changed, unfinished)
+    attempts.pop(attempt_of(holder) or "", None)
+    times = [max(files.values()) for files in attempts.values()]
+    times += [time for name, time in changed.items() if names.is_short_lived(name)]
+    if not times:
+        return Look(youngest, None)
+    return Look(youngest, max(min(times), changed.get(MANIFEST, 0.0)))
 
 
 def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[str]:

@@ -268,11 +268,6 @@ class Run:
 
         What lies behind a symbolic link belongs to its own place, and is left alone.
         """
-        if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < 1e12:
-            raise StructureError(
-                f"gc: grace is {grace!r:.80}, expected a number of seconds, 0 or more",
-                reason=Reason.BAD_ARGUMENT,
-            )
         removed = {}
         with self.open() as store:
             for name, step in sorted(steps_of(store.children()).items()):

@@ -122,13 +122,16 @@ class Loads(Steps):
                 "load_or_init", "init", init, "a function: load_or_init(lambda: state)"
             )
         try:
-            return self.load(
+            loaded = self.load(
                 like=like, select=select, types=types, cast=cast, arrays=arrays, fallback=fallback
             )
+            self._saves.leftovers.collect_soon()
+            return loaded
         except NotCommittedError as error:
             if error.reason != Reason.NO_STEP:
                 raise
         self._run.begins()
+        self._saves.leftovers.collect_soon()
         return init()
 
     def _load(self, step: int, **arguments: Any) -> Any:

@@ -12,6 +12,7 @@ from ckptstore.checkpoint import Checkpoint
 from ckptstore.format.names import step_number
 from ckptstore.runs.directory import Run
 from ckptstore.runs.interval import Every
+from ckptstore.runs.leftovers import DAY
 from ckptstore.runs.loads import Loads
 from ckptstore.runs.preemption import Preemption
 from ckptstore.runs.retention import Rule
@@ -42,6 +43,9 @@ class Manager(Loads):
             arrays that have not changed since the save before are not written again: on a disk
             their files are linked, in a bucket the store copies them. A bad sector under a file
             damages every step that shares it, so each file is rewritten after this many saves.
+        grace: seconds, longer than any save takes. Files that killed saves and deletions left are
+            removed once they are older, in the background, after a resume and after saves; None:
+            only by `gc`.
         storage_options: options of the store.
 
     Attributes:
@@ -74,6 +78,7 @@ class Manager(Loads):
         keep: Rule | None = None,
         every: Every = None,
         keep_full_every: int = 10,
+        grace: float | None = DAY,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._run = Run(url, storage_options)
@@ -82,6 +87,7 @@ class Manager(Loads):
             keep=keep,
             every=every,
             keep_full_every=keep_full_every,
+            grace=grace,
         )
         self.url = self._run.url
         self._at_exit = contextlib.ExitStack()
@@ -94,6 +100,7 @@ class Manager(Loads):
             keep=self._saves.keep,
             every=self._saves.every,
             keep_full_every=self._saves.keep_full_every,
+            grace=self._saves.leftovers.grace,
         )
         return made, (self._run.place,)
 
@@ -106,6 +113,7 @@ class Manager(Loads):
     def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
         with self._at_exit:
             self._saves.wait()
+            self._saves.leftovers.end()
             if error is None:
                 self._saves.check()  # else the next call raises it, or the process prints it
 

@@ -15,6 +15,7 @@ from ckptstore.runs.directory import Run
 from ckptstore.runs.eviction import evict
 from ckptstore.runs.history import History
 from ckptstore.runs.interval import Every, SaveInterval
+from ckptstore.runs.leftovers import Leftovers
 from ckptstore.runs.retention import Rule
 from ckptstore.saving import PendingSave, background, writer
 from ckptstore.saving.incremental import Series
@@ -31,6 +32,12 @@ class Saves:
         keep: the rule for the steps to keep.
         every: the save interval.
         keep_full_every: the number of steps that may share a data file.
+        grace: the age at which garbage is removed by itself; None: never.
+
+    Attributes:
+        keep: the argument.
+        history: the steps that it knows.
+        leftovers: the passes that remove garbage.
 
     Raises:
         StructureError: reason ``bad-argument``.
@@ -43,6 +50,7 @@ class Saves:
         keep: Rule | None,
         every: Every,
         keep_full_every: int,
+        grace: float | None,
     ) -> None:
         retention.check_rule(keep)
         self.keep = keep
@@ -52,6 +60,7 @@ class Saves:
         self._series = Series(keep_full_every, lambda: run.previous(self.history.loaded))
         self._checked = False
         self.history = History()
+        self.leftovers = Leftovers(run, grace)
         self._pending: PendingSave | None = None
 
     @property
@@ -237,6 +246,6 @@ class Saves:
         assert saved.step is not None
         self._run.metrics.remember(saved.step, saved.attempt, saved.metrics)
         self.history.damaged.discard(saved.step)
-        if self.keep is not None:
-            gone = evict(self._run, self.keep, saved.step)
-            self.history.evicted.update(dict.fromkeys(gone, f"{self.keep!r:.200}"))
+        gone = evict(self._run, self.keep, saved.step) if self.keep is not None else []
+        self.history.evicted.update(dict.fromkeys(gone, f"{self.keep!r:.200}"))
+        self.leftovers.collect_soon(evicted=bool(gone))

@@ -6,6 +6,7 @@ from ckptstore.errors import NotCommittedError
 from ckptstore.format.names import step_number
 from ckptstore.runs import retention
 from ckptstore.runs.directory import Run
+from ckptstore.runs.leftovers import DAY, check_grace
 from ckptstore.runs.retention import Mode
 from ckptstore.runs.saves import Saves
 
@@ -155,8 +156,10 @@ class Steps:
         """
         return self._saves.rewind(step, dry_run=dry_run)
 
-    def gc(self, *, grace: float = 24 * 3600.0, dry_run: bool = False) -> dict[int, list[str]]:
+    def gc(self, *, grace: float = DAY, dry_run: bool = False) -> dict[int, list[str]]:
         """Remove the files of saves that were killed more than `grace` seconds ago.
+
+        A Manager that saves does so by itself, in the background: see ``Manager(grace=…)``.
 
         Args:
             grace: seconds by the store's own clock. It must be longer than any save takes.
@@ -181,4 +184,5 @@ class Steps:
         Source: docs/commit.md.
         """
         self._saves.check()
+        check_grace("gc", grace)
         return self._run.collect(grace, dry_run=dry_run)

@@ -636,7 +636,7 @@ def test_thousands_of_steps_are_listed_without_reading_a_manifest(
     assert reads == []
     assert is_of(manager.load(), 0)
     reads.clear()
-    manager = Manager(tmp_path, keep=keep_last(3000))
+    manager = Manager(tmp_path, keep=keep_last(3000), grace=None)
     manager.save(3000, tree(3000))
     assert manager.steps() == list(range(1, 3001))
     others = {url for url in reads if name_of(3000) not in url}
