@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib as _importlib
 import typing as _typing
 
+from ckptstore import peers
 from ckptstore.checkpoint import Checkpoint, LeafInfo
 from ckptstore.errors import (
     AlreadyCommittedError,
@@ -66,10 +67,13 @@ __all__ = [
 if not _typing.TYPE_CHECKING:  # or every misspelt name would seem to exist
 
     def __getattr__(name: str) -> _typing.Any:
-        """Import `convert` and `optax` when they are first named: error texts call them so."""
+        """Import `convert` and `optax` when they are first named: error texts call them so.
+
+        For a name of another library, the error names ours.
+        """
         if name in ("convert", "optax"):
             return _importlib.import_module(f"{__name__}.{name}")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise peers.unknown_name(f"module {__name__!r}", name, peers.PACKAGE)
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from ckptstore import storage, tree
+from ckptstore import peers, storage, tree
 from ckptstore.checkpoint import Checkpoint, Snapshot, read_snapshot
 from ckptstore.errors import Reason, StructureError, bad_argument
 from ckptstore.loading import fetch
@@ -16,6 +16,7 @@ from ckptstore.tree.leaves import Maker, unknown_array
 from ckptstore.types import find_adapter, stored_name, top_level
 
 
+@peers.explains("load", peers.LOAD)
 def load(
     url: str | os.PathLike[str],
     like: Any = None,

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from ckptstore import loading
+from ckptstore import loading, peers
 from ckptstore.errors import CorruptError, NotCommittedError, Reason, StructureError, bad_argument
 from ckptstore.format.names import step_number
 from ckptstore.runs.steps import Steps
@@ -20,6 +20,7 @@ class Loads(Steps):
         """The step that this Manager loaded last; None before."""
         return self._saves.history.loaded
 
+    @peers.explains("Manager.load", peers.LOAD)
     def load(
         self,
         step: int | None = None,
@@ -84,6 +85,7 @@ class Loads(Steps):
         except NotCommittedError as error:
             raise self._saves.missing("load", step, error) from None
 
+    @peers.explains("Manager.load_or_init", peers.LOAD)
     def load_or_init(
         self,
         init: Callable[[], Any],

@@ -6,8 +6,9 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from ckptstore import peers
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.format.names import step_number
 from ckptstore.runs.directory import Run
@@ -71,6 +72,7 @@ class Manager(Loads):
     Source: docs/runs.md; docs/commit.md.
     """
 
+    @peers.explains("Manager", peers.MANAGER)
     def __init__(
         self,
         url: str | os.PathLike[str],
@@ -107,6 +109,11 @@ class Manager(Loads):
     def __repr__(self) -> str:
         return f"Manager({self.url!r})"
 
+    if not TYPE_CHECKING:  # or a type checker would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            raise peers.unknown_name("a Manager", name, peers.METHODS)
+
     def __enter__(self) -> Self:
         return self
 
@@ -117,6 +124,7 @@ class Manager(Loads):
             if error is None:
                 self._saves.check()  # else the next call raises it, or the process prints it
 
+    @peers.explains("Manager.save", peers.STEP)
     def save(
         self,
         step: int,
@@ -168,6 +176,7 @@ class Manager(Loads):
         )
         return self._saves.save(step, tree, request)
 
+    @peers.explains("Manager.save_async", peers.STEP)
     def save_async(
         self,
         step: int,

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ckptstore import peers
 from ckptstore.errors import CheckpointError, Reason
 from ckptstore.saving import process_exit, writer
 from ckptstore.saving.incremental import Series
@@ -31,6 +32,7 @@ _ending = False
 """Whether the end of the process has begun, so that saves are finished in the call."""
 
 
+@peers.explains("save_async", peers.SAVE)
 def save_async(
     url: str | os.PathLike[str],
     tree: Any,

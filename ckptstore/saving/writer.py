@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ckptstore import storage
+from ckptstore import peers, storage
 from ckptstore.checkpoint import Checkpoint, commit
 from ckptstore.format import LARGE_NBYTES, Kind
 from ckptstore.format.names import is_step
@@ -20,6 +20,7 @@ from ckptstore.tree import LiveTree, flatten, paths
 _log = logging.getLogger("ckptstore")
 
 
+@peers.explains("save", peers.SAVE)
 def save(
     url: str | os.PathLike[str],
     tree: Any,
