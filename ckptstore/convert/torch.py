@@ -89,7 +89,7 @@ def _check_zip(where: str, local_path: str, nbytes: int) -> None:
         if not stored or sum(entry.file_size for entry in entries) > nbytes:
             raise CorruptError(
                 f"{where}: compressed or overlapping parts, which torch does not write; do not "
-                "trust it"
+                "trust it, or, if you made it, save it again with torch.save"
             )
         bad = parts.testzip()
     if bad is not None:

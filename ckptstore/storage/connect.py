@@ -123,7 +123,7 @@ def _check_known(protocol: str, shown: str) -> None:
             "write); pass the URL of the store itself"
         )
     elif protocol == "local":
-        problem = "for a local disk pass the path, or a file:// URL"
+        problem = "for a local disk, pass the path, or a file:// URL"
     elif protocol not in known:
         close = difflib.get_close_matches(protocol, sorted(known), n=3, cutoff=0.5)
         meant = " or ".join(f"{name}://" for name in close)

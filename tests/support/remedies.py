@@ -28,7 +28,7 @@ _VERBS = (
     "cut declare define delete describe do download drop end expand export find fit flatten "
     "free gather give handle hold import increase install interrupt join keep leave let limit "
     "list load look lower make mark mask mend merge mount move name open pad pass pick pip "
-    "put raise read register remove rename replace reset resize restore resume retry return "
+    "put raise read register remove rename renew replace reset resize restore resume retry return "
     "rewind run save see select send set shorten shut start stop store supply switch take "
     "tell top try turn uninstall unlink unmount upgrade use verify view wait wrap write"
 )
