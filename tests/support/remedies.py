@@ -25,19 +25,21 @@ PACKAGE = Path(ckptstore.__file__).parent
 
 _VERBS = (
     "add ask assign begin bind break build call change check choose clear close convert copy "
-    "cut declare define delete describe do download drop end expand export find fit flatten "
-    "free gather give handle hold import increase install interrupt join keep leave let limit "
-    "list load look lower make mark mask mend merge mount move name open pad pass pick pip "
-    "put raise read register remove rename renew replace reset resize restore resume retry return "
-    "rewind run save see select send set shorten shut start stop store supply switch take "
-    "tell top try turn uninstall unlink unmount upgrade use verify view wait wrap write"
+    "count create cut declare define delete describe do download drop end expand export find "
+    "fit flatten free gather give handle hold import increase install interrupt join keep "
+    "leave let limit list load look lower make mark mask mend merge mount move name open pad "
+    "pass pick pip put raise read register remove rename renew replace reset resize restore "
+    "resume retry return rewind run save see select send set shorten shut start stop store "
+    "supply switch take tell top try turn uninstall unlink unmount upgrade use verify view "
+    "wait wrap write"
 )
 _FIRST = "(?:and |or |, or |then |or, |otherwise |please |either )?"
-_CONDITION = "(?:(?:if|to|for|in|when|where) [^;:,]*, )?"
+_CONDITION = "(?:(?i:if|to|for|in|when|where) [^;:,]*, )?"
 _BEGIN = re.compile(rf"{_FIRST}{_CONDITION}(?:{_VERBS.replace(' ', '|')})(?= \S)")
 _HINTS = (
     *("did you mean", " gives one", " give one", " gives numpy", "lists them"),
-    *("begins with $, as in", "ckptstore.register("),
+    *("begins with $, as in", "ckptstore.register(", " takes the n", "loads its newest"),
+    "may be sound: rewind",
 )
 
 _NO_REMEDIES = {
@@ -153,8 +155,10 @@ def _clauses(text: str) -> Iterator[str]:
         found = next((begin for begin in begins if _BEGIN.match(clause, begin)), None)
         if found is not None and not clause[found:].startswith(tuple(_NO_REMEDIES)):
             yield clause[found:].strip()
-        elif found is None and (any(hint in clause for hint in _HINTS) or clause == "there is {}"):
-            yield clause.strip()
+        elif found is None and (hints := [hint for hint in _HINTS if hint in clause]):
+            yield clause[clause.rfind(": ", 0, clause.index(hints[0])) + 1 :].strip()
+        elif clause == "there is {}":
+            yield clause
 
 
 def _texts(tree: ast.Module) -> Iterator[str]:

@@ -9,7 +9,7 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,7 +20,6 @@ import pytest
 import ckptstore
 from ckptstore import CheckpointError, Manager, OutcomeUnknownError, StorageError, storage
 from ckptstore.storage import local, posix
-from ckptstore.storage.local import LocalStorage
 from tests.support import ROOT, faults, remedies
 from tests.support.faults import NEW, OLD, Faults, tree, which
 
@@ -341,15 +340,15 @@ def test_a_commit_whose_temporary_file_stays(
     arrives: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ckptstore.save(tmp_path, tree(OLD))
-    real: Callable[..., Any] = LocalStorage.delete
+    real = os.unlink
 
-    def delete(self: LocalStorage, name: str, expected: bytes | None = None) -> None:
-        if name.endswith(".tmp"):
-            raise StorageError("no answer")
-        real(self, name, expected=expected)
+    def unlink(path: Any, **options: Any) -> None:
+        if str(path).endswith(".tmp"):
+            raise OSError(errno.EIO, "no answer")
+        real(path, **options)
 
-    monkeypatch.setattr(LocalStorage, "delete", delete)
-    with mock.patch.object(local.os, "replace", side_effect=OSError(errno.EIO, "no answer")):
+    monkeypatch.setattr(os, "unlink", unlink)
+    with mock.patch.object(os, "replace", side_effect=OSError(errno.EIO, "no answer")):
         refused(ckptstore.save, tmp_path, tree(NEW), error=OutcomeUnknownError, overwrite=True)
     monkeypatch.undo()
     (temporary,) = tmp_path.glob("MANIFEST.*.tmp")
