@@ -153,12 +153,18 @@ def _clauses(text: str) -> Iterator[str]:
     for clause in text.split("; "):
         begins = [0, *(m.end() for m in re.finditer(r"(?:[:.)?]\s|\n)\s*", clause))]
         found = next((begin for begin in begins if _BEGIN.match(clause, begin)), None)
-        if found is not None and not clause[found:].startswith(tuple(_NO_REMEDIES)):
+        if found is not None and not _is_none(clause[found:]):
             yield clause[found:].strip()
         elif found is None and (hints := [hint for hint in _HINTS if hint in clause]):
             yield clause[clause.rfind(": ", 0, clause.index(hints[0])) + 1 :].strip()
         elif clause == "there is {}":
             yield clause
+
+
+def _is_none(text: str) -> bool:
+    return any(
+        text == known or ("{}" in known and text.startswith(known)) for known in _NO_REMEDIES
+    )
 
 
 def _texts(tree: ast.Module) -> Iterator[str]:

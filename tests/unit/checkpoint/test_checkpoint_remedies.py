@@ -344,7 +344,7 @@ def test_a_collector_whose_own_file_vanishes(tmp_path: Path, disk: Patch) -> Non
 # --- A load -------------------------------------------------------------------------------------
 
 
-@follows("checkpoint.commit", "check the path")
+@follows("checkpoint.absence", "check the path")
 def test_a_path_that_is_wrong(tmp_path: Path) -> None:
     save(tmp_path / "ckpt")
     with pytest.raises(NotCommittedError):
@@ -352,7 +352,7 @@ def test_a_path_that_is_wrong(tmp_path: Path) -> None:
     assert which(tmp_path / "ckpt") == NEW
 
 
-@follows("checkpoint.commit", "load an older checkpoint")
+@follows("checkpoint.absence", "load an older checkpoint")
 def test_a_save_that_was_killed(tmp_path: Path) -> None:
     run = Manager(tmp_path)
     run.save(1, tree(OLD))

@@ -405,7 +405,7 @@ def upload(place: places.BucketPlace, files: dict[str, bytes]) -> None:
 
 
 @follows(
-    "convert.orbax",
+    "convert.orbax_items",
     "use another step, or, if it was copied there from a disk, copy it back and pass that path",
 )
 def test_a_step_that_orbax_did_not_finish_on_gcs(gcs: Gcs, tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ def test_a_step_that_orbax_did_not_finish_on_gcs(gcs: Gcs, tmp_path: Path) -> No
     same(convert.from_orbax(tmp_path / "copy/6/default", like()), {"w": jnp.ones(3) * 6})
 
 
-@follows("convert.orbax", "pass one of its directories: {}")
+@follows("convert.orbax_items", "pass one of its directories: {}")
 def test_a_directory_of_several_items(tmp_path: Path) -> None:
     with ocp.CheckpointManager(tmp_path / "run") as manager:
         items = {name: ocp.args.PyTreeSave(like()) for name in ("params", "average")}
@@ -449,7 +449,7 @@ def test_orbax_without_like(tmp_path: Path) -> None:
     assert differences(state, convert.from_orbax(tmp_path / "saved", like=fresh)) == []
 
 
-@follows("convert.orbax", "rename one")
+@follows("convert.orbax_paths", "rename one")
 def test_keys_that_orbax_writes_alike(tmp_path: Path) -> None:
     alike = OrderedDict({1: jnp.zeros(1), "1": jnp.ones(1)})
     renamed = OrderedDict({1: jnp.zeros(1), "one": jnp.ones(1)})
@@ -461,7 +461,7 @@ def test_keys_that_orbax_writes_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
-@follows("convert.orbax", "restore the other with Orbax")
+@follows("convert.orbax_paths", "restore the other with Orbax")
 def test_leaves_that_orbax_wrote_to_one_place(tmp_path: Path) -> None:
     state = {"a": {"b": jnp.zeros(1)}, "a.b": jnp.ones(1)}
     with ocp.PyTreeCheckpointer() as checkpointer:

@@ -42,7 +42,7 @@ def refused(call: Any, *args: Any, **options: Any) -> str:
     return str(caught.value)
 
 
-@follows("runs.directory", "check the path, or save a step first")
+@follows("checkpoint.absence", "check the path, or save a step first")
 def test_a_run_without_a_step(tmp_path: Path) -> None:
     manager = Manager(tmp_path / "rum")
     refused(manager.load)
