@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import re
 import shutil
+import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -371,7 +374,7 @@ def test_a_data_file_that_is_not_there(change: str, tmp_path: Path) -> None:
     save(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "copy")
     (data,) = (tmp_path / "a").glob("data-*")
-    data.unlink() if change == "missing" else data.write_bytes(b"")
+    data.unlink() if change == "missing" else data.write_bytes(data.read_bytes()[:-1])
     with pytest.raises(CorruptError) as caught:
         ckptstore.load(tmp_path / "a")
     assert data.name in str(caught.value)
@@ -410,3 +413,113 @@ def test_a_checkpoint_that_is_overwritten_all_the_time(
         ckptstore.load(tmp_path)
     disk.undo()
     assert which(tmp_path) == NEXT
+
+
+@follows(
+    "checkpoint.absence",
+    "Manager(url).load() loads its newest, Manager(url).load(step) another",
+)
+def test_a_run_in_the_place_of_a_checkpoint(tmp_path: Path) -> None:
+    run = Manager(tmp_path)
+    run.save(1, tree(OLD))
+    run.save(2, tree(NEW))
+    with pytest.raises(NotCommittedError) as caught:
+        ckptstore.load(tmp_path)
+    newest, other = re.findall(r"Manager\(url\)\.load\(.*?\)", str(caught.value))
+    names = {"Manager": Manager, "url": tmp_path, "step": 1}
+    assert eval(newest, names)["who"] == NEW and eval(other, names)["who"] == OLD
+
+
+FOREIGN = {
+    "empty": (b"", "copy the file again"),
+    "lfs": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        "run `git lfs pull` in its repository, or download the file itself",
+    ),
+    "zeros": (bytes(600), "copy the file again, or load an older checkpoint"),
+    "json": (
+        b'{"error": {"code": 404}}',
+        "copy the file again, or look for the checkpoint in another directory",
+    ),
+    "text": (b"README.md\n", "restore the file from a copy, or load an older checkpoint"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@follows(
+    "checkpoint.foreign_files",
+    "copy the file again",
+    "run `git lfs pull` in its repository, or download the file itself",
+    "copy the file again, or load an older checkpoint",
+    "copy the file again, or look for the checkpoint in another directory",
+    "restore the file from a copy, or load an older checkpoint",
+    some=True,
+)
+def test_a_manifest_that_is_another_file(kind: str, tmp_path: Path) -> None:
+    run = Manager(tmp_path / "run")
+    run.save(1, tree(OLD))
+    run.save(2, tree(NEW))
+    shutil.copytree(tmp_path / "run", tmp_path / "elsewhere")
+    older, newer = sorted((tmp_path / "run").iterdir())
+    data, remedy = FOREIGN[kind]
+    (newer / "MANIFEST").write_bytes(data)
+    with pytest.raises(CorruptError) as caught:
+        ckptstore.load(newer)
+    assert remedy in str(caught.value)
+    assert which(older) == OLD
+    assert which(tmp_path / "elsewhere" / newer.name) == NEW
+    shutil.copy(tmp_path / "elsewhere" / newer.name / "MANIFEST", newer / "MANIFEST")
+    assert which(newer) == NEW
+
+
+@follows("checkpoint.manifest_file", "restore the file from a copy, or load an older checkpoint")
+def test_a_manifest_that_is_cut(tmp_path: Path) -> None:
+    run = Manager(tmp_path)
+    run.save(1, tree(OLD))
+    run.save(2, tree(NEW))
+    older, newer = sorted(tmp_path.iterdir())
+    copy = (newer / "MANIFEST").read_bytes()
+    (newer / "MANIFEST").write_bytes(copy[:100])
+    with pytest.raises(CorruptError):
+        ckptstore.load(newer)
+    assert which(older) == OLD
+    (newer / "MANIFEST").write_bytes(copy)
+    assert which(newer) == NEW
+
+
+class LogIn(http.server.BaseHTTPRequestHandler):
+    """Gives a page to log in to whoever does not say who he is."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+
+    def do_GET(self) -> None:
+        known = self.headers["Authorization"] == "Bearer me"
+        body = self.files[self.path] if known else b"<!DOCTYPE html><title>Sign in</title>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@follows("checkpoint.foreign_files", "download the file again, with your credentials")
+def test_a_page_to_log_in(tmp_path: Path) -> None:
+    save(tmp_path)
+    LogIn.files = {"/MANIFEST": (tmp_path / "MANIFEST").read_bytes()}
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), LogIn)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/MANIFEST"
+        for headers in ({}, {"Authorization": "Bearer me"}):
+            request = urllib.request.Request(url, headers=headers)
+            with urllib.request.urlopen(request) as answer:
+                (tmp_path / "MANIFEST").write_bytes(answer.read())
+            if not headers:
+                with pytest.raises(CorruptError):
+                    ckptstore.load(tmp_path)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert which(tmp_path) == NEW

@@ -233,6 +233,12 @@ def in_memory():
         memory.rm("/leads", recursive=True)
 
 
+@pytest.mark.follows(
+    "checkpoint.foreign_files",
+    "copy it to a disk, and there",
+    "read it with ckptstore.convert.{}({}{}){}",
+    some=True,
+)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", KINDS)
 def test_in_a_bucket_the_error_names_the_same_reader(name, made, tmp_path, monkeypatch, in_memory):
@@ -292,6 +298,7 @@ def test_each_wrong_reader_names_the_right_one(name, made, tmp_path, monkeypatch
         assert str(caught.value) == f"{made / name}: not a source for {reader}, but {lead}"
 
 
+@pytest.mark.follows("checkpoint.foreign_directories", "read it with ckptstore.load({})")
 @pytest.mark.parametrize("reader", READERS)
 def test_a_reader_of_other_files_names_load_for_a_checkpoint(reader, tmp_path):
     ckptstore.save(tmp_path / "ours", {"w": W})
@@ -300,6 +307,8 @@ def test_a_reader_of_other_files_names_load_for_a_checkpoint(reader, tmp_path):
     np.testing.assert_array_equal(found(follow(str(caught.value))), W)
 
 
+@pytest.mark.follows("checkpoint.foreign_files", "pass its directory, {}")
+@pytest.mark.follows("checkpoint.foreign_directories", "pass its directory, {}")
 @pytest.mark.parametrize("file", ["MANIFEST", "data"])
 def test_a_file_of_a_checkpoint_leads_to_its_directory(file, tmp_path):
     ckptstore.save(tmp_path / "ours", {"w": W})

@@ -118,27 +118,54 @@ def test_a_dtype_that_is_nested_too_deep(tmp_path: Path) -> None:
     assert_exact(tmp_path, [*apart, np.ascontiguousarray(x)])
 
 
-@follows("format.metadata", "put it in the tree")
 @pytest.mark.parametrize(
     "value",
-    [(1, 2), {1: 2}, 2**60, "\ud800", b"x" * (300 << 10), np.float32(1), [[[]]]],
+    [(1, 2), 2**60, "\ud800", np.float32(1), np.arange(3), {"a": {1: 2}}, Path("a"), {"\ud800": 1}],
     ids=lambda value: type(value).__name__,
 )
+@follows(
+    "format.metadata",
+    "pass {}",
+    "pass str({})",
+    "pass {str(key): entry for key, entry in {}.items()}",
+    "pass {ascii(key): entry for key, entry in {}.items()}",
+    some=True,
+)
+@follows("format.metadata", "or put it in the tree")
 def test_metadata_that_are_not_plain(value: Any, tmp_path: Path) -> None:
-    if type(value) is list:
-        for _ in range(40):
-            value = [value]
-    refused(tmp_path, {}, metadata={"x": value})
+    metadata = {"x": value}
+    words = refused(tmp_path, {}, metadata=metadata)
+    place, expression = words.removeprefix("save: ").partition("; or put")[0].split("; pass ")
+    place = place.partition(": ")[0]
+    exec(f"{place} = {expression}", {"metadata": metadata})
+    ckptstore.save(tmp_path / "c", {}, metadata=metadata)
+    assert ckptstore.inspect(tmp_path / "c").metadata == metadata
     assert_exact(tmp_path, {"x": value})
 
 
-@follows("format.names", "int(step) of an array gives one")
-def test_a_step_that_is_an_array(tmp_path: Path) -> None:
+@follows("format.metadata", "or put it in the tree")
+def test_metadata_that_are_too_large(tmp_path: Path) -> None:
+    big = {"x": b"x" * (300 << 10)}
+    refused(tmp_path, {}, metadata=big)
+    assert_exact(tmp_path, big)
+
+
+@follows("format.names", "int(step) gives one")
+def test_a_step_that_is_no_integer(tmp_path: Path) -> None:
     step = np.array(7.0)
     with pytest.raises(StructureError):
         ckptstore.save(tmp_path / "c", {}, step=step)  # type: ignore[arg-type]
     ckptstore.save(tmp_path / "c", {}, step=int(step))
     assert ckptstore.inspect(tmp_path / "c").step == 7
+
+
+@follows("format.names", "count from 0")
+def test_a_step_below_0(tmp_path: Path) -> None:
+    with pytest.raises(StructureError):
+        ckptstore.save(tmp_path / "c", {}, step=-1)
+    for step in range(2):
+        ckptstore.save(tmp_path / str(step), {}, step=step)
+        assert ckptstore.inspect(tmp_path / str(step)).step == step
 
 
 def _forged(url: Path, change: Any) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 import ckptstore
 from ckptstore import CheckpointError, Manager, keep_best, keep_last
+from ckptstore.storage.local import LocalStorage
 from tests.support import remedies
 from tests.unit.runs.test_listings import Mount
 
@@ -342,3 +343,30 @@ def test_a_rewind_beside_a_process_that_saves(
     words = refused(manager.rewind, 1)
     eval(re.findall(r"(rewind\(\d+\)) again", words)[0], {"rewind": manager.rewind})
     assert manager.steps() == [1]
+
+
+@follows("runs.saves", "to go on from step {}, call rewind({}) first")
+def test_a_save_below_a_step_of_this_manager(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = Manager(tmp_path)
+    for step in (10, 20, 30):
+        manager.save(step, state(step))
+    manager.load(10)
+    manager.save(15, state(15))
+    (words,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    eval(re.findall(r"rewind\(\d+\)", words)[0], {"rewind": manager.rewind})
+    manager.save(15, state(15))
+    assert manager.steps() == [10, 15] and manager.load() == state(15)
+
+
+@follows("runs.directory", "check the store, and whether other processes keep deleting steps")
+@follows("runs.directory", "then try again")
+def test_listings_that_contradict_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = trained(tmp_path, 1, 2)
+    monkeypatch.setattr(LocalStorage, "holders", lambda self, *args: [])
+    refused(manager.steps)
+    monkeypatch.undo()
+    assert manager.steps() == [1, 2]

@@ -162,12 +162,13 @@ def test_a_rule_that_saves(tmp_path: Path) -> None:
     assert manager.steps() == [1, 2, 9]
 
 
-@follows("saving.request", "float(value) of an array gives one")
-def test_a_metric_that_is_an_array(tmp_path: Path) -> None:
-    loss = np.array(0.25, "f4")
+@follows("saving.request", "float(value) of a text, float(value.mean()) of an array with axes")
+@pytest.mark.parametrize("value", ["0.25", np.full(4, 0.25)], ids=["text", "array"])
+def test_a_metric_that_is_no_number(value: Any, tmp_path: Path) -> None:
     with pytest.raises(StructureError):
-        ckptstore.save(tmp_path / "c", {}, metrics={"loss": loss})  # type: ignore[dict-item]
-    ckptstore.save(tmp_path / "c", {}, metrics={"loss": float(loss)})
+        ckptstore.save(tmp_path / "c", {}, metrics={"loss": value})
+    number = float(value) if isinstance(value, str) else float(value.mean())
+    ckptstore.save(tmp_path / "c", {}, metrics={"loss": number})
     assert ckptstore.inspect(tmp_path / "c").metrics == {"loss": 0.25}
 
 

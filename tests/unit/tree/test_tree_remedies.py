@@ -8,6 +8,9 @@ import datetime
 import enum
 import importlib.metadata
 import math
+import re
+import string
+import threading
 import types
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,7 +103,7 @@ def test_a_module(tmp_path: Path) -> None:
 
 @follows(
     "tree.symbols",
-    'store its name as a str, or name its path in save(..., supplied=["$..."])',
+    "store its name as a str, or {}",
 )
 def test_a_class_as_a_value(tmp_path: Path) -> None:
     refused(tmp_path, {"class": Box, "x": 1})
@@ -114,8 +117,7 @@ def test_a_class_as_a_value(tmp_path: Path) -> None:
 
 @follows(
     "tree.symbols",
-    'keep it out of the tree, or name its path in save(..., supplied=["$..."]) and supply it by '
-    "load(url, like=...)",
+    "keep it out of the tree, or {}",
 )
 @pytest.mark.parametrize("function", [lambda x: x, refused], ids=["a lambda", "a function"])
 def test_a_function(function: Any, tmp_path: Path) -> None:
@@ -135,24 +137,57 @@ def test_a_function(function: Any, tmp_path: Path) -> None:
         (memoryview(b"weights"), "pass bytes(x)"),
     ],
 )
-@follows("tree.symbols", "pass {}")
-def test_an_object_of_python_that_has_a_plain_form(x: Any, remedy: str, tmp_path: Path) -> None:
-    assert remedy in refused(tmp_path, [x])
+@follows("types.remedies", "pass {}, or use {}")
+def test_an_object_of_python_that_has_a_plain_form(
+    x: Any, remedy: str, tmp_path: Path, registered: None
+) -> None:
+    words = refused(tmp_path, [x])
+    assert remedy in words
     plain = eval(remedy.removeprefix("pass "), {"x": x})
     assert list(assert_exact(tmp_path, [plain])[0]) == list(x)
+    if type(x) is collections.UserList:
+        call = words.partition("or use ")[2].replace("unflatten=...", "unflatten=make")
+        names = {"ckptstore": ckptstore, "UserList": collections.UserList}
+        names |= {"take": lambda x: ((x.data,), None), "make": lambda _, c: type(x)(*c)}
+        eval(call.replace("flatten=...", "flatten=take"), names)
+        assert roundtrip(tmp_path, x) == x
 
 
-@follows("tree.symbols", "{}, or use ckptstore.register({}, flatten=..., unflatten=...)")
-@follows("tree.symbols", "make it a dataclass or a NamedTuple")
+@follows("types.remedies", "make it a dataclass or a NamedTuple, use {}, or {}")
+@follows("types.remedies", "ckptstore.register({}, flatten=..., unflatten=...)")
 def test_an_object_of_a_class_of_your_own(tmp_path: Path, registered: None) -> None:
     words = refused(tmp_path, Box(7))
-    assert "or use ckptstore.register(Box, flatten=..., unflatten=...)" in words
+    assert "use ckptstore.register(Box, flatten=..., unflatten=...)" in words
     assert_exact(tmp_path, Point(7))
     ckptstore.register(Box, flatten=lambda b: ((b.held,), None), unflatten=lambda _, c: Box(*c))
     assert roundtrip(tmp_path, Box(7)).held == 7
 
 
-@follows("tree.encoding", "use ckptstore.register({}, flatten=..., unflatten=...)")
+@follows("types.remedies", "use {}, or {}")
+def test_an_object_of_a_class_that_nobody_can_edit(tmp_path: Path, registered: None) -> None:
+    x = string.Template("a $b")
+    words = refused(tmp_path, x)
+    assert "use ckptstore.register(Template, flatten=..., unflatten=...)" in words
+    (patterns,) = re.findall(r"supplied=(\[.*?\])\)", words)
+    assert roundtrip(tmp_path, [x], supplied=["$[0]"], like=[x]) == [x]
+    assert eval(patterns) == ["$"]
+    ckptstore.register(
+        string.Template,
+        flatten=lambda x: ((x.template,), None),
+        unflatten=lambda _, parts: string.Template(*parts),
+    )
+    assert roundtrip(tmp_path, x).template == "a $b"
+
+
+@follows("types.remedies", "leave it out and make a new one")
+def test_an_object_of_this_process(tmp_path: Path) -> None:
+    tree = {"lock": threading.Lock(), "x": 1}
+    refused(tmp_path, tree)
+    del tree["lock"]
+    assert {**assert_exact(tmp_path, tree), "lock": threading.Lock()}["x"] == 1
+
+
+@follows("tree.encoding", "use ckptstore.register({}, flatten=..., unflatten=...), or {}")
 def test_a_class_that_cannot_be_made_without_its_code(tmp_path: Path, registered: None) -> None:
     bag = Bag(3)
     bag["a"] = 1

@@ -114,6 +114,7 @@ METHODS = {
 }
 
 
+@pytest.mark.follows("types.remedies", "save {}, and restore it by {}")
 @pytest.mark.parametrize("name", METHODS)
 def test_an_object_with_methods_for_its_state_names_them(name: str, tmp_path: pathlib.Path) -> None:
     module, cls, get, put = METHODS[name]
@@ -329,6 +330,11 @@ ITERATORS: dict[str, Callable[[list[int]], Any]] = {
 }
 
 
+@pytest.mark.follows(
+    "types.remedies",
+    "count the items that you take, save that number, and take as many from a new one: "
+    "next(itertools.islice(x, loaded, loaded), None)",
+)
 @pytest.mark.parametrize("name", ITERATORS)
 def test_an_iterator_says_how_to_take_as_many_items_again(
     name: str, tmp_path: pathlib.Path
@@ -360,6 +366,10 @@ OF_PROCESS: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.follows(
+    "types.remedies",
+    'name its path in save(..., supplied=["$..."]) and supply it by load(url, like=...)',
+)
 @pytest.mark.parametrize("name", OF_PROCESS)
 def test_what_no_file_can_hold_is_supplied_by_the_path_that_the_error_names(
     name: str, tmp_path: pathlib.Path
@@ -422,6 +432,11 @@ SUBCLASSES = {
 }
 
 
+@pytest.mark.follows(
+    "types.remedies",
+    "pass {}(x), or use ckptstore.register({}, flatten=lambda x: (({}(x),), None), "
+    "unflatten=lambda _, parts: {}(*parts))",
+)
 @pytest.mark.parametrize("name", SUBCLASSES)
 def test_a_subclass_of_a_container_is_registered_by_the_call_of_the_error(
     name: str, tmp_path: pathlib.Path
@@ -438,6 +453,9 @@ def test_a_subclass_of_a_container_is_registered_by_the_call_of_the_error(
     assert str(again) == str(x)
 
 
+@pytest.mark.follows(
+    "types.remedies", "save ({}(x), dict(vars(x))), which has its attributes {}, or use {}"
+)
 def test_a_subclass_with_attributes_of_its_own_does_not_lose_them(tmp_path: pathlib.Path) -> None:
     cls = type("Replay", (Items,), {"__module__": __name__})
     x = cls([1, 2])
