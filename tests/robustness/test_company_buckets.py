@@ -65,6 +65,10 @@ DEMANDS: dict[str, tuple[Policy, str]] = {
 }
 
 
+@pytest.mark.follows(
+    "storage.clients.s3_remedies",
+    "ask for permission to read, write, list and delete there",
+)
 @pytest.mark.parametrize(
     "demand",
     [pytest.param(d, marks=[] if d == "kms" else pytest.mark.ci) for d in DEMANDS],
@@ -115,6 +119,12 @@ def test_an_option_that_no_request_takes_is_refused(moto: Moto) -> None:
     ckptstore.save(url, TREE, storage_options=right)
 
 
+@pytest.mark.follows(
+    "storage.clients.s3_remedies",
+    "ask for the permissions kms:GenerateDataKey and kms:Decrypt on the key, and check that it "
+    "is enabled and in the bucket's region, or pass another key in "
+    'storage_options={"s3_additional_kwargs": {}}',
+)
 def test_a_key_that_you_may_not_use_is_named_and_another_works(
     moto: Moto, guarded: FaultProxy
 ) -> None:
@@ -132,6 +142,10 @@ def test_a_key_that_you_may_not_use_is_named_and_another_works(
         save(storage_options=follow(str(error), options, "SSEKMSKeyId", **KEYS))
 
 
+@pytest.mark.follows(
+    "storage.clients.s3_remedies",
+    "leave ACL out of s3_additional_kwargs",
+)
 def test_a_bucket_without_acls_names_the_option_to_leave_out(
     moto: Moto, guarded: FaultProxy
 ) -> None:
@@ -173,6 +187,11 @@ def locked_bucket(moto: Moto) -> str:
     return name
 
 
+@pytest.mark.follows(
+    "storage.clients.s3_remedies",
+    "leave request_checksum_calculation out of config_kwargs, and of the environment "
+    "(AWS_REQUEST_CHECKSUM_CALCULATION)",
+)
 def test_a_bucket_with_object_lock_works_and_its_demand_for_sums_is_named(
     moto: Moto, guarded: FaultProxy
 ) -> None:
@@ -184,6 +203,11 @@ def test_a_bucket_with_object_lock_works_and_its_demand_for_sums_is_named(
     assert store_life.lived(url, options) == store_life.CALLS
 
 
+@pytest.mark.follows(
+    "storage.clients.s3_remedies",
+    "leave request_checksum_calculation out of config_kwargs, and of the environment "
+    "(AWS_REQUEST_CHECKSUM_CALCULATION)",
+)
 def test_the_demand_for_sums_names_the_environment_too(
     moto: Moto, guarded: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +220,10 @@ def test_the_demand_for_sums_names_the_environment_too(
     ckptstore.save(url, TREE, storage_options=options)
 
 
+@pytest.mark.follows(
+    "storage.clients.s3",
+    "add a lifecycle rule with NoncurrentVersionExpiration to the bucket",
+)
 def test_a_bucket_that_keeps_versions_says_once_that_eviction_frees_no_room(
     moto: Moto, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -237,6 +265,10 @@ HELD = {
 }
 
 
+@pytest.mark.follows(
+    "storage.proof",
+    "save to a new place without overwrite=True",
+)
 @pytest.mark.parametrize("kind", HELD)
 def test_a_bucket_that_holds_its_objects_takes_creates_and_refuses_an_overwrite_by_name(
     kind: str, request: pytest.FixtureRequest

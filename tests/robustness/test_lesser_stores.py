@@ -95,6 +95,10 @@ NO_CONDITIONS: dict[str, Policy] = {
 }
 
 
+@pytest.mark.follows(
+    "storage.proof",
+    "save to another store{}",
+)
 @pytest.mark.parametrize("store", NO_CONDITIONS)
 def test_a_store_without_conditions_is_told_before_the_data_and_works_if_you_vouch(
     store: str, moto: Moto, guarded: FaultProxy
@@ -144,6 +148,10 @@ def test_a_store_that_lacks_if_match_alone_takes_creates_and_refuses_overwrites_
     assert store_life.is_tree(ckptstore.load(f"{url}/one", storage_options=options), 7)
 
 
+@pytest.mark.follows(
+    "storage.proof",
+    "switch that off there, or {}{}",
+)
 def test_a_store_whose_versions_never_match_is_overwritten_if_you_vouch(
     moto: Moto, guarded: FaultProxy
 ) -> None:
@@ -286,6 +294,10 @@ def test_a_store_that_does_not_know_checksums_names_the_option_that_leaves_them_
     assert done == store_life.CALLS
 
 
+@pytest.mark.follows(
+    "storage.proof",
+    'pass storage_options={"config_kwargs": {"request_checksum_calculation": "when_required"}}',
+)
 def test_a_store_that_keeps_the_checksums_as_content_is_found_before_the_data(
     moto: Moto, guarded: FaultProxy, tmp_path: Path
 ) -> None:
@@ -303,6 +315,10 @@ def test_a_store_that_keeps_the_checksums_as_content_is_found_before_the_data(
 # OSS, whole: the host, the chunks and the conditions, one error after the other.
 
 
+@pytest.mark.follows(
+    "storage.clients.s3_remedies",
+    'pass storage_options={"config_kwargs": {"s3": {"addressing_style": "virtual"}}}',
+)
 def test_each_error_of_oss_leads_to_the_next_until_all_works(moto: Moto, oss: FaultProxy) -> None:
     enforce(oss, policies.OSS)
     url, options = f"s3://{moto.new_bucket()}/run", oss.storage_options()

@@ -272,6 +272,25 @@ def test_every_remedy_of_a_reason_is_followed() -> None:
     assert set(CASES) == set(retry.REMEDIES)
 
 
+@pytest.mark.follows(
+    "storage.retry",
+    "correct or leave out that option in storage_options",
+    "correct the URL, or the endpoint in storage_options",
+    "delete old checkpoints there, or ask for a larger quota",
+    "save below another prefix, or remove the object that is in the way",
+    "save to another store",
+    "save to another place",
+    "save to a new place, without overwrite=True",
+    "check the endpoint and the network, or try again later",
+    "create the bucket, or check its name, the endpoint and the account",
+    "ask for permission to read, write, list and delete there (without the permission to list, "
+    "a missing object gives this error too)",
+    "renew the credentials, or pass others in storage_options or the environment",
+    "check the endpoint, the bucket and the options",
+    "set the bucket's region, for S3 in the environment as AWS_DEFAULT_REGION or as "
+    'storage_options={"client_kwargs": {"region_name": ...}}',
+    some=True,
+)
 @pytest.mark.parametrize("reason", CASES, ids=str)
 def test_the_remedy_of_a_reason_works(
     reason: Reason,
@@ -290,6 +309,10 @@ def test_the_remedy_of_a_reason_works(
 # The remedies of single faults.
 
 
+@pytest.mark.follows(
+    "storage.uploads",
+    "save again",
+)
 def test_a_lost_upload_is_sent_again(
     moto: Moto, guarded: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +329,10 @@ def test_a_lost_upload_is_sent_again(
     save()
 
 
+@pytest.mark.follows(
+    "storage.atomic_upload",
+    "pass overwrite=True if you accept that, or write to a disk",
+)
 def test_a_large_export_without_the_condition_names_overwrite_and_a_disk(
     moto: Moto, guarded: FaultProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -326,6 +353,10 @@ def test_a_large_export_without_the_condition_names_overwrite_and_a_disk(
         assert np.array_equal(file[file.files[0]], TREE["w"])
 
 
+@pytest.mark.follows(
+    "storage.retry",
+    "load the checkpoint when the store answers again",
+)
 def test_a_commit_of_unknown_outcome_is_looked_at_when_the_store_answers_again(
     moto: Moto, guarded: FaultProxy
 ) -> None:
@@ -389,6 +420,10 @@ def google(gcs: Gcs) -> Iterator[FaultProxy]:
         yield proxy
 
 
+@pytest.mark.follows(
+    "storage.clients.gcs_errors",
+    'pass storage_options={"requester_pays": "<your project>"}',
+)
 def test_a_bucket_of_google_whose_requester_pays_names_the_option(
     gcs: Gcs, google: FaultProxy
 ) -> None:
@@ -404,6 +439,12 @@ def test_a_bucket_of_google_whose_requester_pays_names_the_option(
     assert all("userProject=payer" in r.target for r in google.log if r.action is None)
 
 
+@pytest.mark.follows(
+    "storage.clients.gcs_errors",
+    "if it demands keys of your own, set a default key on the bucket (gcloud storage buckets "
+    "update --default-encryption-key), which then takes every write, or save to a bucket that "
+    "has one",
+)
 def test_a_demand_for_keys_of_google_names_the_default_key_of_the_bucket(
     gcs: Gcs, google: FaultProxy
 ) -> None:
@@ -419,6 +460,11 @@ def test_a_demand_for_keys_of_google_names_the_default_key_of_the_bucket(
     saving(url, options)()
 
 
+@pytest.mark.follows(
+    "storage.clients.gcs_errors",
+    "ask for permission to read, write, list and delete there (the role Storage Object User "
+    "has all of them",
+)
 @pytest.mark.parametrize("denied", ["storage.objects.list", "storage.objects.create"])
 def test_a_missing_permission_of_google_is_named(denied: str, gcs: Gcs, google: FaultProxy) -> None:
     lists = lambda r: r.method == "GET" and "prefix=" in r.target  # noqa: E731

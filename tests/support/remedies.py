@@ -25,13 +25,13 @@ PACKAGE = Path(ckptstore.__file__).parent
 
 _VERBS = (
     "add ask assign begin bind break build call change check choose clear close convert copy "
-    "count create cut declare define delete describe do download drop end expand export find "
-    "fit flatten free gather give handle hold import increase install interrupt join keep "
-    "leave let limit list load look lower make mark mask mend merge mount move name open pad "
-    "pass pick pip put raise read register remove rename renew replace reset resize restore "
-    "resume retry return rewind run save see select send set shorten shut start stop store "
-    "supply switch take tell top try turn uninstall unlink unmount unpack upgrade use verify view "
-    "wait wrap write"
+    "correct count create cut declare define delete describe do download drop end expand "
+    "export find fit flatten free gather give handle hold import increase install interrupt "
+    "join keep leave let limit list load log look lower make mark mask mend merge mount move "
+    "name open pad pass pick pip put raise read register remove rename renew replace reset "
+    "resize restore resume retry return rewind run save see select send set shorten shut "
+    "split start stop store supply switch take tell top try turn uninstall unlink unmount "
+    "unpack upgrade use verify view wait wrap write"
 )
 _FIRST = "(?:and |or |, or |then |or, |otherwise |please |either )?"
 _CONDITION = "(?:(?i:if|to|for|in|when|where) [^;:,]*, )?"

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import os
+import pickle
 import re
 import shutil
+import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy
 import pytest
 
 import ckptstore
+import ckptstore.convert
 from ckptstore import (
     AlreadyCommittedError,
+    CheckpointError,
     CorruptError,
     Manager,
     NotCommittedError,
@@ -441,7 +447,6 @@ FOREIGN = {
         b'{"error": {"code": 404}}',
         "copy the file again, or look for the checkpoint in another directory",
     ),
-    "text": (b"README.md\n", "restore the file from a copy, or load an older checkpoint"),
 }
 
 
@@ -452,7 +457,6 @@ FOREIGN = {
     "run `git lfs pull` in its repository, or download the file itself",
     "copy the file again, or load an older checkpoint",
     "copy the file again, or look for the checkpoint in another directory",
-    "restore the file from a copy, or load an older checkpoint",
     some=True,
 )
 def test_a_manifest_that_is_another_file(kind: str, tmp_path: Path) -> None:
@@ -523,3 +527,66 @@ def test_a_page_to_log_in(tmp_path: Path) -> None:
         server.shutdown()
         server.server_close()
     assert which(tmp_path) == NEW
+
+
+@follows(
+    "checkpoint.foreign_files",
+    "unpack it (mv MANIFEST MANIFEST.gz && gunzip MANIFEST.gz), or, in a bucket, upload it without "
+    "Content-Encoding: gzip",
+)
+def test_a_manifest_that_is_packed(tmp_path: Path) -> None:
+    save(tmp_path)
+    sound = (tmp_path / "MANIFEST").read_bytes()
+    (tmp_path / "MANIFEST").write_bytes(gzip.compress(sound))
+    with pytest.raises(CorruptError) as caught:
+        ckptstore.load(tmp_path)
+    command = re.findall(r"unpack it \((.*?)\)", str(caught.value))[0]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert which(tmp_path) == NEW
+    assert (tmp_path / "MANIFEST").read_bytes() == sound  # as it is uploaded anew
+
+
+@follows("checkpoint.foreign_files", "unpack it, and pass the directory or the file that was in it")
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_of_a_checkpoint(kind: str, tmp_path: Path) -> None:
+    save(tmp_path / "saved")
+    archive = shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path, "saved")
+    with pytest.raises(NotCommittedError):
+        ckptstore.load(archive)
+    shutil.unpack_archive(archive, tmp_path / "unpacked")
+    assert which(tmp_path / "unpacked/saved") == NEW
+
+
+@follows("checkpoint.foreign_files", "unpack it with gunzip, and pass the file that was in it")
+def test_a_file_of_another_tool_that_is_packed(tmp_path: Path) -> None:
+    data = pickle.dumps({"w": [1.0]})
+    (tmp_path / "w.pkl.gz").write_bytes(gzip.compress(data))
+    with pytest.raises(CheckpointError):
+        ckptstore.load(tmp_path / "w.pkl.gz")
+    subprocess.run(["gunzip", "w.pkl.gz"], cwd=tmp_path, check=True)
+    assert ckptstore.convert.from_pickle(tmp_path / "w.pkl") == {"w": [1.0]}
+
+
+@follows("checkpoint.foreign_files", "import h5py")
+def test_a_file_of_hdf5(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["dense/w"] = [1.0, 2.0]
+    read_by_the_code(tmp_path / "w.h5", "dense/w")
+
+
+@follows("checkpoint.foreign_directories", "import zarr")
+def test_a_directory_of_zarr(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    zarr.save_group(tmp_path / "group", w=numpy.array([1.0, 2.0]))
+    read_by_the_code(tmp_path / "group", "w")
+
+
+def read_by_the_code(place: Path, name: str) -> None:
+    """Run the code of the error, and save what it reads."""
+    with pytest.raises(NotCommittedError) as caught:
+        ckptstore.load(place)
+    names: dict[str, Any] = {}
+    exec(re.findall("`(.*)`", str(caught.value))[0], names)
+    ckptstore.save(place.parent / "moved", names["tree"])
+    assert ckptstore.load(place.parent / "moved")[name].tolist() == [1.0, 2.0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox
 import flax.serialization
@@ -469,3 +471,75 @@ def test_leaves_that_orbax_wrote_to_one_place(tmp_path: Path) -> None:
         refused(convert.from_orbax, tmp_path / "saved", state)
         restored = checkpointer.restore(tmp_path / "saved")
     assert float(restored["a.b"][0]) == float(restored["a"]["b"][0]) in (0.0, 1.0)
+
+
+@follows("convert.orbax_paths", "there is {}")
+def test_a_pattern_that_selects_nothing_of_orbax(tmp_path: Path) -> None:
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "saved", like())
+    words = refused(convert.from_orbax, tmp_path / "saved", like(), select="$.v")
+    for pattern in words.partition("there is ")[2].split(", "):
+        read = convert.from_orbax(tmp_path / "saved", {"w": jnp.ones(3), "n": 1}, select=pattern)
+        name = pattern.removeprefix("$.")
+        assert differences(like()[name], read[name]) == []
+
+
+# --- pickle and npz -----------------------------------------------------------------------------
+
+
+@follows(
+    "convert.pickle",
+    "if you trust the file, save it again in a program that can read it: with open(path, 'rb') as "
+    "file: ckptstore.save(directory, pickle.load(file))",
+)
+def test_a_pickle_of_objects(tmp_path: Path) -> None:
+    path, tree = tmp_path / "x.pkl", {"step": Step(3), "w": TREE["w"]}
+    path.write_bytes(pickle.dumps(tree))
+    line = refused(convert.from_pickle, path).partition("that can read it: ")[2]
+    exec(
+        line, {"path": path, "pickle": pickle, "ckptstore": ckptstore, "directory": tmp_path / "c"}
+    )
+    assert differences(tree, ckptstore.load(tmp_path / "c")) == []
+
+
+class Step(NamedTuple):
+    number: int
+
+
+@follows(
+    "convert.pickle",
+    "read each by itself, with data = open(path, 'rb').read(): from_pickle(data[:{}]), then "
+    "from_pickle(data[{}:])",
+)
+def test_a_pickle_of_several_objects(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps({"w": 1}) + pickle.dumps({"step": 2}))
+    words = refused(convert.from_pickle, path)
+    names = {"data": path.read_bytes(), "from_pickle": convert.from_pickle}
+    calls = re.findall(r"from_pickle\(.*?\]\)", words)
+    assert [eval(call, names) for call in calls] == [{"w": 1}, {"step": 2}]
+
+
+@follows(
+    "convert.pickle",
+    "restore it from a copy, or check that it is the kind of file that you expect",
+)
+def test_a_pickle_that_is_damaged(tmp_path: Path) -> None:
+    path, sound = tmp_path / "x.pkl", pickle.dumps(TREE)
+    path.write_bytes(sound[:-30])
+    refused(convert.from_pickle, path)
+    path.write_bytes(sound)
+    same(convert.from_pickle(path))
+
+
+@follows(
+    "convert.npz",
+    "if you trust the file and have the memory, read it with dict(numpy.load(path))",
+)
+def test_an_npz_that_says_it_holds_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "_GROWTH_LEAST", 1000)
+    path = tmp_path / "x.npz"
+    zeros = {"w": np.zeros(1_000_000)}
+    np.savez_compressed(path, **zeros)
+    words = refused(convert.from_npz, path)
+    same(eval(words.rpartition("read it with ")[2], {"numpy": np, "path": path}), zeros)

@@ -21,7 +21,7 @@ import pytest
 import ckptstore
 from ckptstore import StructureError
 from ckptstore.adapters import Adapter, Record, TypeKind, TypeRow
-from ckptstore.tree import records
+from ckptstore.tree import records, symbols
 from ckptstore.types import registry
 from tests.support.compare import assert_exact, differences, roundtrip
 
@@ -177,6 +177,33 @@ def test_an_object_of_a_class_that_nobody_can_edit(tmp_path: Path, registered: N
         unflatten=lambda _, parts: string.Template(*parts),
     )
     assert roundtrip(tmp_path, x).template == "a $b"
+
+
+class Closed:
+    """Its own code fails when it is looked at."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("closed")
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("closed")
+
+
+@follows("tree.refusals", "use ckptstore.register({}, flatten=..., unflatten=...), or {}")
+def test_an_object_whose_own_code_fails(
+    tmp_path: Path, registered: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(x: Any) -> Any:
+        raise RuntimeError("closed")
+
+    monkeypatch.setattr(symbols, "encode_symbol", fail)
+    monkeypatch.setattr("ckptstore.tree.encoding.encode_symbol", lambda live, x: fail(x))
+    x = Closed()
+    refused(tmp_path, [x])
+    assert roundtrip(tmp_path, [x], supplied=["$[0]"], like=[x])[0] is x
+    ckptstore.register(Closed, flatten=lambda x: ((), None), unflatten=lambda _, c: Closed())
+    assert type(roundtrip(tmp_path, [x])[0]) is Closed
 
 
 @follows("types.remedies", "leave it out and make a new one")
