@@ -67,6 +67,10 @@ DEMANDS: dict[str, tuple[Policy, str]] = {
 
 @pytest.mark.follows(
     "storage.clients.s3_remedies",
+    "the bucket's policy may demand more, to be passed in storage_options:",
+)
+@pytest.mark.follows(
+    "storage.clients.s3_remedies",
     "ask for permission to read, write, list and delete there",
 )
 @pytest.mark.parametrize(

@@ -39,7 +39,9 @@ _BEGIN = re.compile(rf"{_FIRST}{_CONDITION}(?:{_VERBS.replace(' ', '|')})(?= \S)
 _HINTS = (
     *("did you mean", " gives one", " give one", " gives numpy", "lists them"),
     *("begins with $, as in", "ckptstore.register(", " takes the n", "loads its newest"),
-    *("may be sound: rewind", "float(value) of"),
+    *("may be sound: rewind", "float(value) of", 'metrics={"name": value}', "a step is .name"),
+    *("types= takes", "the clocks are", "gc() removes them", "loads in any script"),
+    *("expected a dict with some of", "needs a directory of its own", "may demand more, to be"),
 )
 
 _NO_REMEDIES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -40,3 +41,16 @@ def test_a_pattern_in_the_place_of_like(tmp_path: Path) -> None:
         ckptstore.load(tmp_path / "c", "$.params")
     call = str(caught.value).rpartition("for a pattern, pass ")[2]
     assert ckptstore.load(tmp_path / "c", **eval(f"dict({call})")) == {"w": 1}
+
+
+class Point(NamedTuple):
+    x: int
+
+
+@follows("loading.reader", "types= takes {}")
+def test_types_that_are_none(tmp_path: Path) -> None:
+    ckptstore.save(tmp_path / "c", Point(1))
+    with pytest.raises(StructureError):
+        ckptstore.load(tmp_path / "c", types=["project.Point"])  # type: ignore[list-item]
+    assert ckptstore.load(tmp_path / "c", types=[Point]) == Point(1)
+    assert ckptstore.load(tmp_path / "c", types={f"{__name__}.Point": Point}) == Point(1)

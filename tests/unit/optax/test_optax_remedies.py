@@ -150,3 +150,12 @@ def test_a_state_that_does_not_fit() -> None:
     with pytest.raises(StructureError):
         fit(updated(tx), old, PARAMS)
     assert fit(updated(tx)[:2], old, PARAMS)[0][0].count == 1
+
+
+@follows("optax.counters", "the clocks are {}")
+def test_a_clock_that_a_state_does_not_have() -> None:
+    state = updated(optax.adam(1e-3))
+    with pytest.raises(StructureError) as caught:
+        shift_counts(state, {"$[7]": 100})
+    clocks = str(caught.value).partition("the clocks are ")[2].split(", ")
+    assert values(shift_counts(state, dict.fromkeys(clocks, 100))) == [101]

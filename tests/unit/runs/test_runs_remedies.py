@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 
 import ckptstore
@@ -234,6 +235,7 @@ def test_a_step_that_this_manager_saved(tmp_path: Path) -> None:
     assert manager.load(1) == {"step": "again"}
 
 
+@follows("runs.refusals", "a new run needs a directory of its own")
 @follows("runs.refusals", "begin with load_or_init(init), which loads step {}")
 def test_a_script_that_does_not_resume(tmp_path: Path) -> None:
     trained(tmp_path, 1, 2)
@@ -370,3 +372,24 @@ def test_listings_that_contradict_each_other(
     refused(manager.steps)
     monkeypatch.undo()
     assert manager.steps() == [1, 2]
+
+
+@follows("runs.rewinding", "gc() removes them")
+def test_files_that_a_rewind_could_not_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager, real = trained(tmp_path, 1), LocalStorage.delete
+    manager.load()
+    manager.save(2, {"w": np.ones(3)})
+
+    def delete(self: LocalStorage, name: str, expected: bytes | None = None) -> None:
+        if name.startswith("data-"):
+            raise ckptstore.StorageError("no answer")
+        real(self, name, expected=expected)
+
+    monkeypatch.setattr(LocalStorage, "delete", delete)
+    assert manager.rewind(1) == [2]
+    monkeypatch.undo()
+    assert len(list(tmp_path.glob("*2/data-*"))) == 1
+    manager.gc(grace=0)
+    assert not list(tmp_path.glob("*2/data-*"))

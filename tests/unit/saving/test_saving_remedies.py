@@ -207,3 +207,11 @@ def test_an_array_that_repeats_its_elements(tmp_path: Path) -> None:
     assert (np.broadcast_to(ckptstore.load(tmp_path / "row")["x"], (1024, 1024)) == whole).all()
     sizes = [sum(p.stat().st_size for p in (tmp_path / n).iterdir()) for n in ("row", "whole")]
     assert sizes[0] * 100 < sizes[1]
+
+
+@follows("saving.request", 'metrics={"name": value}')
+def test_a_metric_whose_name_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(StructureError):
+        ckptstore.save(tmp_path / "c", {}, metrics={1: 0.5})  # type: ignore[dict-item]
+    ckptstore.save(tmp_path / "c", {}, metrics={"1": 0.5})
+    assert ckptstore.inspect(tmp_path / "c").metrics == {"1": 0.5}

@@ -366,3 +366,12 @@ def test_a_storage_that_is_sent_to_another_process(memory: str) -> None:
     remedies.seen(str(caught.value))
     with storage.open(url) as again:
         assert "MANIFEST" in again.list()
+
+
+@follows("storage.options", "expected a dict with some of {}")
+def test_an_option_of_ours_that_is_none(memory: str) -> None:
+    url = f"memory://{memory}/run"
+    words = refused(ckptstore.save, url, {"x": 1}, storage_options={"ckptstore": {"atomic": True}})
+    known = words.partition("a dict with some of ")[2].split(", ")
+    values = {name: 60 if name in ("timeout", "deadline") else True for name in known}
+    saved(url, storage_options={"ckptstore": values})

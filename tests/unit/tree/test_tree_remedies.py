@@ -573,3 +573,17 @@ def test_a_file_whose_parts_would_be_read_endlessly(saved: Any) -> None:
     place = saved({"deques": deques, "x": 1})
     fails(place)
     assert ckptstore.load(place, select="$.x") == 1
+
+
+@follows("tree.paths", "a step is .name, [0], ['key'], .* or .**")
+def test_a_pattern_that_cannot_be_read(saved: Any) -> None:
+    place = saved({"name": [1, {"key": 2}]})
+    fails(place, select="$.name.[0]")
+    for select, found in (
+        ("$.name", [1, {"key": 2}]),
+        ("$.name[0]", 1),
+        ("$['name'][1]['key']", 2),
+        ("$.*", {"$['name']": [1, {"key": 2}]}),
+        ("$.**.key", {"$['name'][1]['key']": 2}),
+    ):
+        assert ckptstore.load(place, select=select) == found

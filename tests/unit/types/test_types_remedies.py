@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 import importlib.metadata
+import os
+import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from ckptstore import Migration, StructureError, UnknownTypeError
 from ckptstore.adapters import Adapter, Record, TypeKind, TypeRow
 from ckptstore.tree import records, round_trip
 from ckptstore.types import registry
+from tests.support import ROOT
 from tests.support.compare import assert_exact, differences, roundtrip
 
 follows = pytest.mark.follows
@@ -549,3 +552,27 @@ def test_a_framework_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.M
         loaded = ckptstore.load(tmp_path / "c", arrays="numpy")
         assert differences({"x": x}, loaded) == []
     assert differences({"x": jax.numpy.asarray(x)}, ckptstore.load(tmp_path / "c")) == []
+
+
+@follows(
+    "types.lookup",
+    "a class in a module, or with a name that ckptstore.register gave it before it was saved, "
+    "loads in any script",
+)
+def test_a_class_of_another_script(module: Any, tmp_path: Path) -> None:
+    scripts = {
+        "saves": f"import typing, ckptstore, sys\n{STATE}ckptstore.save(sys.argv[1], State(3))",
+        "named": f"import typing, ckptstore, sys\n{STATE}"
+        "ckptstore.register(State, name='project.State')\nckptstore.save(sys.argv[1], State(3))",
+        "imports": "import ckptstore, sys, project\nckptstore.save(sys.argv[1], project.State(3))",
+    }
+    (tmp_path / "project.py").write_text(f"import typing\n{STATE}")
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    for name, code in scripts.items():
+        command = [sys.executable, "-c", code, str(tmp_path / name)]
+        subprocess.run(command, env=env, check=True)
+    fails(tmp_path / "saves")
+    today = module(STATE).State
+    assert ckptstore.load(tmp_path / "imports") == today(3)
+    ckptstore.register(today, name="project.State")
+    assert ckptstore.load(tmp_path / "named") == today(3)
