@@ -66,18 +66,23 @@ class NumpyAdapter(Adapter):
         }
 
     def record(self, cls: type) -> Record | None:
-        """Take masked arrays apart; refuse generators of random numbers."""
-        if cls.__module__ == "numpy.random._generator":  # numpy.random may not be imported
-            raise Refusal(
-                "a numpy.random.Generator cannot be saved; save x.bit_generator.state, and "
-                "restore it by x.bit_generator.state = loaded"
-            )
-        if cls.__module__ == "numpy.random.mtrand":
-            raise Refusal(
-                "a numpy.random.RandomState cannot be saved; save x.get_state(), and restore "
-                "it by x.set_state(loaded)"
-            )
+        """Take masked arrays and generators of random numbers apart."""
+        if cls.__module__.startswith("numpy.random"):
+            return _of_random().get(cls)
         return super().record(cls)
+
+    def record_named(self, row: TypeRow) -> Record | None:
+        """Return the record of a masked array, or of a generator of random numbers."""
+        if row.module == "numpy.random":
+            return next((r for r in _of_random().values() if str(r.row) == str(row)), None)
+        return super().record_named(row)
+
+
+def _of_random() -> Mapping[type, Record]:
+    """Return the records of `numpy.random`, which takes time to import and few trees need."""
+    from ckptstore.adapters import numpy_random
+
+    return numpy_random.RECORDS
 
 
 def _leaf(x: Array, row: TypeRow) -> Leaf:

@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ckptstore.adapters import stdlib_dates, stdlib_keys
+from ckptstore.adapters import stdlib_dates, stdlib_keys, stdlib_numbers, stdlib_random
 from ckptstore.types import Adapter, Record, Refusal, object_row
 
 
@@ -59,6 +59,8 @@ class PythonAdapter(Adapter):
             types.SimpleNamespace: _namespace_of(types.SimpleNamespace),
             **stdlib_dates.RECORDS,
             **stdlib_keys.RECORDS,
+            **stdlib_numbers.RECORDS,
+            **stdlib_random.RECORDS,
         }
 
     @functools.cached_property

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ckptstore import signals
+from ckptstore.adapters import torch_generators
 from ckptstore.errors import Reason, UnsupportedError
 from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
@@ -123,8 +124,9 @@ class TorchAdapter(Adapter):
 
     @functools.cached_property
     def records(self) -> Mapping[type, Record]:
-        """Sizes and devices."""
+        """Sizes, devices and generators of random numbers."""
         return {
+            **torch_generators.RECORDS,
             torch.Size: Record(
                 object_row("torch.Size", "dims", wraps=True),
                 lambda x: (tuple(x),),
@@ -151,11 +153,6 @@ class TorchAdapter(Adapter):
             raise Refusal(
                 f"the torch object {cls.__qualname__} is code and state in one; save "
                 "x.state_dict(), and restore it by x.load_state_dict(loaded)"
-            )
-        if cls is torch.Generator:
-            raise Refusal(
-                "a torch.Generator cannot be saved; save x.get_state(), and restore it by "
-                "x.set_state(loaded)"
             )
         return super().record(cls)
 

@@ -43,7 +43,7 @@ class Budget:
             children = self._table.layout.children(node)
             pairs = zip(children, values, strict=True)
             shared = [x for child, x in pairs if self._table.kind[child] == Kind.SAME]
-            self._spent += sum(len(x) for x in shared if type(x) in _SIZED)
+            self._spent += sum(map(_size, shared))
         if record.reads in ("everything", "last"):
             return self.allows_whole(node, record.reads)
         return self._spent <= self._most
@@ -84,6 +84,12 @@ class Budget:
         parent = self._table.layout.parent[node]
         if parent >= 0:
             sizes[parent] = min(sizes[parent] + sizes[node], self._most + 1)
+
+
+def _size(x: Any) -> int:
+    if type(x) is int:
+        return x.bit_length() // 8
+    return len(x) if type(x) in _SIZED else 0
 
 
 _SIZED = (str, bytes, bytearray, tuple, list, dict, set, frozenset)

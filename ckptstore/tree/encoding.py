@@ -29,6 +29,7 @@ from ckptstore.types import (
     module_of,
     qualname_of,
     record_of,
+    subclass_record,
     top_level,
 )
 
@@ -65,6 +66,8 @@ def encoder(cls: type, x: Any) -> Encode:
         return encode_enum
     if kind is not None:
         return _encoder_of_class(cls, kind)
+    if (record := subclass_record(cls)) is not None:
+        return encoder_of(record)
     jax = find_adapter("jax") if "jax" in sys.modules else None
     if jax is not None and (record := jax.record(cls)) is not None:
         return encoder_of(record)

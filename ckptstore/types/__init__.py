@@ -23,6 +23,7 @@ from ckptstore.types.registry import find_adapter, find_registration, top_level
 from ckptstore.types.remedies import SUPPLIED, remedy
 from ckptstore.types.safety import Unsafe, check_safe, has_own
 from ckptstore.types.standins import StandIn, Supplied, Symbol, may_stand_in, stand_in
+from ckptstore.types.subclasses import subclass_record
 
 __all__ = [
     "CROWD",
@@ -68,5 +69,6 @@ __all__ = [
     "repeated_nbytes",
     "stand_in",
     "stored_name",
+    "subclass_record",
     "top_level",
 ]

@@ -21,6 +21,7 @@ from ckptstore.format import KEY_MAX_DEPTH, TypeKind
 from ckptstore.types.adapter import Refusal
 from ckptstore.types.fields import attribute_of, kind_of
 from ckptstore.types.naming import locate
+from ckptstore.types.subclasses import is_hashed_as_base, plain_of
 
 CROWD = 100
 """The largest number of keys or items of one dict or set that may have the same hash."""
@@ -75,7 +76,7 @@ def is_hashed_plainly(x: Any) -> bool:
     module, name = (type.__dict__[n].__get__(cls) for n in ("__module__", "__qualname__"))
     if type(module) is str and f"{module}.{name}" in _BY_NAME:
         return locate(module, name) is cls
-    return _is_plain_namedtuple(cls)
+    return _is_plain_namedtuple(cls) or is_hashed_as_base(cls)
 
 
 def _is_plain_namedtuple(cls: type) -> bool:
@@ -107,6 +108,8 @@ def key_text(x: Any) -> str:
     if _OF_NUMPY.get(id(cls)) is cls:
         text = repr(x.item()) if x.dtype.kind in "US" else str(x)
         return f"{cls.__module__}.{x.dtype.name}({text})"
+    if is_hashed_as_base(cls):
+        return f"{cls.__qualname__}({key_text(plain_of(x))})"
     if isinstance(x, type | types.FunctionType | types.BuiltinFunctionType):
         return f"{x.__module__}.{x.__qualname__}"
     return repr(x)

@@ -21,6 +21,7 @@ from ckptstore.types.fields import MISSING, attribute_of, class_dict, kind_of
 from ckptstore.types.lookup import find_class
 from ckptstore.types.registry import find_adapter, find_registration, find_registration_named
 from ckptstore.types.safety import METACLASSES
+from ckptstore.types.subclasses import find_subclass
 
 
 def find_maker(row: TypeRow, classes: Mapping[str, type]) -> Record | type[enum.Enum]:
@@ -39,7 +40,7 @@ def find_maker(row: TypeRow, classes: Mapping[str, type]) -> Record | type[enum.
         '2020-02-29'
     """
     if row.kind == TypeKind.OBJECT:
-        return _find_object(row)
+        return find_subclass(row, classes) if "base" in row.extra else _find_object(row)
     if row.kind == TypeKind.PYTREE:
         return _find_pytree(row, classes)
     cls, upgrade = find_class(row, classes)

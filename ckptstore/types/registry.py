@@ -37,7 +37,10 @@ ADAPTERS: Mapping[str, str] = {
     "jmp": "ckptstore.adapters.jmp",
     "torch": "ckptstore.adapters.torch",
     **dict.fromkeys(
-        ("argparse", "builtins", "collections", "datetime", "functools", "pathlib", "types"),
+        (
+            *("argparse", "builtins", "collections", "datetime", "decimal", "fractions"),
+            *("functools", "ipaddress", "pathlib", "random", "types", "uuid", "zoneinfo"),
+        ),
         "ckptstore.adapters.stdlib",
     ),
 }
@@ -81,7 +84,7 @@ def find_adapter(module: Any) -> Adapter | None:
             ``bad-adapter`` if it cannot be imported, or the entry point is not an adapter.
 
     Example:
-        >>> type(find_adapter("numpy.ma")).__name__, find_adapter("fractions")
+        >>> type(find_adapter("numpy.ma")).__name__, find_adapter("string")
         ('NumpyAdapter', None)
     """
     package = top_level(module)

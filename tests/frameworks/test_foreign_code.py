@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import ckptstore
 from ckptstore import CheckpointError
@@ -37,6 +38,9 @@ def _records() -> Iterator[Record]:
     nnx: Any = importlib.import_module("flax.nnx")
     flax = find_adapter("flax")
     assert flax is not None
+    from ckptstore.adapters import numpy_random
+
+    yield from numpy_random.RECORDS.values()
     for cls in (nnx.State, nnx.Param, nnx.statelib.FlatState):
         record = flax.record(cls)
         assert record is not None
@@ -62,6 +66,25 @@ GENUINE: dict[str, Sequence[Any]] = {
     "pathlib.PurePosixPath": ["a"],
     "argparse.Namespace": [{"a": 1}],
     "types.SimpleNamespace": [{"a": 1}],
+    "decimal.Decimal": ["0.1"],
+    "fractions.Fraction": [1, 2],
+    "uuid.UUID": [1, "unknown"],
+    "ipaddress.IPv4Address": ["1.2.3.4"],
+    "zoneinfo.ZoneInfo": ["UTC"],
+    "random.Random": [np.zeros(624, np.uint32), 1, None],
+    "numpy.random.PCG64": [
+        np.random.SeedSequence(1),
+        {"state": {"state": 1, "inc": 1}, "has_uint32": 0, "uinteger": 0},
+    ],
+    "numpy.random.SFC64": [
+        np.random.SeedSequence(1),
+        {"state": {"state": np.zeros(4, np.uint64)}, "has_uint32": 0, "uinteger": 0},
+    ],
+    "numpy.random.SeedSequence": [1, (), 4, 0],
+    "numpy.random.Generator": [np.random.PCG64(1)],
+    "numpy.random.RandomState": [np.random.PCG64(1), 0, 0.0],
+    "torch.Generator": ["cpu", torch.Generator().get_state()],
+    "datetime.time": [0, 0, 0, 0, 0, None],
     "datetime.date": [2020, 1, 1],
     "datetime.datetime": [2020, 1, 1, 0, 0, 0, 0, 0, None],
     "datetime.timedelta": [1, 1, 1],

@@ -338,10 +338,10 @@ def test_save_refuses_an_array_by_path(name: str, tmp_path: pathlib.Path) -> Non
     assert_refused(tmp_path, {"x": (1, x)}, "$['x'][1]", *words)
 
 
-def test_the_remedy_for_a_generator_of_random_numbers_works(tmp_path: pathlib.Path) -> None:
+def test_the_state_of_a_generator_of_random_numbers_comes_back_without_it(
+    tmp_path: pathlib.Path,
+) -> None:
     new, old = np.random.default_rng(3), np.random.RandomState(3)
-    assert_refused(tmp_path, {"x": (1, new)}, "$['x'][1]", "x.bit_generator.state = loaded")
-    assert_refused(tmp_path, {"x": (1, old)}, "$['x'][1]", "x.get_state()", "x.set_state(loaded)")
     ckptstore.save(tmp_path / "c", [new.bit_generator.state, old.get_state()])
     states = ckptstore.load(tmp_path / "c")
     again, old_again = np.random.default_rng(), np.random.RandomState()

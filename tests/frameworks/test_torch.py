@@ -268,7 +268,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         "the torch object StepLR",
     ),
     "a scaler": (lambda: torch.amp.GradScaler("cpu"), "$", "x.state_dict()"),
-    "a generator": (lambda: torch.Generator(), "$", "x.get_state()"),
     "a storage": (lambda: torch.ones(2).untyped_storage(), "$", "cannot be saved"),
     "a function": (lambda: torch.nn.functional.gelu, "$", "no file can hold code"),
     "a tensor as a key": (lambda: {torch.ones(2): 1}, "$", "use str, int"),

@@ -11,12 +11,16 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime
+import decimal
 import enum
+import fractions
 import functools
 import pathlib
+import random
 import struct
 import sys
 import types
+import zoneinfo
 from typing import Any
 
 import ml_dtypes
@@ -26,7 +30,17 @@ import pytest
 import ckptstore
 
 _PLAIN = (type(None), bool, int, str, bytes, type(...))
-_BY_REPR = pathlib.PurePath, datetime.date, datetime.timedelta, datetime.timezone
+_BY_REPR = (
+    *(pathlib.PurePath, datetime.date, datetime.timedelta, datetime.timezone, datetime.time),
+    *(zoneinfo.ZoneInfo, decimal.Decimal, fractions.Fraction),
+)
+_PLAIN_OF = {
+    str: str.__str__,
+    bytes: bytes.__bytes__,
+    int: int.__int__,
+    float: float.__float__,
+    complex: complex.__complex__,
+}
 _SUB_BYTE = {"int1": 1, "uint1": 1, "int2": 2, "uint2": 2, "int4": 4, "uint4": 4}
 _SUB_BYTE |= {"float4_e2m1fn": 4, "float6_e2m3fn": 6, "float6_e3m2fn": 6}
 
@@ -124,6 +138,8 @@ class _Walk:
             return []
         if isinstance(x, _BY_REPR):
             return self.equal(path, repr(x), repr(y))
+        if (parts := _of_random(x, y)) is not None:
+            return parts
         if isinstance(x, collections.deque) and x.maxlen != y.maxlen:
             self.note(path, f"the maxlen {x.maxlen} became {y.maxlen}")
         if isinstance(x, collections.defaultdict) and x.default_factory is not y.default_factory:
@@ -147,6 +163,9 @@ class _Walk:
             return pairs + [(f".{n}", getattr(x, n), getattr(y, n)) for n in _PARTIAL]
         if jax is not None and cls in (jax.sharding.PartitionSpec, jax.ShapeDtypeStruct):
             return pairs + self.equal(path, x, y)
+        for base, plain in _PLAIN_OF.items():
+            if isinstance(x, base):
+                return [*pairs, ("(plain)", plain(x), plain(y))]
         if not pairs and not dataclasses.is_dataclass(x) and x is not y and x != y:
             self.note(path, f"{x!r:.60} became {y!r:.60}")
         return pairs
@@ -236,6 +255,28 @@ _ML_SCALARS = {t for t in vars(ml_dtypes).values() if isinstance(t, type)} - {
     ml_dtypes.finfo,
     ml_dtypes.iinfo,
 }
+
+
+def _of_random(x: Any, y: Any) -> list[tuple[str, Any, Any]] | None:
+    """Return the parts of two generators of random numbers, or of their seeds; else None."""
+    # What a call makes anew is compared by its text: another object may get its id.
+    cls, names = type(x), ("entropy", "spawn_key")
+    if cls is random.Random:
+        return [(".getstate()", repr(x.getstate()), repr(y.getstate()))]
+    if cls is np.random.SeedSequence:
+        rest = [repr((z.pool_size, z.n_children_spawned, z.pool)) for z in (x, y)]
+        return [*((f".{n}", getattr(x, n), getattr(y, n)) for n in names), ("{pool}", *rest)]
+    if cls is np.random.Generator:
+        return [(".bit_generator", x.bit_generator, y.bit_generator)]
+    if cls is np.random.RandomState:
+        states = [repr(z.get_state(legacy=False)) for z in (x, y)]
+        return [("._bit_generator", x._bit_generator, y._bit_generator), (".state", *states)]
+    if isinstance(x, np.random.BitGenerator):
+        return [(".seed_seq", x.seed_seq, y.seed_seq), (".state", repr(x.state), repr(y.state))]
+    torch = sys.modules.get("torch")
+    if torch is not None and cls is torch.Generator:
+        return [(".state", *(repr((z.device, z.get_state().tolist())) for z in (x, y)))]
+    return None
 
 
 def _has_identity(x: Any) -> bool:

@@ -564,6 +564,35 @@ def _metadata(f: Forger, depth: int) -> N:
     return N(Kind.DICT, [c for name in names for c in (made.text(name), _bool(f, depth))])
 
 
+def _real(f: Forger, depth: int) -> N:
+    return made.real(f.rng.random())
+
+
+def _words(f: Forger, depth: int) -> N:
+    return f.leaf(("numpy", "ndarray"), f.pick(["uint32", "uint32", "int64"]), [f.pick([624, 3])])
+
+
+def _seeds(f: Forger, depth: int) -> N:
+    fields = ["entropy", "spawn_key", "pool_size", "n_children_spawned"]
+    number = f.type("object", "numpy.random", "SeedSequence", fields)
+    parts = [made.integer(f.rng.getrandbits(70)), N(Kind.TUPLE), made.integer(4), made.integer(0)]
+    return N(Kind.RECORD, parts, number)
+
+
+def _pcg(f: Forger, depth: int) -> N:
+    def entries(**values: N) -> N:
+        return N(Kind.DICT, [c for name in values for c in (made.text(name), values[name])])
+
+    numbers = [made.integer(f.rng.getrandbits(f.pick([8, 128, 129])) | 1) for _ in range(2)]
+    inner = entries(state=numbers[0], inc=numbers[1])
+    return entries(state=inner, has_uint32=made.integer(0), uinteger=made.integer(f.pick([0, -1])))
+
+
+def _bits(f: Forger, depth: int) -> N:
+    number = f.type("object", "numpy.random", "PCG64", ["seeds", "state"])
+    return N(Kind.RECORD, [_seeds(f, depth), _pcg(f, depth)], number)
+
+
 _DATE = [("year", _int(0, 10000)), ("month", _int(0, 13)), ("day", _int(1, 31))]
 _TIME = [("hour", _int(0, 24)), ("minute", _int(0, 60)), ("second", _int(0, 60)),
          ("microsecond", _int(0, 999999)), ("fold", _int(0, 1))]  # fmt: skip
@@ -594,6 +623,24 @@ OBJECTS: list[tuple[str, str, list[tuple[str, Any]]]] = [
     ("types", "SimpleNamespace", [("attributes", _names())]),
     ("datetime", "date", _DATE),
     ("datetime", "datetime", [*_DATE, *_TIME, ("tzinfo", _either(_none, _zone))]),
+    ("decimal", "Decimal", [("value", _text("0.1", "NaN7", "-0", "1E+9999999", "x"))]),
+    ("fractions", "Fraction", [("numerator", _int(-9, 9)), ("denominator", _int(-1, 9))]),
+    ("uuid", "UUID", [("int", _int(0, 2**129)), ("is_safe", _text("safe", "unknown", "no"))]),
+    ("ipaddress", "IPv4Address", [("address", _text("1.2.3.4", "1.2.3"))]),
+    ("ipaddress", "IPv6Network", [("address", _text("::/8", "::1/8", "x"))]),
+    ("zoneinfo", "ZoneInfo", [("key", _text("UTC", "Europe/Berlin", "Europe", "../x", "/etc"))]),
+    ("random", "Random", [("words", _words), ("position", _int(-1, 625)),
+     ("gauss_next", _either(_none, _real))]),
+    ("numpy.random", "SeedSequence", [("entropy", _either(_int(0, 2**200), _tuple(_int(0, 9)))),
+     ("spawn_key", _tuple(_int(0, 9))), ("pool_size", _int(3, 70)),
+     ("n_children_spawned", _int(0, 3))]),
+    ("numpy.random", "PCG64", [("seeds", _seeds), ("state", _pcg)]),
+    ("numpy.random", "Generator", [("bit_generator", _bits)]),
+    ("numpy.random", "RandomState", [("bit_generator", _bits), ("has_gauss", _int(0, 2)),
+     ("gauss", _real)]),
+    ("torch", "Generator", [("device", _text("cpu", "cuda:0", "meta", "cpu:1")),
+     ("state", lambda f, d: f.leaf(("torch", "Tensor"), "uint8", [f.pick([0, 8, 5056])]))]),
+    ("datetime", "time", [*_TIME, ("tzinfo", _either(_none, _zone))]),
     ("datetime", "timedelta", [("days", _int(-9, 10**9)), ("seconds", _int(0, 86399)),
      ("microseconds", _int(0, 999999))]),
     ("datetime", "timezone", [("offset", _delta), ("name", _either(_none, _text()))]),

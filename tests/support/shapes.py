@@ -129,7 +129,8 @@ def _chains() -> None:
 ALWAYS_HOLDS = {
     *(("numpy.ma", "MaskedArray"), ("datetime", "timezone")),
     *(("builtins", "dict with objects as keys"), ("builtins", "set of objects")),
-    ("builtins", "frozenset of objects"),
+    *(("builtins", "frozenset of objects"), ("random", "Random"), ("numpy.random", "PCG64")),
+    *(("numpy.random", "Generator"), ("numpy.random", "RandomState"), ("torch", "Generator")),
 }
 CHAINED = {"lists": Kind.LIST, "tuples": Kind.TUPLE, "dicts": Kind.DICT}
 
