@@ -34,7 +34,7 @@ def kind_of(cls: type) -> TypeKind | None:
         return TypeKind.ENUM
     if issubclass(cls, tuple) and type(attribute_of(cls, "_fields")) is tuple:
         return TypeKind.NAMEDTUPLE
-    if type(attribute_of(cls, "__dataclass_fields__")) is dict:
+    if type(attribute_of(cls, "__dataclass_fields__")) is dict or _attrs_of(cls) is not None:
         return TypeKind.DATACLASS
     return None
 
@@ -48,6 +48,8 @@ def fields_of(cls: type, kind: TypeKind) -> tuple[str, ...]:
     """
     if kind == TypeKind.NAMEDTUPLE:
         return tuple(attribute_of(cls, "_fields"))
+    if kind == TypeKind.DATACLASS and type(attribute_of(cls, "__dataclass_fields__")) is not dict:
+        return tuple(field.name for field in _attrs_of(cls) or ())
     if kind == TypeKind.DATACLASS:
         fields = attribute_of(cls, "__dataclass_fields__").values()
         fields = [f for f in fields if type(f) is dataclasses.Field]
@@ -79,6 +81,29 @@ def full_name(cls: type) -> str:
         ('fractions.Fraction', 'int')
     """
     return f"{module_of(cls)}.{qualname_of(cls)}".removeprefix("builtins.")
+
+
+def _attrs_of(cls: type) -> tuple[Any, ...] | None:
+    """Return the fields that the package attrs noted in a class that it made, or None."""
+    fields = attribute_of(cls, "__attrs_attrs__")
+    noted = isinstance(fields, tuple) and all(
+        (type(field).__module__, type(field).__qualname__) == ("attr._make", "Attribute")
+        for field in fields
+    )
+    return fields if noted else None
+
+
+def caches_of(cls: type) -> tuple[str, ...]:
+    """Return the attributes in which attrs keeps what another process computes anew: a hash.
+
+    attrs asks for it before it makes it, so an instance needs it from the start, as None.
+    """
+    code = getattr(attribute_of(cls, "__hash__"), "__code__", None)
+    kept = _HASH_CACHE in getattr(code, "co_names", ()) and _attrs_of(cls) is not None
+    return (_HASH_CACHE,) if kept else ()
+
+
+_HASH_CACHE = "_attrs_cached_hash"
 
 
 def class_dict(cls: type) -> Mapping[str, Any]:

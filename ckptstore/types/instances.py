@@ -17,7 +17,7 @@ from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.texts import shown
 from ckptstore.types.adapter import Adapter, Child, Record, Refusal
-from ckptstore.types.fields import MISSING, attribute_of, class_dict, kind_of
+from ckptstore.types.fields import MISSING, attribute_of, caches_of, class_dict, kind_of
 from ckptstore.types.lookup import find_class
 from ckptstore.types.registry import find_adapter, find_registration, find_registration_named
 from ckptstore.types.safety import METACLASSES
@@ -102,13 +102,13 @@ def record_of(cls: type, row: TypeRow) -> Record:
     if row.kind == TypeKind.NAMEDTUPLE:
         make = functools.partial(tuple.__new__, cls)
         return Record(row, functools.partial(_take_tuple, row.fields), make)
-    fields = row.fields
+    fields, caches = row.fields, caches_of(cls)
     adapter = _adapter_of_decorator(cls)
     if adapter is not None:
         adapter.ready(cls)
 
     def take(x: Any) -> Sequence[Any]:
-        values = _take_fields(fields, x)
+        values = _take_fields(fields, x, caches)
         static = _static_fields(cls)  # only save needs them
         if not static:
             return values
@@ -131,9 +131,10 @@ def _adapter_of_decorator(cls: type) -> Adapter | None:
 @functools.lru_cache(256)
 def _static_fields(cls: type) -> set[str]:
     """Return the fields that are marked in flax, equinox, chex or jax as not in the pytree."""
+    fields = attribute_of(cls, "__dataclass_fields__")
     return {
         name
-        for name, field in attribute_of(cls, "__dataclass_fields__").items()
+        for name, field in (fields.items() if type(fields) is dict else ())
         if type(field) is dataclasses.Field
         and (field.metadata.get("pytree_node") is False or field.metadata.get("static") is True)
     }
@@ -158,7 +159,7 @@ def _take_tuple(fields: tuple[str, ...], x: Any) -> Sequence[Any]:
     return values
 
 
-def _take_fields(fields: tuple[str, ...], x: Any) -> Sequence[Any]:
+def _take_fields(fields: tuple[str, ...], x: Any, caches: tuple[str, ...]) -> Sequence[Any]:
     try:
         attributes = dict(object.__getattribute__(x, "__dict__"))
     except AttributeError:
@@ -169,7 +170,8 @@ def _take_fields(fields: tuple[str, ...], x: Any) -> Sequence[Any]:
             values.append(attributes.pop(name))
             continue
         values.append(_of_class(name, x))
-    _refuse_extra(type(x), [*attributes, *_slots_beyond(fields, x)])
+    extra = [*attributes, *_slots_beyond(fields, x)]
+    _refuse_extra(type(x), [name for name in extra if name not in caches])
     return values
 
 
@@ -227,13 +229,15 @@ def _refuse_extra(cls: type, names: list[str]) -> None:
 
 
 def _dataclass_maker(cls: type, row: TypeRow) -> Any:
-    slots = {name: attribute_of(cls, name) for name in row.fields}
+    caches = caches_of(cls)
+    kept, nothing = (*row.fields, *caches), (None,) * len(caches)
+    slots = {name: attribute_of(cls, name) for name in kept}
     slots = {n: s for n, s in slots.items() if type(s) is types.MemberDescriptorType}
 
     def make(values: Sequence[Any]) -> Any:
         instance: Any = object.__new__(cls)
         attributes = None
-        for name, value in zip(row.fields, values, strict=True):
+        for name, value in zip(kept, (*values, *nothing), strict=True):
             if name in slots:
                 slots[name].__set__(instance, value)
             else:

@@ -36,6 +36,7 @@ ADAPTERS: Mapping[str, str] = {
     "chex": "ckptstore.adapters.chex",
     "jmp": "ckptstore.adapters.jmp",
     "torch": "ckptstore.adapters.torch",
+    "ml_collections": "ckptstore.adapters.ml_collections",
     **dict.fromkeys(
         (
             *("argparse", "builtins", "collections", "datetime", "decimal", "fractions"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import enum
+import sys
 import types
 import typing
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def check_safe(cls: type, kind: TypeKind) -> None:
     except TypeError as error:
         raise Unsafe(f"an instance cannot be made without its own code ({error})") from None
     setter = attribute_of(cls, "__setattr__")
-    plain = setter is object.__setattr__ or _is_of_frozen_dataclass(cls)
+    plain = setter is object.__setattr__ or _is_of_frozen_dataclass(cls) or _is_of_attrs(cls)
     if not plain and not _is_harmless(type(cls), setter):
         raise Unsafe("it has a __setattr__ of its own")
     for name in fields:
@@ -127,6 +128,18 @@ _GETTER = type(class_dict(_Example)["a"])
 _PARAMETERS = type(class_dict(_Frozen)["__dataclass_params__"])
 _GENERATED = {_text_of(class_dict(cls)["__setattr__"]) for cls in (_Frozen, _FrozenEmpty)}
 """The generated code, which differs only in a constant: the names of the fields."""
+
+
+def _is_of_attrs(cls: type) -> bool:
+    """Return whether attrs generated the ``__setattr__``, which validates, converts or refuses.
+
+    The generated ``__init__`` bypasses it when it writes the fields, as `load` does.
+    """
+    owner = owner_of(cls, "__setattr__")
+    assert owner is not None  # object has one
+    setter = class_dict(owner)["__setattr__"]
+    frozen = getattr(sys.modules.get("attr._make"), "_frozen_setattrs", MISSING)
+    return setter is frozen or class_dict(owner).get("__attrs_own_setattr__") is True
 
 
 def _is_of_frozen_dataclass(cls: type) -> bool:

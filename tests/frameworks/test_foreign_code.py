@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 import numpy as np
 import pytest
 import torch
@@ -23,7 +24,7 @@ from ckptstore import CheckpointError
 from ckptstore.types import Child, Record, find_adapter
 from tests.support import hostile
 
-PACKAGES = ("numpy", "jax", "flax", "equinox", "haiku", "torch", "builtins")
+PACKAGES = ("numpy", "jax", "flax", "equinox", "haiku", "torch", "builtins", "ml_collections")
 
 
 def _records() -> Iterator[Record]:
@@ -49,6 +50,8 @@ def _records() -> Iterator[Record]:
 
 RECORDS = {str(record.row): record for record in _records()}
 
+CONFIGS = "ml_collections.config_dict.config_dict"
+
 # Values that a field may have in a genuine file, to get past the checks of the other fields.
 GENUINE: dict[str, Sequence[Any]] = {
     "numpy.ma.MaskedArray": [np.arange(2), np.array([True, False]), np.array(3), True],
@@ -66,6 +69,9 @@ GENUINE: dict[str, Sequence[Any]] = {
     "pathlib.PurePosixPath": ["a"],
     "argparse.Namespace": [{"a": 1}],
     "types.SimpleNamespace": [{"a": 1}],
+    f"{CONFIGS}.ConfigDict": [{"a": 1}, {"locked": True}],
+    f"{CONFIGS}.FrozenConfigDict": [{"a": 1}, {"locked": True}, ml_collections.ConfigDict()],
+    f"{CONFIGS}.FieldReference": [1, "int", False],
     "decimal.Decimal": ["0.1"],
     "fractions.Fraction": [1, 2],
     "uuid.UUID": [1, "unknown"],

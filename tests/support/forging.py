@@ -564,6 +564,11 @@ def _metadata(f: Forger, depth: int) -> N:
     return N(Kind.DICT, [c for name in names for c in (made.text(name), _bool(f, depth))])
 
 
+def _options(f: Forger, depth: int) -> N:
+    names = f.rng.sample(["locked", "type_safe", "convert_dict", "no"], len(f.some(3)))
+    return N(Kind.DICT, [c for name in names for c in (made.text(name), _bool(f, depth))])
+
+
 def _real(f: Forger, depth: int) -> N:
     return made.real(f.rng.random())
 
@@ -623,6 +628,10 @@ OBJECTS: list[tuple[str, str, list[tuple[str, Any]]]] = [
     ("types", "SimpleNamespace", [("attributes", _names())]),
     ("datetime", "date", _DATE),
     ("datetime", "datetime", [*_DATE, *_TIME, ("tzinfo", _either(_none, _zone))]),
+    ("ml_collections.config_dict.config_dict", "ConfigDict", [("fields", _names()),
+     ("options", _options)]),
+    ("ml_collections.config_dict.config_dict", "FieldReference", [("value", _any),
+     ("type", _text("int", "str", "eval", "list")), ("required", _bool)]),
     ("decimal", "Decimal", [("value", _text("0.1", "NaN7", "-0", "1E+9999999", "x"))]),
     ("fractions", "Fraction", [("numerator", _int(-9, 9)), ("denominator", _int(-1, 9))]),
     ("uuid", "UUID", [("int", _int(0, 2**129)), ("is_safe", _text("safe", "unknown", "no"))]),
