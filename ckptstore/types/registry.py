@@ -36,6 +36,7 @@ ADAPTERS: Mapping[str, str] = {
     "chex": "ckptstore.adapters.chex",
     "jmp": "ckptstore.adapters.jmp",
     "torch": "ckptstore.adapters.torch",
+    "omegaconf": "ckptstore.adapters.omegaconf",
     "ml_collections": "ckptstore.adapters.ml_collections",
     **dict.fromkeys(
         (

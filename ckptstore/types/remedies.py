@@ -101,6 +101,26 @@ TABLE: Mapping[tuple[str, str], Remedy | str] = {
         "cls((loaded['data'], loaded['offsets']), loaded['shape'])",
     ),
     ("scipy", "_spbase"): _made("x.toarray()", "cls(loaded)"),
+    ("pandas", "DataFrame"): _made(
+        "{'csv': x.to_csv(), 'levels': x.index.nlevels, 'dtypes': x.dtypes.astype(str).to_dict()}",
+        "pandas.read_csv(io.StringIO(loaded['csv']), index_col=list(range(loaded['levels'])), "
+        "keep_default_na=False, na_values=['']).astype(loaded['dtypes'])",
+    ),
+    ("pandas", "Series"): _made(
+        "{'items': x.astype(object).tolist(), 'index': x.index.tolist(), 'dtype': str(x.dtype), "
+        "'name': x.name}",
+        "pandas.Series(loaded['items'], loaded['index'], loaded['dtype'], loaded['name'])",
+    ),
+    ("pandas", "MultiIndex"): _made(
+        "{'tuples': x.tolist(), 'names': list(x.names)}",
+        "pandas.MultiIndex.from_tuples(loaded['tuples'], names=loaded['names'])",
+    ),
+    ("pandas", "Index"): _made(
+        "{'items': x.astype(object).tolist(), 'dtype': str(x.dtype), 'name': x.name}",
+        "pandas.Index(loaded['items'], dtype=loaded['dtype'], name=loaded['name'])",
+    ),
+    ("pandas", "Timestamp"): _made("x.isoformat()", "pandas.Timestamp(loaded)"),
+    ("pandas", "Timedelta"): _made("x.isoformat()", "pandas.Timedelta(loaded)"),
     ("wandb", "Run"): _made("x.id", "wandb.init(id=loaded, resume='allow')"),
     ("wandb", "Config"): Remedy("x.as_dict()", "x.update(loaded)"),
     ("tqdm", "tqdm"): Remedy("x.n", "x.update(loaded - x.n)"),

@@ -24,7 +24,17 @@ from ckptstore import CheckpointError
 from ckptstore.types import Child, Record, find_adapter
 from tests.support import hostile
 
-PACKAGES = ("numpy", "jax", "flax", "equinox", "haiku", "torch", "builtins", "ml_collections")
+PACKAGES = (
+    "numpy",
+    "jax",
+    "flax",
+    "equinox",
+    "haiku",
+    "torch",
+    "builtins",
+    "ml_collections",
+    "omegaconf",
+)
 
 
 def _records() -> Iterator[Record]:
@@ -69,6 +79,8 @@ GENUINE: dict[str, Sequence[Any]] = {
     "pathlib.PurePosixPath": ["a"],
     "argparse.Namespace": [{"a": 1}],
     "types.SimpleNamespace": [{"a": 1}],
+    "omegaconf.dictconfig.DictConfig": [{"a": 1}, {"readonly": True}, True, True],
+    "omegaconf.listconfig.ListConfig": [[1], {"readonly": True}, True, True],
     f"{CONFIGS}.ConfigDict": [{"a": 1}, {"locked": True}],
     f"{CONFIGS}.FrozenConfigDict": [{"a": 1}, {"locked": True}, ml_collections.ConfigDict()],
     f"{CONFIGS}.FieldReference": [1, "int", False],

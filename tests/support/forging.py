@@ -628,6 +628,8 @@ OBJECTS: list[tuple[str, str, list[tuple[str, Any]]]] = [
     ("types", "SimpleNamespace", [("attributes", _names())]),
     ("datetime", "date", _DATE),
     ("datetime", "datetime", [*_DATE, *_TIME, ("tzinfo", _either(_none, _zone))]),
+    ("omegaconf.dictconfig", "DictConfig", [("content", _either(_none, _names(), _dict)),
+     ("flags", _options), ("typed", _bool), ("optional", _bool)]),
     ("ml_collections.config_dict.config_dict", "ConfigDict", [("fields", _names()),
      ("options", _options)]),
     ("ml_collections.config_dict.config_dict", "FieldReference", [("value", _any),

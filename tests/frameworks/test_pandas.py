@@ -1,0 +1,81 @@
+"""Objects of pandas are refused with two expressions, which save and restore them."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+
+import ckptstore
+from ckptstore import StructureError
+from tests.support.compare import roundtrip
+
+TESTING: Any = pandas.testing
+DAYS = pandas.date_range("2020-01-01T01:02:03.000004", periods=3)
+FRAMES = {
+    "numbers": pandas.DataFrame({"loss": [1 / 3, 1e-300, -0.0], "step": [1, 2, 3]}),
+    "dtypes": pandas.DataFrame(
+        {
+            "a": np.arange(3, dtype="i1"),
+            "f": np.array([1 / 3, np.nan, 2], "f4"),
+            "i": pandas.array([1, None, 2], dtype="Int64"),
+            "b": [True, False, True],
+        }
+    ),
+    "texts": pandas.DataFrame({"s": ["x", "NA", 'a,"b'], "c": pandas.Categorical(["u", "v", "u"])}),
+    "times": pandas.DataFrame({"t": DAYS, "z": DAYS.tz_localize("Europe/Berlin")}),
+    "an index": pandas.DataFrame({"x": [1, 2]}, index=pandas.Index(["p", "q"], name="k")),
+    "levels": pandas.DataFrame(
+        {"x": range(4)},
+        index=pandas.MultiIndex.from_product([["a", "b"], [1, 2]], names=["k", "n"]),
+    ),
+}
+OTHERS = {
+    "a series": pandas.Series([1, 2.5, np.nan], ["a", "b", "c"], "f4", "loss"),
+    "a series of text": pandas.Series(["a", "b"], name="names"),
+    "an index": pandas.Index([3, 1, 2], dtype="i2", name="k"),
+    "a range": pandas.RangeIndex(3, name="n"),
+    "levels": pandas.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["k", None]),
+    "a moment": pandas.Timestamp("2020-01-01T01:02:03.000000004", tz="UTC"),
+    "a span": pandas.Timedelta(3, "h"),
+}
+
+
+def follow(tmp_path: pathlib.Path, x: Any) -> Any:
+    """Do what the refusal of an object says, and return the restored one."""
+    with pytest.raises(StructureError) as caught:
+        ckptstore.save(tmp_path / "refused", {"x": [x]})
+    message = str(caught.value)
+    assert message.startswith("$['x'][0]: ")
+    found = re.search(r"save (.*), and restore it by x = (.*)$", message)
+    assert found is not None, message
+    names = {"pandas": pandas, "io": io}
+    loaded = roundtrip(tmp_path, eval(found[1], {**names, "x": x}))
+    return eval(found[2], {**names, "loaded": loaded})
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_frame_is_restored_by_what_its_refusal_says(name: str, tmp_path: pathlib.Path) -> None:
+    x = FRAMES[name]
+    is_range = isinstance(x.index, pandas.RangeIndex)
+    restored = follow(tmp_path, x)
+    TESTING.assert_frame_equal(restored, x, check_exact=True, check_index_type=not is_range)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_object_is_restored_by_what_its_refusal_says(
+    name: str, tmp_path: pathlib.Path
+) -> None:
+    x = OTHERS[name]
+    restored = follow(tmp_path, x)
+    if isinstance(x, pandas.Series):
+        TESTING.assert_series_equal(restored, x, check_exact=True, check_index_type=False)
+    elif isinstance(x, pandas.Index):
+        TESTING.assert_index_equal(restored, x, exact="equiv", check_exact=True)
+    else:
+        assert restored == x
