@@ -73,7 +73,7 @@ def _set_of(cls: type) -> Record:
         return made
 
     row = object_row(f"builtins.{cls.__name__} of objects", "items", wraps=True)
-    return Record(row, _take_set, make, check=_check_set, reads="everything")
+    return Record(row, _take_set, make, check=_check_set, reads="last")
 
 
 def _take_set(x: Any) -> Sequence[Any]:

@@ -17,6 +17,7 @@ from ckptstore.types import Record
 
 PER_NODE = 64
 _LEAST = 1 << 16
+_PER_KEY = 4
 
 
 class Budget:
@@ -58,11 +59,12 @@ class Budget:
         Returns:
             Whether there were enough.
         """
-        if reads == "last":
-            node = self._table.layout.children(node)[-1]
+        times = 1
+        if reads == "last":  # keys, which are looked at, measured and hashed more than once
+            node, times = self._table.layout.children(node)[-1], _PER_KEY
         end = self._table.layout.end[node]
         shares = Kind.SAME in self._table.kind[node:end]
-        self._spent += self._sizes[node] if shares else end - node
+        self._spent += times * (self._sizes[node] if shares else end - node)
         return self._spent <= self._most
 
     @functools.cached_property
