@@ -224,6 +224,15 @@ class Run:
         except CheckpointError:
             return None
 
+    def nbytes(self, step: int) -> int | None:
+        """Return the bytes of the files of a step, for the log; None if they are not known."""
+        try:
+            with self.open() as store:
+                holder = committed(store.child(step_name(step)))
+                return None if holder is None else sum(f.nbytes for f in holder.manifest().files)
+        except CheckpointError:
+            return None
+
     def begins(self) -> None:
         """Log that the run has no step yet, so that its first state is made."""
         _log.info("%s: no step yet; the run begins with init()", self.url)

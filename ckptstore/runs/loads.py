@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,6 +12,8 @@ from ckptstore import loading, peers
 from ckptstore.errors import CorruptError, NotCommittedError, Reason, StructureError, bad_argument
 from ckptstore.format.names import step_number
 from ckptstore.runs.steps import Steps
+
+_log = logging.getLogger("ckptstore")
 
 
 class Loads(Steps):
@@ -70,8 +74,10 @@ class Loads(Steps):
             self._load, like=like, select=select, types=types, cast=cast, arrays=arrays
         )
         if step is None:
+            began = time.monotonic()
             loaded, damaged = self._run.load_newest(load, fallback=fallback)
             self._saves.damaged(damaged)
+            self._tell("resumed from", began)
             return loaded
         if fallback:
             raise StructureError(
@@ -79,11 +85,13 @@ class Loads(Steps):
                 "those of Manager.steps() one by one",
                 reason=Reason.BAD_ARGUMENT,
             )
-        step = step_number(step)
+        step, began = step_number(step), time.monotonic()
         try:
-            return load(step)
+            loaded = load(step)
         except NotCommittedError as error:
             raise self._saves.missing("load", step, error) from None
+        self._tell("loaded", began)
+        return loaded
 
     @peers.explains("Manager.load_or_init", peers.LOAD)
     def load_or_init(
@@ -135,6 +143,13 @@ class Loads(Steps):
         self._run.begins()
         self._saves.leftovers.collect_soon()
         return init()
+
+    def _tell(self, what: str, began: float) -> None:
+        """Log the step that was loaded, with its bytes on disk and the seconds."""
+        if _log.isEnabledFor(logging.INFO) and (step := self.loaded_step) is not None:
+            nbytes, seconds = self._run.nbytes(step), time.monotonic() - began
+            size = "" if nbytes is None else f"{nbytes:,} bytes, "
+            _log.info("%s: %s step %d (%s%.2f s)", self._run.url, what, step, size, seconds)
 
     def _load(self, step: int, **arguments: Any) -> Any:
         """Load a step; the arguments are those of `ckptstore.load`."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from ckptstore import peers
@@ -223,12 +224,21 @@ class Manager(Loads):
         )
         return self._saves.save_async(step, tree, request, wait=wait)
 
-    def on_preemption(self, notice: Callable[[], Any] | None = None) -> Preemption:
-        """Return a flag that is raised when SIGTERM or `notice` tells this process to stop.
+    def on_preemption(
+        self,
+        notice: Callable[[], Any] | None = None,
+        *,
+        signals: Iterable[int] | int = (signal.SIGTERM,),
+    ) -> Preemption:
+        """Return a flag that is raised when a signal or `notice` tells this process to stop.
 
         Read it once in each step; if it is raised, save with ``force=True`` and leave the loop. The
-        earlier handler runs too, and is restored at the end of the `with` block. Pass `notice` if
-        your cloud announces a stop in another way: see `Preemption`.
+        earlier handler runs too, and is restored at the end of the `with` block.
+
+        Args:
+            notice: a function that tells of a stop that your cloud announces in another way: see
+                `Preemption`.
+            signals: the signals, SIGTERM by default, such as ``(signal.SIGTERM, signal.SIGUSR1)``.
 
         Raises:
             StructureError: reason ``not-main-thread``, ``foreign-handler`` or ``bad-argument``.
@@ -245,6 +255,6 @@ class Manager(Loads):
 
         Source: docs/runs.md, "Preemption".
         """
-        preempted = Preemption(notice)
+        preempted = Preemption(notice, signals=signals)
         self._at_exit.callback(preempted.close)
         return preempted

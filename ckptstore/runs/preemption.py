@@ -1,4 +1,4 @@
-"""The request to stop: a flag for the training loop, raised by SIGTERM or a cloud's notice."""
+"""The request to stop: a flag for the training loop, raised by a signal or a cloud's notice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
@@ -16,14 +16,18 @@ _log = logging.getLogger("ckptstore")
 
 _POLL_S = 1.0
 
+_NEVER = {"SIGKILL", "SIGSTOP", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGCHLD"}
+"""Signals that cannot be caught, or that tell of a fault of this process or the end of a child."""
+
 _open: list[Preemption] = []
 
 
 class Preemption:
     """A flag that is false until this process is told to stop: ``if preempted: …``.
 
-    Until you call `close`, SIGTERM raises the flag and also runs the earlier handler. If there was
-    no handler, the process goes on. A forked child has the old handler at once.
+    Until you call `close`, the signal raises the flag and also runs the earlier handler. If there
+    was no handler, the process goes on. A forked child has the old handler at once. The first
+    SIGINT (Ctrl-C) raises the flag alone; the next one raises KeyboardInterrupt, as ever.
 
     `Manager.on_preemption` makes one that the end of the Manager's `with` block closes.
 
@@ -31,10 +35,12 @@ class Preemption:
         notice: a function without arguments, called once a second in a thread of its own. When it
             returns a true value, the flag is raised. If it raises an error, that is logged, and it
             is called again.
+        signals: the signals that raise the flag, such as ``signal.SIGUSR1`` for Slurm's
+            ``--signal=USR1@90``.
 
     Raises:
         StructureError: reason ``not-main-thread``: Python allows signal handlers only in the main
-            thread. Reason ``foreign-handler``: SIGTERM has a handler that cannot be restored.
+            thread. Reason ``foreign-handler``: a signal has a handler that cannot be restored.
             Reason ``bad-argument``.
 
     Example:
@@ -50,7 +56,12 @@ class Preemption:
     Source: docs/runs.md, "Preemption".
     """
 
-    def __init__(self, notice: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self,
+        notice: Callable[[], object] | None = None,
+        *,
+        signals: Iterable[int] | int = (signal.SIGTERM,),
+    ) -> None:
         if notice is not None and not callable(notice):
             raise bad_argument(
                 "on_preemption",
@@ -59,24 +70,26 @@ class Preemption:
                 "a callable without arguments that returns a true value once this machine will "
                 "be taken away",
             )
+        numbers = _checked(signals)
         if threading.current_thread() is not threading.main_thread():
             raise StructureError(
                 "on_preemption: called in a thread, but Python allows signal handlers only in the "
                 "main thread; call it there before you start this thread, and pass the flag",
                 reason=Reason.NOT_MAIN_THREAD,
             )
-        old = signal.getsignal(signal.SIGTERM)
-        if old is None:
+        self._old: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
+        if foreign := [number for number, old in self._old.items() if old is None]:
             raise StructureError(
-                "on_preemption: SIGTERM has a handler that was not installed by Python, so it "
-                "could be neither run nor restored; remove it first",
+                f"on_preemption: {_name(foreign[0])} has a handler that was not installed by "
+                "Python, so it could be neither run nor restored; remove it first",
                 reason=Reason.FOREIGN_HANDLER,
             )
         self._raised = False
+        self._interrupted = False
         self._closed = threading.Event()
-        self._old: Any = old
         _open.append(self)
-        signal.signal(signal.SIGTERM, self._handle)
+        for number in numbers:
+            signal.signal(number, self._handle)
         if notice is not None:
             threading.Thread(
                 target=self._poll, args=(notice,), name="ckptstore-notice", daemon=True
@@ -107,19 +120,24 @@ class Preemption:
         self._restore()
 
     def _restore(self) -> None:
-        """Restore the old handler, unless a newer handler, which calls this one, is in place."""
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGTERM) == self._handle:
-            signal.signal(signal.SIGTERM, self._old)
+        """Restore the old handlers, unless a newer handler, which calls this one, is in place."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, old in self._old.items():
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, old)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # Take no lock here, because the interrupted main thread may hold it.
         closed = self not in _open
         if not closed:
             self._raised = True
-        if callable(self._old):
-            self._old(number, frame)
-        elif closed and self._old == signal.SIG_DFL:
+        old = self._old[number]
+        if old is signal.default_int_handler and not closed and not self._interrupted:
+            self._interrupted = True  # the loop ends; another Ctrl-C does not wait for it
+        elif callable(old):
+            old(number, frame)
+        elif closed and old == signal.SIG_DFL:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
@@ -138,6 +156,33 @@ class Preemption:
                     )
                 failed = True
             self._closed.wait(_POLL_S)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _checked(signals: Any) -> list[int]:
+    """Return the numbers of signals, each once.
+
+    Raises:
+        StructureError: reason ``bad-argument``.
+    """
+    given = [signals] if isinstance(signals, int) else signals
+    rows = list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else []
+    for number in rows or [signals]:
+        known = type(number) in (int, signal.Signals) and number in signal.valid_signals()
+        if not known or _name(number) in _NEVER:
+            raise bad_argument(
+                "on_preemption",
+                "signals",
+                _name(number) if known else number,
+                "signals that tell a process to stop: signals=(signal.SIGTERM, signal.SIGUSR1)",
+            )
+    return list(dict.fromkeys(map(int, rows)))
 
 
 def _after_fork() -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ckptstore.checkpoint import Checkpoint
-from ckptstore.errors import AlreadyCommittedError, NotCommittedError, OutcomeUnknownError, Reason
+from ckptstore.errors import (
+    AlreadyCommittedError,
+    NotCommittedError,
+    OutcomeUnknownError,
+    Reason,
+    listed,
+)
 from ckptstore.format.names import step_number
 from ckptstore.runs import refusals, retention, rewinding
 from ckptstore.runs.directory import Run
@@ -108,7 +115,7 @@ class Saves:
         """Save in the call, once the save in the background has ended."""
         self.wait()
         self.check()
-        request = self._replacing(step, request)
+        began, request = time.monotonic(), self._replacing(step, request)
         try:
             saved = writer.save_now(self._run.at(step), tree, request, self._series)
         except AlreadyCommittedError as error:
@@ -118,7 +125,7 @@ class Saves:
             raise
         self.history.save(step)
         self._interval.saved(step)
-        self._after(saved)
+        self._after(saved, began)
         return saved
 
     def save_async(self, step: int, tree: Any, request: SaveRequest, *, wait: bool) -> PendingSave:
@@ -133,10 +140,11 @@ class Saves:
             if saved is None:
                 self._interval.failed()
             else:
-                self._after(saved)
+                self._after(saved, began)
 
         if wait:
             self.wait()  # it may be of this step, which is then not damaged any more
+        began = time.monotonic()
         place, request = self._run.at(step), self._replacing(step, request)
         try:
             return background.begin(
@@ -241,11 +249,16 @@ class Saves:
             return error  # another save came in between
         return refusals.occupied(step, error, self._run.there() or [step], self.history)
 
-    def _after(self, saved: Checkpoint) -> None:
-        """Evict steps, after the commit and in the thread of the save."""
+    def _after(self, saved: Checkpoint, began: float) -> None:
+        """Log the save and evict steps, after the commit and in the thread of the save."""
         assert saved.step is not None
+        size, seconds = f"{saved.nbytes:,} bytes", time.monotonic() - began
+        _log.info("%s: saved step %d (%s, %.2f s)", self._run.url, saved.step, size, seconds)
         self._run.metrics.remember(saved.step, saved.attempt, saved.metrics)
         self.history.damaged.discard(saved.step)
         gone = evict(self._run, self.keep, saved.step) if self.keep is not None else []
+        if gone:
+            steps = ", ".join(listed(map(str, gone), 5))
+            _log.info("%s: evicted step(s) %s: keep=%.200r", self._run.url, steps, self.keep)
         self.history.evicted.update(dict.fromkeys(gone, f"{self.keep!r:.200}"))
         self.leftovers.collect_soon(evicted=bool(gone))

@@ -117,6 +117,7 @@ class Series:
 
     Attributes:
         keep_full_every: the argument.
+        told: the paths of the arrays of which the log has told already that they are expanded.
     """
 
     def __init__(self, keep_full_every: int, newest: Callable[[], Previous | None]) -> None:
@@ -126,6 +127,7 @@ class Series:
                 reason=Reason.BAD_ARGUMENT,
             )
         self.keep_full_every = keep_full_every
+        self.told: set[str] = set()
         self._newest: Callable[[], Previous | None] | None = newest
         self._previous: Previous | None = None
 

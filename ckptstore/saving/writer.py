@@ -125,13 +125,21 @@ def begin(
             raise commit.occupied(store, replaced)
         store.refuse_link()
         attempt = prepare(store, live, request, replaced, series, compare=compare)
-        _log_repeats(live, attempt.content.leaf_nbytes, store.url)
+        told = set[str]() if series is None else series.told
+        _log_repeats(live, attempt.content.leaf_nbytes, store.url, told)
         stack.pop_all()
         return attempt
 
 
-def _log_repeats(live: LiveTree, nbytes: Sequence[int], url: str) -> None:
-    """Log each large array that repeats its elements, and so takes more bytes on disk."""
+def _log_repeats(live: LiveTree, nbytes: Sequence[int], url: str, told: set[str]) -> None:
+    """Log each large array that repeats its elements, and so takes more bytes on disk; once a run.
+
+    Args:
+        live: the tree.
+        nbytes: the size of each leaf on disk.
+        url: the place.
+        told: the paths that the log has told already.
+    """
     kept = {
         number: leaf.memory_nbytes
         for number, leaf in enumerate(live.leaves)
@@ -142,6 +150,9 @@ def _log_repeats(live: LiveTree, nbytes: Sequence[int], url: str) -> None:
     nodes = [i for i, kind in enumerate(live.kind) if kind == Kind.LEAF and live.arg[i] in kept]
     for node, path in zip(nodes, paths.format_paths(live, nodes), strict=True):
         number = live.arg[node]
+        if path in told:
+            continue
+        told.add(path)
         _log.info(
             "%s: %s repeats %d bytes of memory, and takes %d bytes on disk; to save less, save the "
             "array that it repeats, and expand the loaded one",

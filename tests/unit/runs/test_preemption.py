@@ -76,6 +76,70 @@ def test_a_loop_that_is_told_to_stop_saves_once_and_leaves(tmp_path: Path, save:
     assert is_of(manager.load(), step)
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_any_signal_that_you_name_tells_the_loop_to_stop(tmp_path: Path, number: int) -> None:
+    named = "manager.on_preemption(signals=(signal.SIGUSR1, signal.SIGINT, 1, signal.SIGTERM))"
+    script = loop().replace("manager.on_preemption()", named)
+    code, out = Child(tmp_path / "run", script).stop(number)
+    assert code == 0 and Manager(tmp_path / "run").steps() == [int(out.removeprefix("left at "))]
+
+
+def test_each_signal_has_its_own_handler_back(tmp_path: Path) -> None:
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    theirs: list[int] = []
+    old = signal.signal(signal.SIGUSR2, lambda number, _: theirs.append(number))
+    try:
+        with Manager(tmp_path) as manager:
+            told = manager.on_preemption(signals=[*numbers, signal.SIGUSR2, signal.SIGUSR2])
+            assert not told
+            signal.raise_signal(signal.SIGUSR2)
+            assert told and theirs == [signal.SIGUSR2]
+            only = manager.on_preemption(signals=signal.SIGUSR1)
+            signal.raise_signal(signal.SIGUSR2)
+            assert not only
+            signal.raise_signal(signal.SIGUSR1)
+            assert only
+        assert [signal.getsignal(number) for number in numbers] == before
+    finally:
+        signal.signal(signal.SIGUSR2, old)
+
+
+def test_a_second_interrupt_does_not_wait_for_the_loop(tmp_path: Path) -> None:
+    with Manager(tmp_path) as manager:
+        told = manager.on_preemption(signals=(signal.SIGINT,))
+        signal.raise_signal(signal.SIGINT)
+        assert told
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+BAD: list[Any] = [
+    (), None, "SIGTERM", ("SIGTERM",), signal.SIGKILL, (signal.SIGTERM, signal.SIGSTOP), 0, -1,
+    9999, True, (15.0,), [signal.SIGSEGV], signal.SIGCHLD,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("signals", BAD, ids=repr)
+def test_signals_that_tell_nobody_to_stop_are_refused_and_the_line_that_helps_is_printed(
+    tmp_path: Path, signals: Any
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Manager(tmp_path) as manager:
+        with pytest.raises(ckptstore.StructureError, match="signals is ") as caught:
+            manager.on_preemption(signals=signals)
+        assert caught.value.reason == "bad-argument"
+        assert signal.getsignal(signal.SIGTERM) == before and preemption._open == []
+        line = str(caught.value).partition("to stop: ")[2]
+        told = eval(f"manager.on_preemption({line})", {"manager": manager, "signal": signal})
+        signal.raise_signal(signal.SIGUSR1)
+        assert told
+    if signals == signal.SIGKILL:
+        assert "SIGKILL" in str(caught.value)
+
+
 def test_a_save_under_way_is_finished(tmp_path: Path) -> None:
     """The signal comes in the middle of a save in the background, which takes a second."""
     script = """
