@@ -17,7 +17,7 @@ from ckptstore.errors import Reason, StructureError
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _KEEP = "pass `keep=keep_last({value})`"
-_BEST = 'pass `keep=keep_best(2, "loss")`, and the value with each save: `metrics={{"loss": loss}}`'
+_BEST = 'pass `keep=keep_best(2, "loss")`, and the value with each save: `metrics={"loss": loss}`'
 _EVERY = "pass `every={value}`"
 _PLACE = "the place comes first: `Manager({value})`"
 _ASYNC = "call `save_async(step, tree)` to save in the background"
@@ -42,8 +42,8 @@ MANAGER: Mapping[str, str] = {
     "cleanup_tmp_directories": "leave it out: it happens by itself, see `grace=3600`",
     "create": "leave it out: the first save makes the directory",
     "directory": _PLACE,
-    "item_names": "leave it out: one tree holds all items, `save(step, {{'params': params}})`",
-    "item_handlers": "leave it out: one tree holds all items, `save(step, {{'params': params}})`",
+    "item_names": "leave it out: one tree holds all items, `save(step, {'params': params})`",
+    "item_handlers": "leave it out: one tree holds all items, `save(step, {'params': params})`",
     "checkpointers": "leave it out: `Manager(url)` needs none",
     "keep_checkpoint_every_n_hours": "pass `every=datetime.timedelta(hours={value})`",
     # Lightning and Hugging Face
@@ -233,7 +233,7 @@ def _unknown(
 
 
 def _filled(text: str, value: Any, own: list[str]) -> str:
-    return text.format(value=f"{value!r:.80}", first=own[0])
+    return text.replace("{value}", f"{value!r:.80}").replace("{first}", own[0])
 
 
 def _options(value: Any) -> str:

@@ -210,3 +210,58 @@ def test_a_type_checker_still_sees_the_arguments() -> None:
 
     assert "keep" in inspect.signature(Manager).parameters
     assert list(inspect.signature(ckptstore.save).parameters)[:2] == ["url", "tree"]
+
+
+@pytest.mark.follows(
+    "peers",
+    "call `save_async(step, tree)` to save in the background",
+    "do you mean `{}=`?",
+    'leave it out, and load the part that fits: `select="$.params"`',
+    'leave it out, and load the part that you need: `select="$.params"`',
+    "leave it out: `Manager(url)` needs none",
+    "leave it out: a load never runs code from a file",
+    "leave it out: a step is `step-000000000100` in the directory of the run",
+    "leave it out: a tensor comes to the CPU where its device is missing",
+    "leave it out: arrays are stored with the dtypes that they have",
+    "leave it out: it happens by itself, see `grace=3600`",
+    "leave it out: one tree holds all items, `save(step, {'params': params})`",
+    "leave it out: the first save makes the directory",
+    "leave it out: the newest step is always kept",
+    'load the part that you need: `select="$.params"`',
+    "pass `every=100`",
+    "pass `every=datetime.timedelta(hours={})`",
+    "pass `every=datetime.timedelta(minutes=10)`",
+    "pass `every={}`",
+    'pass `keep=keep_best(2, "loss") | keep_last(2)`',
+    'pass `keep=keep_best(2, "loss")`, and the value with each save: `metrics={"loss": loss}`',
+    'pass `keep=keep_best(2, "loss", mode={})`',
+    "pass `keep=keep_best(2, {})`, and the value in metrics= of each save",
+    'pass `keep=keep_best({}, "loss")`, and the value in metrics= of each save',
+    "pass `keep=keep_every({})`",
+    "pass `keep=keep_every({})`, or with others: keep_last(3) | keep_every(…)",
+    "pass `keep=keep_last(3) | keep_every(1000)`",
+    "pass `keep=keep_last({})`",
+    'pass `like=state` for other devices, or `arrays="numpy"` for arrays of numpy',
+    "pass `metadata={}`",
+    "pass `overwrite=True` to replace a checkpoint",
+    "pass `{}`",
+    "pass a number of steps: `every=1000`",
+    "pass a rule of steps, such as `keep=keep_every(1000)`",
+    "pass all but the first by name",
+    "pass it to the save: `save(step, tree, overwrite=True)`",
+    "pass the tree whose types, dtypes and devices you want: `like=state`",
+    "put the save under an `if` of your own, or pass `every=100`",
+    "save these steps with `save(step, tree, force=True)`",
+    "use {}",
+)
+def test_each_text_is_printed_and_those_above_follow_it() -> None:
+    """Each entry of the tables has a test of its own above, which runs the code in the text."""
+    for name in peers.MANAGER:
+        refused(Manager, "run", **{name: VALUES.get(name, 5)})
+    refused(Manager, "run", object(), options=SimpleNamespace(max_to_keep=3), evry=1)
+    for name in peers.SAVE:
+        refused(ckptstore.save, "ckpt", **{name: VALUES.get(name, 5)})
+    for name in peers.LOAD:
+        refused(ckptstore.load, "ckpt", **{name: 5})
+    with pytest.raises(AttributeError):
+        Manager("run").latest_step  # noqa: B018

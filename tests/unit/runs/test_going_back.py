@@ -78,11 +78,14 @@ def test_other_calls_for_a_missing_step_name_the_nearest_and_change_nothing(
         assert follow(manager, caught, "rewind") == []
 
 
+@pytest.mark.follows("runs.refusals", "check the path, or save a step first")
 def test_a_missing_step_of_an_empty_run_says_so(place: Place) -> None:
     manager = manage(place)
     for call in (manager.load, manager.delete, manager.rewind):
         with pytest.raises(ckptstore.NotCommittedError, match="no step at all: check the path"):
             call(7)
+    manager.save(7, tree(7))
+    assert is_of(manager.load(7), 7)
 
 
 def test_an_unfinished_step_says_so_and_names_the_others(place: Place) -> None:
@@ -136,6 +139,11 @@ def saves(save: str, manager: Manager, step: int, **options: Any) -> None:
 SAVES = pytest.mark.parametrize("save", ["save", "save_async"])
 
 
+@pytest.mark.follows(
+    "runs.refusals",
+    "to go on from step {} and give up the later ones, call rewind({}) first: it verifies step {} "
+    "and deletes {} step(s)",
+)
 @SAVES
 @pytest.mark.parametrize("overwrite", [None, True, False])
 def test_a_save_below_a_later_step_is_refused_and_the_call_it_names_leads_on(
@@ -153,6 +161,7 @@ def test_a_save_below_a_later_step_is_refused_and_the_call_it_names_leads_on(
     assert manager.steps() == [100, 200] and is_of(manage(place).load(), 200)
 
 
+@pytest.mark.follows("runs.refusals", "begin with load_or_init(init), which loads step {}")
 @SAVES
 def test_a_script_that_did_not_resume_is_told_to(place: Place, save: str) -> None:
     fill(place, 100, 200, 300)
@@ -169,6 +178,11 @@ def test_a_script_that_did_not_resume_is_told_to(place: Place, save: str) -> Non
     assert manager.latest() == 400
 
 
+@pytest.mark.follows(
+    "runs.refusals",
+    "to begin anew in this directory, delete its steps first: for step in manager.steps(): "
+    "manager.delete(step)",
+)
 def test_the_way_to_begin_anew_is_followed(tmp_path: Path) -> None:
     fill(Place(tmp_path), 100, 300)
     manager = Manager(tmp_path)
@@ -188,6 +202,7 @@ def test_a_manager_may_save_below_its_own_steps(place: Place) -> None:
     assert manager.steps() == [7, 20, 100, 200, 300]
 
 
+@pytest.mark.follows("runs.saves", "to go on from step {}, call rewind({}) first")
 def test_a_manager_that_goes_back_below_its_own_steps_is_warned_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -216,6 +231,7 @@ def test_below_a_step_that_was_skipped_as_damaged_a_save_is_allowed(place: Place
     assert caught.value.reason == "later-steps"
 
 
+@pytest.mark.follows("runs.refusals", "if another process saves to this run, stop one of the two")
 def test_an_evicted_step_is_not_in_the_way_and_another_managers_step_is(tmp_path: Path) -> None:
     one, two = Manager(tmp_path, keep=keep_last(1)), Manager(tmp_path)
     one.save(1, tree(1))
@@ -268,6 +284,11 @@ def test_a_later_link_counts_as_a_step_and_a_directory_without_a_manifest_does_n
 # A step that is there already.
 
 
+@pytest.mark.follows(
+    "runs.refusals",
+    "leave out this save, or replace the step by save({}, tree, overwrite=True)",
+    "save the steps after it",
+)
 @SAVES
 def test_a_step_that_this_manager_saved_or_loaded_is_said_to_be_so(place: Place, save: str) -> None:
     manager = fill(place, 1, 2)
@@ -358,6 +379,9 @@ def test_a_rewind_raises_the_error_of_the_save_before(
     assert manager.rewind(1) == [2]
 
 
+@pytest.mark.follows(
+    "runs.rewinding", "stop the processes that save to this run, then call rewind({}) again"
+)
 @pytest.mark.parametrize("step", [300, 400])
 def test_a_step_that_comes_during_a_rewind_is_left_and_is_an_error(
     place: Place, monkeypatch: pytest.MonkeyPatch, step: int
