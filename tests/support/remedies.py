@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import logging
 import re
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ _HINTS = (
     *("begins with $, as in", "ckptstore.register(", " takes the n", "loads its newest"),
     *("may be sound: rewind", "float(value) of", 'metrics={"name": value}', "a step is .name"),
     *("types= takes", "the clocks are", "gc() removes them", "loads in any script"),
+    *("comes first", "is one argument", "has steps: `", "is an argument of a run"),
     *("expected a dict with some of", "needs a directory of its own", "may demand more, to be"),
 )
 
@@ -69,6 +71,7 @@ class Remedy:
         return self.module.partition(".")[0]
 
 
+@functools.cache
 def printed() -> set[Remedy]:
     """Return the remedies of the package."""
     return {
@@ -84,8 +87,12 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
+@functools.cache
 def followed() -> dict[Remedy, list[str]]:
-    """Return the remedies that a test follows by its mark, each with the names of these tests."""
+    """Return the remedies that a test follows by its mark, each with the places of these tests.
+
+    The text ``*`` stands for all of a module whose remedies are tables: its tests go over these.
+    """
     found: dict[Remedy, list[str]] = {}
     for path in TESTS.rglob("test_*.py"):
         source = path.read_text()
@@ -93,6 +100,8 @@ def followed() -> dict[Remedy, list[str]]:
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("follows"):
                 place = f"{path.relative_to(ROOT)}:{node.lineno}"
                 module, *texts = map(ast.literal_eval, node.args)
+                if texts == ["*"]:
+                    texts = [remedy.text for remedy in printed() if remedy.module == module]
                 for text in texts:
                     found.setdefault(Remedy(module, text), []).append(place)
     return found
@@ -136,8 +145,9 @@ def met(marks: list[pytest.Mark]) -> Iterator[None]:
             _seen.remove(texts)
     texts += ["\n".join([str(error), *getattr(error, "__notes__", ())]) for error in errors]
     for mark in marks:
-        missing = [m for m in mark.args[1:] if not any(_pattern(m).search(t) for t in texts)]
-        enough = len(missing) < len(mark.args[1:]) if mark.kwargs.get("some") else not missing
+        wanted = [text for text in mark.args[1:] if text != "*"]
+        missing = [text for text in wanted if not any(_pattern(text).search(t) for t in texts)]
+        enough = len(missing) < len(wanted) if mark.kwargs.get("some") else not missing
         assert enough, f"this test follows remedies that no error in it printed: {missing}"
 
 

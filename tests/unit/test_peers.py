@@ -61,6 +61,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.follows(
+    "peers",
+    "*",
+)
 @pytest.mark.parametrize("name", sorted(peers.MANAGER))
 def test_an_argument_of_another_manager_names_ours(name: str, tmp_path: Path) -> None:
     value = VALUES.get(name, 5)
@@ -82,6 +86,10 @@ def test_an_argument_of_another_manager_names_ours(name: str, tmp_path: Path) ->
                 assert code in ("if", "step-000000000100")
 
 
+@pytest.mark.follows(
+    "peers",
+    "*",
+)
 @pytest.mark.parametrize("name", sorted(peers.SAVE))
 @pytest.mark.parametrize("call", ["save", "save_async", "Manager.save", "Manager.save_async"])
 def test_an_argument_of_another_save_names_ours(name: str, call: str) -> None:
@@ -105,6 +113,10 @@ def test_an_argument_of_another_save_names_ours(name: str, call: str) -> None:
                 eval(f"owner.{code}", space | {"owner": owner})
 
 
+@pytest.mark.follows(
+    "peers",
+    "*",
+)
 @pytest.mark.parametrize("name", sorted(peers.LOAD))
 @pytest.mark.parametrize("call", ["load", "Manager.load", "Manager.load_or_init"])
 def test_an_argument_of_another_load_names_ours(name: str, call: str) -> None:
@@ -129,6 +141,10 @@ def test_an_argument_of_another_load_names_ours(name: str, call: str) -> None:
             assert eval(f"verb(first, {together})", space) in (state, state["params"])
 
 
+@pytest.mark.follows(
+    "peers",
+    "*",
+)
 @pytest.mark.parametrize("name", sorted(peers.METHODS))
 def test_a_method_of_another_manager_names_ours(name: str) -> None:
     manager = Manager("run")
@@ -161,6 +177,10 @@ def test_a_method_of_another_manager_names_ours(name: str) -> None:
             )  # fmt: skip
 
 
+@pytest.mark.follows(
+    "peers",
+    "*",
+)
 @pytest.mark.parametrize("name", sorted(peers.PACKAGE))
 def test_a_name_of_another_package_names_ours(name: str) -> None:
     assert not hasattr(ckptstore, name)
@@ -189,6 +209,10 @@ def test_the_real_options_of_orbax_are_translated() -> None:
     assert code == "keep=keep_last(3), every=100"
 
 
+@pytest.mark.follows(
+    "peers",
+    "*",
+)
 def test_several_names_come_in_one_error_and_a_misspelt_one_is_guessed() -> None:
     text = str(refused(Manager, "run", max_to_keep=3, evry=100, nonsense=1))
     assert "keep=keep_last(3)" in text and "do you mean `every=`?" in text

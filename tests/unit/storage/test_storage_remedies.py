@@ -52,7 +52,8 @@ def memory(tmp_path: Path) -> Iterator[str]:
 # --- Paths and URLs -----------------------------------------------------------------------------
 
 
-@follows("storage.urls", "pass a str or an os.PathLike")
+@follows("storage.urls", "pass a str or an os.PathLike{}")
+@follows("storage.urls", "the place comes first, as in save(place, tree) and load(place)")
 def test_a_place_that_is_no_path(tmp_path: Path) -> None:
     refused(ckptstore.save, {"x": 1}, {"x": 1})
     refused(ckptstore.save, b"bytes", {"x": 1})
