@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ckptstore import peers, storage, tree
 from ckptstore.checkpoint import Checkpoint, Snapshot, read_snapshot
-from ckptstore.errors import Reason, StructureError, bad_argument
+from ckptstore.errors import CheckpointError, Reason, StructureError, bad_argument
 from ckptstore.loading import fetch
 from ckptstore.tree import Target
 from ckptstore.tree.leaves import Maker, unknown_array
@@ -235,12 +235,13 @@ class _Load:
             if package not in adapters and (package == "numpy" or not self.numpy):
                 adapters[package] = find_adapter(package)
                 if adapters[package] is None:
-                    raise unknown_array(row, where=self.where)
+                    where = f"{self.where}: {stored.leaf_path(leaf)}"
+                    raise unknown_array(row, where=where)
             makers[leaf] = Maker(
                 self.where,
                 functools.partial(stored.leaf_path, leaf),
                 row,
-                stored.dtype(dtype[leaf]),
+                self._dtype(dtype[leaf], leaf),
                 index.shape(leaf),
                 adapters.get(package),
                 target.casts.get(leaf),
@@ -248,3 +249,11 @@ class _Load:
                 leaf in target.numbers,
             )
         return makers
+
+    def _dtype(self, number: int, leaf: int) -> Any:
+        try:
+            return self.stored.dtype(number)
+        except CheckpointError as error:
+            text = str(error).removeprefix(f"{self.where}: ")
+            place = f"{self.where}: {self.stored.leaf_path(leaf)}"
+            raise type(error)(f"{place}: {text}", reason=error.reason) from None

@@ -170,9 +170,12 @@ def decode_enum(table: NodeTable, node: int, cls: Any, value: Any) -> Any:
     name = table.text(node)
     if isinstance(cls, StandIn):
         return cls.make((name, value))
-    row = table.row(node)
-    try:
-        return enum_member(cls, name, value, str(row))
-    except UnknownTypeError as error:  # a path for each member would cost much
-        place = f"{table.where}: {shown(paths.path(table, node))}"
-        raise UnknownTypeError(f"{place}: {error}", reason=error.reason) from None
+    return enum_member(cls, name, value, str(table.row(node)))
+
+
+def with_path(error: CheckpointError, table: NodeTable, node: int) -> CheckpointError:
+    """Return an error about a node with the path of the node, if it does not have it already."""
+    place, text = f"{table.where}: {paths.path(table, node)}: ", str(error)
+    if text.startswith(place):
+        return error
+    return type(error)(place + text.removeprefix(f"{table.where}: "), reason=error.reason)

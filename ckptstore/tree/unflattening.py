@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from ckptstore.errors import CorruptError, Reason, StructureError, UnknownTypeError
+from ckptstore.errors import CheckpointError, CorruptError, Reason, StructureError, UnknownTypeError
 from ckptstore.format import Kind
 from ckptstore.texts import shown
 from ckptstore.tree import paths, scalars
 from ckptstore.tree.budget import PER_NODE, Budget
 from ckptstore.tree.containers import DECODERS
 from ckptstore.tree.nodes import NodeTable
-from ckptstore.tree.records import decode_enum, decode_record
+from ckptstore.tree.records import decode_enum, decode_record, with_path
 from ckptstore.tree.symbols import decode_symbol
 from ckptstore.types import (
     Record,
@@ -307,24 +307,27 @@ class _Builder:
         kind = tree.kind[node]
         if kind == Kind.LEAF:
             return self._values[tree.arg[node]]
-        if kind in scalars.DECODERS:
-            leaf = tree.long_scalars.get(node)
-            data = tree.data(node) if leaf is None else self._values[leaf]
-            return scalars.decode(tree, node, data)
-        if kind == Kind.RECORD:
-            return self._make_record(node, children)
-        if (decode := DECODERS.get(kind)) is not None:
-            return decode(tree, node, children)
         if kind == Kind.SAME:
             return self._built[tree.arg[node]]
-        if kind == Kind.ENUM:
-            return decode_enum(tree, node, self._makers.by_type[tree.type[node]], children[0])
-        if kind == Kind.SYMBOL:
-            return decode_symbol(tree, node, stand_in=self._makers.stand_in)
-        if kind == Kind.DTYPE:
-            return tree.dtype(tree.arg[node])
-        assert kind == Kind.SUPPLIED
-        return Supplied(tree.text(node))  # `_require_like` refuses everything else
+        try:
+            if kind in scalars.DECODERS:
+                leaf = tree.long_scalars.get(node)
+                data = tree.data(node) if leaf is None else self._values[leaf]
+                return scalars.decode(tree, node, data)
+            if kind == Kind.RECORD:
+                return self._make_record(node, children)
+            if (decode := DECODERS.get(kind)) is not None:
+                return decode(tree, node, children)
+            if kind == Kind.ENUM:
+                return decode_enum(tree, node, self._makers.by_type[tree.type[node]], children[0])
+            if kind == Kind.SYMBOL:
+                return decode_symbol(tree, node, stand_in=self._makers.stand_in)
+            if kind == Kind.DTYPE:
+                return tree.dtype(tree.arg[node])
+            assert kind == Kind.SUPPLIED
+            return Supplied(tree.text(node))  # `_require_like` refuses everything else
+        except CheckpointError as error:  # making a path for each node would cost much
+            raise with_path(error, tree, node) from error.__cause__
 
     def _make_record(self, node: int, children: Sequence[Any]) -> Any:
         record = self._makers.by_type[self._tree.type[node]]

@@ -205,6 +205,7 @@ def test_what_orbax_wrote_to_one_place_is_refused(tmp_path):
         convert.from_orbax(tmp_path / "saved", like=state)
 
 
+@pytest.mark.follows("convert.orbax_items", "pass one of its directories: {}")
 def test_the_items_of_a_manager(tmp_path):
     params = fresh()["params"]
     one, two = tmp_path / "one", tmp_path / "two"
@@ -308,6 +309,7 @@ def test_select_reads_these_leaves_and_no_others(select, tmp_path):
     assert differences(*in_order) == []
 
 
+@pytest.mark.follows("convert.orbax_paths", "there is {}")
 def test_select_needs_only_the_selected_part_in_like(tmp_path):
     saved = train(fresh(), 2)
     save_checkpointer(tmp_path / "saved", saved)

@@ -26,6 +26,8 @@ from ckptstore.convert import npz
 from tests.support import forging
 from tests.support.compare import differences
 
+follows = pytest.mark.follows
+
 PROTOCOLS = range(6)
 ALIGNED = np.dtype([("x", "<i4"), ("y", ">f8", (2,)), ("in", [("z", "i1")])], align=True)
 ARRAYS = {
@@ -171,6 +173,11 @@ def test_anything_else_is_refused_by_its_name(kind, protocol):
     assert not os.path.exists("/tmp/ckptstore-evil")
 
 
+@follows(
+    "convert.pickle",
+    "if you trust the file, save it again in a program that can read it: with open(path, 'rb') as "
+    "file: ckptstore.save(directory, pickle.load(file))",
+)
 def test_the_way_on_for_other_classes_works(tmp_path):
     path, directory = tmp_path / "x.pkl", tmp_path / "moved"
     state = optax.adam(1e-3).init({"w": jnp.ones(2)})
@@ -182,6 +189,11 @@ def test_the_way_on_for_other_classes_works(tmp_path):
     assert differences(state, ckptstore.load(directory)) == []
 
 
+@follows(
+    "convert.pickle",
+    "read each by itself, with data = open(path, 'rb').read(): from_pickle(data[:{}]), then "
+    "from_pickle(data[{}:])",
+)
 def test_several_objects_in_one_file_are_read_as_the_error_says(tmp_path):
     data = pickle.dumps({"w": np.ones(2)}) + pickle.dumps(7)
     with pytest.raises(ckptstore.CorruptError) as caught:
@@ -356,6 +368,10 @@ def test_a_changed_byte_in_an_npz_is_noticed():
         convert.from_npz(bytes(data))
 
 
+@follows(
+    "convert.npz",
+    "if you trust the file and have the memory, read it with dict(numpy.load(path))",
+)
 def test_a_file_that_would_grow_too_much_is_read_as_the_error_says(tmp_path, monkeypatch):
     monkeypatch.setattr(npz, "_GROWTH_LEAST", 1 << 20)
     np.savez_compressed(tmp_path / "a.npz", w=np.zeros(1 << 18))
@@ -365,6 +381,16 @@ def test_a_file_that_would_grow_too_much_is_read_as_the_error_says(tmp_path, mon
     code = str(caught.value).partition("read it with ")[2]
     ckptstore.save(tmp_path / "ours", eval(code, {"numpy": np, "path": path}))
     assert differences({"w": np.zeros(1 << 18)}, ckptstore.load(tmp_path / "ours")) == []
+
+
+@follows(
+    "convert.pickle",
+    "restore it from a copy, or check that it is the kind of file that you expect",
+)
+def test_a_damaged_pickle_is_read_from_a_copy():
+    with pytest.raises(ckptstore.CorruptError, match="cut short"):
+        convert.from_pickle((copy := pickle.dumps(TREE))[:-1])
+    assert differences(TREE, convert.from_pickle(copy)) == []
 
 
 def test_opcodes_that_python_writes_are_all_known():
