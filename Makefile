@@ -25,12 +25,22 @@ QUICK := not whole and not ci and (smoke or not (bucket or process))
 test: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "$(QUICK)"
 
-# What CI runs: `make test`, then the tests that it leaves out.
-test-ci: test
+# What CI runs: `make test`, then the tests that it leaves out, with the tools that mount disks.
+test-ci: test $(VENV)/mounts.stamp
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not whole and not ($(QUICK))"
 
-test-all: check
+test-all: check $(VENV)/mounts.stamp
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The tests of mounts need these packages of Debian or Ubuntu, and /dev/fuse. They are installed once.
+MOUNTS := bindfs dosfstools exfat-fuse exfatprogs fuse3 fusefat mergerfs openssh-sftp-server rclone sshfs
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+$(VENV)/mounts.stamp: $(VENV)/test.ok
+	@test -c /dev/fuse || { echo "The tests of mounts need /dev/fuse: load the kernel module fuse, or give the container that device." >&2; exit 1; }
+	@dpkg -s $(MOUNTS) >/dev/null 2>&1 || { command -v apt-get >/dev/null && { [ -z "$(SUDO)" ] || command -v sudo >/dev/null; } && \
+	$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(MOUNTS); } || \
+	{ echo "The tests of mounts need these packages, which only root can install: $(MOUNTS)" >&2; exit 1; }
+	touch $@
 
 test-azure: $(VENV)/test.ok
 	npm install --prefix $(VENV)/azurite --silent --no-fund --no-audit azurite

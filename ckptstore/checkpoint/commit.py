@@ -10,7 +10,6 @@ of `MANIFEST` tell the outcome.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from ckptstore import ranks
@@ -31,9 +30,7 @@ from ckptstore.errors import (
 )
 from ckptstore.format import MANIFEST_MAX_NBYTES, Manifest, names
 from ckptstore.format.names import MANIFEST
-from ckptstore.storage import Storage
-
-_log = logging.getLogger("ckptstore")
+from ckptstore.storage import Storage, warn_once
 
 
 def current(storage: Storage) -> Committed | None:
@@ -115,7 +112,8 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
     old = attempt_of(swapped)
     left = None if old is None else discard(storage, old, _files_of(swapped))  # the swap is durable
     if left is not None:
-        _log.warning("%s: saved, but files of the save before are left: %s", storage.url, left)
+        message = "%s: saved, but files of the save before are left: %s"
+        warn_once(storage.url, "files left", message, storage.url, left)
 
 
 def _send(

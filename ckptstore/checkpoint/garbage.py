@@ -118,6 +118,25 @@ def _remove_empty(storage: Storage, changed: Mapping[str, float], dry_run: bool)
         storage.remove()
 
 
+def sweep(storage: Storage, grace: float) -> None:
+    """Remove the probes that killed processes left in the directory of a run.
+
+    Args:
+        storage: the directory.
+        grace: seconds by the store's own clock.
+
+    Raises:
+        StorageError: the store refused an operation.
+    """
+    probes = {name: at for name, at in storage.changed().items() if names.is_probe(name)}
+    if not probes:
+        return
+    old = _clock(storage) - grace
+    for name, changed in probes.items():
+        if changed <= old:
+            storage.delete(name)
+
+
 def _by_attempt(*times: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Return the time of each file's last change, by the attempt that it belongs to."""
     attempts: dict[str, dict[str, float]] = {}

@@ -35,6 +35,11 @@ class Draft:
     index: bytes
 
     @property
+    def nbytes(self) -> int:
+        """The number of bytes of the files that hold them."""
+        return len(self.data) + (len(self.index) if self.manifest.index is None else 0)
+
+    @property
     def index_file(self) -> File | None:
         """The file that holds the index; None if the index is in the manifest."""
         return self.manifest.files[-1] if self.manifest.index is None else None

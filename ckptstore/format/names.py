@@ -57,6 +57,11 @@ def probe(random: str) -> str:
     return f"PROBE-{random}"
 
 
+def is_probe(name: str) -> bool:
+    """Return whether a name is one of `probe`."""
+    return name.startswith("PROBE-") and is_short_lived(name)
+
+
 def is_short_lived(name: str) -> bool:
     """Return whether a name is temporary: of a mark, a probe or a temporary file."""
     return _SHORT_LIVED.fullmatch(name) is not None

@@ -46,7 +46,7 @@ def load(
             outside the range of the dtype is an error.
         arrays: with ``"numpy"``, every array is a writable numpy array, and you need no framework.
             A type whose module is not installed is then a NamedTuple of its stored fields.
-        storage_options: options of the store, as fsspec takes them; a local disk has none.
+        storage_options: options of the store, as fsspec takes them; docs/mounts.md for a disk.
 
     Returns:
         The tree, or the part of it that `select` names.
@@ -103,7 +103,7 @@ def inspect(
 
     Args:
         url: the checkpoint's directory: a path, or a URL of a store.
-        storage_options: options of the store, as fsspec takes them; a local disk has none.
+        storage_options: options of the store, as fsspec takes them; docs/mounts.md for a disk.
 
     Returns:
         The description; its `nbytes` are bytes, its `time` is in UTC.

@@ -56,7 +56,7 @@ def verify(
 
     Args:
         url: the checkpoint's directory: a path, or a URL of a store.
-        storage_options: options of the store, as fsspec takes them; a local disk has none.
+        storage_options: options of the store, as fsspec takes them; docs/mounts.md for a disk.
 
     Returns:
         The problems; an empty list if the checkpoint is intact.

@@ -284,6 +284,8 @@ class Run:
                     continue
                 if names := garbage.collect(store.child(name), grace, dry_run=dry_run):
                     removed[step] = names
+            if not dry_run:
+                garbage.sweep(store, grace)
         return removed
 
     def open(self) -> Storage:

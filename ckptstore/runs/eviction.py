@@ -15,7 +15,7 @@ from ckptstore.format.names import is_step, step_name
 from ckptstore.runs import retention
 from ckptstore.runs.directory import Run, committed_steps, delete, nowhere
 from ckptstore.runs.retention import Rule
-from ckptstore.storage import Storage
+from ckptstore.storage import Storage, warn_once
 
 _log = logging.getLogger("ckptstore")
 
@@ -51,13 +51,20 @@ def evict(run: Run, keep: Rule, saved: int) -> list[int]:
 
 
 def _evict(store: Storage, step: int, attempt: str | None) -> bool:
-    """Delete a step, and return whether it is deleted."""
+    """Delete a step, and return whether it is deleted; a failure is logged once for the run."""
     try:
         delete(store, step_name(step), attempt)
     except (NotCommittedError, AlreadyCommittedError):
         return False  # another process has deleted it, or has just saved it again
     except CheckpointError as error:
-        _log.warning("step %d is not kept, but could not be evicted: %s", step, error)
+        cause = getattr(error.__cause__, "strerror", None) or ""
+        warn_once(
+            store.url,
+            f"evict {error.reason} {cause}",
+            "step %d is not kept, but could not be evicted: %s",
+            step,
+            error,
+        )
         return error.reason == Reason.NOT_REMOVED
     return True
 

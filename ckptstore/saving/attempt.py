@@ -240,6 +240,7 @@ class Attempt:
         if self.series is not None and self.previous is not None:
             self._take_over(self.previous, self.series.keep_full_every)
         plan = self.plan
+        store.expect(sum(plan.placement.file_nbytes[plan.placement.taken :]) + plan.draft.nbytes)
         samples = dict(self.comparison.samples) if self.comparison is not None else {}
         job = Job(plan.placement, self.staging, samples)
         names = [file.name for file in plan.draft.manifest.files]

@@ -2,7 +2,8 @@
 
 from ckptstore.storage.base import Storage
 from ckptstore.storage.local import LocalStorage
+from ckptstore.storage.notices import warn_once
 from ckptstore.storage.opening import open
 from ckptstore.storage.urls import absolute
 
-__all__ = ["LocalStorage", "Storage", "absolute", "open"]
+__all__ = ["LocalStorage", "Storage", "absolute", "open", "warn_once"]

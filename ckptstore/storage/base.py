@@ -56,6 +56,9 @@ class Storage(Protocol):
     def prepare(self, *, swap: bool = False) -> None:
         """Prepare the directory for writing; with `swap`, also for replacing a file."""
 
+    def expect(self, nbytes: int) -> None:
+        """Learn how many bytes a save will write, and warn if they do not fit."""
+
     def refuse_link(self) -> None:
         """Raise StorageError, reason ``linked-step``, if a save would follow a symbolic link.
 
@@ -160,7 +163,10 @@ class Storage(Protocol):
 
 
 class WithoutLinks:
-    """The answers of a store that has no symbolic links, and whose directories are prefixes."""
+    """The answers of a store without symbolic links or a size, whose directories are prefixes."""
+
+    def expect(self, nbytes: int) -> None:
+        """Do nothing."""
 
     def refuse_link(self) -> None:
         """Do nothing."""

@@ -114,17 +114,10 @@ class Connector:
 
 
 def _check_known(protocol: str, shown: str) -> None:
-    """Raise for a protocol that neither this package nor fsspec knows, and for a chain of them."""
+    """Raise for a protocol that neither this package nor fsspec knows."""
     problem = ""
     known = {*STORES, *known_implementations, *registry}
-    if "::" in protocol:
-        problem = (
-            "a chain of file systems cannot commit safely (caches drop the condition of a "
-            "write); pass the URL of the store itself"
-        )
-    elif protocol == "local":
-        problem = "for a local disk, pass the path, or a file:// URL"
-    elif protocol not in known:
+    if protocol not in known:
         close = difflib.get_close_matches(protocol, sorted(known), n=3, cutoff=0.5)
         meant = " or ".join(f"{name}://" for name in close)
         hint = f"did you mean {meant}?" if meant else "check the part before ://"

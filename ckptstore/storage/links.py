@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 
 from ckptstore.errors import Reason, StorageError
-from ckptstore.storage import posix
+from ckptstore.storage import directories, posix
 
 
 @contextlib.contextmanager
@@ -17,8 +17,8 @@ def named_link(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        if posix.is_dangling(path):
-            raise posix.obstacle(path, path) from None
+        if directories.is_dangling(path):
+            raise directories.obstacle(path, path) from None
         raise
 
 
@@ -52,7 +52,7 @@ def directory_exists(path: str) -> bool:
             with os.scandir(path) as entries:
                 next(entries, None)
         except NotADirectoryError:
-            raise posix.obstacle(path, path) from None
+            raise directories.obstacle(path, path) from None
         except PermissionError:
             return True  # or it is below a directory that hides it
         except OSError as error:

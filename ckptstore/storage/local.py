@@ -8,58 +8,76 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
-import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Self
+from collections.abc import Iterable, Iterator, Sequence
 
 from ckptstore import signals
 from ckptstore.digests import Buffer
 from ckptstore.errors import OutcomeUnknownError, StorageError
-from ckptstore.storage import links, posix
-from ckptstore.storage.base import Expected, Traffic
+from ckptstore.storage import claims, directories, links, mounts, posix
+from ckptstore.storage.base import Expected
 from ckptstore.storage.held_files import HeldFiles
+from ckptstore.storage.local_reader import LocalReader
+from ckptstore.storage.mounts import Mount
+
+_log = logging.getLogger("ckptstore")
 
 _HELD_FILES = 128
 """The number of data files that a reader keeps open, so that an overwrite cannot remove them."""
 
 
-class LocalStorage:
+class LocalStorage(LocalReader):
     """One directory. Safe to use from many threads.
 
     Args:
         path: its absolute path.
         inside: it is a part of a larger directory, such as a step of a run. Then nothing is written
             or removed through it if it is a symbolic link.
+        assume_atomic: the caller vouches that nobody else writes here. So a file system will do
+            that has no hard links, no rename that replaces nothing, or no locks.
+        files: the open files of the directory above, which are closed with it.
     """
 
-    # A piece is hashed while it is still in the cache.
-    traffic = Traffic(writes=4, reads=4, piece_nbytes=2 << 20, alone_nbytes=1 << 20, gap_nbytes=64)
-
-    def __init__(self, path: str, *, inside: bool = False) -> None:
-        self.url = path
+    def __init__(
+        self,
+        path: str,
+        *,
+        inside: bool = False,
+        assume_atomic: bool = False,
+        files: HeldFiles | None = None,
+    ) -> None:
+        super().__init__(path, files if files is not None else HeldFiles(_HELD_FILES))
         self._inside = inside
+        self._assume_atomic = assume_atomic
         self._prepared = False
-        self._files = HeldFiles(_HELD_FILES)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._files.close()
-
-    def __repr__(self) -> str:
-        return f"LocalStorage({self.url!r})"
+        self._needed = 0
 
     def prepare(self, *, swap: bool = False) -> None:
         """Make the directory and its missing parents, and make their names durable.
 
-        Also if the directory exists: the process that made it may have been killed, or may not
-        have finished.
+        Before that, check that the file system has the calls of a commit.
         """
         self.refuse_link()
-        posix.make_directory(self.url)
+        lacking = directories.missing(self.url)
+        known = self._check(swap=swap)
+        directories.make(self.url, lacking)
+        if not known:
+            self._check(swap=swap)
         self._prepared = True
+
+    def expect(self, nbytes: int) -> None:
+        """Log a warning if that many bytes do not fit. It may be wrong: quotas are not known."""
+        self._needed = nbytes
+        room = posix.room(self.url)
+        if room is not None and nbytes > room[0]:
+            _log.warning(
+                "%s: the save writes %d bytes, and the file system has %d of %d bytes free; free "
+                "some space, or the save will probably fail",
+                self.url,
+                nbytes,
+                *room,
+            )
 
     def refuse_link(self) -> None:
         """Raise StorageError, reason ``linked-step``, for a symbolic link inside a directory."""
@@ -68,7 +86,7 @@ class LocalStorage:
 
     def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Write and fsync a new file."""
-        with posix.errors("write", self._at(name)):
+        with posix.errors("write", self._at(name), needed=self._needed or nbytes):
             self._write(self._at(name), chunks)
 
     def link(self, name: str, sibling: str, source: str, nbytes: int) -> bool:
@@ -90,23 +108,39 @@ class LocalStorage:
     def flush(self) -> None:
         """Make the names of the files durable."""
         try:
-            posix.sync_directory(self.url)
+            directories.sync(self.url)
         except StorageError as error:
             if not self._made_again(error.__cause__):
                 raise
-            posix.sync_directory(self.url)
+            directories.sync(self.url)
 
     def create(self, name: str, data: bytes) -> None:
         """Write a temporary file and link it to `name`, which fails if `name` exists."""
-        self.put_atomic(name, [data], len(data), replace=False)
+        self._create(name, [data], len(data), data)
 
     def put_atomic(
         self, name: str, chunks: Iterable[Buffer], nbytes: int, *, replace: bool
     ) -> None:
         """Write a complete and durable file, or none; see `create`."""
-        commit = posix.errors("commit", self._at(name), (FileExistsError,))
-        with self._temporary(name, chunks) as temporary, commit:
-            (os.replace if replace else posix.rename_new)(temporary, self._at(name))
+        self.expect(nbytes)
+        if not replace:
+            self._create(name, chunks, nbytes)
+            return
+        commit = posix.errors("commit", self._at(name))
+        with self._temporary(name, chunks, nbytes) as temporary, commit:
+            os.replace(temporary, self._at(name))
+        self._settle(name)
+
+    def _create(
+        self, name: str, chunks: Iterable[Buffer], nbytes: int, data: bytes | None = None
+    ) -> None:
+        self._check(swap=False)
+        mount, path = mounts.of(self.url) or Mount(), self._at(name)
+        with self._temporary(name, chunks, nbytes) as temporary:
+            with posix.errors("commit", path, (FileExistsError,)):
+                claims.create(temporary, path, mount)
+            if data is not None and mount.link and mount.rename:
+                claims.read_back(path, data)
         self._settle(name)
 
     def swap(self, name: str, data: bytes, expected: bytes) -> None:
@@ -114,76 +148,38 @@ class LocalStorage:
 
         `create` needs no lock: it cannot succeed while there is a file for `swap` to replace.
         """
-        with self._temporary(name, [data]) as temporary:
+        with self._temporary(name, [data], len(data)) as temporary:
             passing = (FileExistsError, FileNotFoundError)
-            with self.locked(), posix.errors("overwrite", self._at(name), passing):
+            with self.locked() as alone, posix.errors("overwrite", self._at(name), passing):
                 if self.read(name, len(expected)) != expected:
                     raise FileExistsError(errno.EEXIST, "another save came first", self._at(name))
                 os.replace(temporary, self._at(name))
+                if not alone:
+                    claims.read_back(self._at(name), data)
         self._settle(name)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Lock the directory against other swaps, and against deletes with `expected`."""
+    def locked(self) -> Iterator[bool]:
+        """Lock the directory against other swaps, and against deletes with `expected`.
+
+        The block gets False if there is no lock, and the caller vouches that it needs none.
+        """
         with posix.errors("lock", self.url):
             fd = self._open()
+        mount = mounts.of(self.url) if self._assume_atomic else None
+        alone = mount is None or not mount.lock
         try:
-            with posix.errors("lock", self.url):
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
+            if alone:
+                with posix.errors("lock", self.url):
+                    fcntl.flock(fd, fcntl.LOCK_EX)
+            yield alone
         finally:
             try:
-                with contextlib.suppress(OSError):
-                    fcntl.flock(fd, fcntl.LOCK_UN)  # a process forked meanwhile has a copy of fd
+                if alone:
+                    with contextlib.suppress(OSError):
+                        fcntl.flock(fd, fcntl.LOCK_UN)  # a forked process has a copy of fd
             finally:
                 posix.close(fd)
-
-    def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
-        """Open the files and return their sizes; open files outlive an overwrite."""
-        out = {}
-        for name in names:
-            path = self._at(name)
-            with (
-                posix.unless_gone("open", path),
-                posix.stale_is_gone(path),
-                self._files.opened(path) as fd,
-            ):
-                out[name] = posix.size(fd)
-        return out
-
-    def get(self, name: str, offset: int, buffer: Buffer) -> None:
-        """Read exactly the buffer's length."""
-        with self._reading(name), self._files.opened(self._at(name)) as fd:
-            view = memoryview(buffer).cast("B")
-            while view.nbytes:
-                count = os.preadv(fd, [view], offset)
-                if count == 0:
-                    raise EOFError(f"{self._at(name)} ends at byte {offset}")
-                view, offset = view[count:], offset + count
-
-    def version(self, name: str) -> str:
-        """Return a text that changes with every write to the file that is read."""
-        with self._reading(name), self._files.opened(self._at(name)) as fd:
-            status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise StorageError(f"{self._at(name)}: not a regular file; expected one")
-        return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
-
-    def read(self, name: str, limit: int) -> bytes:
-        """Read a small file."""
-        path = self._at(name)
-
-        def read() -> bytes:
-            with posix.opened(path, posix.READ) as fd:
-                posix.size(fd)  # makes the kernel forget an old one, at which it would stop
-                return posix.read(fd, limit + 1)
-
-        with links.named_link(path), posix.errors("read", path, (FileNotFoundError,)):
-            return posix.again(read)
-
-    def list(self) -> Mapping[str, int]:
-        """List the files of the directory; none if there is no directory."""
-        return {name: status.st_size for name, status in posix.files(self.url).items()}
 
     def delete(self, name: str, expected: bytes | None = None) -> None:
         """Unlink a file; with `expected`, under the lock and only if it holds those bytes."""
@@ -194,43 +190,21 @@ class LocalStorage:
             with self.locked():
                 if self.read(name, len(expected)) == expected:
                     self._unlink(name)
-            posix.sync_directory(self.url)
-
-    def changed(self) -> Mapping[str, float]:
-        """Return the time of each file's last change; see `posix.changed`."""
-        return posix.changed(self.url)
-
-    def unfinished(self) -> Mapping[str, float]:
-        """Return nothing: a file exists from its first byte on."""
-        return {}
+            directories.sync(self.url)
 
     def abort(self, name: str) -> None:
         """Do nothing."""
 
     def child(self, name: str) -> LocalStorage:
         """Return a subdirectory."""
-        return LocalStorage(self._at(name), inside=True)
-
-    def is_link(self, name: str) -> bool:
-        """Return whether a name is that of a symbolic link; `delete` removes the link alone."""
-        return os.path.islink(self._at(name))
+        return LocalStorage(
+            self._at(name), inside=True, assume_atomic=self._assume_atomic, files=self._files
+        )
 
     def parent(self) -> tuple[LocalStorage, str]:
         """Return the parent directory, and this one's name in it: "" for the root."""
         above, name = os.path.split(self.url)
-        return LocalStorage(above), name
-
-    def children(self) -> Sequence[str]:
-        """List the subdirectories, also behind symbolic links, and the links that lead nowhere."""
-        names: list[str] = []
-        with posix.unless_gone("list", self.url):
-            found = posix.entries(self.url)
-            names = sorted(entry.name for entry in found if links.may_be_directory(entry))
-        return names
-
-    def exists(self) -> bool:
-        """List it, since a network disk may answer anything else from its cache."""
-        return links.directory_exists(self.url)
+        return LocalStorage(above, assume_atomic=self._assume_atomic), name
 
     def holders(self, name: str, expected: Expected | None = None) -> Sequence[str]:
         """Look into each subdirectory."""
@@ -238,18 +212,21 @@ class LocalStorage:
         children = [self.child(child) for child in self.children() if expected(child)]
         return [os.path.basename(child.url) for child in children if child.holds(name)]
 
-    def holds(self, name: str) -> bool:
-        """Return whether a file exists."""
-        is_file = False
-        with posix.unless_gone("look for", self._at(name)), links.named_link(self.url):
-            status = posix.again(lambda: os.stat(self._at(name)))
-            is_file = stat.S_ISREG(status.st_mode)
-        return is_file
-
     def remove(self) -> None:
         """Remove the directory, if it is empty."""
         with contextlib.suppress(OSError):
             os.rmdir(self.url)
+
+    def _check(self, *, swap: bool) -> bool:
+        """Check that commits are atomic here; return whether that is known yet."""
+        mount = mounts.of(self.url)
+        if mount is not None and not self._assume_atomic:
+            try:
+                mount.check(self.url, swap=swap)
+            except StorageError:
+                mounts.forget(self.url)  # its server may have a better day
+                raise
+        return mount is not None
 
     def _write(self, path: str, chunks: Iterable[Buffer]) -> None:
         try:
@@ -269,7 +246,7 @@ class LocalStorage:
         making = posix.errors("make the directory", self.url, (FileExistsError,))
         with contextlib.suppress(FileExistsError), making:
             os.mkdir(self.url)
-        posix.sync_directory(os.path.dirname(self.url))
+        directories.sync(os.path.dirname(self.url))
         return True
 
     def _open(self) -> int:
@@ -290,11 +267,8 @@ class LocalStorage:
         finally:
             posix.close(fd)
 
-    def _at(self, name: str) -> str:
-        return os.path.join(self.url, name)
-
     @contextlib.contextmanager
-    def _temporary(self, name: str, chunks: Iterable[Buffer]) -> Iterator[str]:
+    def _temporary(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> Iterator[str]:
         """Write and fsync a temporary file beside `name`, and remove it after the block.
 
         A commit that failed may still be under way (NFS). It cannot succeed once the temporary
@@ -302,7 +276,7 @@ class LocalStorage:
         """
         temporary = f"{self._at(name)}.{os.urandom(8).hex()}.tmp"
         try:
-            with posix.errors("write", temporary):
+            with posix.errors("write", temporary, needed=self._needed or nbytes):
                 self._write(temporary, chunks)
             try:
                 yield temporary
@@ -322,15 +296,9 @@ class LocalStorage:
     def _settle(self, name: str) -> None:
         """Make a commit durable. A failed fsync may have dropped the name, and is never retried."""
         try:
-            posix.sync_directory(self.url)
+            directories.sync(self.url)
         except StorageError as error:
             raise OutcomeUnknownError(
                 f"{self._at(name)} was written, but making it durable failed ({error}); nothing "
                 "was deleted; check the disk, then load the checkpoint to see which save it holds"
             ) from error
-
-    @contextlib.contextmanager
-    def _reading(self, name: str) -> Iterator[None]:
-        path = self._at(name)
-        with posix.errors("read", path, (FileNotFoundError,)), posix.stale_is_gone(path):
-            yield

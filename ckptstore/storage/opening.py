@@ -22,7 +22,8 @@ def open(
 
     Args:
         url: a path (relative, with ``~``, or os.PathLike), or a URL.
-        storage_options: options of the store, as fsspec takes them; a local disk has none.
+        storage_options: options of the store, as fsspec takes them. A local disk has none but those
+            under the key ``ckptstore``.
         inside: it is a part of a larger directory, such as a step of a run, so that nothing is
             written or removed through it if it is a symbolic link.
 
@@ -36,11 +37,20 @@ def open(
 
         return connect.bucket(text, storage_options)
     path = urls.local_path(text)
-    if storage_options:
-        named = isinstance(storage_options, Mapping)
-        found = ", ".join(map(str, storage_options)) if named else type(storage_options).__name__
+    return LocalStorage(path, inside=inside, assume_atomic=_assumes_atomic(path, storage_options))
+
+
+def _assumes_atomic(path: str, storage_options: Mapping[str, Any] | None) -> bool:
+    """Check the options of a path, which are those of this package alone."""
+    if not storage_options:
+        return False
+    from ckptstore.storage import options  # fsspec, which takes 0.1 s to import
+
+    settings, others = options.split(path, storage_options)
+    if others:
         raise StorageError(
-            f"{path}: a local disk takes no storage_options, found {found:.200}; leave them out",
+            f"{path}: a local disk takes no storage_options, found {', '.join(others):.200}; leave "
+            "them out",
             reason=Reason.BAD_OPTIONS,
         )
-    return LocalStorage(path, inside=inside)
+    return settings.assume_atomic

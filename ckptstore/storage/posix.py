@@ -22,13 +22,15 @@ READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in place of a file m
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
-_CANNOT_SYNC = {errno.EACCES, errno.EPERM, errno.EINVAL}  # another user's; autofs, squashfs
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX_FORCE_SYNC = 0x2000
 _STATX_SIZE = 0x200
 _STATX_SIZE_AT = slice(40, 48)  # of stx_size
+_STATX_MNT_ID = 0x1000
+_STATX_MNT_ID_UNIQUE = 0x4000  # since Linux 6.8; before, a later mount may have the number again
+_STATX_MNT_ID_AT = slice(144, 152)  # of stx_mnt_id
 _Status = ctypes.c_char * 256
 _statx: Callable[..., Any] | None = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
 """The system call, which Linux has."""
@@ -36,13 +38,18 @@ _statx: Callable[..., Any] | None = getattr(ctypes.CDLL(None, use_errno=True), "
 _STALE_TRIES = 10
 
 T = TypeVar("T")
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.ENOTSUP}
-_NO_FLAG = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 _READ_NBYTES = 64 << 10
 """Python allocates the requested size before it reads; a small file should not cost its limit."""
 
-_NO_LOCKS = "; without locks here, an overwrite is not safe: save to a new place"
+ASSUME_ATOMIC = 'storage_options={"ckptstore": {"assume_atomic": True}}'
+_NO_LOCKS = (
+    "; without locks here, neither an overwrite nor a delete is safe: save to a new place, or, if "
+    "only one process ever writes there, pass " + ASSUME_ATOMIC
+)
+_NO_DESCRIPTOR = (
+    "; no file descriptor is left: close some files, or raise the limit of the process (ulimit -n)"
+)
 _REMEDIES = {
     errno.ENOSPC: "; free some space, then save again",
     errno.EDQUOT: "; free some of your quota, then save again",
@@ -54,6 +61,8 @@ _REMEDIES = {
     errno.ELOOP: "; a symbolic link leads back to itself: remove it",
     errno.ESTALE: "; another machine keeps replacing the file, or its server was started anew: try "
     "again, or mount the disk again",
+    errno.EMFILE: _NO_DESCRIPTOR,
+    errno.ENFILE: _NO_DESCRIPTOR + " or of the system (sysctl fs.file-max)",
     errno.EFBIG: "; raise the limit on file size (ulimit -f)",
     errno.ENOLCK: _NO_LOCKS,
     errno.ENOSYS: _NO_LOCKS,
@@ -70,8 +79,17 @@ _REASONS = {
 
 
 @contextlib.contextmanager
-def errors(operation: str, path: str, passing: tuple[type[OSError], ...] = ()) -> Iterator[None]:
-    """Turn an OSError of the block into a StorageError, except the classes in `passing`."""
+def errors(
+    operation: str, path: str, passing: tuple[type[OSError], ...] = (), *, needed: int = 0
+) -> Iterator[None]:
+    """Turn an OSError of the block into a StorageError, except the classes in `passing`.
+
+    Args:
+        operation: the words for the message.
+        path: the path for the message.
+        passing: the classes of errors that pass.
+        needed: the number of bytes that the whole save writes, if it is known.
+    """
     try:
         yield
     except OSError as error:
@@ -81,10 +99,21 @@ def errors(operation: str, path: str, passing: tuple[type[OSError], ...] = ()) -
         if FileNotFoundError in passing and isinstance(error, NotADirectoryError):
             raise FileNotFoundError(error.errno, error.strerror, path) from None
         remedy = _REMEDIES.get(error.errno or 0, "")
+        reason = _REASONS.get(error.errno or 0, Reason.STORAGE)
+        figures = _figures(path, needed) if reason == Reason.DISK_FULL else ""
         raise StorageError(
-            f"{path}: could not {operation}: {error.strerror or error}{remedy}",
-            reason=_REASONS.get(error.errno or 0, Reason.STORAGE),
+            f"{path}: could not {operation}: {error.strerror or error}{figures}{remedy}",
+            reason=reason,
         ) from error
+
+
+def _figures(path: str, needed: int) -> str:
+    """Return the words for the bytes that a save writes and those that the disk has."""
+    free = room(os.path.dirname(path))
+    has = f"the file system has {free[0]} of {free[1]} bytes free" if free is not None else ""
+    writes = f"the save writes {needed} bytes" if needed else ""
+    words = ", and ".join(filter(None, [writes, has]))
+    return f" ({words})" if words else ""
 
 
 @contextlib.contextmanager
@@ -224,75 +253,12 @@ def is_durable(path: str, nbytes: int) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size == nbytes
 
 
-def sync_directory(path: str) -> None:
-    """Make the names in a directory durable; raises StorageError."""
-    with errors("fsync the directory", path), opened(path, DIRECTORY) as fd:
-        os.fsync(fd)
-
-
-def is_dangling(path: str) -> bool:
-    """Return whether a path is a symbolic link to nothing."""
-    return os.path.islink(path) and not os.path.exists(path)
-
-
-def obstacle(path: str, target: str) -> StorageError:
-    """Return the error for a file or a link to nothing, at or above `target`, a directory."""
-    where = f"{path}:" if path == target else f"{target}: {path} is"
-    if is_dangling(path):
-        return StorageError(
-            f"{where} a symbolic link to nothing; remove it, or restore its target",
-            reason=Reason.DANGLING_LINK,
-        )
-    return StorageError(
-        f"{where} not a directory; remove it, or choose another place",
-        reason=Reason.NOT_A_DIRECTORY,
-    )
-
-
-def make_directory(target: str) -> None:
-    """Make a directory and its missing parents, and make their names durable.
+def rename_no_replace(source: str, target: str) -> None:
+    """Rename a file to a name that nobody has, in one step: Linux's renameat2(RENAME_NOREPLACE).
 
     Raises:
-        StorageError: reason ``not-a-directory`` or ``dangling-link``, or an operation failed.
+        OSError: FileExistsError if there is a file of that name; any other error.
     """
-    missing, path = [], target
-    while not os.path.isdir(path):
-        if os.path.lexists(path) and not os.path.isdir(path):  # others may be making it
-            raise obstacle(path, target)
-        missing.append(path)
-        path = os.path.dirname(path)
-    for directory in reversed(missing):
-        with (
-            errors("make the directory", directory),
-            contextlib.suppress(FileExistsError),
-        ):
-            os.mkdir(directory)
-        sync_directory(os.path.dirname(directory))
-    if not missing:
-        try:
-            sync_directory(os.path.dirname(target))
-        except StorageError as error:
-            if getattr(error.__cause__, "errno", None) not in _CANNOT_SYNC:
-                raise
-
-
-def rename_new(source: str, target: str) -> None:
-    """Rename a file to an unused name, in one step; the old name may stay.
-
-    Raises:
-        FileExistsError: there is a file of that name.
-        StorageError: reason ``not-atomic``: this file system cannot do it.
-    """
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        _rename_no_replace(source, target)
-
-
-def _rename_no_replace(source: str, target: str) -> None:
-    """Linux's renameat2(RENAME_NOREPLACE), for file systems without hard links."""
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     number = errno.ENOSYS
     if call is not None:
@@ -300,10 +266,22 @@ def _rename_no_replace(source: str, target: str) -> None:
         if call(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE) == 0:
             return
         number = ctypes.get_errno()
-    if number not in _NO_FLAG:
-        raise OSError(number, os.strerror(number), target)
-    raise StorageError(
-        f"{target}: this file system has neither hard links nor an atomic rename without replacing "
-        f"({os.strerror(number)}), so a commit here would not be atomic; save elsewhere",
-        reason=Reason.NOT_ATOMIC,
-    )
+    raise OSError(number, os.strerror(number), target)
+
+
+def mount_number(path: str) -> int:
+    """Return the number of the mount that a path is on, which no later mount has; 0: not known."""
+    if _statx is not None:
+        status, wanted = _Status(), _STATX_MNT_ID | _STATX_MNT_ID_UNIQUE
+        if _statx(_AT_FDCWD, os.fsencode(path), 0, wanted, status) == 0:
+            return int.from_bytes(status.raw[_STATX_MNT_ID_AT], sys.byteorder)
+    return 0
+
+
+def room(directory: str) -> tuple[int, int] | None:
+    """Return the free and all bytes of a file system; None if it does not say."""
+    with contextlib.suppress(OSError):
+        status = os.statvfs(directory)
+        if status.f_blocks:
+            return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+    return None

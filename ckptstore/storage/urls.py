@@ -7,6 +7,7 @@ import re
 import urllib.parse
 
 from ckptstore.errors import Reason, StorageError
+from ckptstore.storage import chains
 
 _USER = re.compile(r"(?<=:/)[^/]*@")
 _LIKE_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -28,7 +29,8 @@ def text_of(url: object) -> str:
     """Return a path or URL as text.
 
     Raises:
-        StorageError: reason ``bad-url`` if it is neither, or empty.
+        StorageError: reason ``bad-url`` if it is neither, or empty; reason ``no-such-store`` for a
+            chain of fsspec.
     """
     text = os.fspath(url) if isinstance(url, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
@@ -38,6 +40,7 @@ def text_of(url: object) -> str:
             f"{url!r:.200} is neither a path nor a URL; pass a str or an os.PathLike{more}",
             reason=Reason.BAD_URL,
         )
+    chains.refuse(text)
     return text
 
 

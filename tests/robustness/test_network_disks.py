@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import ckptstore
 from ckptstore.checkpoint import snapshot
 from ckptstore.storage import posix
 from ckptstore.storage.local import LocalStorage
+from tests.support import disks
 from tests.support.faults import Faults, fail, faulty
 
 CALLS: dict[str, Callable[[Path], Any]] = {
@@ -51,29 +50,12 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["bindfs", "sshfs"])
 def mount(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """Mount a directory elsewhere, if this machine can; gives both places."""
-    program = shutil.which(request.param)
-    server = shutil.which("sftp-server", path="/usr/lib/openssh:/usr/libexec/openssh")
-    if program is None or (request.param == "sshfs" and server is None):
-        pytest.skip(f"{request.param} is not installed")
-    real, mounted = tmp_path / "real", tmp_path / "mounted"
-    real.mkdir()
-    mounted.mkdir()
-    arguments = [str(real)]
-    if request.param == "sshfs":
-        shell = tmp_path / "ssh"
-        shell.write_text(f"#!/bin/sh\nexec {server}\n")
-        shell.chmod(0o700)
-        arguments = ["-o", f"ssh_command={shell}", f"x:{real}"]
-    made = subprocess.run([program, *arguments, str(mounted)], capture_output=True, timeout=60)
-    if made.returncode:
-        pytest.skip(f"no mount: {made.stderr.decode()}")
-    yield real, mounted
-    unmount = shutil.which("fusermount3") or shutil.which("fusermount") or "umount"
-    options = ["-u", "-z"] if "fusermount" in unmount else ["-l"]
-    subprocess.run([unmount, *options, str(mounted)], check=True, timeout=60)
+    """Mount a directory elsewhere; gives both places."""
+    with disks.mounted(request.param, tmp_path / "disk") as mounted:
+        yield tmp_path / "disk" / "real", mounted.path
 
 
+@pytest.mark.ci
 def test_a_load_sees_each_overwrite_through_a_mount_that_caches_sizes(
     mount: tuple[Path, Path],
 ) -> None:

@@ -29,7 +29,8 @@ from ckptstore.format import manifest
 from ckptstore.saving import incremental, placement, writer
 from ckptstore.saving.incremental import Series
 from ckptstore.saving.request import SaveRequest
-from ckptstore.storage import held_files, local, posix
+from ckptstore.storage import claims, directories, held_files, local, local_reader, mounts, posix
+from ckptstore.storage.mounts import Mount
 
 READS = ("read", "preadv", "fstat", "close", "scandir", "flock")
 CHANGES = ("open", "write", "fsync", "fdatasync", "link", "replace", "unlink", "mkdir", "renameat2")
@@ -49,6 +50,8 @@ class Faults:
         self.log: list[tuple[str, str]] = []
         self.paths: dict[int, str] = {}
         self._lock = threading.Lock()
+
+    flock = staticmethod(fcntl.flock)
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(os, name)
@@ -81,30 +84,46 @@ class Faults:
 
 
 @contextlib.contextmanager
-def faulty(faults: Faults, *, links: bool = True) -> Iterator[Faults]:
+def faulty(faults: Faults, *, links: bool = True, known: bool = True) -> Iterator[Faults]:
     """Put `faults` between LocalStorage and the disk.
 
-    With `links=False` it is a disk without hard links.
+    With `links=False` it is a disk without hard links. With `known=False` the process has not
+    tried the disk yet.
     """
 
     def link(*args: Any) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     class Flock:
-        LOCK_EX, LOCK_UN = fcntl.LOCK_EX, fcntl.LOCK_UN
-        flock = staticmethod(faults.wrap("flock", fcntl.flock))
+        LOCK_EX, LOCK_NB, LOCK_UN = fcntl.LOCK_EX, fcntl.LOCK_NB, fcntl.LOCK_UN
+        flock = staticmethod(faults.wrap("flock", faults.flock))
 
     if not links:
         faults.link = faults.wrap("link", link)
-    renameat2 = faults.wrap("renameat2", posix._rename_no_replace)
+    renameat2 = faults.wrap("renameat2", posix.rename_no_replace)
+    mount = Mount(link="" if links else os.strerror(errno.EPERM))
     with (
         mock.patch.multiple(local, os=faults, fcntl=Flock),
+        mock.patch.multiple(mounts, os=faults, fcntl=Flock, _known=Known(mount) if known else {}),
         mock.patch.multiple(
-            posix, os=faults, _rename_no_replace=renameat2, size=faults.wrap("fstat", posix.size)
+            posix, os=faults, rename_no_replace=renameat2, size=faults.wrap("fstat", posix.size)
         ),
+        mock.patch.object(claims, "os", faults),
+        mock.patch.object(directories, "os", faults),
         mock.patch.object(held_files, "os", faults),
+        mock.patch.object(local_reader, "os", faults),
     ):
         yield faults
+
+
+class Known(dict[Any, Mount]):
+    """All file systems are known, and have the same abilities."""
+
+    def __init__(self, mount: Mount) -> None:
+        self.mount = mount
+
+    def get(self, *_: Any) -> Mount:
+        return self.mount
 
 
 def fail(number: int) -> Act:

@@ -67,6 +67,9 @@ class Model:
     def prepare(self, *, swap: bool = False) -> None:
         pass
 
+    def expect(self, nbytes: int) -> None:
+        pass
+
     def refuse_link(self) -> None:
         pass
 
