@@ -9,6 +9,7 @@ import io
 import math
 import re
 import shutil
+import ssl
 import subprocess
 import threading
 import time
@@ -29,8 +30,11 @@ from ckptstore import storage as storage_package
 from ckptstore.errors import AlreadyCommittedError, NotCommittedError, StorageError
 from ckptstore.storage import Storage, connect
 from ckptstore.storage.bucket import BucketStorage
+from tests.support.servers import tls
 from tests.support.servers.proxy import FaultProxy, Request, status
 from tests.support.storage_contract import StorageContract, put
+
+follows = pytest.mark.follows
 
 ASSUME = {"ckptstore": {"assume_atomic": True}}
 QUICK = {"ckptstore": {"deadline": 2.0, "timeout": 2.0}}
@@ -557,9 +561,25 @@ class Answering:
 @pytest.mark.parametrize(
     ("number", "error", "reason", "remedy"),
     [
-        (403, "AuthorizationPermissionMismatch", "permission", "Storage Blob Data Contributor"),
-        (403, "AuthorizationFailure", "permission", "let it be added"),
-        (412, "LeaseIdMissing", "permission", "wait for its end, or break it"),
+        pytest.param(
+            *(403, "AuthorizationPermissionMismatch", "permission", "Blob Data Contributor"),
+            marks=follows(
+                "storage.clients.azure_errors",
+                "ask for permission to read, write, list and delete there (the role Storage Blob "
+                "Data Contributor has all of them)",
+            ),
+        ),
+        pytest.param(
+            *(403, "AuthorizationFailure", "permission", "let it be added"),
+            marks=follows(
+                "storage.clients.azure_errors",
+                "save from a network that it allows, or let it be added",
+            ),
+        ),
+        pytest.param(
+            *(412, "LeaseIdMissing", "permission", "wait for its end, or break it"),
+            marks=follows("storage.clients.azure_errors", "wait for its end, or break it"),
+        ),
         (507, "InsufficientAccountPermissions", "unavailable", "try again later"),
     ],
 )
@@ -575,6 +595,48 @@ def test_a_remedy_of_azure_works(
         assert caught.value.reason == reason and remedy in str(caught.value), caught.value
         proxy.reset()  # the role is given, the lease has ended
         ckptstore.save(url, {"x": 1}, storage_options=options)
+
+
+@pytest.fixture
+def secure(
+    azurite: Azurite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FaultProxy]:
+    """Azurite behind TLS."""
+    context, trusted = tls.certify(tmp_path)
+    trusting = ssl.create_default_context(cafile=trusted)
+    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusting)
+    with FaultProxy(Answering(azurite), tls=context) as proxy:
+        yield proxy
+
+
+@follows("storage.clients.azure_errors", "write https in the connection_string")
+def test_an_account_that_demands_tls_takes_https(azurite: Azurite, secure: FaultProxy) -> None:
+    url = f"abfs://{azurite.new_container()}/run"
+    with FaultProxy(Answering(azurite)) as plain:
+        needs = status(400, "AccountRequiresHttps")
+        plain.rule(lambda r: True, needs, times=math.inf)
+        with pytest.raises(StorageError, match="https in the connection_string"):
+            ckptstore.save(url, {"x": 1}, storage_options=azurite.options(plain.endpoint))
+    text = azurite.options(secure.endpoint)["connection_string"]
+    text = text.replace("DefaultEndpointsProtocol=http;", "DefaultEndpointsProtocol=https;")
+    ckptstore.save(url, {"x": 1}, storage_options={"connection_string": text})
+    assert secure.log
+
+
+@follows("storage.clients.azure", "pass account_name and account_host in storage_options")
+def test_another_host_of_azure_is_passed_in_the_options(
+    azurite: Azurite, secure: FaultProxy
+) -> None:
+    container = azurite.new_container()
+    with pytest.raises(StorageError, match="pass account_name and account_host"):
+        ckptstore.save(f"abfs://{container}@example.com/run", {"x": 1})
+    options = {
+        "account_name": azurite.account,
+        "account_key": azurite.key,
+        "account_host": f"127.0.0.1:{secure.port}/{azurite.account}",
+    }
+    ckptstore.save(f"abfs://{container}/run", {"x": 1}, storage_options=options)
+    assert secure.log
 
 
 @pytest.mark.parametrize("error", ["BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold"])
