@@ -443,11 +443,15 @@ class Azurite:
         else:
             raise RuntimeError("azurite-blob did not start")
         self.endpoint = match[1]
-        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+        self.reader = threading.Thread(target=self.process.stdout.read, daemon=True)
+        self.reader.start()
 
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
+        self.reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     def options(self, endpoint: str | None = None, key: str | None = None) -> dict[str, Any]:
         text = (
