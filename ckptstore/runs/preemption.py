@@ -179,7 +179,7 @@ def _checked(signals: Any) -> list[int]:
             raise bad_argument(
                 "on_preemption",
                 "signals",
-                _name(number) if known else number,
+                signal.Signals(number) if known else number,
                 "signals that tell a process to stop: signals=(signal.SIGTERM, signal.SIGUSR1)",
             )
     return list(dict.fromkeys(map(int, rows)))
