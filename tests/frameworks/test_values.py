@@ -38,6 +38,7 @@ def _without_registrations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ckptstore.types.registry._BY_NAME", {})
 
 
+follows = pytest.mark.follows
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 
 
@@ -254,7 +255,34 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, Callable[[Any], Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSED)
+FOLLOWS = {
+    "an attribute of a str": follows("types.subclasses", "delete it, or pass {}(x)"),
+    "a str with a __del__": follows(
+        "types.subclasses",
+        "pass {}(x), or use ckptstore.register({}, flatten=..., unflatten=...)",
+    ),
+    "another time zone": follows(
+        "adapters.stdlib_dates",
+        "save x.astimezone(datetime.timezone.utc), and the name of the zone",
+    ),
+    "the zone of a time": follows(
+        "adapters.stdlib_dates", "save x.replace(tzinfo=None), and the name of the zone"
+    ),
+    "a zone of a file": follows("adapters.stdlib_dates", "use zoneinfo.ZoneInfo(NAME)"),
+    "a huge fraction": follows(
+        "adapters.stdlib_numbers", "save the pair (x.numerator, x.denominator)"
+    ),
+    "SystemRandom": follows(
+        "adapters.stdlib_random", "leave it out, and make a new one: random.SystemRandom()"
+    ),
+    "an attribute of a Random": follows("adapters.stdlib_random", "delete it"),
+    "entropy that changed": follows(
+        "adapters.numpy_random", "make a new one: numpy.random.SeedSequence(x.entropy)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=FOLLOWS.get(n, ())) for n in REFUSED])
 def test_what_is_refused_names_the_way_on_which_works(name: str, tmp_path: pathlib.Path) -> None:
     make, words, mend = REFUSED[name]
     x = make()
@@ -262,6 +290,9 @@ def test_what_is_refused_names_the_way_on_which_works(name: str, tmp_path: pathl
     assert_exact(tmp_path, mend(x))
 
 
+@follows(
+    "types.subclasses", "if you trust the class, pass types=[{}]", "pass types={{}: YourClass}"
+)
 def test_a_class_that_cannot_be_found_is_refused_or_found_by_types(tmp_path: pathlib.Path) -> None:
     class Local(str):
         pass
@@ -287,6 +318,7 @@ def test_a_class_that_cannot_be_found_is_refused_or_found_by_types(tmp_path: pat
         assert type(ckptstore.load(tmp_path / "c", types={stored: Name})[0]) is Name
 
 
+@follows("adapters.stdlib_dates", "pip install --upgrade tzdata")
 def test_a_time_zone_that_is_not_here_names_the_package_that_brings_it(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,6 +433,10 @@ def test_a_sequence_of_seeds_spawns_the_same_children(tmp_path: pathlib.Path) ->
     assert (mine.generate_state(4) == other.generate_state(4)).all()
 
 
+@follows(
+    "adapters.numpy_random",
+    "save x.state, and make it again: numpy.random.SeedSequence(**loaded)",
+)
 def test_seeds_out_of_bounds_are_refused(tmp_path: pathlib.Path) -> None:
     for seeds in (np.random.SeedSequence(2**3000), np.random.SeedSequence(1, pool_size=100)):
         words = "save x.state, and make it again: numpy.random.SeedSequence(**loaded)"
@@ -466,6 +502,10 @@ def test_a_forged_state_never_reaches_numpy_or_torch() -> None:
         _bent(record, [device, good])
 
 
+@follows(
+    "adapters.torch_generators",
+    'load it where that device is. Here, name the other parts in select=["$..."]',
+)
 def test_a_generator_of_a_device_that_is_not_here_names_the_way_on(tmp_path: pathlib.Path) -> None:
     torch_adapter = find_adapter("torch")
     assert torch_adapter is not None
