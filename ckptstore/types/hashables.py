@@ -54,7 +54,7 @@ _BY_NAME = {
     *("decimal.Decimal", "fractions.Fraction", "uuid.UUID", "zoneinfo.ZoneInfo"),
     *("ipaddress.IPv4Address", "ipaddress.IPv4Interface", "ipaddress.IPv4Network"),
     *("ipaddress.IPv6Address", "ipaddress.IPv6Interface", "ipaddress.IPv6Network"),
-    *("torch.dtype", "torch.device", "torch.layout", "torch.memory_format"),
+    *("torch.dtype", "torch.device", "torch.layout", "torch.memory_format", "torch.Size"),
 }
 """Classes of modules that `import ckptstore` should not import."""
 

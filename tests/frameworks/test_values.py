@@ -171,6 +171,12 @@ def test_another_process_that_imported_the_module_loads_them(tmp_path: pathlib.P
     assert b"import tests.frameworks.test_values first" in lost.stderr
 
 
+def test_values_of_torch_are_keys(tmp_path: pathlib.Path) -> None:
+    keys = [torch.float32, torch.device("cpu"), torch.Size([2, 3]), torch.strided]
+    loaded = assert_exact(tmp_path, [dict.fromkeys([*keys, (1, torch.int8)]), {*keys}])
+    assert [type(key) for key in loaded[0]][:4] == [type(key) for key in keys]
+
+
 @pytest.mark.parametrize("precision", [1, 5, 1000])
 def test_the_context_of_decimals_does_not_matter(precision: int, tmp_path: pathlib.Path) -> None:
     x = Decimal("1.23456789E+400")
