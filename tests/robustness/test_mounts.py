@@ -70,6 +70,10 @@ def rig(tmp_path: Path) -> Iterator[Mounted]:
         yield mounted
 
 
+@pytest.mark.follows(
+    "storage.mounts",
+    "save to another disk or to a bucket, or, if only one process ever writes there, pass {}",
+)
 def test_a_mount_without_an_atomic_commit_is_refused_before_any_data_and_the_remedy_works(
     linkless: Mounted,
 ) -> None:

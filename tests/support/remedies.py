@@ -52,6 +52,7 @@ _NO_REMEDIES = {
     "keep returned {}": "the name of a function",
     "list -> {}": "a row of a table of changes",
     "list the uploads of": "the name of an operation that failed",
+    "look at": "the name of an operation that failed",
     "look for": "the name of an operation that failed",
     "make the directory": "the name of an operation that failed",
 }

@@ -39,6 +39,14 @@ def refused(url: Any) -> str:
     return message
 
 
+@pytest.mark.follows(
+    "storage.chains",
+    "for a local disk, pass the path, or a file:// URL: {}",
+    "pass the URL of the place itself{}",
+    "pass the URL of the store itself: {}",
+    "if it is a path, write ./{}",
+    some=True,
+)
 @pytest.mark.parametrize(
     ("form", "below"),
     [
@@ -74,6 +82,10 @@ def test_another_spelling_of_a_local_place_names_the_path_which_works(
         assert (ckptstore.load(path)["w"] == STATE["w"]).all()
 
 
+@pytest.mark.follows(
+    "storage.chains",
+    "unpack it ({}) and pass {}",
+)
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 @pytest.mark.parametrize("before", ["", "file://"])
 def test_an_archive_names_the_command_that_unpacks_it(

@@ -68,6 +68,10 @@ def test_no_call_keeps_a_file_open(name: str, run: Path) -> None:
     assert opened() == before
 
 
+@pytest.mark.follows(
+    "storage.posix",
+    "close some files, or raise the limit of the process (ulimit -n)",
+)
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "evict"])
 def test_a_call_without_a_descriptor_names_the_limit_and_works_once_it_is_raised(
     name: str, run: Path

@@ -93,6 +93,10 @@ def test_files_that_are_taken_over_need_no_room(
     assert warnings(caplog) == []
 
 
+@pytest.mark.follows(
+    "storage.local",
+    "free some space, or the save will probably fail",
+)
 def test_a_full_disk_names_both_figures_and_the_save_works_once_space_is_free(
     tmp_path: Path,
 ) -> None:

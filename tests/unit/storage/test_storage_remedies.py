@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import pickle
 import re
@@ -19,9 +18,9 @@ import pytest
 
 import ckptstore
 from ckptstore import CheckpointError, Manager, OutcomeUnknownError, StorageError, storage
-from ckptstore.storage import local, posix
+from ckptstore.storage import directories
 from tests.support import ROOT, faults, remedies
-from tests.support.faults import NEW, OLD, Faults, tree, which
+from tests.support.faults import NEW, OLD, Faults, tree
 
 follows = pytest.mark.follows
 
@@ -117,14 +116,14 @@ def test_a_url_that_is_too_long(memory: str) -> None:
     saved(f"memory://{memory}/{'n' * 100}", storage_options=ATOMIC)
 
 
-@follows("storage.connect", "for a local disk, pass the path, or a file:// URL")
+@follows("storage.chains", "for a local disk, pass the path, or a file:// URL: {}")
 def test_the_protocol_local(tmp_path: Path) -> None:
     refused(ckptstore.save, f"local://{tmp_path}/a", {"x": 1})
     saved(f"{tmp_path}/a")
     saved(f"file://{tmp_path}/b")
 
 
-@follows("storage.connect", "pass the URL of the store itself")
+@follows("storage.chains", "pass the URL of the store itself: {}")
 def test_a_chain_of_file_systems(memory: str) -> None:
     refused(ckptstore.save, f"simplecache::memory://{memory}/run", {"x": 1})
     saved(f"memory://{memory}/run", storage_options=ATOMIC)
@@ -192,7 +191,7 @@ def test_a_disk_that_is_read_only(small_disk: Path, tmp_path: Path) -> None:
     saved(small_disk / "a")
 
 
-@follows("storage.posix", "remove it, or choose another place")
+@follows("storage.directories", "remove it, or choose another place")
 def test_a_file_where_a_directory_should_be(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("notes")
     refused(ckptstore.save, tmp_path / "a", {"x": 1})
@@ -202,7 +201,7 @@ def test_a_file_where_a_directory_should_be(tmp_path: Path) -> None:
     saved(tmp_path / "a/b")
 
 
-@follows("storage.posix", "remove it, or restore its target")
+@follows("storage.directories", "remove it, or restore its target")
 @pytest.mark.parametrize("way", ["remove", "restore"])
 def test_a_link_to_nothing(way: str, tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "target")
@@ -309,27 +308,16 @@ def test_a_fault_of_the_disk_that_is_mended(call: str, number: int, tmp_path: Pa
     saved(tmp_path / "a")
 
 
-@follows("storage.posix", "save to a new place")
-def test_a_disk_without_locks(tmp_path: Path) -> None:
-    ckptstore.save(tmp_path / "a", tree(OLD))
-    flock = mock.Mock(side_effect=OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)))
-    with mock.patch.object(local.fcntl, "flock", flock):
-        refused(ckptstore.save, tmp_path / "a", tree(NEW), overwrite=True)
-        ckptstore.save(tmp_path / "b", tree(NEW))
-    assert which(tmp_path / "a") == OLD and which(tmp_path / "b") == NEW
-
-
 @follows("storage.local", "check the disk, then load the checkpoint to see which save it holds")
 def test_a_commit_that_may_not_be_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = posix.sync_directory, itertools.count()
+    real = directories.sync
 
     def sync(path: str) -> None:
         if (Path(path) / "MANIFEST").exists():
-            next(calls)
             raise StorageError("the disk is failing")
         real(path)
 
-    monkeypatch.setattr(posix, "sync_directory", sync)
+    monkeypatch.setattr(directories, "sync", sync)
     refused(ckptstore.save, tmp_path / "a", tree(NEW), error=OutcomeUnknownError)
     monkeypatch.undo()
     assert ckptstore.load(tmp_path / "a")["who"] == NEW

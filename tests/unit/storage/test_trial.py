@@ -64,6 +64,10 @@ def changes(disk: Faults) -> list[tuple[str, str]]:
     return [c for c in calls[last + 1 :] if c[0] in names or c == ("open", "MANIFEST")]
 
 
+@pytest.mark.follows(
+    "storage.mounts",
+    "save to a new place, or, if only one process ever writes there, pass {}",
+)
 def test_an_overwrite_without_locks_is_refused_before_any_data_and_the_remedy_works(
     tmp_path: Path,
 ) -> None:
@@ -93,6 +97,10 @@ def test_a_disk_that_was_refused_is_tried_again(tmp_path: Path) -> None:
         assert disk.log and which(tmp_path) == "new"
 
 
+@pytest.mark.follows(
+    "storage.posix",
+    "save to a new place, or, if only one process ever writes there, pass {}",
+)
 def test_a_delete_without_locks_names_the_option_which_works(tmp_path: Path) -> None:
     with faulty(Lockless(), known=False):
         manager = Manager(tmp_path)
@@ -172,6 +180,10 @@ def test_a_writer_that_was_replaced_before_it_read_back_is_told(
     assert which(place) == "next"
 
 
+@pytest.mark.follows(
+    "storage.claims",
+    "check the mount, then load the checkpoint to see which save it holds",
+)
 def test_a_manifest_that_cannot_be_read_back_is_of_unknown_outcome(
     tmp_path: Path, lacking: Lacking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
