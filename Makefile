@@ -7,7 +7,7 @@ URL ?= demo-run
 SERVER_s3 := moto
 SERVER_gcs := gcs
 
-.PHONY: demo demo-s3 demo-gcs test test-ci test-all test-azure check bench dist clean
+.PHONY: demo demo-s3 demo-gcs test test-ci test-all test-azure check bench show-devices dist clean
 
 # What a bucket needs is installed for the URL of one.
 , := ,
@@ -51,6 +51,9 @@ check: $(VENV)/test.ok
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+show-devices: $(VENV)/test.ok
+	$(BIN)/python benchmarks/devices.py
 
 bench: $(VENV)/bench.ok
 	$(BIN)/python benchmarks/speed.py

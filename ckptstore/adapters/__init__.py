@@ -8,11 +8,14 @@ from __future__ import annotations
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.format.array_bytes import to_bytes
 from ckptstore.format.dtypes import describe as describe_dtype
-from ckptstore.types import Adapter, Child, Leaf, Migration, Record, Refusal
+from ckptstore.sharding import Grid
+from ckptstore.types import Adapter, Cell, Child, Leaf, Migration, Record, Refusal
 
 __all__ = [
     "Adapter",
+    "Cell",
     "Child",
+    "Grid",
     "Leaf",
     "Migration",
     "Record",

@@ -1,11 +1,13 @@
-"""JAX: arrays and typed PRNG keys; `jax_classes.py` has its classes, `jax_symbols.py` its names."""
+"""JAX: arrays and typed PRNG keys.
+
+`jax_shards.py` reads their bytes, `jax_classes.py` has the classes, `jax_symbols.py` the names.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,20 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ckptstore import signals
-from ckptstore.adapters import jax_classes, jax_symbols
+from ckptstore.adapters import jax_classes, jax_places, jax_shards, jax_symbols
 from ckptstore.errors import Reason, UnsupportedError
-from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
+from ckptstore.format import TypeKind, TypeRow, dtypes
 from ckptstore.format.dtypes import Array
+from ckptstore.sharding import Box, whole
 from ckptstore.types import Adapter, Leaf, Record, Refusal
 
 # Names that differ or are missing in some releases from 0.4.20, the oldest tested one, on.
 _REF = getattr(jax, "Ref", None)
-_ABSTRACT_MESH = getattr(jax.sharding, "AbstractMesh", ())
-_get_mesh = getattr(jax.sharding, "get_mesh", lambda: None)
 _enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-_is_committed = operator.attrgetter(
-    "committed" if hasattr(jax.Array, "committed") else "_committed"
-)
 
 
 class JaxAdapter(Adapter):
@@ -48,55 +46,63 @@ class JaxAdapter(Adapter):
         if not _is_addressable(x.sharding):
             raise Refusal("this jax array has shards in other processes; gather it first")
         extra: dict[str, Any] = {}
-        if _is_committed(x) and (device := _device_name(x.sharding)) is not None:
-            extra["committed"] = True
-            if device != _FIRST_DEVICE:
-                extra["device"] = device
+        if jax_places.is_committed(x):
+            extra |= jax_places.stored(x.sharding)
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             extra["impl"] = jax_symbols.implementation(x.dtype)
             x = jax.random.key_data(x)
         elif x.weak_type:
             extra["weak"] = True
         stored = dtypes.describe(np.dtype(x.dtype))
+        grid, cells = jax_shards.cells(x)
         return Leaf(
             _row(tuple(sorted(extra.items()))),
             stored,
             x.shape,
-            lambda: _host(x),
+            lambda: jax_shards.read(x),
             fixed=True,
-            start=lambda: _start(x),
+            start=lambda: jax_shards.start(x),
+            grid=grid,
+            cells=cells,
         )
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
         """Put verified host memory on its device, with the saved weak type and commitment."""
-        weak, committed = row.extra.get("weak", False), row.extra.get("committed", False)
-        impl, device = row.extra.get("impl", ""), row.extra.get("device", _FIRST_DEVICE)
-        types = [*map(type, (weak, committed, impl, device))]
-        if str(row) != "jax.Array" or types != [bool, bool, str, str]:
+        return self.sharded({whole(host.shape): host}, host.shape, row, place)
+
+    def boxes(self, shape: tuple[int, ...], row: TypeRow, place: Any) -> Sequence[Box] | None:
+        """Return the boxes that the devices of a sharding hold."""
+        place = jax_places.restored(row.extra) if place is None else place
+        return jax_shards.boxes(place, shape) if isinstance(place, _SHARDING) else None
+
+    def sharded(
+        self, parts: Mapping[Box, Array], shape: tuple[int, ...], row: TypeRow, place: Any
+    ) -> Any:
+        """Put the boxes of an array on the devices that hold them; see `array`."""
+        weak, impl = row.extra.get("weak", False), row.extra.get("impl", "")
+        if str(row) != "jax.Array" or (type(weak), type(impl)) != (bool, str):
             raise KeyError(row.name)
-        if place is _ANYWHERE:
+        if place is None:
+            place = jax_places.restored(row.extra)
+        elif place is jax_places.ANYWHERE:
             place = None
-        elif place is None and committed:
-            place = _device_named(device)
+        dtype = next(iter(parts.values())).dtype
         try:
-            if host.dtype.itemsize >= 8:
-                with _enable_x64(True):
-                    x = _put(host, weak, place)
-            else:
-                x = _put(host, weak, place)
+            with _enable_x64(True) if dtype.itemsize >= 8 else contextlib.nullcontext():
+                x = _put(parts, shape, weak, place)
             key = jax.random.wrap_key_data(x, impl=impl) if impl else x
         except (TypeError, ValueError, RuntimeError) as error:
             signals.pass_on(error)
-            kind = f"a key of {impl!r:.80}" if impl else f"an array of {host.dtype}"
+            kind = f"a key of {impl!r:.80}" if impl else f"an array of {dtype}"
             raise UnsupportedError(
                 f"jax {jax.__version__} cannot make {kind} here ({error!s:.200}); load with "
                 'arrays="numpy"',
                 reason=Reason.ARRAY_NOT_EXACT,
             ) from error
-        if (x.dtype, x.weak_type, _is_committed(x)) != (host.dtype, weak, place is not None):
+        if (x.dtype, x.weak_type, jax_places.is_committed(x)) != (dtype, weak, place is not None):
             raise UnsupportedError(
                 f"jax {jax.__version__} made {x.dtype} (weak={x.weak_type}, "
-                f"committed={_is_committed(x)}) of a stored {host.dtype} (weak={weak}, "
+                f"committed={jax_places.is_committed(x)}) of a stored {dtype} (weak={weak}, "
                 f"committed={place is not None}); load with "
                 'arrays="numpy", or with the jax that wrote it',
                 reason=Reason.ARRAY_NOT_EXACT,
@@ -145,51 +151,26 @@ class JaxAdapter(Adapter):
 
     def place(self, x: Any) -> Any:
         """Return the sharding to which an array is committed, or that a placeholder names."""
-        if isinstance(x, jax.Array):
-            return x.sharding if _is_committed(x) else _ANYWHERE
-        return _on_devices(getattr(x, "sharding", None))
+        return jax_places.of_like(x)
+
+    def is_place(self, x: Any) -> bool:
+        """Return whether `x` is a sharding, a mesh or a device."""
+        return jax_places.is_wish(x)
+
+    def placed(self, wish: Any, aval: Any, row: TypeRow) -> Any:
+        """Return the sharding of one array; a mesh takes its stored spec."""
+        return jax_places.wished(wish, row.extra, aval.shape)
+
+    def aval(self, row: TypeRow, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+        """Return a `jax.ShapeDtypeStruct`, also of keys."""
+        impl = row.extra.get("impl")
+        if impl is None:
+            return jax.ShapeDtypeStruct(shape, dtype)
+        data = jax.ShapeDtypeStruct(shape, dtype)
+        return jax.eval_shape(functools.partial(jax.random.wrap_key_data, impl=impl), data)
 
 
-_ANYWHERE = object()
-"""The place of an array of `like` without a committed device, which jit may move to any mesh."""
-
-
-_FIRST_DEVICE = ":0"
-"""The name of the first device of jax's default platform; a file does not hold it."""
-
-
-@functools.lru_cache(256)
-def _device_name(sharding: Any) -> str | None:
-    """Return the platform of a single device, and its place there; None for several devices."""
-    if len(sharding.device_set) > 1:
-        return None
-    (device,) = sharding.device_set
-    if device == jax.local_devices()[0]:
-        return _FIRST_DEVICE
-    return f"{device.platform}:{jax.local_devices(backend=device.platform).index(device)}"
-
-
-def _device_named(name: str) -> Any:
-    """Return the device of this process that has the name, or None."""
-    platform, _, number = name.rpartition(":")
-    try:
-        devices = jax.local_devices(backend=platform or None)
-    except RuntimeError:  # the platform is not here
-        return None
-    return {str(i): device for i, device in enumerate(devices)}.get(number)
-
-
-def _on_devices(sharding: Any) -> Any:
-    """Return a sharding that has devices, or None.
-
-    That of `jax.eval_shape` names a mesh without devices, which may be the mesh of `jax.set_mesh`.
-    """
-    if not isinstance(getattr(sharding, "mesh", None), _ABSTRACT_MESH):
-        return sharding
-    mesh = _get_mesh()
-    if mesh is None or mesh.empty or mesh.abstract_mesh != sharding.mesh:
-        return None
-    return jax.sharding.NamedSharding(mesh, sharding.spec)
+_SHARDING = jax.sharding.Sharding
 
 
 @functools.lru_cache(256)
@@ -205,96 +186,18 @@ def _row(extra: tuple[tuple[str, Any], ...]) -> TypeRow:
     )
 
 
-def _host(x: jax.Array) -> Array:
-    """Return the stored bytes of an array.
-
-    A CPU array is viewed. The caller drops the view soon, because XLA silently refuses to donate
-    the buffer while the view exists.
-    """
-    with _while_saved(x):
-        if _is_plain(x):
-            return array_bytes.to_bytes(np.asarray(x))
-        return array_bytes.to_bytes(_gathered(x, _pieces(x)))
-
-
-def _start(x: jax.Array) -> Callable[[], Array]:
-    """Begin to copy an array to this host; return a function that waits and returns `_host`."""
-    try:
-        if _is_plain(x):
-            return lambda: _host(x)
-        pieces = _pieces(x)
-        for _, piece in pieces:
-            piece.copy_to_host_async()
-    except (RuntimeError, ValueError):  # the array was deleted, and `_host` will report it
-        return lambda: _host(x)
-
-    def read() -> Array:
-        with _while_saved(x):
-            return array_bytes.to_bytes(_gathered(x, pieces))
-
-    return read
-
-
-@contextlib.contextmanager
-def _while_saved(x: jax.Array) -> Iterator[None]:
-    """Raise Refusal if other code deletes the array while it is read."""
-    try:
-        yield
-    except (RuntimeError, ValueError):
-        if not x.is_deleted():
-            raise
-        raise Refusal(
-            "this jax array was deleted or donated while it was saved; let save return before the "
-            "donating call"
-        ) from None
-
-
-def _is_plain(x: jax.Array) -> bool:
-    """Return whether the elements lie in one piece of this host's memory, in stored form."""
-    devices = x.devices()
-    return len(devices) == 1 and next(iter(devices)).platform == "cpu" and not _is_packed(x.dtype)
-
-
-def _pieces(x: jax.Array) -> list[tuple[Any, jax.Array]]:
-    """Return the parts of an array, each an array on one device, with their positions."""
-    if len(x.devices()) == 1:
-        return [(..., _alias(x))]
-    if x.is_fully_replicated:
-        return [(..., _alias(x.addressable_data(0)))]
-    return [(s.index, _alias(s.data)) for s in x.addressable_shards if s.replica_id == 0]
-
-
-def _gathered(x: jax.Array, pieces: list[tuple[Any, jax.Array]]) -> Array:
-    """Return the elements of an array without caching a copy on it. Consumes the pieces."""
-    if pieces[0][0] is ...:
-        return np.asarray(pieces[0][1])
-    host = np.empty(x.shape, x.dtype)
-    while pieces:
-        index, piece = pieces.pop()
-        host[index] = np.asarray(piece)
-    return host
-
-
-@functools.cache
-def _is_packed(dtype: np.dtype[Any]) -> bool:
-    return dtypes.used_bits(dtype) < 8 and dtype != np.bool_
-
-
-def _alias(x: jax.Array) -> jax.Array:
-    """Return another array of the same buffer on one device.
-
-    If `np.asarray` cannot view an array, it caches a host copy on it for the array's lifetime.
-    """
-    return jax.make_array_from_single_device_arrays(x.shape, x.sharding, [x])
-
-
-def _put(host: Array, weak: bool, place: Any) -> jax.Array:
-    # jnp.array would compile a program for every new shape, in 17 ms each.
-    x = jax.device_put(host, place)
+def _put(parts: Mapping[Box, Array], shape: tuple[int, ...], weak: bool, place: Any) -> jax.Array:
+    host = parts.get(whole(shape))
+    if isinstance(place, _SHARDING) and len(place.device_set) > 1:
+        # `device_put` would compare the whole array on all processes.
+        x = jax_shards.assembled(parts, shape, place)
+    else:
+        # jnp.array would compile a program for every new shape, in 17 ms each.
+        x = jax.device_put(host, place)
     return _weak(x, host, place) if weak else x
 
 
-def _weak(x: jax.Array, host: Array, place: Any) -> jax.Array:
+def _weak(x: jax.Array, host: Array | None, place: Any) -> jax.Array:
     """Return an array of the same buffers whose type is weak.
 
     jax has no public way to make a weak type of any shape: its constructors make one only from a
@@ -303,9 +206,9 @@ def _weak(x: jax.Array, host: Array, place: Any) -> jax.Array:
     pieces = [shard.data for shard in x.addressable_shards] if len(x.devices()) > 1 else [x]
     try:
         aval = x.aval.update(weak_type=True)
-        made: jax.Array = type(x)(aval, x.sharding, pieces, _is_committed(x))
+        made: jax.Array = type(x)(aval, x.sharding, pieces, jax_places.is_committed(x))
     except (AttributeError, TypeError):
-        return _weak_as_pickle(host, place)
+        return _weak_as_pickle(np.asarray(x) if host is None else host, place)
     return made
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,25 @@ from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import LARGE_NBYTES, Index
 from ckptstore.format.dtypes import Array
 from ckptstore.loading import ranges
+from ckptstore.loading.assembly import Assembly, Parts
 from ckptstore.loading.ranges import Range
+from ckptstore.sharding import Box, Grid
 from ckptstore.tree import StoredTree
 
 _IN_FLIGHT_NBYTES = 256 << 20
 
-Make = Callable[[Array], Any]
-"""Turns the verified bytes of one leaf into its value; the flat uint8 array belongs to it."""
+Make = Callable[[Any], Any]
+"""Turns the verified bytes of one leaf into its value; the flat uint8 array belongs to it.
+
+For a leaf of which boxes are wanted, it takes a list with the bytes of each.
+"""
 
 
 def fetch(
-    snapshot: Snapshot, tree: StoredTree, makers: Mapping[int, Make]
+    snapshot: Snapshot,
+    tree: StoredTree,
+    makers: Mapping[int, Make],
+    boxes: Mapping[int, Sequence[Box]] = MappingProxyType({}),
 ) -> Iterator[tuple[int, Any]]:
     """Read and check leaves, and yield each with its value as it comes in.
 
@@ -38,51 +46,58 @@ def fetch(
         snapshot: the checkpoint.
         tree: its nodes; an error names the path of a leaf in it.
         makers: for each wanted leaf, the function that turns its bytes into its value.
+        boxes: the leaves of which only some boxes are wanted. Only the spans that hold a byte of
+            them are read.
 
     Raises:
         CorruptError: reason ``checksum``.
     """
-    index = tree.index
+    index, traffic = tree.index, snapshot.storage.traffic
     nbytes = np.zeros(len(index.leaves), np.int64)
     np.add.at(nbytes, index.spans.leaf, index.spans.size)
     sizes, counts = nbytes.tolist(), np.bincount(index.spans.leaf, minlength=len(nbytes)).tolist()
-    cut = _cut_leaves(index)
     for leaf in makers:
         if not sizes[leaf]:
             yield leaf, makers[leaf](np.zeros(0, np.uint8))
-    whole: dict[int, Array] = {}  # leaves that are read in pieces into their own memory
-    missing: dict[int, int] = {}
+    grids = _grids(index)
+    assemblies: dict[int, Assembly] = {}  # of leaves that are read into their own memory
+
+    def parts_of(leaf: int) -> Parts:
+        shape = index.shape(leaf)
+        grid = grids[leaf] if leaf in grids else Grid.uncut(shape)
+        return Parts(grid, sizes[leaf] // math.prod(shape), boxes.get(leaf))
+
+    wanted = {leaf: parts_of(leaf) if leaf in boxes else None for leaf in makers if sizes[leaf]}
+
     queue: collections.deque[tuple[Range, Array, bool, Future[None]]] = collections.deque()
     in_flight = 0
-    traffic = snapshot.storage.traffic
-    wanted = ranges.ranges_of(
+    reads = ranges.ranges_of(
         index,
-        [leaf for leaf in makers if sizes[leaf]],
+        {leaf: None if parts is None else parts.wants for leaf, parts in wanted.items()},
         alone_nbytes=traffic.alone_nbytes,
         gap_nbytes=traffic.gap_nbytes,
     )
     with concurrency.workers(traffic.reads, name="ckptstore-read") as submit:
-        for range_ in wanted:
+        for range_ in reads:
             while queue and in_flight + range_.nbytes > _IN_FLIGHT_NBYTES:
                 in_flight -= queue[0][0].nbytes
-                yield from _take(queue.popleft(), whole, missing, cut, index, makers)
+                yield from _take(queue.popleft(), assemblies, makers, boxes)
             for part in range_.parts:
-                large = sizes[part.leaf] >= LARGE_NBYTES or counts[part.leaf] > 1
-                if large and part.leaf not in whole:
-                    whole[part.leaf] = _aligned(sizes[part.leaf])
-                    missing[part.leaf] = counts[part.leaf]
-            first = range_.parts[0]
-            direct = len(range_.parts) == 1 and first.leaf in whole
-            memory = (
-                whole[first.leaf][first.start : first.start + first.size]
-                if direct
-                else np.empty(range_.nbytes, np.uint8)
-            )
+                leaf, is_one = part.leaf, counts[part.leaf] == 1
+                small = is_one and sizes[leaf] < LARGE_NBYTES and leaf not in boxes
+                if leaf not in assemblies and not small:
+                    assemblies[leaf] = Assembly(wanted[leaf] or parts_of(leaf))
+            memory, first = None, range_.parts[0]
+            if first.leaf in assemblies and _is_run(range_):
+                memory = assemblies[first.leaf].memory(first.cell, first.start, range_.nbytes)
+            direct = memory is not None
+            if memory is None:
+                memory = np.empty(range_.nbytes, np.uint8)
             job = submit(_get, snapshot, tree, range_, memory)
             queue.append((range_, memory, direct, job))
             in_flight += range_.nbytes
         while queue:
-            yield from _take(queue.popleft(), whole, missing, cut, index, makers)
+            yield from _take(queue.popleft(), assemblies, makers, boxes)
 
 
 def with_keys(snapshot: Snapshot, tree: StoredTree) -> StoredTree:
@@ -97,33 +112,37 @@ def with_keys(snapshot: Snapshot, tree: StoredTree) -> StoredTree:
     return tree.with_keys(dict(fetch(snapshot, tree, dict.fromkeys(leaves, bytes))))
 
 
+def _is_run(range_: Range) -> bool:
+    """Return whether a range is a run of bytes of one cell."""
+    first = range_.parts[0]
+    return all(
+        (part.leaf, part.cell, part.start) == (first.leaf, first.cell, first.start + part.at)
+        for part in range_.parts
+    )
+
+
 def _take(
     done: tuple[Range, Array, bool, Future[None]],
-    whole: dict[int, Array],
-    missing: dict[int, int],
-    cut: Mapping[int, tuple[int, int]],
-    index: Index,
+    assemblies: dict[int, Assembly],
     makers: Mapping[int, Make],
+    boxes: Mapping[int, Sequence[Box]],
 ) -> Iterator[tuple[int, Any]]:
     """Wait for one range and yield the leaves that it completes."""
     range_, memory, direct, job = done
     job.result()
     for part in range_.parts:
-        leaf = part.leaf
-        if leaf not in whole:
+        leaf, assembly = part.leaf, assemblies.get(part.leaf)
+        if assembly is None:
             # A copy of its own, since the adapter's value may take the memory over.
             yield leaf, makers[leaf](memory[part.at : part.at + part.size].copy())
             continue
-        if not direct:
-            piece = memory[part.at : part.at + part.size]
-            whole[leaf][part.start : part.start + part.size] = piece
-        missing[leaf] -= 1
-        if not missing[leaf]:
-            data = whole.pop(leaf)
-            yield (
-                leaf,
-                makers[leaf](_join_cells(data, index, leaf, *cut[leaf]) if leaf in cut else data),
-            )
+        if direct:
+            assembly.missing -= part.size
+        else:
+            assembly.spread(part.cell, part.start, memory[part.at : part.at + part.size])
+        if not assembly.missing:
+            buffers = assemblies.pop(leaf).buffers
+            yield leaf, makers[leaf](buffers if leaf in boxes else buffers[0])
 
 
 def _get(snapshot: Snapshot, tree: StoredTree, range_: Range, memory: Array) -> None:
@@ -146,40 +165,17 @@ def _get(snapshot: Snapshot, tree: StoredTree, range_: Range, memory: Array) -> 
             )
 
 
-def _aligned(nbytes: int) -> Array:
-    """Return memory on a boundary of 64 bytes, which XLA can take over without a copy."""
-    memory = np.empty(nbytes + 64, np.uint8)
-    start = -memory.__array_interface__["data"][0] % 64
-    return memory[start : start + nbytes]
-
-
-def _cut_leaves(index: Index) -> dict[int, tuple[int, int]]:
-    """Return the first axis and the first cut of the leaves whose grid has more than one cell."""
+def _grids(index: Index) -> dict[int, Grid]:
+    """Return the grids of the leaves that are cut."""
     leaves = index.leaves
     if not leaves.cuts.size:
         return {}
     axis_leaf = np.repeat(np.arange(len(leaves)), leaves.ndim)
-    cut = np.unique(axis_leaf[leaves.grid > 1])
-    axes = (np.cumsum(leaves.ndim) - leaves.ndim)[cut]
-    cuts = (np.cumsum(leaves.grid - 1) - (leaves.grid - 1))[axes]
-    return dict(zip(cut.tolist(), zip(axes.tolist(), cuts.tolist(), strict=True), strict=True))
-
-
-def _join_cells(data: Array, index: Index, leaf: int, axis: int, cut: int) -> Array:
-    """Put the cells of a leaf, which follow each other in `data`, in their places."""
-    leaves, shape = index.leaves, index.shape(leaf)
-    bounds = []
-    for number, length in enumerate(shape, start=axis):
-        inner = leaves.cuts[cut : cut + int(leaves.grid[number]) - 1].tolist()
-        cut += len(inner)
-        bounds.append([0, *inner, length])
-    out = _aligned(data.size)
-    # An axis of its own for the bytes of an element would be the 65th of 64.
-    element = np.dtype((np.void, data.size // math.prod(shape)))
-    view, elements, at = out.view(element).reshape(shape), data.view(element), 0
-    for cell in itertools.product(*(range(len(b) - 1) for b in bounds)):
-        slices = tuple(slice(b[i], b[i + 1]) for b, i in zip(bounds, cell, strict=True))
-        part = view[slices]
-        part[...] = elements[at : at + part.size].reshape(part.shape)
-        at += part.size
+    first_axis = np.cumsum(leaves.ndim) - leaves.ndim
+    ends = np.cumsum(leaves.grid - 1)
+    out = {}
+    for leaf in np.unique(axis_leaf[leaves.grid > 1]).tolist():
+        axes = range(int(first_axis[leaf]), int(first_axis[leaf] + leaves.ndim[leaf]))
+        cuts = (leaves.cuts[ends[a] - leaves.grid[a] + 1 : ends[a]].tolist() for a in axes)
+        out[leaf] = Grid(index.shape(leaf), tuple(map(tuple, cuts)))
     return out

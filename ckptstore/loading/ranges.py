@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ckptstore.format import Index, Integers, cell_starts
+
+Wants = Callable[[int, int, int], bool]
+"""Whether a span is wanted, by its cell, its start there and its size."""
 
 RANGE_NBYTES = 8 << 20
 """Neighbouring spans are read together up to this size in bytes."""
@@ -15,10 +18,11 @@ RANGE_NBYTES = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One span: its number, and its offsets in its range and in its leaf's bytes."""
+    """One span: its number, and its offsets in its range and in the bytes of its cell."""
 
     span: int
     leaf: int
+    cell: int
     at: int
     start: int
     size: int
@@ -35,23 +39,37 @@ class Range:
 
 
 def ranges_of(
-    index: Index, leaves: Iterable[int], *, alone_nbytes: int, gap_nbytes: int
+    index: Index,
+    wanted: Mapping[int, Wants | None],
+    *,
+    alone_nbytes: int,
+    gap_nbytes: int,
 ) -> Iterator[Range]:
-    """Yield the ranges that hold the spans of `leaves`, by file and offset.
+    """Yield the ranges that hold the wanted spans, by file and offset.
 
     A span of `alone_nbytes` or more is a range of its own. Between the parts of a range are at
     most `gap_nbytes` unwanted bytes.
+
+    Args:
+        index: the tables.
+        wanted: the leaves, each with a function of a span's cell, its start there and its size that
+            says whether the span is wanted; None: each span of the leaf is.
+        alone_nbytes: as in `Traffic`.
+        gap_nbytes: as in `Traffic`.
     """
     spans = index.spans
-    wanted = np.zeros(len(index.leaves) + 1, bool)
-    wanted[list(leaves)] = True
-    numbers = np.flatnonzero(wanted[spans.leaf])
+    leaves = np.zeros(len(index.leaves) + 1, bool)
+    leaves[list(wanted)] = True
+    numbers = np.flatnonzero(leaves[spans.leaf])
     numbers = numbers[np.lexsort((spans.offset[numbers], spans.file[numbers]))]
-    columns = (spans.leaf, spans.file, spans.offset, spans.size, span_starts(index))
+    columns = (spans.leaf, spans.cell, spans.file, spans.offset, spans.size, span_starts(index))
     rows = zip(numbers.tolist(), *(column[numbers].tolist() for column in columns), strict=True)
     open_parts: list[Part] = []
     file = begin = end = -1
-    for span, leaf, file_here, offset, size, start in rows:
+    for span, leaf, cell, file_here, offset, size, start in rows:
+        wants = wanted[leaf]
+        if wants is not None and not wants(cell, start, size):
+            continue
         small = size < alone_nbytes
         near = file_here == file and 0 <= offset - end <= gap_nbytes
         if open_parts and not (small and near and offset + size - begin <= RANGE_NBYTES):
@@ -59,7 +77,7 @@ def ranges_of(
             open_parts = []
         if not open_parts:
             file, begin = file_here, offset
-        open_parts.append(Part(span, leaf, offset - begin, start, size))
+        open_parts.append(Part(span, leaf, cell, offset - begin, start, size))
         end = offset + size
         if not small:
             yield Range(file, begin, size, tuple(open_parts))
@@ -69,13 +87,13 @@ def ranges_of(
 
 
 def span_starts(index: Index) -> Integers:
-    """Return the start of each span in its leaf's bytes, cells joined in row-major order."""
+    """Return the start of each span in the bytes of its cell."""
     spans = index.spans
     cells = cell_starts(index)[spans.leaf] + spans.cell
     order = np.argsort(cells, kind="stable")
     before = np.cumsum(spans.size[order]) - spans.size[order]
-    leaf_first = np.concatenate([[True], np.diff(spans.leaf[order]) != 0])[: len(order)]
-    base = np.maximum.accumulate(np.where(leaf_first, before, 0))
+    first = np.concatenate([[True], np.diff(cells[order]) != 0])[: len(order)]
+    base = np.maximum.accumulate(np.where(first, before, 0))
     out = np.zeros(len(order), np.int64)
     out[order] = before - base
     return out

@@ -11,8 +11,9 @@ from ckptstore import peers, storage, tree
 from ckptstore.checkpoint import Checkpoint, Snapshot, read_snapshot
 from ckptstore.errors import CheckpointError, Reason, StructureError, bad_argument
 from ckptstore.loading import fetch
+from ckptstore.loading.wishes import Wishes
 from ckptstore.tree import Target
-from ckptstore.tree.leaves import Maker, unknown_array
+from ckptstore.tree.leaves import Maker, making, unknown_array
 from ckptstore.types import find_adapter, stored_name, top_level
 
 
@@ -25,6 +26,7 @@ def load(
     types: Iterable[type] | Mapping[str, type] = (),
     cast: bool = False,
     arrays: Literal["numpy"] | None = None,
+    sharding: Any = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load a checkpoint and return the tree that you saved: same types, same dtypes, same bits.
@@ -46,6 +48,10 @@ def load(
             outside the range of the dtype is an error.
         arrays: with ``"numpy"``, every array is a writable numpy array, and you need no framework.
             A type whose module is not installed is then a NamedTuple of its stored fields.
+        sharding: the place of the arrays of jax: a sharding, a mesh (each array gets its stored
+            spec on it), ``"whole"`` (each array on one device), a function of path and
+            `jax.ShapeDtypeStruct` that returns one of these or None, or a tree of these that is
+            like the top of the state. None: that of `like`, else the stored one.
         storage_options: options of the store, as fsspec takes them; docs/mounts.md for a disk.
 
     Returns:
@@ -88,7 +94,7 @@ def load(
     classes = _by_name(types)
 
     def use(snapshot: Snapshot) -> Any:
-        return _Load(snapshot, classes, cast, arrays == "numpy").run(like, select)
+        return _Load(snapshot, classes, cast, arrays == "numpy", sharding).run(like, select)
 
     with storage.open(url, storage_options) as store:
         return read_snapshot(store, use)
@@ -164,16 +170,26 @@ class _Load:
     """One load of one snapshot."""
 
     def __init__(
-        self, snapshot: Snapshot, classes: Mapping[str, type], cast: bool, numpy: bool
+        self,
+        snapshot: Snapshot,
+        classes: Mapping[str, type],
+        cast: bool,
+        numpy: bool,
+        sharding: Any,
     ) -> None:
         self.snapshot = snapshot
         self.classes = classes
         self.cast = cast
         self.numpy = numpy
+        self.sharding = sharding
         self.where = snapshot.storage.url
         self.stored = snapshot.tree()
+        self.wishes: Wishes | None = None
 
     def run(self, like: Any, select: str | Sequence[str] | None) -> Any:
+        if self.sharding is not None:
+            self.stored = fetch.with_keys(self.snapshot, self.stored)
+            self.wishes = Wishes(self.sharding, self.stored)
         if like is not None:
             return self._into(like, select)
         if select is None:
@@ -217,7 +233,12 @@ class _Load:
         keys = self.stored.long_keys
         yield from ((leaf, keys[leaf]) for leaf in leaves if leaf in keys)
         makers = self._makers([leaf for leaf in leaves if leaf not in keys], target)
-        yield from fetch.fetch(self.snapshot, self.stored, makers)
+        boxes = {
+            leaf: make.boxes
+            for leaf, make in makers.items()
+            if isinstance(make, Maker) and make.boxes is not None
+        }
+        yield from fetch.fetch(self.snapshot, self.stored, makers, boxes)
 
     def _makers(self, leaves: Sequence[int], target: Target) -> dict[int, fetch.Make]:
         """Return, for each leaf, the function that turns its verified bytes into its value."""
@@ -237,16 +258,28 @@ class _Load:
                 if adapters[package] is None:
                     where = f"{self.where}: {stored.leaf_path(leaf)}"
                     raise unknown_array(row, where=where)
+            adapter, shape = adapters.get(package), index.shape(leaf)
+            stored_dtype = self._dtype(dtype[leaf], leaf)
+            place, is_number = target.places.get(leaf), leaf in target.numbers
+            boxes = None
+            if adapter is not None and not is_number:
+                if self.wishes is not None:
+                    wished = self.wishes.place(leaf, adapter, row, stored_dtype, shape)
+                    place = place if wished is None else wished
+                where = f"{self.where}: {stored.leaf_path(leaf)}"
+                with making(row, stored_dtype, shape, where=where):
+                    boxes = adapter.boxes(shape, row, place)
             makers[leaf] = Maker(
                 self.where,
                 functools.partial(stored.leaf_path, leaf),
                 row,
-                self._dtype(dtype[leaf], leaf),
-                index.shape(leaf),
-                adapters.get(package),
+                stored_dtype,
+                shape,
+                adapter,
                 target.casts.get(leaf),
-                target.places.get(leaf),
-                leaf in target.numbers,
+                place,
+                is_number,
+                boxes,
             )
         return makers
 

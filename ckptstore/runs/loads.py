@@ -34,6 +34,7 @@ class Loads(Steps):
         types: Iterable[type] | Mapping[str, type] = (),
         cast: bool = False,
         arrays: Literal["numpy"] | None = None,
+        sharding: Any = None,
         fallback: bool = False,
     ) -> Any:
         """Load a step, or the newest.
@@ -45,6 +46,7 @@ class Loads(Steps):
             types: as for `ckptstore.load`.
             cast: as for `ckptstore.load`.
             arrays: as for `ckptstore.load`.
+            sharding: as for `ckptstore.load`.
             fallback: if the newest step is damaged, or a link to nothing, load the newest intact
                 one. Each skipped step is logged at WARNING and left alone, until this Manager saves
                 that step again, which replaces it.
@@ -71,7 +73,13 @@ class Loads(Steps):
         """
         self._saves.check()
         load = functools.partial(
-            self._load, like=like, select=select, types=types, cast=cast, arrays=arrays
+            self._load,
+            like=like,
+            select=select,
+            types=types,
+            cast=cast,
+            arrays=arrays,
+            sharding=sharding,
         )
         if step is None:
             began = time.monotonic()
@@ -103,6 +111,7 @@ class Loads(Steps):
         types: Iterable[type] | Mapping[str, type] = (),
         cast: bool = False,
         arrays: Literal["numpy"] | None = None,
+        sharding: Any = None,
         fallback: bool = False,
     ) -> Any:
         """Load the newest step, or return ``init()`` if the run has no step yet.
@@ -133,7 +142,13 @@ class Loads(Steps):
             )
         try:
             loaded = self.load(
-                like=like, select=select, types=types, cast=cast, arrays=arrays, fallback=fallback
+                like=like,
+                select=select,
+                types=types,
+                cast=cast,
+                arrays=arrays,
+                sharding=sharding,
+                fallback=fallback,
             )
             self._saves.leftovers.collect_soon()
             return loaded

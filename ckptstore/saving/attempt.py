@@ -6,7 +6,7 @@ import dataclasses
 import platform
 import secrets
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,9 +20,10 @@ from ckptstore.format.names import file_name
 from ckptstore.format.wire import DIGEST_NBYTES
 from ckptstore.saving import incremental
 from ckptstore.saving.incremental import Comparison, Previous, Series
-from ckptstore.saving.placement import Placement, place
+from ckptstore.saving.placement import Piece, Placement, place
 from ckptstore.saving.request import SaveRequest
 from ckptstore.saving.staging import Job, Staging
+from ckptstore.sharding import Grid
 from ckptstore.storage import Storage
 from ckptstore.tree import LiveTree
 from ckptstore.types import package_version
@@ -70,7 +71,7 @@ def prepare(
             spans=_span_table(Placement((), ())),
         ),
         metadata=request.metadata,
-        leaf_nbytes=staging.nbytes,
+        piece_nbytes=staging.nbytes,
     )
     # Connect now, because a process that is ending cannot.
     previous = series.previous() if series is not None else None
@@ -91,13 +92,13 @@ class Content:
         manifest: the manifest without files and metadata.
         tables: the tables of the index without spans.
         metadata: the encoded metadata.
-        leaf_nbytes: the size of each leaf in bytes.
+        piece_nbytes: the size of each piece in bytes.
     """
 
     manifest: Manifest
     tables: Index
     metadata: bytes
-    leaf_nbytes: Sequence[int]
+    piece_nbytes: Mapping[Piece, int]
 
     def plan(
         self, previous: Previous | None, comparison: Comparison | None, linked: Collection[int]
@@ -114,11 +115,11 @@ class Content:
         """
         attempt, files = self.manifest.attempt, list[File]()
         if previous is None or comparison is None:
-            placement = place(self.leaf_nbytes)
+            placement = place(self.piece_nbytes)
         else:
             rows = [row for row in comparison.rows if row in linked]
             taken = incremental.taken(previous, rows)
-            placement = place(self.leaf_nbytes, comparison.unchanged, taken)
+            placement = place(self.piece_nbytes, comparison.unchanged, taken)
             names = comparison.names(attempt)
             for row in rows:
                 file = previous.files[row]
@@ -301,17 +302,21 @@ def _write_files(store: Storage, names: Sequence[str], job: Job) -> None:
 
 
 def _leaf_table(live: LiveTree) -> Leaves:
-    ndim = [len(leaf.shape) for leaf in live.leaves]
-    dims = [n for leaf in live.leaves for n in leaf.shape]
-    type_, dtype, ndim_, dims_ = (
-        np.asarray(c, np.int64) for c in (live.leaf_type, live.leaf_dtype, ndim, dims)
+    grids = [leaf.grid or Grid.uncut(leaf.shape) for leaf in live.leaves]
+    columns = (
+        live.leaf_type,
+        live.leaf_dtype,
+        [len(grid.shape) for grid in grids],
+        [length for grid in grids for length in grid.shape],
+        [len(cuts) + 1 for grid in grids for cuts in grid.cuts],
+        [cut for grid in grids for cuts in grid.cuts for cut in cuts],
     )
-    return Leaves(type_, dtype, ndim_, dims_, np.ones(len(dims), np.int64), np.zeros(0, np.int64))
+    return Leaves(*(np.asarray(column, np.int64) for column in columns))
 
 
 def _span_table(placement: Placement) -> Spans:
     """Return the table of spans. The digests of spans that are still to be written are zero."""
-    rows = [(span.leaf, 0, span.file, span.offset, span.size) for span in placement.spans]
+    rows = [(*span.piece, span.file, span.offset, span.size) for span in placement.spans]
     leaf, cell, file, offset, size = np.array(rows, np.int64).reshape(-1, 5).T
     digests = [span.digest or bytes(DIGEST_NBYTES) for span in placement.spans]
     return Spans(leaf, cell, file, offset, size, digests)

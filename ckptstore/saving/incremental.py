@@ -1,7 +1,7 @@
-"""The data files that a save takes over from the save before, because no leaf in them changed.
+"""The data files that a save takes over from the save before, because no piece in them changed.
 
-Without touching a disk, this module decides which leaves to compare, whether a leaf is unchanged,
-and which files can be taken over. Spec: section 7.
+A piece is a cell of a leaf. Without touching a disk, this module decides which pieces to compare,
+whether a piece is unchanged, and which files can be taken over. Spec: section 7.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ckptstore.errors import CheckpointError, Reason, StructureError
 from ckptstore.format import LARGE_NBYTES, File, Spans, decode_index
 from ckptstore.format.dtypes import Array
 from ckptstore.format.names import file_name
-from ckptstore.saving.placement import MAX_FILES, Placed, Taken
+from ckptstore.saving.placement import MAX_FILES, Piece, Placed, Taken
 from ckptstore.storage import Storage
 
 _SAMPLE_NBYTES = 4 << 10
@@ -27,7 +27,7 @@ _PIECE_NBYTES = 1 << 20
 _LOOKED_AT_ONCE = 4
 _LOOKS = 3
 _LOOK_EVERY = 8
-"""A leaf that changed three times in a row is compared at every eighth save only."""
+"""A piece that changed three times in a row is compared at every eighth save only."""
 
 
 @dataclass(frozen=True)
@@ -38,44 +38,41 @@ class Previous:
         directory: the name of its directory, which is beside that of the next save.
         files: its table of files.
         counts: the number of spans in each file.
-        leaves: the spans of each large leaf that is one cell, in order.
-        samples: the digests of samples of the large leaves that this process saved.
-        misses: for each such leaf, the number of saves in a row in which it changed or was not
+        pieces: the spans of each large piece, in order.
+        samples: the digests of samples of the large pieces that this process saved.
+        misses: for each such piece, the number of saves in a row in which it changed or was not
             compared.
     """
 
     directory: str
     files: Sequence[File]
     counts: Sequence[int]
-    leaves: Mapping[int, Sequence[Placed]]
-    samples: Mapping[int, Digest]
-    misses: Mapping[int, int]
+    pieces: Mapping[Piece, Sequence[Placed]]
+    samples: Mapping[Piece, Digest]
+    misses: Mapping[Piece, int]
 
 
 def previous(
     directory: str,
     files: Sequence[File],
     spans: Spans,
-    samples: Mapping[int, Digest] | None = None,
-    misses: Mapping[int, int] | None = None,
+    samples: Mapping[Piece, Digest] | None = None,
+    misses: Mapping[Piece, int] | None = None,
 ) -> Previous:
     """Return a checkpoint's record for a later save; the arguments are as of `Previous`."""
-    nbytes = np.zeros(int(spans.leaf.max(initial=-1)) + 1, np.int64)
-    np.add.at(nbytes, spans.leaf, spans.size)
-    rows = np.flatnonzero(nbytes[spans.leaf] >= LARGE_NBYTES)
+    cells = int(spans.cell.max(initial=0)) + 1
+    _, number = np.unique(spans.leaf * cells + spans.cell, return_inverse=True)
+    nbytes = np.bincount(number, spans.size)
+    rows = np.flatnonzero(nbytes[number] >= LARGE_NBYTES)
     columns = (spans.leaf, spans.cell, spans.file, spans.offset, spans.size)
-    leaves: dict[int, list[Placed]] = {}
-    cut: set[int] = set()
+    pieces: dict[Piece, list[Placed]] = {}
     for row, *numbers in zip(rows.tolist(), *(c[rows].tolist() for c in columns), strict=True):
         leaf, cell, file, offset, size = numbers
-        placed = leaves.setdefault(leaf, [])
+        placed = pieces.setdefault((leaf, cell), [])
         start = placed[-1].start + placed[-1].size if placed else 0
-        placed.append(Placed(leaf, start, size, file, offset, spans.digests[row]))
-        if cell:
-            cut.add(leaf)
-    whole = {leaf: placed for leaf, placed in leaves.items() if leaf not in cut}
+        placed.append(Placed((leaf, cell), start, size, file, offset, spans.digests[row]))
     counts = np.bincount(spans.file, minlength=len(files)).tolist()
-    return Previous(directory, files, counts, whole, samples or {}, misses or {})
+    return Previous(directory, files, counts, pieces, samples or {}, misses or {})
 
 
 def read(run: Storage, directory: str) -> Previous:
@@ -98,10 +95,10 @@ def read(run: Storage, directory: str) -> Previous:
 
 
 def sample(host: Array) -> Digest:
-    """Return the digest of a few bytes of a large leaf. A change nearly always changes them too.
+    """Return the digest of a few bytes of a large piece. A change nearly always changes them too.
 
     Args:
-        host: the bytes of the leaf, flat uint8.
+        host: the bytes of the piece, flat uint8.
     """
     last = host.size - _SAMPLE_NBYTES
     return digest(b"".join(host[at : at + _SAMPLE_NBYTES].tobytes() for at in (0, last // 2, last)))
@@ -162,17 +159,17 @@ class Comparison:
     """The result of comparing a tree with the save before.
 
     Attributes:
-        unchanged: the large leaves that hold the same bytes.
+        unchanged: the large pieces that hold the same bytes.
         rows: the data files of the save before that can be taken over.
-        samples: the digests of samples of the compared leaves.
-        misses: for each other leaf, the number of saves in a row in which it changed or was not
+        samples: the digests of samples of the compared pieces.
+        misses: for each other piece, the number of saves in a row in which it changed or was not
             compared.
     """
 
-    unchanged: Collection[int]
+    unchanged: Collection[Piece]
     rows: Sequence[int]
-    samples: Mapping[int, Digest]
-    misses: Mapping[int, int]
+    samples: Mapping[Piece, Digest]
+    misses: Mapping[Piece, int]
 
     def names(self, attempt: str) -> dict[int, str]:
         """Return, by row, the new attempt's name for each file that can be taken over."""
@@ -181,81 +178,82 @@ class Comparison:
 
 def compare(
     previous: Previous,
-    leaf_nbytes: Sequence[int],
-    read: Callable[[int], Array],
+    nbytes: Mapping[Piece, int],
+    read: Callable[[Piece], Array],
     keep_full_every: int,
 ) -> Comparison:
-    """Compare the large leaves with the save before.
+    """Compare the large pieces with the save before.
 
     Args:
         previous: the save before.
-        leaf_nbytes: the size in bytes of each leaf of the tree.
-        read: returns the bytes of a leaf; called in several threads.
+        nbytes: the size in bytes of each piece of the tree.
+        read: returns the bytes of a piece; called in several threads.
         keep_full_every: the number of saves that may share a file.
     """
-    unchanged: set[int] = set()
-    samples: dict[int, Digest] = {}
+    unchanged: set[Piece] = set()
+    samples: dict[Piece, Digest] = {}
 
-    def look(leaf: int) -> None:
-        host = read(leaf)
-        today = samples[leaf] = sample(host)
-        if previous.samples.get(leaf, today) == today and is_unchanged(previous, leaf, host):
-            unchanged.add(leaf)
+    def look(piece: Piece) -> None:
+        host = read(piece)
+        today = samples[piece] = sample(host)
+        if previous.samples.get(piece, today) == today and is_unchanged(previous, piece, host):
+            unchanged.add(piece)
 
-    rows = [(leaf,) for leaf in candidates(previous, leaf_nbytes)]
+    rows = [(piece,) for piece in candidates(previous, nbytes)]
     concurrency.run(look, rows, _LOOKED_AT_ONCE, name="ckptstore-look")
     misses = {
-        leaf: previous.misses.get(leaf, 0) + 1 for leaf in previous.leaves if leaf not in unchanged
+        piece: previous.misses.get(piece, 0) + 1
+        for piece in previous.pieces
+        if piece not in unchanged
     }
     return Comparison(unchanged, takeable(previous, unchanged, keep_full_every), samples, misses)
 
 
-def candidates(previous: Previous, leaf_nbytes: Sequence[int]) -> list[int]:
-    """Return the leaves that may be unchanged.
+def candidates(previous: Previous, nbytes: Mapping[Piece, int]) -> list[Piece]:
+    """Return the pieces that may be unchanged.
 
-    A leaf is a candidate if it has a sample to compare. If another process made the save before,
-    the candidates are the leaves that this save had itself taken over. A leaf that changes at each
+    A piece is a candidate if it has a sample to compare. If another process made the save before,
+    the candidates are the pieces that this save had itself taken over. A piece that changes at each
     save is compared less often, because a comparison may copy it from a device.
     """
     return [
-        leaf
-        for leaf, spans in previous.leaves.items()
-        if leaf < len(leaf_nbytes)
-        and leaf_nbytes[leaf] == spans[-1].start + spans[-1].size
-        and (leaf in previous.samples or any(previous.files[span.file].age for span in spans))
-        and (previous.misses.get(leaf, 0) < _LOOKS or previous.misses[leaf] % _LOOK_EVERY == 0)
+        piece
+        for piece, spans in previous.pieces.items()
+        if nbytes.get(piece) == spans[-1].start + spans[-1].size
+        and (piece in previous.samples or any(previous.files[span.file].age for span in spans))
+        and (previous.misses.get(piece, 0) < _LOOKS or previous.misses[piece] % _LOOK_EVERY == 0)
     ]
 
 
-def is_unchanged(previous: Previous, leaf: int, host: Array) -> bool:
+def is_unchanged(previous: Previous, piece: Piece, host: Array) -> bool:
     """Return whether a candidate is unchanged; stop at the first difference.
 
     Args:
         previous: the save before.
-        leaf: the number of the leaf.
-        host: the bytes of the leaf, flat uint8, as many as in the save before.
+        piece: the leaf and the cell.
+        host: the bytes of the piece, flat uint8, as many as in the save before.
     """
-    for span in previous.leaves[leaf]:
+    for span in previous.pieces[piece]:
         state = Hasher()
         for at in range(span.start, span.start + span.size, _PIECE_NBYTES):
-            piece: Buffer = host[at : min(at + _PIECE_NBYTES, span.start + span.size)]
-            state.update(piece)
+            part: Buffer = host[at : min(at + _PIECE_NBYTES, span.start + span.size)]
+            state.update(part)
         if state.digest() != span.digest:
             return False
     return True
 
 
-def takeable(previous: Previous, unchanged: Collection[int], keep_full_every: int) -> list[int]:
+def takeable(previous: Previous, unchanged: Collection[Piece], keep_full_every: int) -> list[int]:
     """Return the rows of the data files of the save before that a save may take over, 1024 at most.
 
     Args:
         previous: the save before.
-        unchanged: the leaves that have not changed.
+        unchanged: the pieces that have not changed.
         keep_full_every: the number of saves that may share a file.
     """
     counts = [0] * len(previous.files)
-    for leaf in unchanged:
-        for span in previous.leaves[leaf]:
+    for piece in unchanged:
+        for span in previous.pieces[piece]:
             counts[span.file] += 1
     rows = [
         row
@@ -269,7 +267,7 @@ def takeable(previous: Previous, unchanged: Collection[int], keep_full_every: in
 def taken(previous: Previous, rows: Sequence[int]) -> list[Taken]:
     """Return the files in these rows, in the form that `place` takes."""
     spans: dict[int, list[Placed]] = {row: [] for row in rows}
-    for placed in previous.leaves.values():
+    for placed in previous.pieces.values():
         for span in placed:
             if span.file in spans:
                 spans[span.file].append(span)

@@ -1,29 +1,34 @@
-"""The placement of spans in data files, as a pure function of the sizes of the leaves.
+"""The placement of spans in data files, as a pure function of the sizes of the pieces.
+
+A piece is a cell of a leaf; most leaves are one piece.
 
 The same sizes give the same placement on every machine. Spec: section 7.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ckptstore.digests import Digest
 from ckptstore.format import LARGE_ALIGNMENT, LARGE_NBYTES, SMALL_ALIGNMENT
 
-SPAN_NBYTES = 16 << 20
+Piece = tuple[int, int]
+"""A leaf, and a cell of it: their numbers."""
+
+SPAN_NBYTES = 4 << 20
 FILE_NBYTES = 128 << 20
 MAX_FILES = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """One span: `size` bytes of a leaf from `start`, at `offset` of data file `file`.
+    """One span: `size` bytes of a piece from `start`, at `offset` of data file `file`.
 
     Its digest is known if the file is taken over.
     """
 
-    leaf: int
+    piece: Piece
     start: int
     size: int
     file: int
@@ -41,7 +46,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """All spans, by leaf and then by position, and the bytes of each data file.
+    """All spans, by piece and then by position, and the bytes of each data file.
 
     The first `taken` files are taken over; the others must be written.
     """
@@ -61,45 +66,45 @@ class Placement:
 
 
 def place(
-    leaf_nbytes: Sequence[int], unchanged: Collection[int] = (), taken: Sequence[Taken] = ()
+    nbytes: Mapping[Piece, int], unchanged: Collection[Piece] = (), taken: Sequence[Taken] = ()
 ) -> Placement:
-    """Place leaves of the given sizes in data files.
+    """Place pieces of the given sizes in data files.
 
-    Leaves below 1 MiB come first, side by side; larger ones follow, each cut into spans of 16 MiB.
+    Pieces below 1 MiB come first, side by side; larger ones follow, each cut into spans of 4 MiB.
     A file is full at 128 MiB, or at 1/1024 of the whole if that is more.
 
     Args:
-        leaf_nbytes: the size of each leaf in bytes.
-        unchanged: large leaves that have not changed since the save before. They come last, in
+        nbytes: the size of each piece in bytes.
+        unchanged: large pieces that have not changed since the save before. They come last, in
             files of their own, which the next save can take over.
         taken: files that are taken over; their spans are not placed again.
     """
-    full = max(FILE_NBYTES, -(-sum(leaf_nbytes) // MAX_FILES))
+    full = max(FILE_NBYTES, -(-sum(nbytes.values()) // MAX_FILES))
     ends = [file.nbytes for file in taken]
-    placed: list[list[Placed]] = [[] for _ in leaf_nbytes]
+    placed: dict[Piece, list[Placed]] = {piece: [] for piece in nbytes}
     for number, file in enumerate(taken):
         for span in file.spans:
-            placed[span.leaf].append(replace(span, file=number))
-    small = [leaf for leaf, nbytes in enumerate(leaf_nbytes) if 0 < nbytes < LARGE_NBYTES]
-    large = [leaf for leaf, nbytes in enumerate(leaf_nbytes) if nbytes >= LARGE_NBYTES]
-    changing = [*small, *(leaf for leaf in large if leaf not in unchanged)]
-    for leaves in (changing, [leaf for leaf in large if leaf in unchanged]):
+            placed[span.piece].append(replace(span, file=number))
+    small = [piece for piece, size in nbytes.items() if 0 < size < LARGE_NBYTES]
+    large = [piece for piece, size in nbytes.items() if size >= LARGE_NBYTES]
+    changing = [*small, *(piece for piece in large if piece not in unchanged)]
+    for pieces in (changing, [piece for piece in large if piece in unchanged]):
         first = len(ends)
-        for leaf in leaves:
-            spans = placed[leaf]
-            for start, size in _gaps(leaf_nbytes[leaf], spans):
+        for piece in pieces:
+            spans = placed[piece]
+            for start, size in _gaps(nbytes[piece], spans):
                 if len(ends) == first or ends[-1] >= full:
                     ends.append(0)
                 alignment = LARGE_ALIGNMENT if size >= LARGE_NBYTES else SMALL_ALIGNMENT
                 offset = -(-ends[-1] // alignment) * alignment
-                spans.append(Placed(leaf, start, size, len(ends) - 1, offset))
+                spans.append(Placed(piece, start, size, len(ends) - 1, offset))
                 ends[-1] = offset + size
             spans.sort(key=lambda span: span.start)
-    return Placement([span for spans in placed for span in spans], ends, len(taken))
+    return Placement([span for spans in placed.values() for span in spans], ends, len(taken))
 
 
 def _gaps(nbytes: int, spans: Sequence[Placed]) -> Iterator[tuple[int, int]]:
-    """Return start and size of each span that a leaf still needs; the caller may add to `spans`."""
+    """Return start and size of each span that a piece needs; the caller may add to `spans`."""
     end = 0
     for start, size in [*sorted((span.start, span.size) for span in spans), (nbytes, 0)]:
         for at in range(end, start, SPAN_NBYTES):

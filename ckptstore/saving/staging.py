@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -13,43 +13,51 @@ from ckptstore.errors import CheckpointError, Reason, StructureError
 from ckptstore.format import LARGE_NBYTES, Kind, dtypes
 from ckptstore.format.dtypes import Array
 from ckptstore.saving import incremental
-from ckptstore.saving.placement import Placement
+from ckptstore.saving.placement import Piece, Placement
+from ckptstore.sharding import shape_of
 from ckptstore.tree import LiveTree, paths
-from ckptstore.types import Refusal
+from ckptstore.types import Cell, Leaf, Refusal
 
 _PIECE_NBYTES = 1 << 20
 """A piece is hashed and then written while it is still in the cache."""
 
 
 class Staging:
-    """The bytes of the leaves of a tree, in their stored form.
+    """The bytes of the leaves of a tree, in their stored form and in pieces.
+
+    A piece is one cell of a leaf. A leaf that is not cut is one piece.
 
     Attributes:
-        nbytes: the size of each leaf in bytes.
+        nbytes: the size of each piece in bytes, in order.
     """
 
     def __init__(self, live: LiveTree) -> None:
         self._live = live
-        self._kept: dict[int, Array] = {}
+        self._kept: dict[Piece, Array] = {}
+        self._sources: dict[Piece, Leaf | Cell] = {}
+        self.nbytes: dict[Piece, int] = {}
         itemsize = [dtypes.item_nbytes(stored, where="save") for stored in live.dtypes]
-        self.nbytes = [
-            math.prod(leaf.shape) * itemsize[number]
-            for leaf, number in zip(live.leaves, live.leaf_dtype, strict=True)
-        ]
+        for number, (leaf, dtype) in enumerate(zip(live.leaves, live.leaf_dtype, strict=True)):
+            parts: Iterable[tuple[Sequence[int], Leaf | Cell]] = [(leaf.shape, leaf)]
+            if leaf.grid is not None:
+                parts = zip(map(shape_of, leaf.grid), leaf.cells, strict=True)
+            for cell, (shape, source) in enumerate(parts):
+                self.nbytes[number, cell] = math.prod(shape) * itemsize[dtype]
+                self._sources[number, cell] = source
 
-    def is_fixed(self, leaf: int) -> bool:
-        """Return whether no other code can write to the bytes of a leaf."""
-        return leaf in self._kept or self._live.leaves[leaf].fixed
+    def is_fixed(self, piece: Piece) -> bool:
+        """Return whether no other code can write to the bytes of a piece."""
+        return piece in self._kept or self._live.leaves[piece[0]].fixed
 
-    def read(self, leaf: int) -> Array:
-        """Return the bytes of a leaf: flat uint8.
+    def read(self, piece: Piece) -> Array:
+        """Return the bytes of a piece: flat uint8.
 
         Raises:
             StructureError: reason ``cannot-carry`` if a value cannot be stored, or the array was
                 deleted or resized since the save began.
         """
-        kept = self._kept.get(leaf)
-        return self._checked(leaf, self._live.leaves[leaf].read) if kept is None else kept
+        kept = self._kept.get(piece)
+        return self._checked(piece, self._sources[piece].read) if kept is None else kept
 
     def fix(self) -> None:
         """Keep the bytes that all leaves hold now, so that the tree may change afterwards.
@@ -61,36 +69,39 @@ class Staging:
         Raises:
             StructureError: as for `read`.
         """
-        leaves = self._live.leaves
-        reads = [leaf.read if leaf.start is None else leaf.start() for leaf in leaves]
-        for number, leaf in enumerate(leaves):
-            host = self._checked(number, reads[number])
-            self._kept[number] = host if leaf.fixed else host.copy()
+        reads = {
+            piece: source.read if source.start is None else source.start()
+            for piece, source in self._sources.items()
+        }
+        for piece in self._sources:
+            host = self._checked(piece, reads.pop(piece))
+            self._kept[piece] = host if self.is_fixed(piece) else host.copy()
         self._live.objects.clear()
-        leaves.clear()
+        self._live.leaves.clear()
+        self._sources.clear()
 
     def let_go(self) -> None:
         """Drop all bytes and views, since the frames of an error may keep this object alive."""
         self._kept.clear()
 
-    def _checked(self, leaf: int, read: Callable[[], Array]) -> Array:
+    def _checked(self, piece: Piece, read: Callable[[], Array]) -> Array:
         try:
             host = read()
         except (Refusal, dtypes.DtypeRefusal) as refusal:
             raise StructureError(
-                f"{self._path(leaf)}: {refusal}", reason=Reason.CANNOT_CARRY
+                f"{self._path(piece)}: {refusal}", reason=Reason.CANNOT_CARRY
             ) from None
-        if host.size != self.nbytes[leaf]:
+        if host.size != self.nbytes[piece]:
             raise StructureError(
-                f"{self._path(leaf)}: found {host.size} bytes, but {self.nbytes[leaf]} when the "
+                f"{self._path(piece)}: found {host.size} bytes, but {self.nbytes[piece]} when the "
                 "save began; do not resize an array while it is saved",
                 reason=Reason.CANNOT_CARRY,
             )
         return host
 
-    def _path(self, leaf: int) -> str:
+    def _path(self, piece: Piece) -> str:
         rows = zip(self._live.kind, self._live.arg, strict=True)
-        node = next(i for i, row in enumerate(rows) if row == (Kind.LEAF, leaf))
+        node = next(i for i, row in enumerate(rows) if row == (Kind.LEAF, piece[0]))
         return paths.path(self._live, node)
 
 
@@ -103,11 +114,13 @@ class Job:
 
     Attributes:
         placement, staging: the arguments.
-        samples: the argument, to which each large leaf without a sample adds one.
+        samples: the argument, to which each large piece without a sample adds one.
         digests: the digests of all spans.
     """
 
-    def __init__(self, placement: Placement, staging: Staging, samples: dict[int, Digest]) -> None:
+    def __init__(
+        self, placement: Placement, staging: Staging, samples: dict[Piece, Digest]
+    ) -> None:
         self.placement = placement
         self.staging = staging
         self.samples = samples
@@ -117,23 +130,24 @@ class Job:
     def chunks(self, numbers: Sequence[int]) -> Iterator[Buffer]:
         """Yield the bytes of one data file in order, hashing each span on the way.
 
-        Small spans are gathered in one buffer. The host view of a large leaf is dropped as soon as
+        Small spans are gathered in one buffer. The host view of a large piece is dropped as soon as
         its last span of this file is done. Memory that other code could write to is copied piece
         by piece, so that the hashed bytes are the written ones.
         """
-        slab, end, held, host = bytearray(), 0, -1, np.zeros(0, np.uint8)
+        slab, end, host = bytearray(), 0, np.zeros(0, np.uint8)
+        held: Piece | None = None
         for number in numbers:
             if self.stop.is_set():
                 raise _Stopped("another file of this save failed")
             span = self.placement.spans[number]
             slab += bytes(span.offset - end)
             end = span.offset + span.size
-            if span.leaf != held:
+            if span.piece != held:
                 del host
-                held, host = span.leaf, self.staging.read(span.leaf)
+                held, host = span.piece, self.staging.read(span.piece)
                 if host.size >= LARGE_NBYTES and held not in self.samples:
                     self.samples[held] = incremental.sample(host)
-            fixed = self.staging.is_fixed(span.leaf)
+            fixed = self.staging.is_fixed(span.piece)
             if span.size < _PIECE_NBYTES:
                 data: Buffer = host[span.start : span.start + span.size]
                 data = data if fixed else data.tobytes()

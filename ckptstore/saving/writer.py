@@ -14,6 +14,7 @@ from ckptstore.format import LARGE_NBYTES, Kind
 from ckptstore.format.names import is_step
 from ckptstore.saving.attempt import Attempt, prepare
 from ckptstore.saving.incremental import Series
+from ckptstore.saving.placement import Piece
 from ckptstore.saving.request import SaveRequest
 from ckptstore.tree import LiveTree, flatten, paths
 
@@ -126,24 +127,24 @@ def begin(
         store.refuse_link()
         attempt = prepare(store, live, request, replaced, series, compare=compare)
         told = set[str]() if series is None else series.told
-        _log_repeats(live, attempt.content.leaf_nbytes, store.url, told)
+        _log_repeats(live, attempt.content.piece_nbytes, store.url, told)
         stack.pop_all()
         return attempt
 
 
-def _log_repeats(live: LiveTree, nbytes: Sequence[int], url: str, told: set[str]) -> None:
+def _log_repeats(live: LiveTree, nbytes: Mapping[Piece, int], url: str, told: set[str]) -> None:
     """Log each large array that repeats its elements, and so takes more bytes on disk; once a run.
 
     Args:
         live: the tree.
-        nbytes: the size of each leaf on disk.
+        nbytes: the size of each piece on disk.
         url: the place.
         told: the paths that the log has told already.
     """
     kept = {
         number: leaf.memory_nbytes
         for number, leaf in enumerate(live.leaves)
-        if leaf.memory_nbytes is not None and nbytes[number] >= leaf.memory_nbytes + LARGE_NBYTES
+        if leaf.memory_nbytes is not None and nbytes[number, 0] >= leaf.memory_nbytes + LARGE_NBYTES
     }
     if not kept:
         return
@@ -159,5 +160,5 @@ def _log_repeats(live: LiveTree, nbytes: Sequence[int], url: str, told: set[str]
             url,
             path,
             kept[number],
-            nbytes[number],
+            nbytes[number, 0],
         )

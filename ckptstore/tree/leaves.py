@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from ckptstore import signals
 from ckptstore.errors import CheckpointError, CorruptError, Reason, UnsupportedError
 from ckptstore.format import TypeRow, array_bytes
 from ckptstore.format.dtypes import Array
+from ckptstore.sharding import Box, shape_of
 from ckptstore.tree.casting import cast
 from ckptstore.types import Adapter
 
@@ -29,6 +30,7 @@ class Maker:
         cast: the dtype to convert to, if any.
         place: the device or sharding of the array, in the adapter's terms.
         is_number: whether to return the Python number in the array.
+        boxes: the boxes of the array that are made; None: the whole.
     """
 
     where: str
@@ -40,9 +42,13 @@ class Maker:
     cast: np.dtype[Any] | None
     place: Any
     is_number: bool
+    boxes: Sequence[Box] | None = None
 
-    def __call__(self, data: Array) -> Any:
+    def __call__(self, data: Any) -> Any:
         """Return the array, or the number.
+
+        Args:
+            data: the bytes of the array, or a list with those of each box.
 
         Raises:
             CheckpointError: as for `making`.
@@ -56,16 +62,28 @@ class Maker:
                 f"{self.where}: {self.path()}: {text}", reason=error.reason
             ) from error.__cause__
 
-    def _make(self, data: Array) -> Any:
-        array = array_bytes.from_bytes(data, self.dtype, self.shape, where=self.where)
+    def _make(self, data: Any) -> Any:
+        if self.boxes is None or self.adapter is None:
+            array = self._array(data, self.shape)
+            with making(self.row, self.dtype, self.shape, where=self.where):
+                if self.is_number:
+                    return array.item()
+                if self.adapter is None:
+                    return array
+                return self.adapter.array(array, self.row, self.place)
+        parts = {
+            box: self._array(part, shape_of(box))
+            for box, part in zip(self.boxes, data, strict=True)
+        }
         with making(self.row, self.dtype, self.shape, where=self.where):
-            if self.cast is not None:
-                array = cast(array, self.cast)
-            if self.is_number:
-                return array.item()
-            if self.adapter is None:
-                return array
-            return self.adapter.array(array, self.row, self.place)
+            return self.adapter.sharded(parts, self.shape, self.row, self.place)
+
+    def _array(self, data: Array, shape: tuple[int, ...]) -> Array:
+        array = array_bytes.from_bytes(data, self.dtype, shape, where=self.where)
+        if self.cast is None:
+            return array
+        with making(self.row, self.dtype, shape, where=self.where):
+            return cast(array, self.cast)
 
 
 @contextlib.contextmanager

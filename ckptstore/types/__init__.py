@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptstore.types.adapter import Adapter, Child, Leaf, Record, Refusal, repeated_nbytes
+from ckptstore.types.adapter import Adapter, Child, Record
 from ckptstore.types.fields import (
     RECORD_KINDS,
     fields_of,
@@ -13,6 +13,7 @@ from ckptstore.types.fields import (
 )
 from ckptstore.types.hashables import CROWD, is_crowd, key_text, refuse_unfit
 from ckptstore.types.instances import find_maker, record_of
+from ckptstore.types.leaf import Cell, Leaf, Refusal, repeated_nbytes
 from ckptstore.types.lookup import find_class, find_named, import_line
 from ckptstore.types.members import enum_member
 from ckptstore.types.migrations import Migration
@@ -30,6 +31,7 @@ __all__ = [
     "RECORD_KINDS",
     "SUPPLIED",
     "Adapter",
+    "Cell",
     "Child",
     "Leaf",
     "Migration",

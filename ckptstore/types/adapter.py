@@ -6,71 +6,18 @@ Guide for authors: docs/adapters.md.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+import numpy as np
+
 from ckptstore.format import TypeRow
 from ckptstore.format.dtypes import Array, Stored
+from ckptstore.sharding import Box
+from ckptstore.types.leaf import Leaf
 from ckptstore.types.migrations import Migration
-
-
-class Refusal(Exception):
-    """The reason why an object cannot be saved, and the remedy; `save` adds the path.
-
-    Example:
-        >>> raise Refusal("this Ring is locked; call unlock() before the save")
-        Traceback (most recent call last):
-        ...
-        ckptstore.types.adapter.Refusal: this Ring is locked; call unlock() before the save
-    """
-
-
-def repeated_nbytes(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> int | None:
-    """Return the bytes of memory that an array takes, if it repeats elements; None otherwise."""
-    if 0 not in strides:
-        return None
-    axes = zip(shape, strides, strict=True)
-    return itemsize * math.prod(length for length, stride in axes if stride)
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """An array on its way to a file.
-
-    Attributes:
-        row: the type of the array, of kind ``array``; `row.extra` belongs to its adapter.
-        dtype: the stored dtype.
-        shape: the stored shape.
-        read: returns the stored bytes, flat uint8, when they must be written; raises Refusal.
-        fixed: whether no other code can write to those bytes.
-        start: begins to copy the bytes to this host, if that takes time, and returns the `read`
-            that waits for them.
-        memory: equal for arrays of one type that are the same view of the same memory: these are
-            stored once and come back as one object. None if only identity counts.
-        memory_nbytes: the bytes of memory that the elements take, if they are fewer than the stored
-            ones, because the array repeats them; else None.
-
-    Example:
-        >>> import numpy
-        >>> from ckptstore.adapters import Leaf, TypeKind, TypeRow, describe_dtype, to_bytes
-        >>> x = numpy.arange(6.0).reshape(2, 3)
-        >>> row = TypeRow(TypeKind.ARRAY, "signals", "Signal", package="signals")
-        >>> leaf = Leaf(row, describe_dtype(x.dtype), x.shape, lambda: to_bytes(x))
-        >>> leaf.shape, len(leaf.read())
-        ((2, 3), 48)
-    """
-
-    row: TypeRow
-    dtype: Stored
-    shape: tuple[int, ...]
-    read: Callable[[], Array]
-    fixed: bool = False
-    start: Callable[[], Callable[[], Array]] | None = None
-    memory: Any = None
-    memory_nbytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +158,42 @@ class Adapter:
         """
         raise KeyError(row.name)
 
+    def boxes(self, shape: tuple[int, ...], row: TypeRow, place: Any) -> Sequence[Box] | None:
+        """Return the distinct boxes of an array that this process needs; None: the whole.
+
+        Only their bytes are read, and `sharded` makes the array of them.
+
+        Args:
+            shape: the shape of the array.
+            row: the stored type.
+            place: as for `array`.
+
+        Example:
+            >>> from ckptstore.adapters import Adapter
+            >>> Adapter().boxes((4, 6), None, None) is None
+            True
+        """
+        return None
+
+    def sharded(
+        self, parts: Mapping[Box, Array], shape: tuple[int, ...], row: TypeRow, place: Any
+    ) -> Any:
+        """Make an array of its `boxes`, as `array` does of the whole.
+
+        Args:
+            parts: the elements of each box.
+            shape: the shape of the array.
+            row: the stored type.
+            place: as for `array`.
+
+        Example:
+            >>> from ckptstore.adapters import Adapter
+            >>> class Sharded(Adapter):
+            ...     def sharded(self, parts, shape, row, place):
+            ...         return {box: part.tolist() for box, part in parts.items()}
+        """
+        raise KeyError(row.name)
+
     def record(self, cls: type) -> Record | None:
         """Return the record for instances of exactly this class, or None.
 
@@ -302,5 +285,51 @@ class Adapter:
             >>> device = jax.devices()[0]
             >>> ADAPTER.place(jax.device_put(1.0, device)).device_set == {device}
             True
+        """
+        return None
+
+    def is_place(self, x: Any) -> bool:
+        """Return whether `x` is a device, sharding or mesh that `load(sharding=)` may name.
+
+        Example:
+            >>> import jax
+            >>> from ckptstore.adapters.jax import ADAPTER
+            >>> ADAPTER.is_place(jax.devices()[0]), ADAPTER.is_place("whole")
+            (True, False)
+        """
+        return False
+
+    def placed(self, wish: Any, aval: Any, row: TypeRow) -> Any:
+        """Return the `place` of one array for a wish of `load(sharding=)`, or None.
+
+        Args:
+            wish: an `is_place`, or ``"whole"``.
+            aval: the array's `aval`.
+            row: the stored type.
+
+        Raises:
+            Refusal: the wish does not fit the array.
+
+        Example:
+            >>> import jax, numpy
+            >>> from ckptstore.adapters.jax import ADAPTER
+            >>> row = ADAPTER.leaf(jax.numpy.ones(2)).row
+            >>> device = jax.devices()[0]
+            >>> ADAPTER.placed(device, jax.ShapeDtypeStruct((2,), "float32"), row) == device
+            True
+        """
+        return None
+
+    def aval(self, row: TypeRow, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+        """Return the shape and dtype of an array as the framework describes them.
+
+        `load` passes it to a function that you give as ``sharding=``.
+
+        Example:
+            >>> import jax, numpy
+            >>> from ckptstore.adapters.jax import ADAPTER
+            >>> row = ADAPTER.leaf(jax.numpy.ones(2)).row
+            >>> ADAPTER.aval(row, numpy.dtype("float32"), (2,))
+            ShapeDtypeStruct(shape=(2,), dtype=float32)
         """
         return None

@@ -16,8 +16,9 @@ from typing import Any
 from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.texts import shown
-from ckptstore.types.adapter import Adapter, Child, Record, Refusal
+from ckptstore.types.adapter import Adapter, Child, Record
 from ckptstore.types.fields import MISSING, attribute_of, caches_of, class_dict, kind_of
+from ckptstore.types.leaf import Refusal
 from ckptstore.types.lookup import find_class
 from ckptstore.types.registry import find_adapter, find_registration, find_registration_named
 from ckptstore.types.safety import METACLASSES

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types.adapter import Refusal
 from ckptstore.types.fields import MISSING, class_dict
+from ckptstore.types.leaf import Refusal
 from ckptstore.types.registry import (
     DISTRIBUTIONS,
     default_name,

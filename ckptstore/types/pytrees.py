@@ -8,7 +8,8 @@ from typing import Any
 
 from ckptstore import signals
 from ckptstore.format import TypeRow
-from ckptstore.types.adapter import Record, Refusal
+from ckptstore.types.adapter import Record
+from ckptstore.types.leaf import Refusal
 from ckptstore.types.plain import plain_form
 
 _OF_ARRAYS = ("__array__", "__array_interface__", "__dlpack__", "shape")

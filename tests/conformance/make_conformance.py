@@ -31,6 +31,8 @@ HEAD = b"\x94\xa9ckptstore\x92\x01\x00"
 NDARRAY = ("array", "numpy", "ndarray")
 SCALAR = ("array", "ckptstore", "scalar")
 JAX = ("array", "jax", "Array")
+MESH = {"mesh": [["a", 1, "auto"]], "devices": [0], "spec": ["a"]}
+BOUNDS = (0, 1), (1, 3), (3, 4)
 ALL, LOAD, BYTES = ("load", "inspect", "verify"), ("load",), ("load", "verify")
 
 Files = dict[str, bytes]
@@ -1214,6 +1216,17 @@ def adapters() -> None:
         ("impl-unknown", {"impl": "rot13"}, "array-not-exact", "UnsupportedError"),
         ("impl-no-text", {"impl": 5}, "bad-type", "CorruptError"),
         ("weak-no-bool", {"weak": "yes"}, "bad-type", "CorruptError"),
+        ("mesh-no-array", MESH | {"mesh": 5}, "bad-type", "CorruptError"),
+        ("mesh-alone", {"mesh": MESH["mesh"]}, "bad-type", "CorruptError"),
+        ("mesh-of-no-device", MESH | {"mesh": [["a", 0, "auto"]]}, "bad-type", "CorruptError"),
+        ("mesh-too-large", MESH | {"mesh": [["a", 2**50, "auto"]]}, "bad-type", "CorruptError"),
+        ("mesh-axis-twice", MESH | {"mesh": [["a", 1, "auto"]] * 2}, "bad-type", "CorruptError"),
+        ("mesh-device-below-0", MESH | {"devices": [-1]}, "bad-type", "CorruptError"),
+        ("spec-no-name", MESH | {"spec": [7]}, "bad-type", "CorruptError"),
+        ("spec-other-axis", MESH | {"spec": ["b"]}, "bad-type", "CorruptError"),
+        ("spec-axis-twice", MESH | {"spec": ["a", "a"]}, "bad-type", "CorruptError"),
+        ("spec-too-long", MESH | {"spec": [None, "a"]}, "array-not-exact", "UnsupportedError"),
+        ("memory-no-text", MESH | {"memory": 1}, "bad-type", "CorruptError"),
     ):
         draft = jax_array(extra)
         bad(f"array-jax-{name}", reason, draft, repr(extra), LOAD, error, needs="jax")
@@ -1372,6 +1385,20 @@ def valid() -> None:
     backwards = Draft(leaf(), [L(shape=(3, 3), cuts=[[1], [2]], cells=cells)], dtypes=["int32"])
     backwards.spans.reverse()
     good("grid-rows-reversed", backwards, "the rows of the cells in another order", whole)
+    cube = bytes(
+        range(24)
+    )  # 2 x 3 x 4, cut between the planes, and after rows 1, and columns 1 and 3
+    spans = [(i, j, k) for i in ((0, 1), (1, 2)) for j in ((0, 1), (1, 3)) for k in BOUNDS]
+    boxed = [
+        bytes(cube[12 * a + 4 * b + c] for a in range(*i) for b in range(*j) for c in range(*k))
+        for i, j, k in spans
+    ]
+    three = Draft(
+        leaf(), [L(shape=(2, 3, 4), cuts=[[1], [1], [1, 3]], cells=boxed)], dtypes=["uint8"]
+    )
+    good(
+        "grid-of-three-axes", three, "a leaf cut along three axes", array("uint8", [2, 3, 4], cube)
+    )
     good("two-parts", two_parts(), "spans in two index parts", whole)
     pieces = Draft(leaf(), [L(shape=(6,), data=bytes(range(24)))], dtypes=["int32"])
     a, b = bytes(range(16)), bytes(range(16, 24))
@@ -1482,7 +1509,7 @@ def valid() -> None:
 
 
 def array(dtype: str, shape: Sequence[int], data: bytes) -> dict[str, Any]:
-    codes = {"float32": "<f4", "int32": "<i4", "str[0]": "<U0"}
+    codes = {"float32": "<f4", "int32": "<i4", "str[0]": "<U0", "uint8": "|u1"}
     return {"array": codes[dtype], "shape": list(shape), "bytes": data.hex()}
 
 

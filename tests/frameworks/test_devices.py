@@ -1,4 +1,4 @@
-"""Where an array of jax comes back: on its one device, or on none in particular."""
+"""Where an array of jax comes back: on its device, under its sharding, or on none in particular."""
 
 from __future__ import annotations
 
@@ -65,15 +65,24 @@ ckptstore.save("several", several)
 """
 
 LOAD = """
+named = {"w": P("d"), "b": P(), "weak": P("d"), "key": P("d")}
+
+def check_several(several, mesh):
+    for name, spec in named.items():
+        x = several[name]
+        assert x.committed and x.sharding.mesh == mesh, (name, x.sharding)
+        assert x.sharding.is_equivalent_to(NamedSharding(mesh, spec), x.ndim), (name, x.sharding)
+    assert several["weak"].weak_type
+    assert several["two"].sharding == NamedSharding(Mesh(devices[2:4], "d"), P("d"))
+
 def check(tree):
-    for name, x in tree["several"].items():
-        assert single(x) == (0, False), (name, single(x))
+    check_several(tree["several"], mesh)
     for i, arrays in enumerate(tree["one"]):
         for name, x in arrays.items():
             assert single(x) == (i, True), (i, name, single(x))
     for name, x in tree["free"].items():
         assert single(x) == (0, False), (name, single(x))
-    for arrays in (tree["several"], tree["one"][3], tree["free"]):
+    for arrays in (tree["one"][3], tree["free"]):
         assert arrays["weak"].weak_type and jnp.issubdtype(arrays["key"].dtype, jax.dtypes.prng_key)
 
 @jax.jit
@@ -87,41 +96,46 @@ check({**tree, "several": ckptstore.load("c", select="$.several")})
 with jax.default_device(devices[6]):
     there = ckptstore.load("c")
     assert [single(x["x"]) for x in there["one"]] == [(i, True) for i in range(4)]
-    assert single(there["free"]["x"]) == single(there["several"]["w"]) == (6, False)
+    assert single(there["free"]["x"]) == (6, False)
+    check_several(there["several"], mesh)
 batch = put(np.ones((8, 2), "f4"), P("d"))
 params = tree["several"]
 assert step(params, batch).shape == (8, 8)
 assert float(jnp.sum(params["b"] + batch)) == 32.0
-loaded = ckptstore.load("c", like={**tree, "several": {**params, "w": put(params["w"], P("d"))}})
-assert loaded["several"]["w"].sharding == NamedSharding(mesh, P("d"))
-assert single(loaded["several"]["b"]) == (0, False)
-sharded = {name: weak(put(x, P("d"))) if x.weak_type else x for name, x in params.items()
-           if name != "key"}
-got = ckptstore.load("c", like={**tree, "several": {**params, "weak": sharded["weak"]}})
-assert got["several"]["weak"].weak_type
-assert got["several"]["weak"].sharding == NamedSharding(mesh, P("d"))
-assert got["several"]["weak"].tolist() == [1.0] * 8
+other = jax.device_put(np.zeros((8, 2), "f4"), NamedSharding(mesh, P()))
+loaded = ckptstore.load("c", like={**tree, "several": {**params, "w": other}})
+assert loaded["several"]["w"].sharding == other.sharding
+check_several({**loaded["several"], "w": params["w"]}, mesh)
+free = ckptstore.load("c", like={**tree, "several": {**params, "w": jnp.zeros((8, 2))}})
+assert single(free["several"]["w"]) == (0, False)
+assert params["weak"].tolist() == [1.0] * 8
 assert {type(x) for x in ckptstore.load("several", arrays="numpy").values()} == {np.ndarray}
 
 if hasattr(jax, "set_mesh"):
     explicit = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
-    for context in (mesh, explicit):
+    turned = Mesh(np.array(devices[::-1]), ("d",))
+    for context in (mesh, explicit, turned):
         with jax.set_mesh(context):
-            params = ckptstore.load("several")
-            for name, x in params.items():
-                assert single(x) == (0, False), name
+            params = ckptstore.load("several", select=["$.w", "$.b", "$.weak", "$.key"])
+            params = {path[3:-2]: x for path, x in params.items()}
+            for name, spec in named.items():
+                assert params[name].sharding.mesh == context, name
                 if name != "key":
-                    (x + 1).block_until_ready()
-            assert params["weak"].weak_type
+                    (params[name] + 1).block_until_ready()
             batch = jax.device_put(np.ones((8, 2), "f4"), P("d"))
-            assert step(params, batch).shape == (8, 8)
+            placed = {n: jax.device_put(x, P()) for n, x in params.items() if n != "key"}
+            keys = jax.random.split(jax.random.key(0), 1)  # one of a sharded array is not sliced
+            assert step({**placed, "key": keys}, batch).shape == (8, 8)
     with jax.set_mesh(explicit):
         placed = {n: jax.device_put(x, P("d")) for n, x in params.items() if n == "w"}
-        like = {**params, **jax.eval_shape(lambda t: t, placed)}
+        like = {**ckptstore.load("several"), **jax.eval_shape(lambda t: t, placed)}
         assert isinstance(like["w"].sharding.mesh, jax.sharding.AbstractMesh)
         got = ckptstore.load("several", like=like)["w"].sharding
         assert got.is_equivalent_to(placed["w"].sharding, 2)
-    assert single(ckptstore.load("several", like=like)["w"]) == (0, False)
+    # The mesh is set no more, so the stored one is made again.
+    assert ckptstore.load("several", like=like)["w"].sharding == NamedSharding(mesh, P("d"))
+    with jax.set_mesh(Mesh(np.array(devices).reshape(4, 2), ("d", "e"))):  # of another size
+        check_several(ckptstore.load("several"), mesh)
 """
 
 LOAD_WITH_ONE = """

@@ -24,7 +24,7 @@ from flax import nnx, struct
 import ckptstore
 from ckptstore import StructureError, UnsupportedError
 from ckptstore.adapters import jax as adapter
-from ckptstore.adapters import jax_classes
+from ckptstore.adapters import jax_classes, jax_shards
 from ckptstore.types import Refusal
 from tests.support import ROOT, remedies
 from tests.support.compare import assert_exact, differences, roundtrip
@@ -71,19 +71,19 @@ def test_a_donated_array(tmp_path: Path) -> None:
     step(x)
 
 
-@follows("adapters.jax", "let save return before the donating call")
+@follows("adapters.jax_shards", "let save return before the donating call")
 def test_an_array_that_is_donated_while_it_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, real = jax.jit(lambda x: x + 1, donate_argnums=0), adapter._host
+    step, real = jax.jit(lambda x: x + 1, donate_argnums=0), jax_shards.read
     x = jnp.arange(3.0)
 
     def donated(array: Any) -> Any:
         array.delete()  # what another thread does
         return real(array)
 
-    monkeypatch.setattr(adapter, "_start", lambda array: lambda: donated(array))
-    monkeypatch.setattr(adapter, "_host", donated)
+    monkeypatch.setattr(jax_shards, "start", lambda array: lambda: donated(array))
+    monkeypatch.setattr(jax_shards, "read", donated)
     refused(tmp_path, [x])
     monkeypatch.undo()
     x = jnp.arange(3.0)

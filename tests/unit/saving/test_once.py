@@ -162,7 +162,7 @@ def drafts(draw: st.DrawFn) -> tuple[Manifest, Index, bytes]:
     )
     leaves = [np.zeros(shape, draw(st.sampled_from(["u1", "f4"]))) for shape in draw(shapes)]
     live = flatten({"leaves": leaves, "value": draw(value)})
-    placed = placement.place([leaf.nbytes for leaf in leaves])
+    placed = placement.place({(n, 0): leaf.nbytes for n, leaf in enumerate(leaves)})
     of = draw(st.integers(0, 2**128 - 1)).to_bytes(16, "big").hex()
     ages = draw(st.lists(st.integers(0, 300), min_size=9, max_size=9))
     user = draw(st.dictionaries(st.text(max_size=5), value, max_size=3))

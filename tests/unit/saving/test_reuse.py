@@ -29,7 +29,7 @@ from ckptstore.digests import Digest, digest
 from ckptstore.format import LARGE_ALIGNMENT, LARGE_NBYTES, SMALL_ALIGNMENT, File, Spans
 from ckptstore.saving import incremental
 from ckptstore.saving import placement as placements
-from ckptstore.saving.placement import Placed, Placement, place
+from ckptstore.saving.placement import Piece, Placed, Placement, place
 from ckptstore.storage.bucket import BucketStorage
 from ckptstore.storage.clients.base import Failure, Kind
 from ckptstore.storage.clients.s3 import S3Client
@@ -52,26 +52,28 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 # What is planned.
 
 
-def saved(placement: Placement, files: list[File], contents: list[int]) -> incremental.Previous:
-    """Return what a save by this plan leaves, of leaves that hold these contents."""
-    rows = [(s.leaf, 0, s.file, s.offset, s.size) for s in placement.spans]
+def saved(
+    placement: Placement, files: list[File], contents: dict[Piece, int]
+) -> incremental.Previous:
+    """Return what a save by this plan leaves, of pieces that hold these contents."""
+    rows = [(*s.piece, s.file, s.offset, s.size) for s in placement.spans]
     columns = np.array(rows, np.int64).reshape(-1, 5).T
     digests = [s.digest or content_digest(s, contents) for s in placement.spans]
-    samples = {leaf: bytes([content]) * 16 for leaf, content in enumerate(contents)}
+    samples = {piece: bytes([content]) * 16 for piece, content in contents.items()}
     return incremental.previous("step", files, Spans(*columns, digests), samples)
 
 
-def content_digest(span: Placed, contents: list[int]) -> Digest:
-    return digest(repr((span.leaf, span.start, span.size, contents[span.leaf])).encode())
+def content_digest(span: Placed, contents: dict[Piece, int]) -> Digest:
+    return digest(repr((span.piece, span.start, span.size, contents[span.piece])).encode())
 
 
-def check_plan(placement: Placement, nbytes: list[int], contents: list[int]) -> None:
+def check_plan(placement: Placement, nbytes: dict[Piece, int], contents: dict[Piece, int]) -> None:
     """Hold a plan against sections 5.5 and 7 of the spec."""
     files: dict[int, list[Placed]] = {n: [] for n in range(len(placement.file_nbytes))}
-    ends = [0] * len(nbytes)
-    for span in placement.spans:  # those of a leaf stand in order
-        assert span.start == ends[span.leaf]
-        ends[span.leaf] += span.size
+    ends = dict.fromkeys(nbytes, 0)
+    for span in placement.spans:  # those of a piece stand in order
+        assert span.start == ends[span.piece]
+        ends[span.piece] += span.size
         files[span.file].append(span)
         assert span.digest in (None, content_digest(span, contents)), "another content"
         assert (span.digest is not None) == (span.file < placement.taken)
@@ -93,27 +95,28 @@ sizes = st.one_of(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(sizes, max_size=12), st.data())
+@given(st.lists(st.lists(sizes, min_size=1, max_size=3), max_size=12), st.data())
 def test_any_order_of_changes_gives_plans_that_a_reader_takes(
-    nbytes: list[int], data: st.DataObject
+    leaves: list[list[int]], data: st.DataObject
 ) -> None:
+    nbytes = {(leaf, cell): n for leaf, sizes in enumerate(leaves) for cell, n in enumerate(sizes)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(placements, "FILE_NBYTES", 4 * MIB)
         patch.setattr(placements, "SPAN_NBYTES", 2 * MIB)
         keep_full_every = data.draw(st.integers(1, 4))
-        contents = [0] * len(nbytes)
+        contents = dict.fromkeys(nbytes, 0)
         placement = place(nbytes)
         files = [File("", size, "data") for size in placement.file_nbytes]
         for step in range(1, 5):
             check_plan(placement, nbytes, contents)
             base = saved(placement, files, contents)
-            for leaf in data.draw(st.sets(st.sampled_from(range(len(nbytes) or 1)))):
-                if leaf < len(nbytes):
-                    contents[leaf] = step
+            if nbytes:
+                changed = data.draw(st.sets(st.sampled_from([*nbytes])))
+                contents |= dict.fromkeys(changed, step)
             unchanged = {
-                leaf
-                for leaf in incremental.candidates(base, nbytes)
-                if base.samples[leaf] == bytes([contents[leaf]]) * 16
+                piece
+                for piece in incremental.candidates(base, nbytes)
+                if base.samples[piece] == bytes([contents[piece]]) * 16
             }
             rows = incremental.takeable(base, unchanged, keep_full_every)
             rows = [row for row in rows if data.draw(st.booleans())]  # some cannot be linked
@@ -281,7 +284,7 @@ def test_what_changes_at_each_save_is_looked_at_ever_less(
     looks: list[int] = []
     candidates = incremental.candidates
 
-    def counted(*arguments: Any) -> list[int]:
+    def counted(*arguments: Any) -> list[Piece]:
         found = candidates(*arguments)
         looks.append(len(found))
         return found

@@ -1,0 +1,186 @@
+"""The shards of a jax array: their bytes on this host, and an array made of them.
+
+A CPU buffer is viewed. The caller drops the view soon, because XLA silently refuses to donate the
+buffer while the view exists. Other buffers are copied, and no copy is cached on the array.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ckptstore.format import LARGE_NBYTES, array_bytes, dtypes
+from ckptstore.format.dtypes import Array
+from ckptstore.sharding import Box, Grid, grid_of, joined, overlap, shape_of, slices, whole
+from ckptstore.types import Cell, Refusal
+
+Shards = list[tuple[Box, jax.Array]]
+"""The distinct parts of an array, each with its box, as an array on one device."""
+
+
+def read(x: jax.Array) -> Array:
+    """Return the stored bytes of an array, flat uint8."""
+    return _read(x, whole(x.shape))
+
+
+def start(x: jax.Array) -> Callable[[], Array]:
+    """Begin to copy an array to this host; return a function that waits and returns `read`."""
+    return _start(x, whole(x.shape))
+
+
+def cells(x: jax.Array) -> tuple[Grid | None, Sequence[Cell]]:
+    """Return the grid of an array whose shards lie on several devices, and its cells.
+
+    Cells of less than 1 MiB are joined with their neighbours. An array that is one cell has none.
+    """
+    itemsize = x.dtype.itemsize
+    if x.size * itemsize < 2 * LARGE_NBYTES or len(x.sharding.device_set) == 1:
+        return None, ()
+    grid = _grid(x.sharding, x.shape, itemsize)
+    if len(grid) == 1:
+        return None, ()
+    made = [
+        Cell(functools.partial(_read, x, box), functools.partial(_start, x, box)) for box in grid
+    ]
+    return grid, made
+
+
+@functools.lru_cache(1024)
+def boxes(sharding: Any, shape: tuple[int, ...]) -> Sequence[Box] | None:
+    """Return the distinct boxes that the devices of this process hold; None for the whole."""
+    if len(sharding.device_set) == 1 or sharding.is_fully_replicated or 0 in shape:
+        return None
+    indices = sharding.addressable_devices_indices_map(shape).values()
+    return list(dict.fromkeys(_box(index, shape) for index in indices))
+
+
+def assembled(parts: Mapping[Box, Array], shape: tuple[int, ...], sharding: Any) -> jax.Array:
+    """Return the array with this sharding; no other process is asked.
+
+    Args:
+        parts: each distinct box of the devices of this process, or the whole.
+        shape: the shape of the array.
+        sharding: a sharding of several devices.
+    """
+    host = parts.get(whole(shape))
+
+    def part(index: Any) -> Array:
+        return parts[_box(index, shape)] if host is None else host[index]
+
+    return jax.make_array_from_callback(shape, sharding, part)
+
+
+@functools.lru_cache(1024)
+def _grid(sharding: Any, shape: tuple[int, ...], itemsize: int) -> Grid:
+    indices = sharding.devices_indices_map(shape).values()
+    return joined(grid_of(shape, [_box(index, shape) for index in indices]), itemsize, LARGE_NBYTES)
+
+
+def _box(index: Sequence[Any], shape: Sequence[int]) -> Box:
+    """Return the box of an index. That of `PmapSharding` holds an int."""
+    out = []
+    for part, length in zip(index, shape, strict=True):
+        if not isinstance(part, slice):
+            part = slice(part, part + 1)
+        out.append(part.indices(length)[:2])
+    return tuple(out)
+
+
+def _shards(x: jax.Array) -> Shards:
+    """Return the distinct shards of an array."""
+    if len(x.sharding.device_set) == 1:
+        return [(whole(x.shape), x)]
+    if x.is_fully_replicated:
+        return [(whole(x.shape), x.addressable_data(0))]
+    found: dict[Box, jax.Array] = {}
+    for shard in x.addressable_shards:
+        found.setdefault(_box(shard.index, x.shape), shard.data)
+    return list(found.items())
+
+
+def _read(x: jax.Array, box: Box) -> Array:
+    """Return the stored bytes of a part of an array."""
+    with _while_saved(x):
+        if len(x.sharding.device_set) == 1 and _is_plain(x):
+            return array_bytes.to_bytes(np.asarray(x))
+        return array_bytes.to_bytes(_joined(_aliases(x, box), box, x.dtype))
+
+
+def _start(x: jax.Array, box: Box) -> Callable[[], Array]:
+    """Begin to copy a part of an array; return a function that waits and returns `_read`."""
+    try:
+        if len(x.sharding.device_set) == 1 and _is_plain(x):
+            return lambda: _read(x, box)
+        parts = _aliases(x, box)
+        for _, part in parts:
+            if not _is_plain(part):
+                part.copy_to_host_async()
+    except (RuntimeError, ValueError):  # the array was deleted, and `_read` will report it
+        return lambda: _read(x, box)
+
+    def wait() -> Array:
+        with _while_saved(x):
+            return array_bytes.to_bytes(_joined(parts, box, x.dtype))
+
+    return wait
+
+
+def _aliases(x: jax.Array, box: Box) -> Shards:
+    """Return the shards that overlap a box, each that cannot be viewed by another array.
+
+    `np.asarray` caches the host copy of such an array on it, for the array's lifetime.
+    """
+    return [
+        (where, data if _is_plain(data) else _alias(data))
+        for where, data in _shards(x)
+        if where == box or overlap(where, box) is not None
+    ]
+
+
+def _alias(x: jax.Array) -> jax.Array:
+    """Return another array of the same buffer on one device."""
+    return jax.make_array_from_single_device_arrays(x.shape, x.sharding, [x])
+
+
+def _joined(parts: Shards, box: Box, dtype: np.dtype[Any]) -> Array:
+    """Return the elements of a box, and drop the shards on the way."""
+    if len(parts) == 1 and parts[0][0] == box:
+        return np.asarray(parts.pop()[1])
+    host = np.empty(shape_of(box), dtype)
+    while parts:
+        where, part = parts.pop()
+        shared = overlap(where, box)
+        assert shared is not None
+        data = np.asarray(part).reshape(shape_of(where))
+        host[slices(shared, box)] = data[slices(shared, where)]
+    return host
+
+
+def _is_plain(x: jax.Array) -> bool:
+    """Return whether the elements lie in one piece of this host's memory, in stored form."""
+    (device,) = x.devices()
+    return device.platform == "cpu" and not _is_packed(x.dtype)
+
+
+@functools.cache
+def _is_packed(dtype: np.dtype[Any]) -> bool:
+    return dtypes.used_bits(dtype) < 8 and dtype != np.bool_
+
+
+@contextlib.contextmanager
+def _while_saved(x: jax.Array) -> Iterator[None]:
+    """Raise Refusal if other code deletes the array while it is read."""
+    try:
+        yield
+    except (RuntimeError, ValueError):
+        if not x.is_deleted():
+            raise
+        raise Refusal(
+            "this jax array was deleted or donated while it was saved; let save return before the "
+            "donating call"
+        ) from None

@@ -1,0 +1,263 @@
+"""Arrays of jax on several devices: saved shard by shard, and restored under any sharding."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import ROOT, remedies
+
+jax = pytest.importorskip("jax")
+
+FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+
+BEGIN = """
+import pathlib, tracemalloc
+import jax, jax.numpy as jnp, numpy as np
+import ckptstore
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+devices = np.array(jax.devices())
+grid = Mesh(devices.reshape(4, 2), ("a", "b"))
+line = Mesh(devices[::-1], ("x",))
+
+def bits(x):
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    return x.shape, x.dtype, np.asarray(x).tobytes()
+
+def same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert bits(left[name]) == bits(right[name]), name
+        assert getattr(left[name], "weak_type", 0) == getattr(right[name], "weak_type", 0), name
+
+def check(call, *words):
+    try:
+        call()
+    except ckptstore.CheckpointError as error:
+        assert all(word in str(error) for word in words), error
+        print(error)
+        return
+    raise AssertionError("no error")
+"""
+
+DTYPES = """
+x = np.arange(1200 * 960) % 251
+state = {}
+for dtype in ("bfloat16", "int4", "uint4", "bool", "float8_e4m3fn", "int16", "float32", "complex64",
+              "float64", "int64", "complex128"):
+    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
+        host = (x % 7 if "int4" in dtype else x).astype(jnp.dtype(dtype)).reshape(1200, 960)
+        for name, place in {"blocks": NamedSharding(grid, P("a", "b")),
+                            "columns": NamedSharding(line, P(None, "x")),
+                            "part": NamedSharding(Mesh(devices[2:6], "x"), P("x"))}.items():
+            state[f"{dtype} {name}"] = jax.device_put(host, place)
+keys = jax.random.split(jax.random.key(1), 480_000).reshape(4800, 100)
+state["keys"] = jax.device_put(keys, NamedSharding(grid, P("a")))
+rbg = jax.random.split(jax.random.key(1, impl="rbg"), 8)
+state["rbg"] = jax.device_put(rbg, NamedSharding(grid, P("a")))
+weak = jax.jit(lambda a: a, out_shardings=NamedSharding(grid, P()))
+state["weak"], state["count"] = weak(jnp.asarray(2.0)), weak(jnp.asarray(3, jnp.int32))
+state["empty"] = jax.device_put(np.zeros((0, 8), "f4"), NamedSharding(grid, P(None, "a")))
+state["pmap"] = jax.pmap(lambda x: x * 2)(np.arange(8 * 90_000, dtype="f4").reshape(8, 300, 300))
+state["copies"] = jax.device_put_replicated(jnp.arange(100_000.0), jax.devices()) \
+    if hasattr(jax, "device_put_replicated") else state["pmap"]
+state["odd"] = jax.device_put(np.arange(8 * 3 * 40_001, dtype="u1").reshape(8, 3, 40_001),
+                              NamedSharding(line, P("x")))
+kind = {m.kind for m in devices[0].addressable_memories()} & {"pinned_host"}
+for memory in kind:
+    state["memory"] = jax.device_put(np.ones((8, 4), "f4"),
+                                     NamedSharding(line, P("x"), memory_kind=memory))
+
+ckptstore.save("now", state)
+ckptstore.save_async("then", state).result()
+for url in ("now", "then"):
+    assert ckptstore.verify(url) == []
+    same(state, ckptstore.load(url))
+    for name, x in ckptstore.load(url).items():
+        if isinstance(state[name].sharding, NamedSharding) and name not in ("pmap", "copies"):
+            assert x.sharding == state[name].sharding, (name, x.sharding)
+    same(state, ckptstore.load(url, like=state))
+    whole = ckptstore.load(url, sharding="whole")
+    same(state, whole)
+    assert {(len(x.devices()), x.committed) for x in whole.values()} == {(1, False)}
+numpy = ckptstore.load("now", arrays="numpy")
+assert all(type(x) is np.ndarray for x in numpy.values())
+assert all(numpy[name].tobytes() == bits(state[name])[2] for name in state)
+"""
+
+ONCE = """
+w = jax.device_put(np.random.rand(4800, 2400).astype("f4"), NamedSharding(grid, P("a")))
+v = jax.device_put(np.random.rand(2400, 2400).astype("f4"), NamedSharding(line, P(None, "x")))
+r = jax.device_put(np.random.rand(600, 600).astype("f4"), NamedSharding(line, P()))
+state = {"w": w, "v": v, "r": r}
+nbytes = sum(x.nbytes for x in state.values())
+
+def on_disk(url):
+    return sum(f.stat().st_size for f in pathlib.Path(url).glob("data-*"))
+
+tracemalloc.start()
+ckptstore.save("c", state)
+peak = tracemalloc.get_traced_memory()[1]
+tracemalloc.stop()
+assert peak < nbytes / 8, f"{peak} of {nbytes}: shards are viewed, and nothing is gathered"
+assert nbytes <= on_disk("c") < nbytes + 200_000, "each distinct shard once"
+leaves = {leaf.path: leaf for leaf in ckptstore.inspect("c").leaves}
+assert leaves["$['w']"].nbytes == w.nbytes
+
+# A run shares the shards that did not change.
+manager = ckptstore.Manager("run")
+for step in range(3):
+    manager.save(step, state)
+changed = np.asarray(w).copy()
+changed[0, 0] += 1
+manager.save(3, {**state, "w": jax.device_put(changed, w.sharding)})
+last = pathlib.Path(f"run/step-{3:012}")
+links = [f for f in last.glob("data-*") if f.stat().st_nlink > 1]
+assert links == [], "a file with a changed shard is written"
+manager.save(4, {**state, "w": jax.device_put(changed, w.sharding)})
+manager.save(5, {**state, "w": jax.device_put(changed, w.sharding)})
+links = [f for f in pathlib.Path(f"run/step-{5:012}").glob("data-*") if f.stat().st_nlink > 1]
+assert sum(f.stat().st_size for f in links) > nbytes * 0.9
+same({**state, "w": jax.device_put(changed, w.sharding)}, manager.load(5))
+same(state, manager.load(2))
+assert all(ckptstore.verify(f"run/step-{n:012}") == [] for n in range(6))
+# Other cuts: nothing is shared wrongly.
+turned = {**state, "w": jax.device_put(changed, NamedSharding(line, P(None, "x")))}
+manager.save(6, turned)
+same(turned, manager.load(6))
+"""
+
+DONATED = """
+place = NamedSharding(grid, P("a", "b"))
+step = jax.jit(lambda x: x + 1, donate_argnums=0, out_shardings=place)
+x = step(jax.device_put(np.arange(2400 * 1200, dtype="f4").reshape(2400, 1200), place))
+expected, pending = [], []
+for number in range(5):
+    pending.append(ckptstore.save_async(f"c{number}", {"x": x}))
+    expected.append(np.asarray(x).copy())
+    x = step(x)
+for number, save in enumerate(pending):
+    save.result()
+    assert ckptstore.load(f"c{number}")["x"].tolist() == expected[number].tolist()
+del pending, save
+at = {s.device: s.data.unsafe_buffer_pointer() for s in x.addressable_shards}
+x = step(x)
+assert at == {s.device: s.data.unsafe_buffer_pointer() for s in x.addressable_shards}
+"""
+
+WISHES = """
+w = np.arange(48 * 96, dtype="f4").reshape(48, 96)
+state = {"params": {"w": jax.device_put(w, NamedSharding(grid, P("a", "b"))),
+                    "b": jax.device_put(w[0], NamedSharding(line, P("x")))},
+         "count": jnp.asarray(3), "host": w[:2], "name": "run"}
+ckptstore.save("c", state)
+rows = NamedSharding(line, P("x"))
+
+def spec(x):
+    return x.sharding.spec
+
+# One sharding, which must fit all arrays.
+check(lambda: ckptstore.load("c", sharding=rows), "$['count']", "function of path and aval")
+def place(path, aval):
+    assert isinstance(aval, jax.ShapeDtypeStruct), aval
+    return rows if aval.shape else None
+loaded = ckptstore.load("c", sharding=place)  # as the message says
+assert loaded["params"]["w"].sharding == loaded["params"]["b"].sharding == rows
+assert len(loaded["count"].devices()) == 1 and type(loaded["host"]) is np.ndarray
+
+# The stored specs on another mesh.
+check(lambda: ckptstore.load("c", sharding=Mesh(devices[:6].reshape(3, 2), ("a", "b"))),
+      "$['params']['b']", "axes x", "function of path and aval")
+small = Mesh(devices[:6].reshape(3, 2, 1), ("a", "b", "x"))
+loaded = ckptstore.load("c", sharding=small)
+assert loaded["params"]["w"].sharding == NamedSharding(small, P("a", "b"))
+assert loaded["count"].sharding.is_equivalent_to(NamedSharding(small, P()), 0)
+
+def both(path, aval):
+    return NamedSharding(small, P("a")) if aval.ndim == 2 else "whole"
+assert ckptstore.load("c", sharding=both)["params"]["w"].sharding.spec == P("a")
+
+# A tree like the top of the state.
+loaded = ckptstore.load("c", sharding={"params": {"w": rows, "b": "whole"}, "count": None,
+                                       "host": None, "name": None})
+assert loaded["params"]["w"].sharding == rows and len(loaded["params"]["b"].devices()) == 1
+check(lambda: ckptstore.load("c", sharding={"params": rows}), "$['count']", "None")
+loaded = ckptstore.load("c", sharding={"params": rows, "count": None, "host": None, "name": None})
+assert loaded["params"]["b"].sharding == rows
+loaded = ckptstore.load("c", sharding=small, select="$.params")
+assert loaded["w"].sharding.mesh == small
+
+# It stands above `like`, and a device is a place.
+like = jax.eval_shape(lambda: {**state, "host": w[:2], "name": 0}) | {"name": "run", "host": w[:2]}
+assert ckptstore.load("c", like, sharding=small)["params"]["w"].sharding.mesh == small
+assert ckptstore.load("c", sharding=devices[3])["count"].devices() == {devices[3]}
+
+# What is none of these.
+for wrong in (P("a"), 3, "half", {"params": 3, "count": None, "host": None, "name": None}):
+    check(lambda: ckptstore.load("c", sharding=wrong), "sharding", "NamedSharding(mesh, spec)")
+assert ckptstore.load("c", sharding="whole", arrays="numpy")["count"] == 3
+manager = ckptstore.Manager("run")
+manager.save(1, state)
+assert manager.load(sharding=small)["params"]["w"].sharding.mesh == small
+assert manager.load_or_init(lambda: state, sharding=small)["params"]["w"].sharding.mesh == small
+"""
+
+
+def run(script: str, place: pathlib.Path, *arguments: str) -> str:
+    """Run a script under eight devices of the host."""
+    done = subprocess.run(
+        [sys.executable, *(arguments or ("-c", BEGIN + script))],
+        cwd=place,
+        env={**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.process
+def test_each_sharding_comes_back_under_each_other_and_on_fewer_devices(
+    tmp_path: pathlib.Path,
+) -> None:
+    table = run("", tmp_path, str(ROOT / "benchmarks" / "devices.py"), "1200", "960")
+    rows = [line.split("|")[1:-1] for line in table.splitlines()[2:]]
+    assert len(rows) == 6 * 10
+    assert all(float(row[2]) <= 1.01 for row in rows), table
+
+
+@pytest.mark.process
+def test_each_dtype_comes_back_from_shards_with_its_place(tmp_path: pathlib.Path) -> None:
+    run(DTYPES, tmp_path)
+
+
+@pytest.mark.process
+def test_each_distinct_shard_is_written_once_and_nothing_is_gathered(
+    tmp_path: pathlib.Path,
+) -> None:
+    run(ONCE, tmp_path)
+
+
+@pytest.mark.process
+def test_shards_that_are_donated_after_save_async_are_saved_as_they_were(
+    tmp_path: pathlib.Path,
+) -> None:
+    run(DONATED, tmp_path)
+
+
+@pytest.mark.follows(
+    "adapters.jax_places",
+    "pass a function of path and aval that returns a sharding",
+    "pass a function of path and aval that returns another sharding for it",
+)
+@pytest.mark.follows("loading.wishes", "add it, or None for the stored place")
+@pytest.mark.process
+def test_sharding_says_where_arrays_come_back(tmp_path: pathlib.Path) -> None:
+    remedies.seen(run(WISHES, tmp_path))
