@@ -95,7 +95,7 @@ def of(directory: str) -> Mount | None:
     Raises:
         StorageError: the disk refused something that every file system can.
     """
-    with posix.errors("look at", directory):
+    with posix.errors("reach", directory):
         above = os.path.dirname(directory)
         while not os.path.isdir(above):
             above = os.path.dirname(above)

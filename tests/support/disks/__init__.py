@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,10 @@ class Mounted:
         """Unmount it, and wait until everything is written."""
         if not os.path.ismount(self.path):
             return
+        for _ in range(600 if self.kind == "rclone" else 0):  # its uploads go on in the background
+            if not _waits(self.directory / "cache"):
+                break
+            time.sleep(0.05)
         plain, lazily = ["umount", self.path], ["umount", "-l", self.path]
         if self.kind == "exfat":
             plain, lazily = [*_ROOT, *plain], [*_ROOT, *lazily]
@@ -102,7 +107,7 @@ class Mounted:
                 "--config",
                 os.devnull,
                 "--cache-dir",
-                self.directory / f"cache-{self.path.name}",
+                self.directory / "cache",
             ]
             now = ["--vfs-cache-mode", "writes", "--vfs-write-back", "0", "--dir-cache-time", "1s"]
             command = ["rclone", "mount", *own, *now, "--daemon", real, self.path]
@@ -179,6 +184,15 @@ def _end(process: subprocess.Popen[Any]) -> None:
         process.kill()
         process.wait(60)
         raise AssertionError("a file of the mount was left open") from None
+
+
+def _waits(cache: Path) -> bool:
+    """Return whether a file of a cache of rclone is not uploaded yet."""
+    for file in cache.glob("vfsMeta/**/*"):
+        with contextlib.suppress(OSError):
+            if re.search(rb'"Dirty":\s*true', file.read_bytes()):
+                return True
+    return False
 
 
 def _programs(path: Path) -> list[str]:
