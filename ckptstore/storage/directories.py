@@ -22,9 +22,11 @@ def obstacle(path: str, target: str) -> StorageError:
     """Return the error for a file or a link to nothing, at or above `target`, a directory."""
     where = f"{path}:" if path == target else f"{target}: {path} is"
     if is_dangling(path):
+        way = "remove it, or restore its target"
+        if "/annex/objects/" in os.path.realpath(path):
+            way = "git-annex holds its target: run `git annex get` on it"
         return StorageError(
-            f"{where} a symbolic link to nothing; remove it, or restore its target",
-            reason=Reason.DANGLING_LINK,
+            f"{where} a symbolic link to nothing; {way}", reason=Reason.DANGLING_LINK
         )
     return StorageError(
         f"{where} not a directory; remove it, or choose another place",

@@ -408,3 +408,19 @@ def test_a_link_to_nothing_is_said_to_be_one(call, below, tmp_path):
     with pytest.raises(ckptstore.StorageError, match="a symbolic link to nothing") as caught:
         CALLS[call](f"{tmp_path}/link{below}")
     assert caught.value.reason == "dangling-link" and str(tmp_path / "link") in str(caught.value)
+
+
+@pytest.mark.follows("storage.directories", "run `git annex get` on it")
+@pytest.mark.parametrize("file", ["MANIFEST", "whole"])
+def test_a_link_whose_target_git_annex_holds_is_not_to_be_removed(file, tmp_path):
+    ckptstore.save(tmp_path / "saved", {"w": W})
+    link = tmp_path / "saved" / ("MANIFEST" if file == "MANIFEST" else "")
+    held = tmp_path / ".git" / "annex" / "objects" / "key"
+    held.parent.mkdir(parents=True)
+    away = link.rename(tmp_path / "away")
+    os.symlink(held, tmp_path / "saved" / "MANIFEST" if file == "MANIFEST" else tmp_path / "saved")
+    with pytest.raises(ckptstore.StorageError, match="run `git annex get` on it") as caught:
+        ckptstore.load(tmp_path / "saved")
+    assert caught.value.reason == "dangling-link" and "remove it" not in str(caught.value)
+    away.rename(held)  # as git-annex does
+    np.testing.assert_array_equal(ckptstore.load(tmp_path / "saved")["w"], W)
