@@ -66,11 +66,6 @@ class Remedy:
     module: str
     text: str
 
-    @property
-    def wing(self) -> str:
-        """The part of the package that the module is in."""
-        return self.module.partition(".")[0]
-
 
 @functools.cache
 def printed() -> set[Remedy]:
