@@ -6,6 +6,12 @@ this remedy of `ckptstore/tree/symbols.py`, does what it says, and sees that it 
 
 from __future__ import annotations
 
+import contextlib
+
+import pytest
+
+import ckptstore
+from ckptstore import StructureError
 from tests.support import remedies
 from tests.support.remedies import Remedy
 
@@ -42,3 +48,36 @@ def test_no_mark_names_a_remedy_that_is_gone() -> None:
     assert not stale, stale
     assert not NOT_HERE.keys() - printed
     assert not NOT_HERE.keys() & remedies.followed().keys()
+
+
+SOURCE = '''
+def call(x, more):
+    """Save x again; pass a list."""
+    raise Refusal(f"{x} cannot be saved; pass {type(x)}, or save x.a" + (f"; {more}" if x else ""))
+
+TABLE = {1: "the disk is full: free some space", 2: ", or, if you trust it, pass types=[...]"}
+log("%s: nothing was deleted; no step is lost; if it is yours, remove the file %s", 1, 2)
+log("flatten of {} returned 3")
+'''
+
+
+def test_what_a_message_tells_you_to_do_is_found_and_nothing_else() -> None:
+    assert sorted(remedies.of_source(SOURCE)) == [
+        ", or, if you trust it, pass types=[...]",
+        "free some space",
+        "if it is yours, remove the file {}",
+        "pass {}, or save x.a{}",
+    ]
+
+
+@pytest.mark.parametrize("some", [False, True])
+def test_a_mark_whose_remedy_no_error_prints_fails_its_test(some: bool) -> None:
+    marks = [pytest.mark.follows("format.names", "count from 0", "int(step) gives one", some=some)]
+    with contextlib.ExitStack() as stack:
+        if not some:
+            stack.enter_context(pytest.raises(AssertionError, match="gives one"))
+        with remedies.met([mark.mark for mark in marks]), pytest.raises(StructureError):
+            ckptstore.save("nowhere", {}, step=-1)
+    met = remedies.met([mark.mark for mark in marks])
+    with pytest.raises(AssertionError, match="count from 0"), met:
+        pass

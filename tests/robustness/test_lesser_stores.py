@@ -97,6 +97,11 @@ NO_CONDITIONS: dict[str, Policy] = {
 
 @pytest.mark.follows(
     "storage.proof",
+    ', or, if only one process ever writes, pass storage_options={"ckptstore": '
+    '{"assume_atomic": True}}',
+)
+@pytest.mark.follows(
+    "storage.proof",
     "save to another store{}",
 )
 @pytest.mark.parametrize("store", NO_CONDITIONS)
@@ -279,6 +284,10 @@ SUMS: dict[str, Policy] = {
 }
 
 
+@pytest.mark.follows(
+    "storage.clients.s3_remedies",
+    "{}if this store does not know the checksums that today's boto sends, pass {}",
+)
 @pytest.mark.parametrize("store", SUMS)
 def test_a_store_that_does_not_know_checksums_names_the_option_that_leaves_them_out(
     store: str, moto: Moto, guarded: FaultProxy

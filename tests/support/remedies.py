@@ -34,9 +34,9 @@ _VERBS = (
     "split start stop store supply switch take tell top try turn uninstall unlink unmount "
     "unpack upgrade use verify view wait wrap write"
 )
-_FIRST = "(?:and |or |, or |then |or, |otherwise |please |either )?"
+_FIRST = "(?:and |or |, or |, or, |then |or, |otherwise |please |either )?"
 _CONDITION = "(?:(?i:if|to|for|in|when|where) [^;:,]*, )?"
-_BEGIN = re.compile(rf"{_FIRST}{_CONDITION}(?:{_VERBS.replace(' ', '|')})(?= \S)")
+_BEGIN = re.compile(rf"(?:\{{\}})?{_FIRST}{_CONDITION}(?:{_VERBS.replace(' ', '|')})(?= \S)")
 _HINTS = (
     *("did you mean", " gives one", " give one", " gives numpy", "lists them"),
     *("begins with $, as in", "ckptstore.register(", " takes the n", "loads its newest"),
@@ -44,6 +44,7 @@ _HINTS = (
     *("types= takes", "the clocks are", "gc() removes them", "loads in any script"),
     *("comes first", "is one argument", "has steps: `", "is an argument of a run"),
     *("expected a dict with some of", "needs a directory of its own", "may demand more, to be"),
+    *("read the line", "see gc()"),
 )
 
 _NO_REMEDIES = {
@@ -73,9 +74,14 @@ def printed() -> set[Remedy]:
     return {
         Remedy(module_of(path), clause)
         for path in PACKAGE.rglob("*.py")
-        for text in _texts(ast.parse(path.read_text()))
-        for clause in _clauses(text)
+        for clause in of_source(path.read_text())
     }
+
+
+def of_source(source: str) -> Iterator[str]:
+    """Yield the remedies in the strings of a module."""
+    for text in _texts(ast.parse(source)):
+        yield from _clauses(text)
 
 
 def module_of(path: Path) -> str:
@@ -163,14 +169,19 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _clauses(text: str) -> Iterator[str]:
     for clause in text.split("; "):
-        begins = [0, *(m.end() for m in re.finditer(r"(?:[:.)?]\s|\n)\s*", clause))]
+        begins = [0, *(m.end() for m in re.finditer(r"(?:[:.)?]\s|\n|\()\s*", clause))]
         found = next((begin for begin in begins if _BEGIN.match(clause, begin)), None)
         if found is not None and not _is_none(clause[found:]):
-            yield clause[found:].strip()
+            yield _whole(clause[found:].strip())
         elif found is None and (hints := [hint for hint in _HINTS if hint in clause]):
             yield clause[clause.rfind(": ", 0, clause.index(hints[0])) + 1 :].strip()
         elif clause == "there is {}":
             yield clause
+
+
+def _whole(text: str) -> str:
+    """Return a text without the parenthesis that it stands in."""
+    return text[:-1] if text.count(")") > text.count("(") and text.endswith(")") else text
 
 
 def _is_none(text: str) -> bool:

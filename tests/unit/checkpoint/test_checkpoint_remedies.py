@@ -567,6 +567,7 @@ def test_a_file_of_another_tool_that_is_packed(tmp_path: Path) -> None:
     assert ckptstore.convert.from_pickle(tmp_path / "w.pkl") == {"w": [1.0]}
 
 
+@follows("checkpoint.foreign_files", "{}read it with `{}`, and save tree")
 @follows("checkpoint.foreign_files", "import h5py")
 def test_a_file_of_hdf5(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
@@ -590,3 +591,24 @@ def read_by_the_code(place: Path, name: str) -> None:
     exec(re.findall("`(.*)`", str(caught.value))[0], names)
     ckptstore.save(place.parent / "moved", names["tree"])
     assert ckptstore.load(place.parent / "moved")[name].tolist() == [1.0, 2.0]
+
+
+@follows(
+    "checkpoint.foreign_files",
+    "{}with open({}, 'rb') as file, read the line, file.readline(), then "
+    "ckptstore.convert.from_equinox(file, like=model)",
+)
+def test_a_file_of_equinox_after_a_line(tmp_path: Path) -> None:
+    equinox = pytest.importorskip("equinox")
+    model = {"w": numpy.array([1.0, 2.0])}
+    with (tmp_path / "model.eqx").open("wb") as written:
+        written.write(b'{"width": 2}\n')
+        equinox.tree_serialise_leaves(written, model)
+    with pytest.raises(NotCommittedError) as caught:
+        ckptstore.load(tmp_path / "model.eqx")
+    words = str(caught.value)
+    opening, call = re.findall(r"with (open\(.*?\)) as file.*then (.*)", words)[0]
+    with eval(opening) as file:
+        file.readline()
+        read = eval(call, {"ckptstore": ckptstore, "file": file, "model": model})
+    assert read["w"].tolist() == [1.0, 2.0]

@@ -17,8 +17,11 @@ import pytest
 
 import ckptstore
 from ckptstore import CheckpointError, Manager, keep_best, keep_last
+from ckptstore.checkpoint import garbage
+from ckptstore.format import names
 from ckptstore.storage.local import LocalStorage
 from tests.support import remedies
+from tests.unit.runs.test_leftovers import pass_of
 from tests.unit.runs.test_listings import Mount
 
 follows = pytest.mark.follows
@@ -393,3 +396,27 @@ def test_files_that_a_rewind_could_not_remove(
     assert len(list(tmp_path.glob("*2/data-*"))) == 1
     manager.gc(grace=0)
     assert not list(tmp_path.glob("*2/data-*"))
+
+
+@follows("runs.leftovers", "garbage is left, see gc(): {}")
+def test_leftovers_that_cannot_be_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(tmp_path, 1)
+    (step,) = tmp_path.glob("*1")
+    dead = step / names.file_name("data", "a" * 32, 0, 0)
+    dead.touch()
+
+    def fail(*args: Any, **options: Any) -> Any:
+        raise ckptstore.StorageError("no answer")
+
+    with monkeypatch.context() as broken:
+        for name in ("look", "collect"):
+            broken.setattr(garbage, name, fail)
+        with Manager(tmp_path, grace=0.01) as manager:
+            assert manager.load_or_init(dict) == state(1)
+            pass_of(manager)
+            refused(manager.gc, grace=0)
+    assert dead.exists()
+    assert manager.gc(grace=0) == {1: [dead.name]}
+    assert not dead.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import importlib.metadata
@@ -22,7 +23,7 @@ import ckptstore
 from ckptstore import Migration, StructureError, UnknownTypeError
 from ckptstore.adapters import Adapter, Record, TypeKind, TypeRow
 from ckptstore.tree import records, round_trip
-from ckptstore.types import registry
+from ckptstore.types import registry, subclasses
 from tests.support import ROOT
 from tests.support.compare import assert_exact, differences, roundtrip
 
@@ -380,6 +381,22 @@ def test_a_class_that_its_module_does_not_hold(tmp_path: Path, module: Any) -> N
     assert_exact(tmp_path, cls(3))
 
 
+class Version(str):
+    __slots__ = ()
+
+
+@follows("types.subclasses", "upgrade ckptstore")
+def test_a_subclass_of_a_type_that_only_a_later_release_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release that knows no subclasses of str stands for an old one."""
+    ckptstore.save(tmp_path / "c", Version("2.4"))
+    with monkeypatch.context() as old:
+        old.setattr(subclasses, "_BY_NAME", {})
+        fails(tmp_path / "c")
+    assert differences(Version("2.4"), ckptstore.load(tmp_path / "c")) == []
+
+
 # --- Functions of yours -------------------------------------------------------------------------
 
 
@@ -416,6 +433,15 @@ def test_children_that_are_no_series(data: Any, tmp_path: Path) -> None:
     loaded = roundtrip(tmp_path, Box(data)).data
     assert type(loaded) is type(data)
     assert differences(list(data), list(loaded)) == []
+
+
+@follows("tree.round_trip", "to keep the {} itself, return it as the only child")
+@pytest.mark.parametrize("data", [(1, 2), collections.deque([1, 2])], ids=["tuple", "deque"])
+def test_children_that_the_object_holds(data: Any, tmp_path: Path) -> None:
+    ckptstore.register(Box, flatten=lambda b: (b.data, None), unflatten=lambda _, c: Box(c))
+    refused(tmp_path, Box(data))
+    ckptstore.register(Box, flatten=lambda b: ((b.data,), None), unflatten=lambda _, c: Box(c[0]))
+    assert differences(data, roundtrip(tmp_path, Box(data)).data) == []
 
 
 class Bag(dict):  # type: ignore[type-arg]
