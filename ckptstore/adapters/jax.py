@@ -123,6 +123,10 @@ class JaxAdapter(Adapter):
         """Take classes of jax apart, and those that `jax.tree_util` knows."""
         return super().record(cls) or jax_classes.registered(cls)
 
+    def record_named(self, row: TypeRow) -> Record | None:
+        """Return the record of a class of jax, or of a sparse array."""
+        return jax_classes.sparse(row) or super().record_named(row)
+
     def symbol(self, x: Any) -> str | None:
         """Return the public name of a pure array function, a scalar type or a key dtype."""
         return jax_symbols.key_dtype_name(x) or super().symbol(x)

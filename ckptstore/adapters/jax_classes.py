@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from ckptstore import signals
 from ckptstore.adapters import jax_symbols
-from ckptstore.format import TypeKind
+from ckptstore.format import TypeKind, TypeRow
 from ckptstore.types import Record, Refusal, class_row, has_own, object_row, pytree
 
 # Releases from 0.4.20 on, the oldest that is tested, may not have it.
@@ -24,7 +25,43 @@ _make_treedef = getattr(jax.tree_util.PyTreeDef, "from_node_data_and_children", 
 
 def registered(cls: type) -> Record | None:
     """Return the record of a class that `jax.tree_util` knows, or None."""
-    return _by_its_functions(cls) if _is_registered(cls) else None
+    if not _is_registered(cls):
+        return None
+    return sparse(class_row(cls, TypeKind.PYTREE)) or _by_its_functions(cls)
+
+
+def sparse(row: TypeRow) -> Record | None:
+    """Return the record of a sparse array of jax, which is made from any file, or None."""
+    name, keys = _SPARSE.get(str(row), ("", frozenset()))
+    cls = getattr(importlib.import_module("jax.experimental.sparse"), name, None) if name else None
+    if row.kind != TypeKind.PYTREE or cls is None:
+        return None
+    count = 2 if name == "BCOO" else 3
+
+    def make(values: Sequence[Any]) -> Any:
+        static, *children = values
+        _require(type(static) is dict and static.keys() == keys and len(children) == count)
+        shape, *flags = (static[key] for key in ("shape", *sorted(keys - {"shape"})))
+        _require(type(shape) is tuple and {int}.issuperset(map(type, shape)))
+        _require({bool}.issuperset(map(type, flags)))
+        return _treedef(cls, static, count).unflatten(children)
+
+    flatten = jax.tree_util.default_registry.flatten_one_level
+    return pytree(row, flatten, make, owner=cls, of_jax=True, trusted=True)
+
+
+_FLAGS = frozenset({"shape", "indices_sorted", "unique_indices"})
+_SPARSE: Mapping[str, tuple[str, frozenset[str]]] = {
+    "jax.experimental.sparse.bcoo.BCOO": ("BCOO", _FLAGS),
+    "jax.experimental.sparse.bcsr.BCSR": ("BCSR", _FLAGS),
+    "jax.experimental.sparse.csr.CSR": ("CSR", frozenset({"shape"})),
+    "jax.experimental.sparse.csr.CSC": ("CSC", frozenset({"shape"})),
+    "jax.experimental.sparse.coo.COO": (
+        "COO",
+        frozenset({"shape", "rows_sorted", "cols_sorted"}),
+    ),
+}
+"""The sparse arrays of jax by stored name: the public name, and the keys of the static part."""
 
 
 def _take_partial(x: Any) -> Sequence[Any]:

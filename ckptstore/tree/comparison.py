@@ -107,9 +107,7 @@ class _Comparison:
 
     def run(self, pairs: Sequence[tuple[int, int]]) -> Target:
         stored, like = self.stored, self.like
-        for number, kind in enumerate(like.kind):
-            if kind in (Kind.RECORD, Kind.ENUM):
-                self.target.classes[str(like.row(number))] = type(like.objects[number])
+        self.target.classes.update(like.classes())
         todo, done = list(reversed(pairs)), set()
         while todo:
             i, j = todo.pop()
@@ -163,7 +161,7 @@ class _Comparison:
 
     def _compare_records(self, i: int, j: int) -> list[tuple[int, int]]:
         row, row_like = self.stored.row(i), self.like.row(j)
-        cls = type(self.like.objects[j])
+        cls = self.like.class_of(j)
         if str(row) != str(row_like) and not self._leads_to(self.stored.type[i], cls):
             self._differ(i, f"{row}", f"{row_like}", moved_hint(row, cls))
             return []

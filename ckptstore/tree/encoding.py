@@ -88,6 +88,16 @@ def _encoder_of_class(cls: type, kind: TypeKind) -> Encode:
     try:
         check_safe(cls, kind)
     except Unsafe as error:
+        jax = find_adapter("jax") if "jax" in sys.modules else None
+        record = jax.record(cls) if jax is not None else None
+        if record is not None and find_registration(cls) is not None:
+            return encoder_of(record)  # made by the functions that jax knows, as you permitted
+        if record is not None:
+            raise Refusal(
+                f"an object of {full_name(cls)} cannot be saved by its fields: {error}; call "
+                f"ckptstore.register({qualname_of(cls)}) in the process that saves and in the one "
+                f"that loads, and the functions that jax.tree_util knows are used; or {SUPPLIED}"
+            ) from None
         raise Refusal(
             f"an object of {full_name(cls)} cannot be saved: {error}; use "
             f"ckptstore.register({qualname_of(cls)}, flatten=..., unflatten=...), or {SUPPLIED}"

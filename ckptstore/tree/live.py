@@ -13,7 +13,9 @@ from ckptstore.format import Kind, Layout, Nodes, TypeKind, TypeRow, dtypes, lay
 from ckptstore.format.dtypes import Stored
 from ckptstore.tree import keys
 from ckptstore.tree.nodes import NodeTable
-from ckptstore.types import Leaf
+from ckptstore.types import Leaf, class_of_today
+
+_class = type  # a column of a tree has that name
 
 SCALAR_MAX_NBYTES = 4 << 10
 """Scalars above this go to spans."""
@@ -82,6 +84,18 @@ class LiveTree(NodeTable):
     def dtype(self, number: int) -> np.dtype[Any]:
         """Return a dtype of the table of dtypes."""
         return dtypes.resolve(self.dtypes[number], where=self.where)
+
+    def class_of(self, node: int) -> Any:
+        """Return the class of the object at a node, as it is defined today."""
+        return class_of_today(_class(self.objects[node]))
+
+    def classes(self) -> dict[str, Any]:
+        """Return the classes of its records and members, by stored name."""
+        found = {}
+        for number, kind in enumerate(self.kind):
+            if kind in (Kind.RECORD, Kind.ENUM):
+                found[str(self.row(number))] = self.class_of(number)
+        return found
 
     def nodes(self) -> Nodes:
         """Return the finished columns."""

@@ -23,6 +23,7 @@ from ckptstore.types import (
     StandIn,
     Unsafe,
     check_safe,
+    class_of_today,
     class_row,
     enum_member,
 )
@@ -154,7 +155,7 @@ def encode_enum(live: LiveTree, x: enum.Enum) -> Sequence[Any]:
     try:
         check_safe(cls, TypeKind.ENUM)
         row = class_row(cls, TypeKind.ENUM)
-        enum_member(cls, x._name_ or "", x._value_, str(row))
+        enum_member(class_of_today(cls), x._name_ or "", x._value_, str(row))
     except (Unsafe, CheckpointError) as error:
         raise Refusal(f"this member of {cls.__qualname__} cannot be saved: {error}") from None
     live.add(Kind.ENUM, type=live.type_number(row), data=(x._name_ or "").encode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import copy
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,13 +19,26 @@ from ckptstore.tree import encoding
 from ckptstore.tree.held_sets import HeldSets
 from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.scalars import ENCODERS, SCALAR_TYPES
-from ckptstore.types import Child, Pytree, Refusal
+from ckptstore.types import (
+    Child,
+    Pytree,
+    Refusal,
+    class_of_today,
+    find_registration,
+    full_name,
+    qualname_of,
+)
 
 _TRIED: dict[tuple[int, int], Any] = {}
 """The functions that were tried in this process: their owner and the type that held the children.
 
 By the ids of both, since a metaclass may define a hash.
 """
+
+_TOLD: dict[int, type] = {}
+"""The classes of which a save has told that a load needs `types`, by id."""
+
+_log = logging.getLogger("ckptstore")
 
 _SERIES = (list, tuple)
 _DICTS = (dict, collections.OrderedDict, collections.defaultdict)
@@ -34,7 +48,26 @@ _SETS = (set, frozenset)
 def for_save(encode: Encode) -> Encode:
     """Return the encoder that a save uses: as `encode`, but of a pytree it tries the functions."""
     record = encode.args[0] if isinstance(encode, functools.partial) and encode.args else None
-    return functools.partial(_encode, record) if isinstance(record, Pytree) else encode
+    if not isinstance(record, Pytree):
+        return encode
+    if record.of_jax and not record.trusted:
+        _tell_of_types(record.owner)
+    return functools.partial(_encode, record)
+
+
+def _tell_of_types(cls: type) -> None:
+    """Log once in a process that a load will need your permission to run code of a class."""
+    if id(cls) in _TOLD or find_registration(cls) is not None:
+        return
+    _TOLD[id(cls)] = cls
+    name = qualname_of(cls)
+    _log.warning(
+        "%s is made by functions of its own. To load it, pass load(url, types=[%s]) or like=, or "
+        "call ckptstore.register(%s) before save and load",
+        full_name(cls),
+        name,
+        name,
+    )
 
 
 def _encode(record: Pytree, live: LiveTree, x: Any) -> Sequence[Any]:
@@ -60,10 +93,10 @@ def _try(record: Pytree, x: Any, static: Any, children: list[Any], holder: type)
             f"unflatten of {name} failed on the static part and the children that flatten "
             f"returned, as it would in a load: {type(error).__name__}: {error}"
         ) from error
-    if type(again) is not type(x):
+    if class_of_today(type(again)) is not class_of_today(type(x)):
         raise Refusal(
-            f"unflatten of {name} returned {_full(type(again))}, expected {_full(type(x))}; let it "
-            "return what flatten took apart"
+            f"unflatten of {name} returned {full_name(type(again))}, expected "
+            f"{full_name(type(x))}; let it return what flatten took apart"
         )
     try:
         static_again, children_again, holder_again = record.apart(again)
@@ -91,8 +124,8 @@ def _of_holders(before: type, after: type, of_jax: bool) -> str:
     if before is after or (of_jax and {before, after} == {list, tuple}):
         return ""
     return (
-        f"the children were {_full(before)} and became {_full(after)} (to keep the {_full(before)} "
-        "itself, return it as the only child)"
+        f"the children were {full_name(before)} and became {full_name(after)} (to keep the "
+        f"{full_name(before)} itself, return it as the only child)"
     )
 
 
@@ -155,14 +188,14 @@ def _ordered_difference(
         done.add((id(a), id(b)))
         cls = type(a)
         if type(b) is not cls:
-            return number, f"{_full(cls)} became {_full(type(b))}"
+            return number, f"{full_name(cls)} became {full_name(type(b))}"
         if cls in SCALAR_TYPES:
             x, y = ENCODERS[cls](a), ENCODERS[cls](b)
             if x != y and (atoms is None or (b is after[number] and y in scalars)):
                 return number, f"{a!r:.40} became {b!r:.40}"
             continue
         if atoms is not None and id(b) in atoms:
-            return number, f"another object of {_full(cls)} stands than before"
+            return number, f"another object of {full_name(cls)} stands than before"
         try:
             below = _below(a, b)
         except (Refusal, dtypes.DtypeRefusal):  # the walk refuses it, unless `supplied` names it
@@ -182,16 +215,16 @@ def _below(a: Any, b: Any) -> list[tuple[Any, Any]] | str:
     cls = type(a)
     if cls in _SERIES:
         if len(a) != len(b):
-            return f"{len(a)} items of {_full(cls)} became {len(b)}"
+            return f"{len(a)} items of {full_name(cls)} became {len(b)}"
         return list(zip(a, b, strict=True))
     if cls in _SETS or cls is bytearray:
-        return [] if a == b else f"{_full(cls)} has other items"
+        return [] if a == b else f"{full_name(cls)} has other items"
     if cls in _DICTS:
         ordered = cls is collections.OrderedDict
         if a.keys() != b.keys() or (ordered and list(a) != list(b)):
-            return f"{_full(cls)} has other keys"
+            return f"{full_name(cls)} has other keys"
         if ordered and vars(a).keys() != vars(b).keys():
-            return f"{_full(cls)} has other attributes"
+            return f"{full_name(cls)} has other attributes"
         attributes = [(vars(a)[n], vars(b)[n]) for n in vars(a)] if ordered else []
         return [*((a[key], b[key]) for key in a), *attributes]
     encode = encoding.encoder(cls, a)
@@ -205,15 +238,11 @@ def _below(a: Any, b: Any) -> list[tuple[Any, Any]] | str:
         (t.kind, t.types, t.heap, t.dtypes, len(c)) for t, c in ((left, children), (right, others))
     ]
     if columns[0] != columns[1] and left.kind == [Kind.RECORD]:
-        return f"{_full(cls)} has other parts"
+        return f"{full_name(cls)} has other parts"
     if columns[0] != columns[1]:
-        return f"{_full(cls)} {a!r:.40} became {b!r:.40}"
+        return f"{full_name(cls)} {a!r:.40} became {b!r:.40}"
     return [(_value(x), _value(y)) for x, y in zip(children, others, strict=True)]
 
 
 def _value(child: Any) -> Any:
     return child.value if type(child) is Child else child
-
-
-def _full(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}".removeprefix("builtins.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ckptstore.types.adapter import Adapter, Child, Record
+from ckptstore.types.bindings import class_of_today, locate
 from ckptstore.types.fields import (
     RECORD_KINDS,
     fields_of,
@@ -17,7 +18,7 @@ from ckptstore.types.leaf import Cell, Leaf, Refusal, repeated_nbytes
 from ckptstore.types.lookup import find_class, find_named, import_line
 from ckptstore.types.members import enum_member
 from ckptstore.types.migrations import Migration
-from ckptstore.types.naming import class_row, locate, object_row, package_version, stored_name
+from ckptstore.types.naming import class_row, object_row, package_version, stored_name
 from ckptstore.types.pytrees import Pytree, pytree
 from ckptstore.types.registration import register
 from ckptstore.types.registry import find_adapter, find_registration, top_level
@@ -43,6 +44,7 @@ __all__ = [
     "Symbol",
     "Unsafe",
     "check_safe",
+    "class_of_today",
     "class_row",
     "enum_member",
     "fields_of",

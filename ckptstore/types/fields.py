@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ RECORD_KINDS = (TypeKind.NAMEDTUPLE, TypeKind.DATACLASS)
 
 _MODULE: Any = type.__dict__["__module__"]
 _QUALNAME: Any = type.__dict__["__qualname__"]
+
+_ALIAS: Any = type(typing.Generic[typing.TypeVar("_T")])  # type: ignore[index]
 
 MISSING = object()
 """Returned by `attribute_of` if a class and its bases have no such attribute."""
@@ -122,3 +125,10 @@ def attribute_of(cls: type, name: str) -> Any:
     """Return the value that a class or a base of it has under a name, or MISSING."""
     owner = owner_of(cls, name)
     return MISSING if owner is None else class_dict(owner)[name]
+
+
+def without_alias(x: Any, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes of `x` without the note of `typing` that ``G[int](3)`` made it."""
+    alias: Any = attributes.get("__orig_class__")
+    own = type(alias) is _ALIAS and issubclass(type(x), alias.__origin__)
+    return {name: a for name, a in attributes.items() if not (own and name == "__orig_class__")}

@@ -18,9 +18,9 @@ import ml_dtypes
 import numpy as np
 
 from ckptstore.format import KEY_MAX_DEPTH, TypeKind
+from ckptstore.types.bindings import locate
 from ckptstore.types.fields import attribute_of, kind_of
 from ckptstore.types.leaf import Refusal
-from ckptstore.types.naming import locate
 from ckptstore.types.subclasses import is_hashed_as_base, plain_of
 
 CROWD = 100

@@ -10,14 +10,21 @@ import dataclasses
 import enum
 import functools
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.texts import shown
 from ckptstore.types.adapter import Adapter, Child, Record
-from ckptstore.types.fields import MISSING, attribute_of, caches_of, class_dict, kind_of
+from ckptstore.types.fields import (
+    MISSING,
+    attribute_of,
+    caches_of,
+    class_dict,
+    kind_of,
+    without_alias,
+)
 from ckptstore.types.leaf import Refusal
 from ckptstore.types.lookup import find_class
 from ckptstore.types.registry import find_adapter, find_registration, find_registration_named
@@ -71,6 +78,10 @@ def _find_object(row: TypeRow) -> Record:
 def _find_pytree(row: TypeRow, classes: Mapping[str, type]) -> Record:
     registered = find_registration_named(f"{row.module}.{row.name}")
     if registered is not None and (record := registered.record()) is not None:
+        return record
+    adapter = find_adapter(row.module)
+    record = adapter.record_named(row) if adapter is not None else None
+    if record is not None and record.row.kind == TypeKind.PYTREE:
         return record
     cls, _ = find_class(row, classes)
     registered = find_registration(cls)
@@ -153,10 +164,11 @@ def _take_tuple(fields: tuple[str, ...], x: Any) -> Sequence[Any]:
     if len(values) != len(fields):
         raise Refusal(f"a NamedTuple of {len(fields)} fields has {len(values)} items")
     try:
-        extra = list(object.__getattribute__(x, "__dict__"))
+        extra = object.__getattribute__(x, "__dict__")
     except AttributeError:
         return values
-    _refuse_extra(type(x), extra)
+    if extra:
+        _refuse_extra(type(x), without_alias(x, extra))
     return values
 
 
@@ -171,6 +183,8 @@ def _take_fields(fields: tuple[str, ...], x: Any, caches: tuple[str, ...]) -> Se
             values.append(attributes.pop(name))
             continue
         values.append(_of_class(name, x))
+    if attributes:
+        attributes = without_alias(x, attributes)
     extra = [*attributes, *_slots_beyond(fields, x)]
     _refuse_extra(type(x), [name for name in extra if name not in caches])
     return values
@@ -219,7 +233,7 @@ def _other_slots(cls: type, fields: tuple[str, ...]) -> list[tuple[str, Any]]:
     ]
 
 
-def _refuse_extra(cls: type, names: list[str]) -> None:
+def _refuse_extra(cls: type, names: Iterable[str]) -> None:
     """Refuse attributes that are not fields: they would be lost, and `==` would not notice."""
     extra = [n for n in names if not isinstance(attribute_of(cls, n), functools.cached_property)]
     if extra:

@@ -14,9 +14,10 @@ from ckptstore import signals
 from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.texts import shown
+from ckptstore.types.bindings import class_of_today, locate, locate_dotted
 from ckptstore.types.fields import RECORD_KINDS, fields_of, kind_of
 from ckptstore.types.migrations import Migration, Upgrade, upgrade
-from ckptstore.types.naming import locate, locate_dotted, main_name, package_version
+from ckptstore.types.naming import main_name, package_version
 from ckptstore.types.registry import (
     ADAPTERS,
     default_name,
@@ -97,7 +98,7 @@ def find_named(row: TypeRow, classes: Mapping[str, type]) -> type:
     """
     cls = classes.get(str(row))
     if cls is None and (registered := find_registration_named(str(row))) is not None:
-        cls = registered.cls
+        cls = class_of_today(registered.cls)
     return _find_by_name(row) if cls is None else cls
 
 

@@ -1,25 +1,20 @@
-"""Stored names: the row of a class, and the class of a name.
-
-A name is looked up through ``vars(module)`` and class ``__dict__``s, never by `getattr`, and only
-in modules that are already imported. Spec: section 5.1.
-"""
+"""Stored names: the row of a class, which leads back to it. Spec: section 5.1."""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
 import sys
-import types
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types.fields import MISSING, class_dict
+from ckptstore.types.bindings import binding_of, class_of_today, locate
 from ckptstore.types.leaf import Refusal
 from ckptstore.types.registry import (
     DISTRIBUTIONS,
     default_name,
     find_registration,
+    find_registration_named,
     module_of,
     top_level,
 )
@@ -50,15 +45,15 @@ def class_row(cls: type, kind: TypeKind, fields: Sequence[str] = ()) -> TypeRow:
     if "<locals>" in name:
         raise Refusal(
             f"the class {module}.{name} is local to a function, so no later process can find it; "
-            "move it to the top of its module"
+            f"move it to the top of its module, or {_by_a_name(cls)}"
         )
-    if locate(module, name) is not cls:
-        binding = _binding(cls)
+    if locate(module, name) is not class_of_today(cls):
+        binding = binding_of(cls)
         if binding is None:
             raise Refusal(
                 f"the class {module}.{name} is not the object of that name in its module; bind it "
-                f"there (from {module} import {name.partition('.')[0]} must import it), or use "
-                "ckptstore.register(cls, name=..., flatten=..., unflatten=...)"
+                f"there (from {module} import {name.partition('.')[0]} must import it), or "
+                f"{_by_a_name(cls)}"
             )
     main = main_name() if module == "__main__" else None
     package = top_level(module)
@@ -109,48 +104,23 @@ def stored_name(cls: type) -> str:
     registered = find_registration(cls)
     if registered is not None:
         return registered.name
-    if locate(module_of(cls), cls.__qualname__) is cls:
+    if locate(module_of(cls), cls.__qualname__) is class_of_today(cls):
         return default_name(cls)
-    return f"{module_of(cls)}.{_binding(cls) or cls.__qualname__}"
+    return f"{module_of(cls)}.{binding_of(cls) or cls.__qualname__}"
 
 
-def _binding(cls: type) -> str | None:
-    """Return the name of a class in its module, if its own name differs or is missing."""
-    module = sys.modules.get(cls.__module__)
-    if not isinstance(module, types.ModuleType):
-        return None
-    return next((key for key, value in list(vars(module).items()) if value is cls), None)
-
-
-def locate(module: str, name: str) -> Any:
-    """Return the object that has a name in an imported module, or None; runs no code.
-
-    Example:
-        >>> import collections
-        >>> locate("collections", "deque"), locate("collections", "deck")
-        (<class 'collections.deque'>, None)
-    """
-    value: Any = sys.modules.get(module)
-    if not isinstance(value, types.ModuleType):
-        return None
-    scope: Mapping[str, Any] = object.__getattribute__(value, "__dict__")
-    for part in name.split("."):
-        value = scope.get(part, MISSING)
-        if value is MISSING:
-            return None
-        if issubclass(type(value), type):  # isinstance could run code of `value`
-            scope = class_dict(value)
-        else:
-            scope = {}
-    return value
-
-
-def locate_dotted(name: str) -> Any:
-    """Return the object of the name ``module.qualname``, or None; imports nothing."""
-    module = name
-    while (module := module.rpartition(".")[0]) and module not in sys.modules:
-        pass
-    return locate(module, name.removeprefix(f"{module}."))
+def _by_a_name(cls: type) -> str:
+    """Return the call that gives a class a name of its own."""
+    module, name = module_of(cls), cls.__qualname__.replace("<locals>.", "")
+    if module == "__main__" or locate(module, name) is not None:
+        module = "project"
+    full = f"{module}.{name}"
+    while (other := find_registration_named(full)) is not None and other.cls is not cls:
+        full += "_2"
+    return (
+        f"call ckptstore.register({cls.__name__}, name={full!r}) in the process that saves and in "
+        "the one that loads"
+    )
 
 
 def main_name() -> str | None:

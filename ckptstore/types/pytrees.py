@@ -26,11 +26,13 @@ class Pytree(Record):
         flatten: from an instance to (children, static part).
         owner: the object that holds the functions: a registration, or the class.
         of_jax: whether jax calls `unflatten`, which always passes it a tuple of children.
+        trusted: whether a load may use it without your permission.
     """
 
     flatten: Callable[[Any], Any]
     owner: Any
     of_jax: bool = False
+    trusted: bool = False
 
     def own_functions(self, x: Any) -> str:
         """Return the remedy for a class of jax whose functions another package wrote, or ""."""
@@ -84,6 +86,7 @@ def pytree(
     *,
     owner: Any,
     of_jax: bool = False,
+    trusted: bool = False,
 ) -> Pytree:
     """Return the record of two functions.
 
@@ -93,6 +96,7 @@ def pytree(
         make: from a list of the static part and the children to an instance.
         owner: as for `Pytree`.
         of_jax: as for `Pytree`.
+        trusted: as for `Pytree`.
 
     Example:
         >>> from ckptstore.format import TypeKind
@@ -110,7 +114,7 @@ def pytree(
             signals.pass_on(error)
             raise _failed(type(x).__qualname__, error) from error
 
-    return Pytree(row, take, make, flatten=flatten, owner=owner, of_jax=of_jax)
+    return Pytree(row, take, make, flatten=flatten, owner=owner, of_jax=of_jax, trusted=trusted)
 
 
 def _failed(name: str, error: Exception) -> Refusal:

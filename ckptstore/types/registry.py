@@ -20,6 +20,7 @@ from ckptstore import signals
 from ckptstore.errors import Reason, StructureError, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.types.adapter import Adapter, Record
+from ckptstore.types.bindings import class_of_today
 from ckptstore.types.migrations import Migration
 from ckptstore.types.pytrees import pytree
 from ckptstore.types.tables import fault_of
@@ -228,8 +229,20 @@ def add(new: Registration) -> None:
 
 
 def find_registration(cls: type) -> Registration | None:
-    """Return the registration of exactly this class, or None, without calling its hash."""
-    return next((known for other, known in _BY_CLASS.items() if other is cls), None)
+    """Return the registration of this class, or None, without calling its hash.
+
+    That of a class of which it is another definition, from a cell that was run again, counts too.
+    """
+    table = _BY_CLASS
+    for other, known in table.items():
+        if other is cls:
+            return known
+    for other, known in table.items():
+        if default_name(other) == default_name(cls) and class_of_today(other) is class_of_today(
+            cls
+        ):
+            return known
+    return None
 
 
 def find_registration_named(name: str) -> Registration | None:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ckptstore.types.bindings import locate
 from ckptstore.types.fields import MISSING, attribute_of, module_of, qualname_of
-from ckptstore.types.naming import locate
 from ckptstore.types.plain import plain_form
 from ckptstore.types.registry import top_level
 

@@ -30,7 +30,7 @@ import optax
 
 import ckptstore
 from ckptstore.adapters.optax import ADAPTER
-from ckptstore.types import naming
+from ckptstore.types import bindings, naming
 from tests.golden import make_optax
 from tests.support import independent_reader
 from tests.support import optax_golden as golden
@@ -82,9 +82,9 @@ def test_the_golden_states_hold_every_class_that_moved() -> None:
 
 def test_every_class_that_moved_is_where_the_table_says() -> None:
     for name in ADAPTER.moved.values():
-        cls = naming.locate_dotted(name)
+        cls = bindings.locate_dotted(name)
         assert cls is not None and f"{cls.__module__}.{cls.__qualname__}" == name
-    assert all(naming.locate_dotted(name) is not None for name in ADAPTER.migrations)
+    assert all(bindings.locate_dotted(name) is not None for name in ADAPTER.migrations)
 
 
 def test_a_class_that_moved_is_found_when_its_alias_is_gone(

@@ -625,7 +625,6 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
         lambda: with_attribute(tuple.__new__(PointWithMethods, (1, 2))), ("'extra'",)),
     "an attribute of an OrderedDict that hides a method": (
         lambda: with_attribute(collections.OrderedDict(a=1), "items"), ("'items'", "delete it")),
-    "the alias of a generic dataclass": (lambda: Box[int](1), ("'__orig_class__'",)),
     "a field that was never set": (unset, ("'a'", "never set")),
     "a namedtuple of the wrong length": (lambda: tuple.__new__(Point, (1,)), ("1 items",)),
     "a class with __del__": (lambda: WithDel(1), ("__del__", "register(WithDel")),

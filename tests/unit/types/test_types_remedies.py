@@ -361,8 +361,7 @@ def test_a_class_inside_a_function(tmp_path: Path) -> None:
 
 @follows(
     "types.naming",
-    "bind it there (from {} import {} must import it), or use ckptstore.register(cls, name=..., "
-    "flatten=..., unflatten=...)",
+    "bind it there (from {} import {} must import it), or {}",
 )
 def test_a_class_that_its_module_does_not_hold(tmp_path: Path, module: Any) -> None:
     made = module(STATE)
