@@ -115,7 +115,7 @@ def _by_a_name(cls: type) -> str:
     if module == "__main__" or locate(module, name) is not None:
         module = "project"
     full = f"{module}.{name}"
-    while (other := find_registration_named(full)) is not None and other.cls is not cls:
+    while full == default_name(cls) or _is_of_another(full, cls):  # its own name gives it none
         full += "_2"
     return (
         f"call ckptstore.register({cls.__name__}, name={full!r}) in the process that saves and in "
@@ -143,3 +143,8 @@ def package_version(package: str) -> str | None:
     except importlib.metadata.PackageNotFoundError:
         version = getattr(sys.modules.get(package), "__version__", None)
         return version if type(version) is str else None
+
+
+def _is_of_another(name: str, cls: type) -> bool:
+    registered = find_registration_named(name)
+    return registered is not None and registered.cls is not cls

@@ -53,6 +53,11 @@ def layer() -> Any:
     return Layer("a", jnp.arange(3.0), Layer("b", np.ones(2), None))
 
 
+@pytest.mark.follows(
+    "tree.encoding",
+    "call ckptstore.register({}) in the process that saves and in the one that loads, and the "
+    "functions that jax.tree_util knows are used",
+)
 def test_a_class_with_a_metaclass_that_jax_knows_is_carried_once_registered(
     tmp_path: pathlib.Path,
 ) -> None:
@@ -84,6 +89,11 @@ class Scale:
         return cls(*children)
 
 
+@pytest.mark.follows(
+    "tree.round_trip",
+    "To load it, pass load(url, types=[{}]) or like=, or call ckptstore.register({}) before "
+    "save and load",
+)
 def test_a_save_says_once_that_a_load_will_need_types(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import enum
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import types
@@ -350,33 +351,37 @@ def test_a_member_whose_value_is_an_object(tmp_path: Path) -> None:
     assert_exact(tmp_path, list(Plain))
 
 
-@follows("types.naming", "move it to the top of its module")
+def named_by(words: str, cls: type) -> None:
+    """Register a class by the call of the error."""
+    call = re.findall(r"or call (ckptstore\.register\(.*?\))", words)[0]
+    eval(call, {"ckptstore": ckptstore, cls.__name__: cls})
+
+
+@follows("types.naming", "move it to the top of its module, or {}")
+@follows(
+    "types.naming",
+    "call ckptstore.register({}, name={}) in the process that saves and in the one that loads",
+)
 def test_a_class_inside_a_function(tmp_path: Path) -> None:
     class Step(NamedTuple):
         step: int
 
-    refused(tmp_path, Step(3))
+    words = refused(tmp_path, Step(3))
     assert_exact(tmp_path, globals()["Step"](3))
+    named_by(words, Step)
+    assert_exact(tmp_path, Step(3))
 
 
-@follows(
-    "types.naming",
-    "bind it there (from {} import {} must import it), or {}",
-)
+@follows("types.naming", "bind it there (from {} import {} must import it), or {}")
 def test_a_class_that_its_module_does_not_hold(tmp_path: Path, module: Any) -> None:
     made = module(STATE)
     cls = made.State
     del made.State
-    refused(tmp_path, cls(3))
+    words = refused(tmp_path, cls(3))
     made.State = cls
     assert_exact(tmp_path, cls(3))
     del made.State
-    ckptstore.register(
-        cls,
-        name="project.Named",
-        flatten=lambda x: (tuple(x), None),
-        unflatten=lambda _, children: cls(*children),
-    )
+    named_by(words, cls)
     assert_exact(tmp_path, cls(3))
 
 
