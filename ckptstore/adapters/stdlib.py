@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ckptstore.adapters import stdlib_dates, stdlib_keys, stdlib_numbers, stdlib_random
-from ckptstore.types import Adapter, Record, Refusal, object_row
+from ckptstore.types import Adapter, Record, Refusal, object_row, without_alias
 
 
 class PythonAdapter(Adapter):
@@ -70,8 +70,8 @@ class PythonAdapter(Adapter):
 
 
 def _take_partial(x: Any) -> Sequence[Any]:
-    if x.__dict__:
-        raise Refusal(f"this partial has the attribute {next(iter(x.__dict__))!r}; delete it")
+    if attributes := without_alias(x, x.__dict__):
+        raise Refusal(f"this partial has the attribute {next(iter(attributes))!r}; delete it")
     return (x.func, x.args, x.keywords)
 
 
@@ -90,7 +90,7 @@ def _make_partial(values: Sequence[Any]) -> Any:
 
 
 def _take_attributed(x: Any) -> Sequence[Any]:
-    attributes = dict(vars(x))
+    attributes = without_alias(x, vars(x))
     hidden = _hidden(attributes)
     if hidden:
         raise Refusal(
@@ -111,8 +111,8 @@ def _make_attributed(values: Sequence[Any]) -> Any:
 
 
 def _take_counter(x: Any) -> Sequence[Any]:
-    if vars(x):
-        raise Refusal(f"this Counter has the attribute {next(iter(vars(x)))!r}; delete it")
+    if attributes := without_alias(x, vars(x)):
+        raise Refusal(f"this Counter has the attribute {next(iter(attributes))!r}; delete it")
     return (dict(dict.items(x)),)
 
 

@@ -13,7 +13,7 @@ from ckptstore.tree.live import Encode, LiveTree
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.ordering import in_order
 from ckptstore.tree.records import encode_record
-from ckptstore.types import CROWD, Refusal, find_adapter, is_crowd, refuse_unfit
+from ckptstore.types import CROWD, Refusal, find_adapter, is_crowd, refuse_unfit, without_alias
 
 _FACTORIES: Mapping[str, Any] = {
     "": None,
@@ -56,7 +56,7 @@ def _encode_dict(live: LiveTree, x: dict[Any, Any]) -> Sequence[Any]:
 
 
 def _encode_ordered_dict(live: LiveTree, x: collections.OrderedDict[Any, Any]) -> Sequence[Any]:
-    if vars(x):
+    if vars(x) and without_alias(x, vars(x)):
         return _encode_object(live, x, type(x))
     return _encode_entries(live, Kind.ORDERED_DICT, x)
 

@@ -11,6 +11,7 @@ from ckptstore.types.fields import (
     kind_of,
     module_of,
     qualname_of,
+    without_alias,
 )
 from ckptstore.types.hashables import CROWD, is_crowd, key_text, refuse_unfit
 from ckptstore.types.instances import find_maker, record_of
@@ -75,4 +76,5 @@ __all__ = [
     "stored_name",
     "subclass_record",
     "top_level",
+    "without_alias",
 ]

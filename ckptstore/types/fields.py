@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +20,7 @@ RECORD_KINDS = (TypeKind.NAMEDTUPLE, TypeKind.DATACLASS)
 _MODULE: Any = type.__dict__["__module__"]
 _QUALNAME: Any = type.__dict__["__qualname__"]
 
-_ALIAS: Any = type(typing.Generic[typing.TypeVar("_T")])  # type: ignore[index]
+_ALIASES: Any = (type(typing.Generic[typing.TypeVar("_T")]), types.GenericAlias)  # type: ignore[index]
 
 MISSING = object()
 """Returned by `attribute_of` if a class and its bases have no such attribute."""
@@ -128,7 +129,10 @@ def attribute_of(cls: type, name: str) -> Any:
 
 
 def without_alias(x: Any, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes of `x` without the note of `typing` that ``G[int](3)`` made it."""
+    """Return attributes of `x` without the note of Python that ``G[int](3)`` made it.
+
+    `typing` leaves it in instances of a Generic, Python itself in those of ``Counter[str]``.
+    """
     alias: Any = attributes.get("__orig_class__")
-    own = type(alias) is _ALIAS and issubclass(type(x), alias.__origin__)
+    own = type(alias) in _ALIASES and issubclass(type(x), alias.__origin__)
     return {name: a for name, a in attributes.items() if not (own and name == "__orig_class__")}

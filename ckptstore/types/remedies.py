@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptstore.types.bindings import locate
-from ckptstore.types.fields import MISSING, attribute_of, module_of, qualname_of
+from ckptstore.types.fields import MISSING, attribute_of, module_of, qualname_of, without_alias
 from ckptstore.types.plain import plain_form
 from ckptstore.types.registry import top_level
 
@@ -259,7 +259,7 @@ def _attributes(x: Any) -> Mapping[str, Any]:
         found = object.__getattribute__(x, "__dict__")
     except Exception:  # a property of that name
         return {}
-    return found if type(found) is dict else {}
+    return without_alias(x, found) if type(found) is dict else {}
 
 
 def _base(cls: type) -> str | None:

@@ -17,7 +17,7 @@ from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.texts import shown
 from ckptstore.types.adapter import Record
-from ckptstore.types.fields import MISSING, attribute_of, class_dict
+from ckptstore.types.fields import MISSING, attribute_of, class_dict, without_alias
 from ckptstore.types.leaf import Refusal
 from ckptstore.types.lookup import find_named
 from ckptstore.types.naming import class_row
@@ -164,7 +164,7 @@ def _record(cls: type, base: Any, row: TypeRow) -> Record:
 def _refuse_attributes(x: Any, base: type) -> None:
     """Refuse what an instance holds beside its value, which would be lost."""
     try:
-        names = list(object.__getattribute__(x, "__dict__"))
+        names = list(without_alias(x, object.__getattribute__(x, "__dict__")))
     except AttributeError:
         names = []
     cls: Any = type(x)
