@@ -10,11 +10,13 @@ from typing import Any, Literal
 from ckptstore import peers, storage, tree
 from ckptstore.checkpoint import Checkpoint, Snapshot, read_snapshot
 from ckptstore.errors import CheckpointError, Reason, StructureError, bad_argument
+from ckptstore.format import TypeRow
 from ckptstore.loading import fetch
 from ckptstore.loading.wishes import Wishes
+from ckptstore.sharding import Box
 from ckptstore.tree import Target
 from ckptstore.tree.leaves import Maker, making, unknown_array
-from ckptstore.types import find_adapter, stored_name, top_level
+from ckptstore.types import Adapter, find_adapter, stored_name, top_level
 
 
 @peers.explains("load", peers.LOAD)
@@ -263,12 +265,7 @@ class _Load:
             place, is_number = target.places.get(leaf), leaf in target.numbers
             boxes = None
             if adapter is not None and not is_number:
-                if self.wishes is not None:
-                    wished = self.wishes.place(leaf, adapter, row, stored_dtype, shape)
-                    place = place if wished is None else wished
-                where = f"{self.where}: {stored.leaf_path(leaf)}"
-                with making(row, stored_dtype, shape, where=where):
-                    boxes = adapter.boxes(shape, row, place)
+                place, boxes = self._place(leaf, adapter, row, stored_dtype, shape, place)
             makers[leaf] = Maker(
                 self.where,
                 functools.partial(stored.leaf_path, leaf),
@@ -283,10 +280,33 @@ class _Load:
             )
         return makers
 
+    def _place(
+        self,
+        leaf: int,
+        adapter: Adapter,
+        row: TypeRow,
+        dtype: Any,
+        shape: tuple[int, ...],
+        place: Any,
+    ) -> tuple[Any, Sequence[Box] | None]:
+        """Return the place of an array, which is `place` without a wish, and its boxes there."""
+        try:
+            if self.wishes is not None:
+                wished = self.wishes.place(leaf, adapter, row, dtype, shape)
+                place = place if wished is None else wished
+            with making(row, dtype, shape, where=self.where):
+                return place, adapter.boxes(shape, row, place)
+        except CheckpointError as error:
+            raise self._named(error, leaf) from error.__cause__
+
     def _dtype(self, number: int, leaf: int) -> Any:
         try:
             return self.stored.dtype(number)
         except CheckpointError as error:
-            text = str(error).removeprefix(f"{self.where}: ")
-            place = f"{self.where}: {self.stored.leaf_path(leaf)}"
-            raise type(error)(f"{place}: {text}", reason=error.reason) from None
+            raise self._named(error, leaf) from None
+
+    def _named(self, error: CheckpointError, leaf: int) -> CheckpointError:
+        """Return an error with the path of its leaf, which takes a walk over the whole tree."""
+        text = str(error).removeprefix(f"{self.where}: ")
+        place = f"{self.where}: {self.stored.leaf_path(leaf)}"
+        return type(error)(f"{place}: {text}", reason=error.reason)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ckptstore.errors import Reason, StructureError, bad_argument
-from ckptstore.format import TypeRow
+from ckptstore.format import Kind, TypeRow
 from ckptstore.tree import StoredTree, paths
+from ckptstore.tree.leaves import making
 from ckptstore.types import Adapter, Refusal, find_adapter
 
 _EXPECTED = (
@@ -32,23 +33,27 @@ class Wishes:
     def __init__(self, sharding: Any, tree: StoredTree) -> None:
         self._tree = tree
         self._wish: dict[int, Any] = {0: sharding}
-        nodes = set(tree.leaf_nodes.values())
-        missing = []
+        lost: dict[int, int] = {}  # a node without a wish: the highest such node above it
+        missing: dict[int, None] = {}
         for node, parent, position, previous in paths.walk(tree):
-            if parent not in self._wish:
-                continue
-            wish = self._wish[parent]
-            if not _is_leaf(wish):
-                step = paths.step(tree, parent, position, previous)
-                wish = _below(wish, step)
-            if wish is not _MISSING:
-                self._wish[node] = wish
-            elif tree.arity[node] or node in nodes:
-                missing.append(node)
+            if parent in lost:
+                lost[node] = lost[parent]
+            else:
+                wish = self._wish[parent]
+                if not _is_leaf(wish):
+                    step = paths.step(tree, parent, position, previous)
+                    # No path leads to a key, an item of a set or a static part.
+                    wish = None if step.startswith("{") else _below(wish, step)
+                if wish is _MISSING:
+                    lost[node] = node
+                else:
+                    self._wish[node] = wish
+            if node in lost and tree.kind[node] == Kind.LEAF:
+                missing[lost[node]] = None
         if missing:
             raise StructureError(
-                f"{tree.where}: sharding= has no part for {', '.join(_shown(tree, missing))}; add "
-                "it, or None for the stored place",
+                f"{tree.where}: sharding= has no part for {', '.join(_shown(tree, [*missing]))}; "
+                "add it, or None for the stored place",
                 reason=Reason.BAD_ARGUMENT,
             )
 
@@ -69,21 +74,26 @@ class Wishes:
         """Return the place of a leaf in its adapter's terms, or None for the stored one.
 
         Raises:
+            CheckpointError: as for `making`, without the path of the leaf.
             StructureError: reason ``bad-argument``: the wish is none, or does not fit the array.
         """
         wish = self._wish.get(self._tree.leaf_nodes[leaf])
-        aval = adapter.aval(row, dtype, shape)
-        if wish is None or aval is None:  # an array without a place, such as one of numpy
+        if wish is None:
+            return None
+        where = self._tree.where
+        with making(row, dtype, shape, where=where):
+            aval = adapter.aval(row, dtype, shape)
+        if aval is None:  # an array without a place, such as one of numpy
             return None
         if callable(wish) and not _is_place(wish):
             wish = wish(self._paths[leaf], aval)
             if wish is None:
                 return None
-        where = f"{self._tree.where}: {self._tree.leaf_path(leaf)}"
-        if not _is_place(wish) and wish != "whole":
+        if not (wish == "whole" if isinstance(wish, str) else _is_place(wish)):
             raise bad_argument(where, "sharding", wish, _EXPECTED)
         try:
-            return adapter.placed(wish, aval, row)
+            with making(row, dtype, shape, where=where):
+                return adapter.placed(wish, aval, row)
         except Refusal as refusal:
             raise StructureError(f"{where}: {refusal}", reason=Reason.BAD_ARGUMENT) from None
 
@@ -95,7 +105,7 @@ def _is_place(x: Any) -> bool:
 
 def _is_leaf(wish: Any) -> bool:
     """Return whether a part of the argument is a wish, for all leaves below its place."""
-    if wish is None or isinstance(wish, str) or _is_place(wish):
+    if wish is None or isinstance(wish, str | type) or _is_place(wish):
         return True
     if isinstance(wish, Mapping | list | tuple):
         return False
@@ -106,7 +116,6 @@ def _below(tree: Any, step: str) -> Any:
     """Return the part of a container of wishes that a step leads to, or `_MISSING`."""
     if not step:
         return tree
-    parts: dict[str, Any] = {}
     if isinstance(tree, Mapping):
         parts = {paths.normal(f"[{key!r}]"): value for key, value in tree.items()}
     elif isinstance(tree, list | tuple):
@@ -114,7 +123,12 @@ def _below(tree: Any, step: str) -> Any:
         names = getattr(tree, "_fields", ())
         parts |= {f"[{name!r}]": value for name, value in zip(names, tree, strict=False)}
     else:
-        parts = {f"[{name!r}]": value for name, value in vars(tree).items()}
+        names = (
+            [field.name for field in dataclasses.fields(tree)]
+            if dataclasses.is_dataclass(tree)
+            else vars(tree)
+        )
+        parts = {f"[{name!r}]": getattr(tree, name, _MISSING) for name in names}
     return parts.get(paths.normal(step), _MISSING)
 
 

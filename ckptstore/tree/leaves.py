@@ -15,7 +15,7 @@ from ckptstore.format import TypeRow, array_bytes
 from ckptstore.format.dtypes import Array
 from ckptstore.sharding import Box, shape_of
 from ckptstore.tree.casting import cast
-from ckptstore.types import Adapter
+from ckptstore.types import Adapter, Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def making(
         raise type(error)(f"{where}: {error}", reason=error.reason) from error
     except KeyError:
         raise unknown_array(row, where=where) from None
-    except (CheckpointError, MemoryError):
+    except (CheckpointError, Refusal, MemoryError):
         raise
     except Exception as error:  # of a framework, or of an adapter of another package
         signals.pass_on(error)
