@@ -111,6 +111,8 @@ def _of_steps(place: Storage, step: str) -> Lead | None:
 
 
 def _holds(name: str, lead: Lead) -> Lead:
+    if lead.what.startswith("it holds "):  # a directory in a directory
+        return Lead(f"it holds {name}/{lead.what.removeprefix('it holds ')}", lead.way, lead.reader)
     return Lead(f"it holds {name}, {lead.what}", lead.way, lead.reader)
 
 

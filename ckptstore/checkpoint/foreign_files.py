@@ -189,6 +189,11 @@ def code_lead(what: str, code: str, url: str) -> Lead:
     return Lead(what, f"{_first_to_disk(url)}read it with `{code}`, and save tree")
 
 
+def _torchscript(url: str) -> Lead:
+    code = f"import torch; tree = torch.jit.load({url!r}).state_dict()"
+    return code_lead("a module of torch.jit.save", code, url)
+
+
 def _hdf5(url: str) -> Lead:
     return code_lead(
         "a file of HDF5, as Keras and h5py write it",
@@ -200,6 +205,7 @@ def _hdf5(url: str) -> Lead:
 
 _KINDS: list[tuple[Callable[[bytes, str], bool], Callable[[str], Lead]]] = [
     (_is_torch, _torch),
+    (lambda head, _: _first_part(head).endswith("/data/0"), _torchscript),
     (
         lambda head, _: _first_part(head).endswith(".npy"),
         lambda url: reader_lead("a file of numpy.savez", "from_npz", url),

@@ -109,7 +109,7 @@ def step_number(step: Any) -> int:
     if number is None:
         raise StructureError(
             f"step is {text_of(step)} ({type(step).__name__}), expected an int from 0 to 2^53 - 1; "
-            "int(step) gives one",
+            f"{_way_to_int(step)}",
             reason=Reason.BAD_STEP,
         )
     if not 0 <= number <= wire.MAX_INTEGER:
@@ -119,6 +119,17 @@ def step_number(step: Any) -> int:
             reason=Reason.BAD_STEP,
         )
     return number
+
+
+def _way_to_int(x: Any) -> str:
+    """Return what gives an int in the place of what is none, by its kind."""
+    if type(x).__name__.endswith("Tracer"):  # of jax, in a function under jit
+        return "a traced value has no number yet: save outside of jit"
+    if (isinstance(x, str) and x.isdecimal()) or isinstance(x, bool | float):
+        return "int(step) gives one"
+    if not hasattr(type(x), "__int__"):
+        return "the step comes first, as in save(step, tree) and load(step)"
+    return "int(step) gives one" if getattr(x, "ndim", 0) == 0 else "step.item() gives one"
 
 
 def _index(x: Any) -> int | None:

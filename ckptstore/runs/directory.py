@@ -233,9 +233,15 @@ class Run:
         except CheckpointError:
             return None
 
-    def begins(self) -> None:
-        """Log that the run has no step yet, so that its first state is made."""
-        _log.info("%s: no step yet; the run begins with init()", self.url)
+    def begins(self, why: NotCommittedError) -> None:
+        """Log that the run has no step yet, so that its first state is made.
+
+        Files of another library may be the run that you meant to go on with: a line at WARNING.
+        """
+        if "not a run, but" in str(why):
+            _log.warning("%s; the run begins anew with init()", why)
+        else:
+            _log.info("%s: no step yet; the run begins with init()", self.url)
 
     def previous(self, step: int | None) -> Previous | None:
         """Return a step, or the newest, for a save to take files over; None if there is none.

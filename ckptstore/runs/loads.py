@@ -119,7 +119,8 @@ class Loads(Steps):
         So your script starts and resumes with the same line. Put everything that the next step
         needs into the tree, also its number. `loaded_step` holds it too, None after ``init()``.
 
-        A call of `init` is logged at INFO. The other arguments are those of `load`.
+        A call of `init` is logged at INFO, and at WARNING if the directory holds a run of another
+        library, such as Orbax. The other arguments are those of `load`.
 
         Raises:
             CheckpointError: as for `load`. A run never starts again because its steps are damaged,
@@ -155,7 +156,7 @@ class Loads(Steps):
         except NotCommittedError as error:
             if error.reason != Reason.NO_STEP:
                 raise
-        self._run.begins()
+            self._run.begins(error)
         self._saves.leftovers.collect_soon()
         return init()
 

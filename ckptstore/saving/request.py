@@ -108,7 +108,7 @@ def _number(name: str, x: Any) -> float:
     if number is None:
         raise StructureError(
             f"save: metrics[{name!r:.80}] is {text_of(x)} ({type(x).__name__}), expected a number: "
-            "float(value) of a text, float(value.mean()) of an array with axes",
+            f"{_way_to_number(x)}",
             reason=Reason.BAD_METRIC,
         )
     if type(number) is int and abs(number) > wire.MAX_INTEGER:
@@ -117,6 +117,15 @@ def _number(name: str, x: Any) -> float:
             reason=Reason.BAD_METRIC,
         )
     return number
+
+
+def _way_to_number(x: Any) -> str:
+    """Return what gives a number in the place of what is none, by its kind."""
+    if type(x).__name__.endswith("Tracer"):  # of jax, in a function under jit
+        return "a traced value has no number yet: save outside of jit"
+    if x is None or isinstance(x, Mapping):
+        return "leave it out, or pass each number under a name of its own"
+    return "float(value) of a text or a bool, float(value.mean()) of an array with axes"
 
 
 def _scalar(x: Any) -> float | None:

@@ -568,6 +568,22 @@ def test_a_file_of_another_tool_that_is_packed(tmp_path: Path) -> None:
 
 
 @follows("checkpoint.foreign_files", "{}read it with `{}`, and save tree")
+@follows("checkpoint.foreign_files", "import torch")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_module_of_torch_jit(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.jit.script(torch.nn.Linear(2, 3))
+    torch.jit.save(module, tmp_path / "m.pt")
+    with pytest.raises(NotCommittedError, match=r"a module of torch\.jit\.save") as caught:
+        ckptstore.load(tmp_path / "m.pt")
+    code = str(caught.value).split("`")[1]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    ckptstore.save(tmp_path / "c", names["tree"])
+    weight = ckptstore.load(tmp_path / "c")["weight"]
+    assert torch.equal(weight, module.state_dict()["weight"])
+
+
 @follows("checkpoint.foreign_files", "import h5py")
 def test_a_file_of_hdf5(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")

@@ -159,6 +159,44 @@ def test_a_step_that_is_no_integer(tmp_path: Path) -> None:
     assert ckptstore.inspect(tmp_path / "c").step == 7
 
 
+@follows("format.names", "step.item() gives one")
+def test_a_step_that_has_axes(tmp_path: Path) -> None:
+    step = np.array([7])
+    with pytest.raises(StructureError):
+        ckptstore.save(tmp_path / "c", {}, step=step)  # type: ignore[arg-type]
+    ckptstore.save(tmp_path / "c", {}, step=step.item())
+    assert ckptstore.inspect(tmp_path / "c").step == 7
+
+
+@follows("format.names", "the step comes first, as in save(step, tree) and load(step)")
+@pytest.mark.parametrize("step", [{"w": 1}, [1], "latest", "run/step-000000000001"], ids=str)
+def test_a_step_in_the_place_of_something_else(step: Any, tmp_path: Path) -> None:
+    manager = ckptstore.Manager(tmp_path)
+    for call in (lambda: manager.save(step, {"w": 1}), lambda: manager.load(step)):
+        with pytest.raises(StructureError, match=r"the step comes first, as in save\(step, tree\)"):
+            call()
+    manager.save(3, step)
+    assert manager.load(3) == step
+
+
+@follows("format.names", "save outside of jit")
+@follows("saving.request", "save outside of jit")
+def test_a_step_or_a_metric_that_is_traced(tmp_path: Path) -> None:
+    jax = pytest.importorskip("jax")
+    manager = ckptstore.Manager(tmp_path)
+
+    def saves(x: Any, **arguments: Any) -> Any:
+        manager.save(arguments.get("step", x), {}, metrics=arguments.get("metrics", {"x": x}))
+        return x
+
+    with pytest.raises(StructureError, match="save outside of jit"):
+        jax.jit(lambda x: saves(x, metrics={}))(3)
+    with pytest.raises(StructureError, match="save outside of jit"):
+        jax.jit(lambda x: saves(x, step=3))(3)
+    saves(jax.jit(lambda x: x)(3))
+    assert manager.steps() == [3]
+
+
 @follows("format.names", "count from 0")
 def test_a_step_below_0(tmp_path: Path) -> None:
     with pytest.raises(StructureError):

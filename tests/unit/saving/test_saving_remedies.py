@@ -162,7 +162,19 @@ def test_a_rule_that_saves(tmp_path: Path) -> None:
     assert manager.steps() == [1, 2, 9]
 
 
-@follows("saving.request", "float(value) of a text, float(value.mean()) of an array with axes")
+@follows("saving.request", "leave it out, or pass each number under a name of its own")
+@pytest.mark.parametrize("value", [None, {"a": 0.25}], ids=["none", "dict"])
+def test_a_metric_that_is_none_or_a_dict(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(StructureError):
+        ckptstore.save(tmp_path / "c", {}, metrics={"loss": value})
+    metrics = {f"loss_{name}": number for name, number in (value or {}).items()}
+    ckptstore.save(tmp_path / "c", {}, metrics=metrics)
+    assert ckptstore.inspect(tmp_path / "c").metrics == metrics
+
+
+@follows(
+    "saving.request", "float(value) of a text or a bool, float(value.mean()) of an array with axes"
+)
 @pytest.mark.parametrize("value", ["0.25", np.full(4, 0.25)], ids=["text", "array"])
 def test_a_metric_that_is_no_number(value: Any, tmp_path: Path) -> None:
     with pytest.raises(StructureError):
