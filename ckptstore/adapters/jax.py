@@ -45,6 +45,11 @@ class JaxAdapter(Adapter):
             raise Refusal("this jax array was deleted or donated; save before the donating call")
         if not _is_addressable(x.sharding):
             raise Refusal("this jax array has shards in other processes; gather it first")
+        if jax_places.is_unreduced(x.sharding):
+            raise Refusal(
+                "this jax array is a sum that is not made yet (unreduced); make it with "
+                "jax.reshard(x, spec), with a spec without `unreduced`"
+            )
         extra: dict[str, Any] = {}
         if jax_places.is_committed(x):
             extra |= jax_places.stored(x.sharding)

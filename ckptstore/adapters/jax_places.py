@@ -32,13 +32,19 @@ def stored(sharding: Any) -> Mapping[str, Any]:
     its place there. Another sharding of several devices is not described.
     """
     devices, entries = sharding.device_set, dict[str, Any]()
+    is_named = isinstance(sharding, jax.sharding.NamedSharding)
+    if len(devices) > 1 and not is_named:
+        return entries
+    kind = sharding.memory_kind
+    is_default = kind in (None, _default_memory(next(iter(devices))))
     if len(devices) == 1:
         name = _device_name(next(iter(devices)))
         entries = {"committed": True} | ({} if name == FIRST_DEVICE else {"device": name})
-    if not isinstance(sharding, jax.sharding.NamedSharding):
+        entries |= {} if is_default else {"memory": kind}
+    if not is_named:
         return entries
     places = {device: number for number, device in enumerate(jax.devices())}
-    mesh, spec = sharding.mesh, tuple(sharding.spec)
+    mesh, spec = sharding.mesh, _parts(sharding.spec)
     try:
         numbers = tuple(places[device] for device in mesh.devices.flat)
     except KeyError:  # of another platform than the default one
@@ -51,10 +57,17 @@ def stored(sharding: Any) -> Mapping[str, Any]:
     ] * mesh.devices.ndim
     axes = zip(mesh.axis_names, mesh.devices.shape, kinds, strict=True)
     entries |= {"mesh": tuple(axes), "devices": numbers, "spec": spec}
-    kind = sharding.memory_kind
-    if kind not in (None, _default_memory(next(iter(devices)))):
-        entries["memory"] = kind
-    return entries
+    return entries if is_default else entries | {"memory": kind}
+
+
+def _parts(spec: Any) -> tuple[Any, ...]:
+    """Return what a spec says of each axis of an array; a mark of reduced axes is left out."""
+    return tuple(getattr(spec, "partitions", spec))
+
+
+def is_unreduced(sharding: Any) -> bool:
+    """Return whether the devices hold terms of a sum that is still to be made."""
+    return bool(getattr(getattr(sharding, "spec", None), "unreduced", ()))
 
 
 def _is_part(x: Any) -> bool:
@@ -78,6 +91,11 @@ def _default_memory(device: Any) -> str | None:
     return kind
 
 
+def _memories(device: Any) -> set[str]:
+    """Return the kinds of memory of a device."""
+    return {memory.kind for memory in device.addressable_memories()}
+
+
 def restored(extra: Mapping[str, Any]) -> Any:
     """Return the stored place of an array in this process, or None if it has none here.
 
@@ -86,10 +104,14 @@ def restored(extra: Mapping[str, Any]) -> Any:
     """
     if "mesh" in extra and (sharding := _stored_sharding(*_checked(extra))) is not None:
         return sharding
-    committed, device = extra.get("committed", False), extra.get("device", FIRST_DEVICE)
-    if type(committed) is not bool or type(device) is not str:
+    committed, name = extra.get("committed", False), extra.get("device", FIRST_DEVICE)
+    memory = extra.get("memory")
+    if type(committed) is not bool or type(name) is not str or not isinstance(memory, str | None):
         raise KeyError("device")
-    return _device_named(device) if committed else None
+    device = _device_named(name) if committed else None
+    if device is None or memory is None or memory not in _memories(device):
+        return device
+    return jax.sharding.SingleDeviceSharding(device, memory_kind=memory)
 
 
 _Axes = tuple[tuple[str, int, str], ...]
@@ -158,7 +180,7 @@ def _named(mesh: Any, spec: Sequence[Any], memory: str | None = None) -> Any:
     made = jax.sharding.PartitionSpec(*spec)
     if memory is None:
         return jax.sharding.NamedSharding(mesh, made)
-    known = {m.kind for m in mesh.devices.flat[0].addressable_memories()}
+    known = _memories(mesh.devices.flat[0])
     return jax.sharding.NamedSharding(mesh, made, memory_kind=memory if memory in known else None)
 
 
@@ -221,7 +243,17 @@ def wished(wish: Any, extra: Mapping[str, Any], shape: Sequence[int]) -> Any:
             )
         place = _named(wish, spec, extra.get("memory"))
     if isinstance(place, jax.sharding.Sharding):
+        place = _on_devices(place)
+        if place is None:
+            raise Refusal(
+                f"{wish!r:.200} names no devices; pass a sharding on a mesh of devices, or call "
+                "jax.set_mesh with such a mesh first"
+            )
         try:
+            if is_unreduced(place):
+                raise ValueError("a load makes no unreduced array")
+            if (axes := len(_parts(getattr(place, "spec", ())))) > len(shape):
+                raise ValueError(f"its spec is for {axes} axes")
             place.shard_shape(tuple(shape))
         except (ValueError, IndexError) as error:  # an axis that the mesh does not divide, or lacks
             raise Refusal(

@@ -73,6 +73,9 @@ kind = {m.kind for m in devices[0].addressable_memories()} & {"pinned_host"}
 for memory in kind:
     state["memory"] = jax.device_put(np.ones((8, 4), "f4"),
                                      NamedSharding(line, P("x"), memory_kind=memory))
+    for number in (0, 3):
+        one = jax.sharding.SingleDeviceSharding(devices[number], memory_kind=memory)
+        state[f"memory {number}"] = jax.device_put(np.ones((8, 4), "f4"), one)
 
 ckptstore.save("now", state)
 ckptstore.save_async("then", state).result()
@@ -80,6 +83,8 @@ for url in ("now", "then"):
     assert ckptstore.verify(url) == []
     same(state, ckptstore.load(url))
     for name, x in ckptstore.load(url).items():
+        if name.startswith("memory"):
+            assert x.sharding == state[name].sharding and x.committed, (name, x.sharding)
         if isinstance(state[name].sharding, NamedSharding) and name not in ("pmap", "copies"):
             assert x.sharding == state[name].sharding, (name, x.sharding)
     same(state, ckptstore.load(url, like=state))
@@ -198,6 +203,15 @@ like = jax.eval_shape(lambda: {**state, "host": w[:2], "name": 0}) | {"name": "r
 assert ckptstore.load("c", like, sharding=small)["params"]["w"].sharding.mesh == small
 assert ckptstore.load("c", sharding=devices[3])["count"].devices() == {devices[3]}
 
+# A mesh without devices is that of `jax.set_mesh`; a spec has no more axes than the array.
+if hasattr(jax, "set_mesh"):
+    abstract = NamedSharding(grid.abstract_mesh, P())
+    check(lambda: ckptstore.load("c", sharding=abstract), "$['params']", "names no devices")
+    assert ckptstore.load("c", sharding=NamedSharding(grid, P()))["count"].sharding.mesh == grid
+    with jax.set_mesh(grid):  # as the message says
+        assert ckptstore.load("c", sharding=abstract)["count"].sharding.mesh == grid
+check(lambda: ckptstore.load("c", sharding=NamedSharding(grid, P(None))), "$['count']", "1 axes")
+
 # What is none of these.
 for wrong in (P("a"), 3, "half", {"params": 3, "count": None, "host": None, "name": None}):
     check(lambda: ckptstore.load("c", sharding=wrong), "sharding", "NamedSharding(mesh, spec)")
@@ -206,6 +220,29 @@ manager = ckptstore.Manager("run")
 manager.save(1, state)
 assert manager.load(sharding=small)["params"]["w"].sharding.mesh == small
 assert manager.load_or_init(lambda: state, sharding=small)["params"]["w"].sharding.mesh == small
+"""
+
+
+SUMS = """
+if hasattr(P(), "unreduced") and hasattr(jax, "reshard"):
+    from jax.sharding import AxisType
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
+    a, b = np.arange(16.0, dtype="f4").reshape(2, 8), np.arange(16.0, dtype="f4").reshape(8, 2)
+    with jax.set_mesh(mesh):
+        spec = P(None, None, unreduced={"x"})
+        multiply = jax.jit(lambda a, b: jnp.einsum("ij,jk->ik", a, b, out_sharding=spec))
+        y = multiply(jax.device_put(a, NamedSharding(mesh, P(None, "x"))),
+                     jax.device_put(b, NamedSharding(mesh, P("x", None))))
+        check(lambda: ckptstore.save("sum", {"y": y}), "$['y']", "unreduced")
+        ckptstore.save("sum", {"y": jax.reshard(y, P(None, None))})  # as the message says
+    assert ckptstore.load("sum")["y"].tolist() == (a @ b).tolist()
+    check(lambda: ckptstore.load("sum", sharding=y.sharding), "$['y']", "unreduced")
+    marked = jax.device_put(a, NamedSharding(mesh, P(reduced={"x"})))
+    ckptstore.save("marked", {"a": marked})
+    loaded = ckptstore.load("marked")["a"]
+    assert loaded.tolist() == a.tolist() and loaded.devices() == marked.devices()
+else:
+    print("make it with jax.reshard(x, spec), with a spec without `unreduced`")
 """
 
 
@@ -257,7 +294,19 @@ def test_shards_that_are_donated_after_save_async_are_saved_as_they_were(
     "pass a function of path and aval that returns a sharding",
     "pass a function of path and aval that returns another sharding for it",
 )
+@pytest.mark.follows(
+    "adapters.jax_places",
+    "pass a sharding on a mesh of devices, or call jax.set_mesh with such a mesh first",
+)
 @pytest.mark.follows("loading.wishes", "add it, or None for the stored place")
 @pytest.mark.process
 def test_sharding_says_where_arrays_come_back(tmp_path: pathlib.Path) -> None:
     remedies.seen(run(WISHES, tmp_path))
+
+
+@pytest.mark.follows(
+    "adapters.jax", "make it with jax.reshard(x, spec), with a spec without `unreduced`"
+)
+@pytest.mark.process
+def test_a_sum_that_is_not_made_is_refused(tmp_path: pathlib.Path) -> None:
+    remedies.seen(run(SUMS, tmp_path))
