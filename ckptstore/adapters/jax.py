@@ -78,7 +78,12 @@ class JaxAdapter(Adapter):
     def boxes(self, shape: tuple[int, ...], row: TypeRow, place: Any) -> Sequence[Box] | None:
         """Return the boxes that the devices of a sharding hold."""
         place = jax_places.restored(row.extra) if place is None else place
-        return jax_shards.boxes(place, shape) if isinstance(place, _SHARDING) else None
+        if not isinstance(place, _SHARDING):
+            return None
+        try:
+            return jax_shards.boxes(place, shape)
+        except jax_places.MISFITS as error:
+            raise jax_places.misfit(place, shape, error) from None
 
     def sharded(
         self, parts: Mapping[Box, Array], shape: tuple[int, ...], row: TypeRow, place: Any

@@ -18,6 +18,9 @@ ANYWHERE = object()
 FIRST_DEVICE = ":0"
 """The name of the first device of jax's default platform; a file does not hold it."""
 
+MISFITS = (ValueError, IndexError, NotImplementedError, AssertionError)
+"""What jax raises for a sharding that does not divide an array, is of more axes or unreduced."""
+
 # Names that are missing in some releases from 0.4.20, the oldest tested one, on.
 _ABSTRACT_MESH = getattr(jax.sharding, "AbstractMesh", ())
 _AXIS_TYPES: Any = getattr(jax.sharding, "AxisType", None)
@@ -219,6 +222,14 @@ def is_wish(x: Any) -> bool:
     return isinstance(x, jax.sharding.Sharding | jax.sharding.Mesh | jax.Device)
 
 
+def misfit(place: Any, shape: Sequence[int], error: Exception) -> Refusal:
+    """Return the refusal of a sharding that does not fit the shape of an array."""
+    return Refusal(
+        f"shape {tuple(shape)} does not fit {place!r:.200} ({error!s:.200}); pass as sharding= a "
+        "function of path and aval that returns another sharding for it"
+    )
+
+
 def wished(wish: Any, extra: Mapping[str, Any], shape: Sequence[int]) -> Any:
     """Return the place of one array.
 
@@ -255,11 +266,8 @@ def wished(wish: Any, extra: Mapping[str, Any], shape: Sequence[int]) -> Any:
             if (axes := len(_parts(getattr(place, "spec", ())))) > len(shape):
                 raise ValueError(f"its spec is for {axes} axes")
             place.shard_shape(tuple(shape))
-        except (ValueError, IndexError) as error:  # an axis that the mesh does not divide, or lacks
-            raise Refusal(
-                f"shape {tuple(shape)} does not fit {place!r:.200} ({error!s:.200}); pass a "
-                "function of path and aval that returns another sharding for it"
-            ) from None
+        except MISFITS as error:
+            raise misfit(place, shape, error) from None
     return place
 
 

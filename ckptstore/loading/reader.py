@@ -16,7 +16,7 @@ from ckptstore.loading.wishes import Wishes
 from ckptstore.sharding import Box
 from ckptstore.tree import Target
 from ckptstore.tree.leaves import Maker, making, unknown_array
-from ckptstore.types import Adapter, find_adapter, stored_name, top_level
+from ckptstore.types import Adapter, Refusal, find_adapter, stored_name, top_level
 
 
 @peers.explains("load", peers.LOAD)
@@ -296,6 +296,9 @@ class _Load:
                 place = place if wished is None else wished
             with making(row, dtype, shape, where=self.where):
                 return place, adapter.boxes(shape, row, place)
+        except Refusal as refusal:
+            text = f"{self.where}: {self.stored.leaf_path(leaf)}: {refusal}"
+            raise StructureError(text, reason=Reason.BAD_ARGUMENT) from None
         except CheckpointError as error:
             raise self._named(error, leaf) from error.__cause__
 

@@ -13,7 +13,7 @@ from ckptstore.errors import Reason, StructureError, bad_argument
 from ckptstore.format import Kind, TypeRow
 from ckptstore.tree import StoredTree, paths
 from ckptstore.tree.leaves import making
-from ckptstore.types import Adapter, Refusal, find_adapter
+from ckptstore.types import Adapter, find_adapter
 
 _EXPECTED = (
     "a sharding such as NamedSharding(mesh, spec), a mesh, 'whole', a function of path and aval, "
@@ -75,7 +75,8 @@ class Wishes:
 
         Raises:
             CheckpointError: as for `making`, without the path of the leaf.
-            StructureError: reason ``bad-argument``: the wish is none, or does not fit the array.
+            StructureError: reason ``bad-argument``: the wish is none.
+            Refusal: the wish does not fit the array.
         """
         wish = self._wish.get(self._tree.leaf_nodes[leaf])
         if wish is None:
@@ -91,11 +92,8 @@ class Wishes:
                 return None
         if not (wish == "whole" if isinstance(wish, str) else _is_place(wish)):
             raise bad_argument(where, "sharding", wish, _EXPECTED)
-        try:
-            with making(row, dtype, shape, where=where):
-                return adapter.placed(wish, aval, row)
-        except Refusal as refusal:
-            raise StructureError(f"{where}: {refusal}", reason=Reason.BAD_ARGUMENT) from None
+        with making(row, dtype, shape, where=where):
+            return adapter.placed(wish, aval, row)
 
 
 def _is_place(x: Any) -> bool:

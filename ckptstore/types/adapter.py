@@ -168,6 +168,9 @@ class Adapter:
             row: the stored type.
             place: as for `array`.
 
+        Raises:
+            Refusal: the place does not fit the array.
+
         Example:
             >>> from ckptstore.adapters import Adapter
             >>> Adapter().boxes((4, 6), None, None) is None

@@ -212,6 +212,13 @@ if hasattr(jax, "set_mesh"):
         assert ckptstore.load("c", sharding=abstract)["count"].sharding.mesh == grid
 check(lambda: ckptstore.load("c", sharding=NamedSharding(grid, P(None))), "$['count']", "1 axes")
 
+# A place of `like` that does not fit.
+odd = jax.ShapeDtypeStruct((48, 96), "f4", sharding=NamedSharding(Mesh(devices[:7], "x"), P("x")))
+unfit = {**like, "params": {**like["params"], "w": odd}}
+check(lambda: ckptstore.load("c", unfit), "$['params']['w']", "pass as sharding= a function")
+loaded = ckptstore.load("c", unfit, sharding=place)  # as the message says
+assert loaded["params"]["w"].sharding == rows
+
 # What is none of these.
 for wrong in (P("a"), 3, "half", {"params": 3, "count": None, "host": None, "name": None}):
     check(lambda: ckptstore.load("c", sharding=wrong), "sharding", "NamedSharding(mesh, spec)")
@@ -292,7 +299,7 @@ def test_shards_that_are_donated_after_save_async_are_saved_as_they_were(
 @pytest.mark.follows(
     "adapters.jax_places",
     "pass a function of path and aval that returns a sharding",
-    "pass a function of path and aval that returns another sharding for it",
+    "pass as sharding= a function of path and aval that returns another sharding for it",
 )
 @pytest.mark.follows(
     "adapters.jax_places",
