@@ -81,6 +81,15 @@ def class_of_today(cls: type) -> type:
     return found
 
 
+def is_defined_again(cls: type) -> bool:
+    """Return whether another class has the place of a class, by the same definition, later."""
+    module, name = module_of(cls), qualname_of(cls)
+    today = locate(module, name)
+    if today is cls or not issubclass(type(today), type):
+        return False
+    return bool((module_of(today), qualname_of(today)) == (module, name))
+
+
 def _shape(cls: type) -> tuple[Any, ...]:
     """Return what two definitions of one class have in common."""
     kind = kind_of(cls)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types.bindings import binding_of, class_of_today, locate
+from ckptstore.types.bindings import binding_of, class_of_today, is_defined_again, locate
 from ckptstore.types.leaf import Refusal
 from ckptstore.types.registry import (
     DISTRIBUTIONS,
@@ -49,6 +49,11 @@ def class_row(cls: type, kind: TypeKind, fields: Sequence[str] = ()) -> TypeRow:
         )
     if locate(module, name) is not class_of_today(cls):
         binding = binding_of(cls)
+        if binding is None and is_defined_again(cls):
+            raise Refusal(
+                f"the class {module}.{name} was defined again, with other fields or of another "
+                f"kind, after this object was made; make the object anew with the {name} of today"
+            )
         if binding is None:
             raise Refusal(
                 f"the class {module}.{name} is not the object of that name in its module; bind it "

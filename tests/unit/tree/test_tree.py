@@ -617,7 +617,7 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "a path of another system": (lambda: pathlib.PureWindowsPath("a"), ("PureWindowsPath",)),
     "a local namedtuple": (local_class, ("local to a function", "top of its module")),
     "a local dataclass": (local_data, ("local to a function", "top of its module")),
-    "a class that lost its name": (lambda: _HELD["hidden"](1), ("test_tree.Reassigned", "bind it")),
+    "a class that lost its name": (lambda: _HELD["hidden"](1), ("Reassigned", "make the object")),
     "an attribute of a dataclass": (lambda: with_attribute(Data(1)), ("'extra'", "not a field")),
     "an attribute of a frozen one": (lambda: with_attribute(Frozen(1)), ("'extra'",)),
     "a slot beyond the fields": (extra_slot, ("'more'", "not a field")),

@@ -385,6 +385,15 @@ def test_a_class_that_its_module_does_not_hold(tmp_path: Path, module: Any) -> N
     assert_exact(tmp_path, cls(3))
 
 
+@follows("types.naming", "make the object anew with the {} of today")
+def test_a_class_that_was_defined_again_with_other_fields(tmp_path: Path, module: Any) -> None:
+    made = module(STATE)
+    old = made.State(3)
+    made = module(STATE.replace("step: int", "step: int\n    more: int = 4"))
+    assert "defined again, with other fields" in refused(tmp_path, old)
+    assert_exact(tmp_path, made.State(old.step))
+
+
 class Version(str):
     __slots__ = ()
 
