@@ -50,6 +50,8 @@ _TRAINER = Remedy(
 )
 _CONTENTS = _made("x.getvalue()", "cls(loaded)")
 _WRAPPED = _made("x.__wrapped__", "cls(loaded)")
+_PICKLED = _made("pickle.dumps(x)", "pickle.loads(loaded)  # of a checkpoint that you trust")
+"""Exact for every dtype and index, which no text is: for data, without code of their own."""
 _TO_DICT = _made("x.to_dict()", "cls(loaded)")
 _PARTS_BY_STATE = Remedy(
     "{name: part.state_dict() for name, part in vars(x).items() if hasattr(part, 'state_dict')}",
@@ -101,24 +103,7 @@ TABLE: Mapping[tuple[str, str], Remedy | str] = {
         "cls((loaded['data'], loaded['offsets']), loaded['shape'])",
     ),
     ("scipy", "_spbase"): _made("x.toarray()", "cls(loaded)"),
-    ("pandas", "DataFrame"): _made(
-        "{'csv': x.to_csv(), 'levels': x.index.nlevels, 'dtypes': x.dtypes.astype(str).to_dict()}",
-        "pandas.read_csv(io.StringIO(loaded['csv']), index_col=list(range(loaded['levels'])), "
-        "keep_default_na=False, na_values=['']).astype(loaded['dtypes'])",
-    ),
-    ("pandas", "Series"): _made(
-        "{'items': x.astype(object).tolist(), 'index': x.index.tolist(), 'dtype': str(x.dtype), "
-        "'name': x.name}",
-        "pandas.Series(loaded['items'], loaded['index'], loaded['dtype'], loaded['name'])",
-    ),
-    ("pandas", "MultiIndex"): _made(
-        "{'tuples': x.tolist(), 'names': list(x.names)}",
-        "pandas.MultiIndex.from_tuples(loaded['tuples'], names=loaded['names'])",
-    ),
-    ("pandas", "Index"): _made(
-        "{'items': x.astype(object).tolist(), 'dtype': str(x.dtype), 'name': x.name}",
-        "pandas.Index(loaded['items'], dtype=loaded['dtype'], name=loaded['name'])",
-    ),
+    **{("pandas", name): _PICKLED for name in ("DataFrame", "Series", "Index", "Categorical")},
     ("pandas", "Timestamp"): _made("x.isoformat()", "pandas.Timestamp(loaded)"),
     ("pandas", "Timedelta"): _made("x.isoformat()", "pandas.Timedelta(loaded)"),
     ("wandb", "Run"): _made("x.id", "wandb.init(id=loaded, resume='allow')"),
