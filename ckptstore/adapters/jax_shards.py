@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ from ckptstore.format import LARGE_NBYTES, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
 from ckptstore.sharding import Box, Grid, grid_of, joined, overlap, shape_of, slices, whole
 from ckptstore.types import Cell, Refusal
+
+_SMALL = 1 << 14
+"""An array of fewer elements is put together before it is cut for its devices."""
 
 Shards = list[tuple[Box, jax.Array]]
 """The distinct parts of an array, each with its box, as an array on one device."""
@@ -52,10 +56,15 @@ def cells(x: jax.Array) -> tuple[Grid | None, Sequence[Cell]]:
 
 @functools.lru_cache(1024)
 def boxes(sharding: Any, shape: tuple[int, ...]) -> Sequence[Box] | None:
-    """Return the distinct boxes that the devices of this process hold; None for the whole."""
-    if len(sharding.device_set) == 1 or sharding.is_fully_replicated or 0 in shape:
+    """Return the distinct boxes that the devices of this process hold; None for the whole.
+
+    A small array is one span, which is read whole for any box of it.
+    """
+    if len(sharding.device_set) == 1 or sharding.is_fully_replicated:
         return None
     indices = sharding.addressable_devices_indices_map(shape).values()
+    if math.prod(shape) < _SMALL:
+        return None
     return list(dict.fromkeys(_box(index, shape) for index in indices))
 
 

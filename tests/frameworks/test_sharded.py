@@ -115,6 +115,11 @@ assert nbytes <= on_disk("c") < nbytes + 200_000, "each distinct shard once"
 leaves = {leaf.path: leaf for leaf in ckptstore.inspect("c").leaves}
 assert leaves["$['w']"].nbytes == w.nbytes
 
+# A small array, which is one span, is cut on the host; of another, each shard is read.
+from ckptstore.adapters import jax_shards
+rows = NamedSharding(line, P("x"))
+assert jax_shards.boxes(rows, (128, 64)) is None and len(jax_shards.boxes(rows, (512, 64))) == 8
+
 # A run shares the shards that did not change.
 manager = ckptstore.Manager("run")
 for step in range(3):
