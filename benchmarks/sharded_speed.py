@@ -9,6 +9,7 @@ is that of this process beyond the state, at the highest point, as `benchmarks/p
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import os
 import shutil
@@ -32,6 +33,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 import ckptstore  # noqa: E402
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_trim = ctypes.CDLL(None).malloc_trim
+"""Gives freed memory back to the system, which would hide a peak."""
 
 
 def resident() -> int:
@@ -44,6 +47,7 @@ class Peak:
 
     def __enter__(self) -> Peak:
         gc.collect()
+        _trim(0)
         self._begin = self._highest = resident()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch)
