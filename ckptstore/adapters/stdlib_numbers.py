@@ -83,7 +83,7 @@ RECORDS: Mapping[type, Record] = {
         reads="items",
     ),
     uuid.UUID: Record(
-        object_row("uuid.UUID", "int", "is_safe"), _take_uuid, _make_uuid, check=_nothing
+        object_row("uuid.UUID", "int", "is_safe"), _take_uuid, _make_uuid, check=_make_uuid
     ),
     **{cls: _by_text(cls, f"ipaddress.{cls.__name__}", "address") for cls in _ADDRESSES},
 }

@@ -91,8 +91,7 @@ def _attrs_of(cls: type) -> tuple[Any, ...] | None:
     """Return the fields that the package attrs noted in a class that it made, or None."""
     fields = attribute_of(cls, "__attrs_attrs__")
     noted = isinstance(fields, tuple) and all(
-        (type(field).__module__, type(field).__qualname__) == ("attr._make", "Attribute")
-        for field in fields
+        full_name(type(field)) == "attr._make.Attribute" for field in fields
     )
     return fields if noted else None
 

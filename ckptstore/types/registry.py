@@ -19,6 +19,7 @@ from typing import Any
 from ckptstore import signals
 from ckptstore.errors import Reason, StructureError, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
+from ckptstore.types import fields
 from ckptstore.types.adapter import Adapter, Record
 from ckptstore.types.bindings import class_of_today
 from ckptstore.types.migrations import Migration
@@ -237,10 +238,9 @@ def find_registration(cls: type) -> Registration | None:
     for other, known in table.items():
         if other is cls:
             return known
+    name = default_name(cls)
     for other, known in table.items():
-        if default_name(other) == default_name(cls) and class_of_today(other) is class_of_today(
-            cls
-        ):
+        if default_name(other) == name and class_of_today(other) is class_of_today(cls):
             return known
     return None
 
@@ -252,12 +252,13 @@ def find_registration_named(name: str) -> Registration | None:
 
 def module_of(cls: type) -> str:
     """Return the module of a class; a spawned process has another name for the script."""
-    return "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
+    module = fields.module_of(cls)
+    return "__main__" if module == "__mp_main__" else module
 
 
 def default_name(cls: type) -> str:
     """Return the name under which a class is registered if the user passes none."""
-    return f"{module_of(cls)}.{cls.__qualname__}"
+    return f"{module_of(cls)}.{fields.qualname_of(cls)}"
 
 
 def is_built_in(cls: type) -> bool:

@@ -82,7 +82,10 @@ def test_what_names_no_place_is_refused(name: str, tmp_path: Path) -> None:
     assert caught.value.reason == "bad-argument"
 
 
-@pytest.mark.parametrize("wish", [DEVICE, "whole", lambda path, aval: None, None], ids=str)
+WISHES = {"device": DEVICE, "whole": "whole", "function": lambda path, aval: None, "none": None}
+
+
+@pytest.mark.parametrize("wish", WISHES.values(), ids=WISHES)
 def test_no_path_is_made_for_each_leaf(
     wish: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +99,7 @@ def test_no_path_is_made_for_each_leaf(
     assert len(walks) < 10, "each walks over the whole tree"
 
 
-@pytest.mark.parametrize("wish", [DEVICE, "whole", lambda path, aval: None, None], ids=str)
+@pytest.mark.parametrize("wish", WISHES.values(), ids=WISHES)
 @pytest.mark.parametrize("impl", ["unknown", 5, "rbg"])
 def test_keys_that_cannot_be_made_name_their_path(
     impl: Any, wish: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

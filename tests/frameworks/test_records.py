@@ -6,9 +6,15 @@ import argparse
 import collections
 import copy
 import datetime
+import decimal
+import fractions
 import functools
+import ipaddress
 import pathlib
+import random
 import types
+import uuid
+import zoneinfo
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,14 +23,16 @@ import flax
 import haiku
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
+import omegaconf
 import pytest
 import torch
 from flax import nnx
 
 import ckptstore
 from ckptstore.tree import flatten
-from ckptstore.types import find_adapter
+from ckptstore.types import find_adapter, find_registration
 from ckptstore.types.registry import ADAPTERS
 from tests.support.compare import differences
 
@@ -215,6 +223,49 @@ WAYS: dict[str, list[Callable[[Any], Any]]] = {
     "dict": [lambda v: {"a": v}, lambda v: {v: 1}, lambda v: {(1, v): 1}],
     "defaultdict": [lambda v: collections.defaultdict(v)],
     "set": [lambda v: {v}, lambda v: frozenset({(v, 1)})],
+    "builtins.dict with objects as keys": [
+        lambda v: {np.int64(1): v}, lambda v: {np.int64(1): 1, v: 2},
+        lambda v: {(np.int64(1), v): 1},
+    ],
+    "builtins.set of objects": [lambda v: {np.int64(1), v}],
+    "builtins.frozenset of objects": [lambda v: frozenset({np.int64(1), v})],
+    "datetime.time": [*by_parts(datetime.time, 1, 2, 3, 4)],
+    "decimal.Decimal": [decimal.Decimal],
+    "fractions.Fraction": [fractions.Fraction, *by_parts(fractions.Fraction, 1, 2)],
+    **{
+        f"ipaddress.{cls.__name__}": [
+            cls,
+            *(attribute(lambda cls=cls, a=a: cls(a), name) for name in ("_ip", "own")),
+        ]
+        for cls, a in (
+            (ipaddress.IPv4Address, "1.2.3.4"), (ipaddress.IPv6Address, "::1"),
+            (ipaddress.IPv4Interface, "1.2.3.4/8"), (ipaddress.IPv6Interface, "::1/8"),
+            (ipaddress.IPv4Network, "1.0.0.0/8"), (ipaddress.IPv6Network, "100::/8"),
+        )
+    },
+    "uuid.UUID": [lambda v: uuid.UUID(int=v), attribute(lambda: uuid.UUID(int=1), "int")],
+    "zoneinfo.ZoneInfo": [zoneinfo.ZoneInfo, lambda v: [zoneinfo.ZoneInfo("UTC"), v]],
+    "random.Random": [
+        random.Random, attribute(lambda: random.Random(1), "gauss_next"),
+        entry(lambda: random.Random(1), "own"),
+    ],
+    "random.SystemRandom": [lambda v: [random.Random(1), v], lambda v: random.SystemRandom()],
+    "torch.Generator": [torch.Generator, lambda v: torch.Generator().manual_seed(v)],
+    "ml_collections.config_dict.config_dict.ConfigDict": [
+        lambda v: ml_collections.ConfigDict({"a": v}), lambda v: ml_collections.ConfigDict({v: 1}),
+    ],
+    "ml_collections.config_dict.config_dict.FrozenConfigDict": [
+        lambda v: ml_collections.FrozenConfigDict({"a": v}),
+    ],
+    "ml_collections.config_dict.config_dict.FieldReference": [
+        lambda v: ml_collections.FieldReference(v),
+        lambda v: ml_collections.FieldReference(None, field_type=v),
+    ],
+    "omegaconf.dictconfig.DictConfig": [
+        lambda v: omegaconf.OmegaConf.create({"a": v}),
+        lambda v: omegaconf.OmegaConf.create({v: 1}),
+    ],
+    "omegaconf.listconfig.ListConfig": [lambda v: omegaconf.OmegaConf.create([v])],
 }  # fmt: skip
 
 
@@ -248,6 +299,8 @@ def test_an_odd_value_in_a_field_is_refused_at_save_or_comes_back(name: str, tmp
 
 def parts(x: Any) -> Any:
     """Return the fields of an object, as its adapter reads them."""
+    if find_registration(type(x)) is not None:  # by another test; it comes first
+        return [str(x)]
     adapter = find_adapter(type(x).__module__)
     record = adapter.record(type(x)) if adapter is not None else None
     if record is None or (type(x) is collections.OrderedDict and not vars(x)):
