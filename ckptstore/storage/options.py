@@ -40,6 +40,12 @@ def split(where: str, storage_options: Mapping[str, Any] | None) -> tuple[Settin
             f"{where}: storage_options has a key that is not a str; use the option names of fsspec",
             reason=Reason.BAD_OPTIONS,
         )
+    if "assume_atomic" in options:
+        raise StorageError(
+            f"{where}: storage_options has assume_atomic beside the options of the store, expected "
+            "it inside; pass storage_options={'ckptstore': {'assume_atomic': True}}",
+            reason=Reason.BAD_OPTIONS,
+        )
     own = options.pop(_OWN, {})
     known = [field.name for field in fields(Settings)]
     if not isinstance(own, Mapping) or not set(own) <= set(known):
