@@ -99,7 +99,6 @@ LOAD: Mapping[str, str] = {
     "restore_kwargs": _LIKE,
     "state_dict": _LIKE,
     "dtype": _LIKE + ", with `cast=True`",
-    "sharding": _LIKE,
     "shardings": _LIKE,
     "device": _LIKE,
     "map_location": "leave it out: a tensor comes to the CPU where its device is missing; pass "

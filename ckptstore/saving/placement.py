@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ckptstore.digests import Digest
-from ckptstore.format import LARGE_ALIGNMENT, LARGE_NBYTES, SMALL_ALIGNMENT
+from ckptstore.format import LARGE_ALIGNMENT, LARGE_NBYTES, SMALL_ALIGNMENT, SPAN_MAX_NBYTES
 
 Piece = tuple[int, int]
 """A leaf, and a cell of it: their numbers."""
@@ -19,6 +19,10 @@ Piece = tuple[int, int]
 SPAN_NBYTES = 4 << 20
 FILE_NBYTES = 128 << 20
 MAX_FILES = 1024
+
+_MIB = 1 << 20
+_MOST_SPANS = 16 << 10
+"""A piece of more spans has larger ones, up to those of the format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,9 @@ def place(
 ) -> Placement:
     """Place pieces of the given sizes in data files.
 
-    Pieces below 1 MiB come first, side by side; larger ones follow, each cut into spans of 4 MiB.
-    A file is full at 128 MiB, or at 1/1024 of the whole if that is more.
+    Pieces below 1 MiB come first, side by side; larger ones follow, each cut into spans of 4 MiB,
+    or of 1/16384 of the piece if that is more. A file is full at 128 MiB, or at 1/1024 of the whole
+    if that is more.
 
     Args:
         nbytes: the size of each piece in bytes.
@@ -105,8 +110,8 @@ def place(
 
 def _gaps(nbytes: int, spans: Sequence[Placed]) -> Iterator[tuple[int, int]]:
     """Return start and size of each span that a piece needs; the caller may add to `spans`."""
-    end = 0
+    end, most = 0, max(SPAN_NBYTES, min(-(-nbytes // _MOST_SPANS), SPAN_MAX_NBYTES) // _MIB * _MIB)
     for start, size in [*sorted((span.start, span.size) for span in spans), (nbytes, 0)]:
-        for at in range(end, start, SPAN_NBYTES):
-            yield at, min(SPAN_NBYTES, start - at)
+        for at in range(end, start, most):
+            yield at, min(most, start - at)
         end = start + size

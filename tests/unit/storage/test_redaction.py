@@ -188,6 +188,6 @@ def test_an_endpoint_with_a_password_is_not_shown(
 def test_the_query_of_a_url_is_not_shown(url: str) -> None:
     manager = ckptstore.Manager(url)
     assert manager.url == redacted(url)
-    step = manager._run._open().child("step-1")
+    step = manager._run.open().child("step-1")
     shown = [repr(manager), str(manager.url), repr(step), step.url, step._requests.at("a?hunter2")]  # type: ignore[attr-defined]
     assert not [text for text in shown if "hunter2" in text]

@@ -389,7 +389,7 @@ def error(reason: str, message: str = "It says why.") -> bytes:
     [
         (304, b"", "object", Kind.CONDITION, "storage"),
         (400, error("invalid", "Invalid bucket name: 'B'"), "object", Kind.REFUSED, "no-bucket"),
-        (400, error("required", "Requester pays."), "object", Kind.REFUSED, "storage"),
+        (400, error("required", "Requester pays."), "object", Kind.REFUSED, "permission"),
         (
             400,
             error("invalid", 'Provided CRC32C "a" doesn\'t match calculated CRC32C "b".'),

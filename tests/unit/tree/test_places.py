@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import array
 import collections
-import datetime
 import threading
 import types
 
@@ -85,9 +85,9 @@ class TestRegister:
                 lambda names, values: types.MappingProxyType(dict(zip(names, values, strict=True))),
             ),
             (
-                datetime.time(3, 4, 5, 6),
-                lambda x: ((), x.isoformat()),
-                lambda text, _: datetime.time.fromisoformat(text),
+                array.array("i", [3, 4]),
+                lambda x: ((), tuple(x)),
+                lambda numbers, _: array.array("i", numbers),
             ),
         ],
     )
