@@ -70,7 +70,7 @@ def grid_of(shape: Sequence[int], boxes: Iterable[Box]) -> Grid:
 
 
 def joined(grid: Grid, itemsize: int, least: int) -> Grid:
-    """Return a grid with fewer cuts, whose cells have about `least` bytes or more.
+    """Return a grid with fewer cuts, whose cells have `least` bytes or more on average.
 
     Cuts are dropped from the last axis on, so that the cells that are left are long in the order of
     the elements.
@@ -90,5 +90,6 @@ def joined(grid: Grid, itemsize: int, least: int) -> Grid:
         factor = -(-least * cells // max(math.prod(grid.shape) * itemsize, 1))
         if factor <= 1:
             break
-        cuts[axis] = cuts[axis][factor - 1 :: factor]
+        kept = max((len(cuts[axis]) + 1) // factor, 1)  # the last cell takes the rest
+        cuts[axis] = cuts[axis][factor - 1 :: factor][: kept - 1]
     return Grid(grid.shape, tuple(cuts))

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from ckptstore.sharding import (
@@ -89,6 +89,7 @@ def test_the_grid_of_boxes_is_the_coarsest_that_keeps_them(grid: Grid) -> None:
 
 
 @settings(deadline=None)
+@example(Grid((5,), ((1, 2, 3, 4),)), 1, 2)
 @given(grids(), st.sampled_from([1, 4, 8]), st.integers(0, 3000))
 def test_joined_cells_are_unions_and_large_enough(grid: Grid, itemsize: int, least: int) -> None:
     found = joined(grid, itemsize, least)
