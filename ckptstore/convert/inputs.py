@@ -171,6 +171,8 @@ def leading_on(read: Callable[P, T]) -> Callable[P, T]:
 
 def _may_be_kind(error: CheckpointError) -> bool:
     """Return whether a source of another kind can be the cause of an error."""
+    if error.reason == Reason.OVERWRITTEN:  # its first bytes may be those of another file
+        return False
     if isinstance(error, StructureError):
         return error.reason == Reason.AMBIGUOUS
     kinds = CorruptError, UnsupportedError, StorageError

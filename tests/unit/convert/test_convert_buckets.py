@@ -329,18 +329,19 @@ def test_an_orbax_run_is_read_from_a_bucket(place, orbax_files, temporary):
         assert os.listdir(temporary) == []
 
 
-def test_a_run_that_was_meant_as_a_step_is_not_copied(any_bucket, orbax_files, monkeypatch):
+def test_of_a_run_the_newest_step_alone_is_copied(any_bucket, orbax_files, monkeypatch):
     upload(any_bucket, orbax_files)
-    monkeypatch.setattr(bucket_module.BucketStorage, "get", None)
-    text = refused(
-        convert.from_orbax,
-        any_bucket.url,
-        like(),
-        error=ckptstore.StructureError,
-        reason="ambiguous",
-        storage_options=any_bucket.options,
-    )
-    assert "5, 6" in text
+    real, read = bucket_module.BucketStorage.get, set()
+
+    def get(self, name, offset, buffer):
+        read.add(self.url)
+        return real(self, name, offset, buffer)
+
+    monkeypatch.setattr(bucket_module.BucketStorage, "get", get)
+    loaded = convert.from_orbax(any_bucket.url, like(), storage_options=any_bucket.options)
+    step = convert.from_orbax(f"{any_bucket.url}/6", like(), storage_options=any_bucket.options)
+    assert differences(step, loaded) == []
+    assert read and not [url for url in read if f"{any_bucket.url}/5" in url]
 
 
 def test_a_directory_on_gcs_that_orbax_did_not_finish_is_refused(gcs, orbax_files):
