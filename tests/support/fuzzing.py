@@ -184,6 +184,8 @@ NOT_SAVED = (
     "(jax._src",
     ">bfloat16",
     "{static}: the container holds itself",
+    "{options}",  # fewer options than this release of ml_collections has
+    ".items[",  # the items of a set of objects in another order than that of their texts
 )
 """What `load` gives and `like`, as `save`, refuses: values that only a forger has."""
 PLAIN_PATH = re.compile(r"\$(\.\w+|\[\d+\]|\['\w*'\])*")
