@@ -189,22 +189,21 @@ class _Load:
         self.wishes: Wishes | None = None
 
     def run(self, like: Any, select: str | Sequence[str] | None) -> Any:
-        if self.sharding is not None:
+        if any(x is not None for x in (self.sharding, like, select)):  # paths are looked at
             self.stored = fetch.with_keys(self.snapshot, self.stored)
+        if self.sharding is not None:
             self.wishes = Wishes(self.sharding, self.stored)
         if like is not None:
             return self._into(like, select)
         if select is None:
             return self._build([0], Target())[0]
         patterns = tree.patterns_of(select, "load")
-        self.stored = fetch.with_keys(self.snapshot, self.stored)
         nodes = tree.select(self.stored, patterns, self.where)
         values = self._build(list(nodes.values()), Target())
         return values[0] if tree.is_one_place(select) else dict(zip(nodes, values, strict=True))
 
     def _into(self, like: Any, select: str | Sequence[str] | None) -> Any:
         live = tree.flatten(like, lenient=True, where="like")
-        self.stored = fetch.with_keys(self.snapshot, self.stored)
         compare = functools.partial(
             tree.compare, self.stored, live, classes=self.classes, cast=self.cast, numpy=self.numpy
         )

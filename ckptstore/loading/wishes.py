@@ -33,6 +33,7 @@ class Wishes:
     def __init__(self, sharding: Any, tree: StoredTree) -> None:
         self._tree = tree
         self._wish: dict[int, Any] = {0: sharding}
+        parts: dict[int, Mapping[str, Any] | None] = {}  # of a container of wishes; None: a wish
         lost: dict[int, int] = {}  # a node without a wish: the highest such node above it
         missing: dict[int, None] = {}
         for node, parent, position, previous in paths.walk(tree):
@@ -40,10 +41,14 @@ class Wishes:
                 lost[node] = lost[parent]
             else:
                 wish = self._wish[parent]
-                if not _is_leaf(wish):
-                    step = paths.step(tree, parent, position, previous)
-                    # No path leads to a key, an item of a set or a static part.
-                    wish = None if step.startswith("{") else _below(wish, step)
+                if parent not in parts:
+                    parts[parent] = None if _is_leaf(wish) else _parts_of(wish)
+                below = parts[parent]
+                step = "" if below is None else paths.step(tree, parent, position, previous)
+                if step.startswith("{"):  # no path leads to a key, an item of a set, a static part
+                    wish = None
+                elif step and below is not None:
+                    wish = below.get(paths.normal(step), _MISSING)
                 if wish is _MISSING:
                     lost[node] = node
                 else:
@@ -110,24 +115,20 @@ def _is_leaf(wish: Any) -> bool:
     return not dataclasses.is_dataclass(wish) and (callable(wish) or not hasattr(wish, "__dict__"))
 
 
-def _below(tree: Any, step: str) -> Any:
-    """Return the part of a container of wishes that a step leads to, or `_MISSING`."""
-    if not step:
-        return tree
+def _parts_of(tree: Any) -> Mapping[str, Any]:
+    """Return the parts of a container of wishes by the steps that lead to them."""
     if isinstance(tree, Mapping):
-        parts = {paths.normal(f"[{key!r}]"): value for key, value in tree.items()}
-    elif isinstance(tree, list | tuple):
+        return {paths.normal(f"[{key!r}]"): value for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
         parts = {f"[{number}]": value for number, value in enumerate(tree)}
-        names = getattr(tree, "_fields", ())
-        parts |= {f"[{name!r}]": value for name, value in zip(names, tree, strict=False)}
-    else:
-        names = (
-            [field.name for field in dataclasses.fields(tree)]
-            if dataclasses.is_dataclass(tree)
-            else vars(tree)
-        )
-        parts = {f"[{name!r}]": getattr(tree, name, _MISSING) for name in names}
-    return parts.get(paths.normal(step), _MISSING)
+        fields = zip(getattr(tree, "_fields", ()), tree, strict=False)
+        return parts | {f"[{name!r}]": value for name, value in fields}
+    names = (
+        [field.name for field in dataclasses.fields(tree)]
+        if dataclasses.is_dataclass(tree)
+        else vars(tree)
+    )
+    return {f"[{name!r}]": getattr(tree, name, _MISSING) for name in names}
 
 
 def _shown(tree: StoredTree, nodes: list[int]) -> list[str]:

@@ -60,9 +60,9 @@ class LocalStorage(LocalReader):
         """
         self.refuse_link()
         lacking = directories.missing(self.url)
-        known = self._check(swap=swap)
+        mount = self._check(swap=swap)
         directories.make(self.url, lacking)
-        if not known:
+        if mount is None:
             self._check(swap=swap)
         self._prepared = True
 
@@ -134,8 +134,7 @@ class LocalStorage(LocalReader):
     def _create(
         self, name: str, chunks: Iterable[Buffer], nbytes: int, data: bytes | None = None
     ) -> None:
-        self._check(swap=False)
-        mount, path = mounts.of(self.url) or Mount(), self._at(name)
+        mount, path = self._check(swap=False) or Mount(), self._at(name)
         with self._temporary(name, chunks, nbytes) as temporary:
             with posix.errors("commit", path, (FileExistsError,)):
                 claims.create(temporary, path, mount)
@@ -217,8 +216,8 @@ class LocalStorage(LocalReader):
         with contextlib.suppress(OSError):
             os.rmdir(self.url)
 
-    def _check(self, *, swap: bool) -> bool:
-        """Check that commits are atomic here; return whether that is known yet."""
+    def _check(self, *, swap: bool) -> Mount | None:
+        """Check that commits are atomic here; return the abilities, or None if not known yet."""
         mount = mounts.of(self.url)
         if mount is not None and not self._assume_atomic:
             try:
@@ -226,7 +225,7 @@ class LocalStorage(LocalReader):
             except StorageError:
                 mounts.forget(self.url)  # its server may have a better day
                 raise
-        return mount is not None
+        return mount
 
     def _write(self, path: str, chunks: Iterable[Buffer]) -> None:
         try:

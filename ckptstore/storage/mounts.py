@@ -159,12 +159,9 @@ def _tried(directory: str) -> Mount:
 
 def _tried_sync(directory: str) -> bool:
     try:
-        with posix.errors("fsync the directory", directory):
-            fd = os.open(directory, posix.DIRECTORY)
-            try:
-                os.fsync(fd)
-            finally:
-                posix.close(fd)
+        synced = posix.errors("fsync the directory", directory)
+        with synced, posix.opened(directory, posix.DIRECTORY) as fd:
+            os.fsync(fd)
     except StorageError as error:
         cause = error.__cause__
         assert isinstance(cause, OSError)
@@ -177,16 +174,13 @@ def _tried_sync(directory: str) -> bool:
 
 
 def _tried_lock(directory: str) -> str:
-    try:
-        fd = os.open(directory, posix.DIRECTORY)
-    except PermissionError:  # you may write to it, but not list it
-        return ""
-    try:
-        with contextlib.suppress(BlockingIOError):
-            return _error(lambda: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB))
-        return ""
-    finally:
-        posix.close(fd)
+    # You may write to it and not list it, or another process may hold the lock.
+    with (
+        contextlib.suppress(PermissionError, BlockingIOError),
+        posix.opened(directory, posix.DIRECTORY) as fd,
+    ):
+        return _error(lambda: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB))
+    return ""
 
 
 def _make(path: str) -> None:
