@@ -71,6 +71,13 @@ def moto() -> Iterator[Moto]:
     server.stop()
 
 
+@pytest.fixture
+def guarded(moto: Moto) -> Iterator[FaultProxy]:
+    """A proxy in front of moto, which a test lets enforce a policy."""
+    with FaultProxy(moto) as proxy:
+        yield proxy
+
+
 @pytest.fixture(scope="session")
 def ministack() -> Iterator[Ministack]:
     server = Ministack()

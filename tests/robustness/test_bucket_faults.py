@@ -89,11 +89,7 @@ def sizes(sample: int | None) -> pytest.MarkDecorator:
 @pytest.fixture(scope="module")
 def moto() -> Iterator[Moto]:
     """A moto that takes parts of `bucket_faults.PART_NBYTES`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("S3_UPLOAD_PART_MIN_SIZE", str(bucket_faults.PART_NBYTES))
-        server = Moto()
-    yield server
-    server.stop()
+    yield from bucket_faults.moto_of_small_parts()
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import sys
 import threading
 import tomllib
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 import ckptstore
 from ckptstore import CheckpointError, convert, storage
 from ckptstore.saving import placement
-from ckptstore.storage import atomic_upload, proof, retry, uploads
+from ckptstore.storage import uploads
 from tests.support import ROOT
 from tests.support.servers import Moto
 from tests.support.servers.policies import Policy, enforce
@@ -35,7 +35,7 @@ from tests.support.servers.proxy import (
     matching,
     status,
 )
-from tests.support.store_remedies import follow
+from tests.support.store_remedies import begin_anew, follow
 
 follows = pytest.mark.follows
 
@@ -45,16 +45,7 @@ ATOMIC: Any = {"ckptstore": {"assume_atomic": True}}
 
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "_WAITS", (0.02, 0.2))
-    monkeypatch.setattr(retry, "_UNREACHABLE", 1.0)
-    proof._proven.clear()
-    atomic_upload._proven.clear()
-
-
-@pytest.fixture
-def guarded(moto: Moto) -> Iterator[FaultProxy]:
-    with FaultProxy(moto) as proxy:
-        yield proxy
+    begin_anew(monkeypatch.setattr)
 
 
 def refused(call: Callable[..., Any], *args: Any, **options: Any) -> str:

@@ -25,23 +25,13 @@ TREE = store_life.tree(1)
 @pytest.fixture(scope="module")
 def moto() -> Iterator[Moto]:
     """A moto that takes parts of `bucket_faults.PART_NBYTES`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("S3_UPLOAD_PART_MIN_SIZE", str(bucket_faults.PART_NBYTES))
-        server = Moto()
-    yield server
-    server.stop()
+    yield from bucket_faults.moto_of_small_parts()
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket_faults.make_small(monkeypatch.setattr)
     proof._proven.clear()
-
-
-@pytest.fixture
-def guarded(moto: Moto) -> Iterator[FaultProxy]:
-    with FaultProxy(moto) as proxy:
-        yield proxy
 
 
 def sent(proxy: FaultProxy, kind: Callable[[Any], bool]) -> int:

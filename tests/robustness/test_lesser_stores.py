@@ -36,11 +36,7 @@ OSS_DOMAIN = "oss.localhost"
 @pytest.fixture(scope="module")
 def moto() -> Iterator[Moto]:
     """A moto that takes parts of `bucket_faults.PART_NBYTES`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("S3_UPLOAD_PART_MIN_SIZE", str(bucket_faults.PART_NBYTES))
-        server = Moto()
-    yield server
-    server.stop()
+    yield from bucket_faults.moto_of_small_parts()
 
 
 @pytest.fixture(autouse=True)
@@ -48,12 +44,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket_faults.make_small(monkeypatch.setattr)
     for known in (proof._proven, atomic_upload._proven, conditional_write._without_conditions):
         known.clear()
-
-
-@pytest.fixture
-def guarded(moto: Moto) -> Iterator[FaultProxy]:
-    with FaultProxy(moto) as proxy:
-        yield proxy
 
 
 @pytest.fixture

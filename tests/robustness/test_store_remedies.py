@@ -22,13 +22,13 @@ from fsspec.implementations.memory import MemoryFileSystem
 import ckptstore
 from ckptstore import Reason
 from ckptstore.convert import to_npz
-from ckptstore.storage import atomic_upload, proof, retry, uploads
+from ckptstore.storage import retry, uploads
 from ckptstore.storage.clients import azure_errors
 from ckptstore.storage.clients.base import Kind
 from tests.support.servers import Gcs, Moto, policies
 from tests.support.servers.policies import enforce
 from tests.support.servers.proxy import ERROR_BEFORE, FaultProxy, Request, matching, status
-from tests.support.store_remedies import follow
+from tests.support.store_remedies import begin_anew, follow
 
 TREE = {"step": 7, "w": np.arange(1000.0)}
 QUICK = {"ckptstore": {"timeout": 3.0, "deadline": 3.0}}
@@ -36,16 +36,7 @@ QUICK = {"ckptstore": {"timeout": 3.0, "deadline": 3.0}}
 
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "_WAITS", (0.02, 0.2))
-    monkeypatch.setattr(retry, "_UNREACHABLE", 1.0)
-    proof._proven.clear()
-    atomic_upload._proven.clear()
-
-
-@pytest.fixture
-def guarded(moto: Moto) -> Iterator[FaultProxy]:
-    with FaultProxy(moto) as proxy:
-        yield proxy
+    begin_anew(monkeypatch.setattr)
 
 
 def saving(url: str, options: dict[str, Any] | None = None, **how: Any) -> Callable[[], Any]:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 
 import ckptstore
 from ckptstore import storage
@@ -32,7 +33,7 @@ from ckptstore.format import decode_manifest, names
 from ckptstore.format import manifest as format
 from ckptstore.saving import placement
 from ckptstore.storage import proof, retry, uploads
-from tests.support.servers import Gcs, S3Server, Server
+from tests.support.servers import Gcs, Moto, S3Server, Server
 from tests.support.servers.proxy import Action, FaultProxy, Match, Request
 
 OLD, NEW, NEXT = "old", "new", "next"
@@ -55,6 +56,15 @@ def tree(who: str) -> dict[str, Any]:
     small = [np.full(400, seed + i, np.float32) for i in range(3)]
     large = np.arange(80_000, dtype=np.float64) + seed
     return {"who": who, "small": small, "large": large, "count": np.int64(seed)}
+
+
+def moto_of_small_parts() -> Iterator[Moto]:
+    """Yield a moto that takes parts of `PART_NBYTES`, and stop it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("S3_UPLOAD_PART_MIN_SIZE", str(PART_NBYTES))
+        server = Moto()
+    yield server
+    server.stop()
 
 
 def make_small(settings: Callable[[Any, str, Any], None]) -> None:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from ckptstore.storage import atomic_upload, proof, retry
+
+
+def begin_anew(settings: Callable[[Any, str, Any], None]) -> None:
+    """Forget what is known of stores, and let requests be sent again soon."""
+    settings(retry, "_WAITS", (0.02, 0.2))
+    settings(retry, "_UNREACHABLE", 1.0)
+    proof._proven.clear()
+    atomic_upload._proven.clear()
 
 
 def options_in(message: str) -> list[dict[str, Any]]:

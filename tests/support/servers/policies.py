@@ -229,55 +229,6 @@ NO_PATHS: Policy = [  # of OSS: the bucket stands in the host name
         status(403, "SecondLevelDomainForbidden", "Please use virtual hosted style to access."),
     ),
 ]
-
-B2: Policy = [  # before 2025
-    (
-        has_sums,
-        status(
-            400, "InvalidArgument", "Unsupported header 'x-amz-sdk-checksum-algorithm' received."
-        ),
-    ),
-]
-SUMS_OF_MINIO: Policy = [  # an older one
-    (
-        lambda r: has_sums(r) and r.method == "PUT",
-        status(
-            400,
-            "XAmzContentSHA256Mismatch",
-            "The provided 'x-amz-content-sha256' header does not match what was computed.",
-        ),
-    ),
-]
-SUMS_OF_R2: Policy = [
-    (has_sums, status(501, "NotImplemented", "Header 'x-amz-checksum-crc32' not implemented")),
-]
-SUMS_OF_GOOGLE: Policy = [  # its S3 interface signs other headers
-    (
-        has_sums,
-        status(
-            403,
-            "SignatureDoesNotMatch",
-            "The request signature we calculated does not match the signature you provided.",
-        ),
-    ),
-]
-SUMS_OF_CEPH: Policy = [(has_sums, status(411, "MissingContentLength", "Unknown"))]
-CHUNKS_OF_OSS: Policy = [
-    (
-        is_chunked,
-        status(
-            400,
-            "InvalidArgument",
-            "aws-chunked encoding is not supported with the specified x-amz-content-sha256 value.",
-        ),
-    ),
-]
-NO_PATHS: Policy = [  # of OSS: the bucket stands in the host name
-    (
-        lambda r: not r.virtual,
-        status(403, "SecondLevelDomainForbidden", "Please use virtual hosted style to access."),
-    ),
-]
 WORM: Policy = [  # of OSS
     (
         lambda r: deletes(r) or is_conditional(r),
