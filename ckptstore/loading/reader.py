@@ -309,6 +309,4 @@ class _Load:
 
     def _named(self, error: CheckpointError, leaf: int) -> CheckpointError:
         """Return an error with the path of its leaf, which takes a walk over the whole tree."""
-        text = str(error).removeprefix(f"{self.where}: ")
-        place = f"{self.where}: {self.stored.leaf_path(leaf)}"
-        return type(error)(f"{place}: {text}", reason=error.reason)
+        return tree.with_path(error, self.stored, self.stored.leaf_nodes[leaf])

@@ -10,6 +10,7 @@ from ckptstore.tree.filling import fill
 from ckptstore.tree.flattening import flatten
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
+from ckptstore.tree.records import with_path
 from ckptstore.tree.scalars import SCALAR_TYPES
 from ckptstore.tree.selection import (
     is_one_place,
@@ -41,4 +42,5 @@ __all__ = [
     "select",
     "separate",
     "unflatten",
+    "with_path",
 ]
