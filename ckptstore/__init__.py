@@ -1,4 +1,26 @@
-"""ckptstore: save and load the whole state of a training run, exactly, atomically, verified."""
+"""Save and load the whole state of a training run: exact, atomic, verified.
+
+    save, save_async, load, inspect, verify                one checkpoint
+    Manager, keep_last, keep_every, keep_best              a run: one checkpoint for each step
+    register, Migration                                    your own classes
+    CheckpointError and the errors below it, Reason        the errors
+    ckptstore.convert, ckptstore.optax, ckptstore.adapters files of other tools, counters, adapters
+
+Example:
+    >>> import ckptstore
+    >>> saved = ckptstore.save("ckpt", {"w": [0.5, 1.5], "step": 7})
+    >>> ckptstore.load("ckpt")
+    {'w': [0.5, 1.5], 'step': 7}
+    >>> with ckptstore.Manager("run", every=100, keep=ckptstore.keep_last(3)) as manager:
+    ...     state = manager.load_or_init(lambda: {"step": 0})
+    ...     while state["step"] < 300:
+    ...         state["step"] += 1
+    ...         saved = manager.save(state["step"], state)
+    >>> manager.steps()
+    [100, 200, 300]
+
+`help(ckptstore.save)` describes a call. Guide: README.md, docs/api.md.
+"""
 
 from __future__ import annotations
 
@@ -64,16 +86,18 @@ __all__ = [
     "verify",
 ]
 
+_WINGS = ("adapters", "convert", "optax")
+
 if not _typing.TYPE_CHECKING:  # or every misspelt name would seem to exist
 
     def __getattr__(name: str) -> _typing.Any:
-        """Import `convert` and `optax` when they are first named: error texts call them so.
+        """Import `adapters`, `convert` and `optax` when they are first named, as error texts do.
 
         For a name of another library, the error names ours.
         """
-        if name in ("convert", "optax"):
+        if name in _WINGS:
             return _importlib.import_module(f"{__name__}.{name}")
-        raise peers.unknown_name(f"module {__name__!r}", name, peers.PACKAGE)
+        raise peers.unknown_name(f"module {__name__!r}", name, peers.PACKAGE, [*__all__, *_WINGS])
 
 
 def __dir__() -> list[str]:

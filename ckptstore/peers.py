@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 from ckptstore.errors import Reason, StructureError
@@ -199,12 +199,23 @@ def explains(call: str, names: Mapping[str, str]) -> Callable[[_Function], _Func
     return decorate
 
 
-def unknown_name(where: str, name: str, names: Mapping[str, str]) -> AttributeError:
-    """Return the error for an attribute that an object does not have."""
+def unknown_name(
+    where: str, name: str, names: Mapping[str, str], own: Iterable[str]
+) -> AttributeError:
+    """Return the error for an attribute that an object does not have.
+
+    Args:
+        where: the object, for the message.
+        name: the attribute.
+        names: the texts that name ours, by the names of other libraries.
+        own: the attributes that the object has. The nearest one is offered.
+    """
     plain = f"{where} has no attribute {name!r}"
     if name in names:
         return UnknownNameError(f"{plain}; use {names[name]}", reason=Reason.BAD_ARGUMENT)
-    return AttributeError(plain, name=name)
+    public = [] if name.startswith("_") else [word for word in own if not word.startswith("_")]
+    near = difflib.get_close_matches(name, public, 1)
+    return AttributeError(plain + (f": do you mean `{near[0]}`?" if near else ""), name=name)
 
 
 def _unknown(

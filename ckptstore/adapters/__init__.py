@@ -1,6 +1,13 @@
 """Adapters: one module for each framework, and the names that authors of further adapters need.
 
 Guide: docs/adapters.md.
+
+Example:
+    >>> from ckptstore.adapters import Adapter, Migration
+    >>> class RingAdapter(Adapter):
+    ...     modules = ("ringlib.states",)
+    ...     migrations = {"ringlib.states.RingState": [Migration(renamed={"lr": "scale"})]}
+    >>> ADAPTER = RingAdapter()  # its entry point: ringlib = "ringlib.checkpoint:ADAPTER"
 """
 
 from __future__ import annotations
@@ -25,3 +32,8 @@ __all__ = [
     "describe_dtype",
     "to_bytes",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names only, so that completion hides internal modules."""
+    return __all__

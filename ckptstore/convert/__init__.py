@@ -5,6 +5,13 @@
     to_safetensors, to_npz                                    each returns a `Report`
 
 Each framework is imported by the call that needs it. Guide: docs/moving.md.
+
+Example:
+    >>> import numpy as np
+    >>> from ckptstore import convert
+    >>> report = convert.to_npz("params.npz", {"w": np.ones((2, 3))})
+    >>> convert.from_npz("params.npz")["w"].shape
+    (2, 3)
 """
 
 from __future__ import annotations
@@ -33,3 +40,8 @@ __all__ = [
     "to_npz",
     "to_safetensors",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names only, so that completion hides internal modules."""
+    return __all__

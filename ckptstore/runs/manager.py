@@ -113,7 +113,7 @@ class Manager(Loads):
     if not TYPE_CHECKING:  # or a type checker would take any name for an attribute
 
         def __getattr__(self, name: str) -> Any:
-            raise peers.unknown_name("a Manager", name, peers.METHODS)
+            raise peers.unknown_name("a Manager", name, peers.METHODS, dir(self))
 
     def __enter__(self) -> Self:
         return self

@@ -34,9 +34,10 @@ PACKAGES_OF = {
 
 
 def public() -> Iterator[tuple[str, Any]]:
-    """Yield each public callable with its name, and those errors that have an example."""
+    """Yield each face and public callable with its name, and the errors that have an example."""
     for face in FACES:
         module = importlib.import_module(face)
+        yield face, module
         for name in module.__all__:
             value = getattr(module, name)
             is_error = isinstance(value, type) and issubclass(value, ckptstore.CheckpointError)
@@ -53,7 +54,7 @@ PUBLIC = dict(public())
 
 
 def examples(name: str, value: Any) -> doctest.DocTest:
-    module = importlib.import_module(value.__module__)
+    module = value if name in FACES else importlib.import_module(value.__module__)
     found = doctest.DocTestFinder(recurse=False).find(value, name, module, vars(module).copy())
     assert len(found) == 1, f"{name}: no docstring"
     return found[0]

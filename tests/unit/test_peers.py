@@ -13,6 +13,7 @@ import pytest
 
 import ckptstore
 from ckptstore import Manager, keep_best, keep_every, keep_last, peers
+from tests.support import remedies
 
 CODE = re.compile(r"`([^`]*)`")
 VALUES = {
@@ -227,6 +228,20 @@ def test_an_unknown_name_is_a_plain_attribute_error() -> None:
         with pytest.raises(AttributeError, match="nonsense") as caught:
             thing.nonsense  # noqa: B018
         assert type(caught.value) is AttributeError
+
+
+@pytest.mark.follows("peers", "do you mean `{}`?")
+def test_the_error_of_a_misspelt_name_offers_the_nearest() -> None:
+    misspelt = {"sav": ckptstore, "convrt": ckptstore, "load_or_int": Manager("run")}
+    for name, thing in misspelt.items():
+        with pytest.raises(AttributeError, match="do you mean") as caught:
+            getattr(thing, name)
+        remedies.seen(str(caught.value))
+        [near] = codes(caught.value, name)
+        assert getattr(thing, near)
+    with pytest.raises(AttributeError) as caught:
+        Manager("run")._runn  # noqa: B018
+    assert "mean" not in str(caught.value)
 
 
 def test_a_type_checker_still_sees_the_arguments() -> None:

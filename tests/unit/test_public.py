@@ -1,5 +1,6 @@
 """The public names, the errors, and what an import brings with it."""
 
+import importlib
 import inspect
 import pickle
 import subprocess
@@ -10,6 +11,8 @@ import pytest
 import ckptstore
 from ckptstore import errors
 
+WINGS = ("adapters", "convert", "optax")
+
 
 def test_all_is_sorted_and_true():
     assert sorted(ckptstore.__all__) == ckptstore.__all__
@@ -18,8 +21,17 @@ def test_all_is_sorted_and_true():
     assert public - modules - {"annotations"} == set(ckptstore.__all__) - {"__version__"}
 
 
-def test_dir_is_the_public_names():
-    assert dir(ckptstore) == ckptstore.__all__
+@pytest.mark.parametrize("face", ["ckptstore", *(f"ckptstore.{wing}" for wing in WINGS)])
+def test_dir_is_the_public_names(face):
+    module = importlib.import_module(face)
+    assert dir(module) == module.__all__
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_public_wing_is_there_once_the_package_is_imported(wing):
+    script = f"import ckptstore; print(ckptstore.{wing}.__all__)"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == str(getattr(ckptstore, wing).__all__)
 
 
 def test_every_public_name_has_a_docstring():
