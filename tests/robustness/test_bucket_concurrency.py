@@ -8,7 +8,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -16,14 +15,14 @@ import numpy as np
 import pytest
 
 import ckptstore
-from ckptstore.checkpoint import commit, manifest_file
-from ckptstore.format import Manifest
+from ckptstore.checkpoint import commit
 from ckptstore.format.names import attempt_of
 from ckptstore.storage import uploads
 from tests.support.places import LESS
 from tests.support.servers import Server
 from tests.support.servers import proxy as faults
 from tests.support.servers.proxy import FaultProxy
+from tests.support.witness import Outcome, Witness, attempt_to_save, chained
 
 PROCESSES, THREADS, READERS = 2, 16, 2
 WRITERS = PROCESSES * THREADS
@@ -41,16 +40,6 @@ FAULTS = [
 spawn = multiprocessing.get_context("spawn")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one save went; `attempt` is None for one that gave up before it wrote anything."""
-
-    result: str  # "won", or the name of the exception
-    attempt: str | None = None
-    seen: str | None = None  # the attempt that it was about to replace
-    message: str = ""
-
-
 def tree(writer: int, turn: int, length: int = 2000) -> dict[str, Any]:
     """A state of one writer in one round, which shows in every leaf."""
     leaves = [np.full(length + 100 * i, writer * 1000 + turn, np.int64) for i in range(4)]
@@ -64,37 +53,6 @@ def check_whole(loaded: Any) -> tuple[int, int]:
     for have, expected in zip(loaded["leaves"], want["leaves"], strict=True):
         assert np.array_equal(have, expected)
     return loaded["writer"], loaded["turn"]
-
-
-class Witness:
-    """Notes for each thread which attempt its save is, and which one it is about to replace."""
-
-    def __init__(self) -> None:
-        self.publish = commit.publish
-        self.notes = threading.local()
-
-    def __call__(
-        self,
-        storage: Any,
-        manifest: Manifest,
-        data: bytes,
-        replaced: manifest_file.Committed | None,
-    ) -> None:
-        self.notes.attempt, self.notes.seen = manifest.attempt, manifest_file.attempt_of(replaced)
-        self.publish(storage, manifest, data, replaced)
-
-
-def attempt_to_save(witness: Witness, url: str, state: Any, **arguments: Any) -> Outcome:
-    notes = witness.notes
-    notes.attempt = notes.seen = None
-    try:
-        saved = ckptstore.save(url, state, **arguments)
-    except ckptstore.CheckpointError as error:
-        return Outcome(type(error).__name__, notes.attempt, notes.seen, str(error))
-    except BaseException as error:
-        return Outcome(repr(error))
-    assert saved.attempt == notes.attempt
-    return Outcome("won", notes.attempt, notes.seen)
 
 
 def write(link: Connection, start: Any, process: int) -> None:
@@ -240,12 +198,8 @@ def overwrite_rounds(
             if turn == 0:
                 current = ckptstore.save(url, tree(-1, -1), storage_options=options).attempt
             outcomes = crowd.race(url, options, turn, overwrite=True)
-            won = {o.seen: o for o in outcomes if o.result == "won"}
-            assert len(won) == sum(o.result == "won" for o in outcomes), "two replaced the same"
-            while current in won:  # each replaced what it had seen, one after the other
-                total["won"] += 1
-                current = won.pop(current).attempt
-            assert not won, "it replaced what was not the checkpoint then"
+            current = chained(outcomes, current)
+            total["won"] += sum(o.result == "won" for o in outcomes)
             (writer, last), kept = sound(server, bucket, "latest")
             assert kept == current and outcomes[writer].attempt == kept and last == turn
             total["lost"] += sum(o.result == "AlreadyCommittedError" for o in outcomes)

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import ckptstore
+from ckptstore.checkpoint import commit
 from ckptstore.format.names import attempt_of
+from tests.support.witness import Outcome, Witness, attempt_to_save, chained
 
 WRITERS, READERS = 8, 2
 SAMPLE, WHOLE = 8, 100
@@ -38,17 +40,11 @@ def check_whole(loaded: Any) -> tuple[int, int]:
 
 def write(link: Connection, start: Any, writer: int) -> None:
     """Save once for every (url, turn, overwrite) that comes, and report how it went."""
+    commit.publish = witness = Witness()
     for url, turn, overwrite in iter(link.recv, None):
         state = tree(writer, turn)
         start.wait()
-        try:
-            ckptstore.save(url, state, overwrite=overwrite)
-            link.send("won")
-        except ckptstore.AlreadyCommittedError:
-            link.send("lost")
-        except BaseException as error:
-            link.send(repr(error))
-            raise
+        link.send(attempt_to_save(witness, url, state, overwrite=overwrite))
 
 
 def read(link: Connection, url: str) -> None:
@@ -79,12 +75,12 @@ class Crowd:
             self.links.append(ours)
             self.processes.append(process)
 
-    def race(self, url: Path, turn: int, *, overwrite: bool) -> list[str]:
+    def race(self, url: Path, turn: int, *, overwrite: bool) -> list[Outcome]:
         """Let all save to one place at once, and return how it went for each."""
         for link in self.links:
             link.send((str(url), turn, overwrite))
         outcomes = [answer(link) for link in self.links]
-        assert set(outcomes) <= {"won", "lost"}, outcomes
+        assert {o.result for o in outcomes} <= {"won", "AlreadyCommittedError"}, outcomes
         return outcomes
 
     def close(self) -> None:
@@ -124,15 +120,15 @@ def create_rounds(crowd: Crowd, directory: Path, rounds: int) -> Counter[str]:
     for turn in range(rounds):
         url = directory / "run" / f"step-{turn}"
         outcomes = crowd.race(url, turn, overwrite=False)
-        assert outcomes.count("won") == 1
-        assert sound(url) == (outcomes.index("won"), turn)
-        total.update(outcomes)
+        (winner,) = (n for n, o in enumerate(outcomes) if o.result == "won")
+        assert sound(url) == (winner, turn)
+        total.update(o.result for o in outcomes)
     return total
 
 
 def overwrite_rounds(crowd: Crowd, directory: Path, rounds: int) -> tuple[Counter[str], list[Any]]:
     url = directory / "latest"
-    ckptstore.save(url, tree(-1, -1))
+    current: str | None = ckptstore.save(url, tree(-1, -1)).attempt
     readers, total = [], Counter[str]()
     for _ in range(READERS):
         ours, theirs = spawn.Pipe()
@@ -142,9 +138,10 @@ def overwrite_rounds(crowd: Crowd, directory: Path, rounds: int) -> tuple[Counte
         readers.append((ours, process))
     for turn in range(rounds):
         outcomes = crowd.race(url, turn, overwrite=True)
+        current = chained(outcomes, current)
         writer, last = sound(url)
-        assert outcomes[writer] == "won" and last == turn
-        total.update(outcomes)
+        assert outcomes[writer].attempt == current and last == turn
+        total.update(o.result for o in outcomes)
     reports = []
     for link, process in readers:
         if not link.poll():
@@ -159,14 +156,14 @@ def test_one_of_eight_creates_wins_and_the_others_leave_nothing(
     crowd: Crowd, tmp_path: Path
 ) -> None:
     total = create_rounds(crowd, tmp_path, SAMPLE)
-    assert total == {"won": SAMPLE, "lost": SAMPLE * (WRITERS - 1)}
+    assert total == {"won": SAMPLE, "AlreadyCommittedError": SAMPLE * (WRITERS - 1)}
 
 
 def test_overwrites_by_eight_keep_a_sound_checkpoint_before_two_readers(
     crowd: Crowd, tmp_path: Path
 ) -> None:
     total, reports = overwrite_rounds(crowd, tmp_path, SAMPLE)
-    assert total["won"] >= SAMPLE and total["lost"] > 0
+    assert total["won"] >= SAMPLE and total["AlreadyCommittedError"] > 0
     assert all(loads for loads, _ in reports)
 
 
@@ -175,7 +172,7 @@ def test_overwrites_by_eight_keep_a_sound_checkpoint_before_two_readers(
 def test_one_of_eight_creates_wins_100_times(crowd: Crowd, tmp_path: Path) -> None:
     total = create_rounds(crowd, tmp_path, WHOLE)
     print(f"{WHOLE} rounds: {dict(total)}")
-    assert total == {"won": WHOLE, "lost": WHOLE * (WRITERS - 1)}
+    assert total == {"won": WHOLE, "AlreadyCommittedError": WHOLE * (WRITERS - 1)}
 
 
 @pytest.mark.whole
@@ -187,4 +184,4 @@ def test_overwrites_by_eight_keep_a_sound_checkpoint_100_times(
     loads = [loads for loads, _ in reports]
     states = [len(seen) for _, seen in reports]
     print(f"{WHOLE} rounds: {dict(total)}; {loads} loads saw {states} different checkpoints")
-    assert total["won"] >= WHOLE and total["lost"] > 0 and min(loads) >= WHOLE
+    assert total["won"] >= WHOLE and total["AlreadyCommittedError"] > 0 and min(loads) >= WHOLE

@@ -106,6 +106,7 @@ def test_a_kill_at_every_call_leaves_the_old_or_the_new_checkpoint(
     assert report["points"] >= FEWEST_POINTS[kind]
     assert report["outcomes"][NEW] >= 4
     assert report["outcomes"][OLD if kind == "overwrite" else "None"] >= 10
+    assert report["stopped"] >= (10 if act == "interrupt" else 0)
 
 
 def run_faults(*args: str) -> str:

@@ -203,6 +203,7 @@ def which(url: Path) -> str | None:
     try:
         loaded = ckptstore.load(url)
     except ckptstore.NotCommittedError:
+        assert not (url / "MANIFEST").exists()
         return None
     who = loaded["who"]
     want = tree(who)
@@ -277,9 +278,12 @@ def main(name: str, act_name: str, directory: str) -> None:
     """Fork a child that dies or is interrupted at call n, for every n, and check what is left."""
     scenario = Scenario(name, Path(directory))
     act = {"kill-before": kill_before, "kill-after": kill_after, "interrupt": interrupt}[act_name]
-    points, outcomes = len(scenario.calls()), Counter[str]()
-    for at in range(points):
+    log, outcomes = scenario.calls(), Counter[str]()
+    stopped = 0  # by an interrupt before the commit, which leaves no file
+    commit = next(at for at, (_, path) in enumerate(log) if path.endswith(".tmp"))
+    for at in range(len(log)):
         url = scenario.fresh()
+        before = set(url.rglob("*"))
         child = os.fork()
         if not child:
             code = 1
@@ -295,9 +299,13 @@ def main(name: str, act_name: str, directory: str) -> None:
         found = which(url)
         assert found in (scenario.before, NEW), (at, found)
         assert code or found == NEW, f"call {at}: a save that returned is not there"
+        if act is interrupt and at < commit and code:
+            left = {path for path in set(url.rglob("*")) - before if path.is_file()}
+            assert found == scenario.before and not left, (at, log[at], left)
+            stopped += 1
         outcomes[str(found)] += 1
         scenario.check_next(url)
-    print(json.dumps({"points": points, "outcomes": outcomes}))
+    print(json.dumps({"points": len(log), "outcomes": outcomes, "stopped": stopped}))
 
 
 if __name__ == "__main__":

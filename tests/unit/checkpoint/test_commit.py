@@ -20,6 +20,9 @@ from ckptstore.checkpoint import snapshot as snapshots
 from ckptstore.checkpoint.snapshot import Snapshot
 from ckptstore.format import manifest, names
 from ckptstore.saving import placement
+from ckptstore.storage import proof
+from ckptstore.storage.clients.base import ABSENT
+from ckptstore.storage.clients.memory import MemoryClient
 from ckptstore.storage.local import LocalStorage
 from tests.support import DOCS, TESTS, faults
 from tests.support.compare import differences
@@ -92,6 +95,64 @@ def test_overwrite_writes_in_the_order_of_docs_commit(tmp_path: Path) -> None:
     locked = [name for name, _ in log]
     first, last = (i for i, name in enumerate(locked) if name == "flock")
     assert locked[first:last] == ["flock", "open", "fstat", "read", "read", "close", "replace"]
+
+
+@pytest.mark.parametrize("kind", ["create", "overwrite"])
+def test_a_save_looks_in_the_order_of_docs_commit(kind: str, tmp_path: Path) -> None:
+    """It reads MANIFEST first, and lists the directory before and after the commit."""
+    log = Scenario(kind, tmp_path).calls()
+    lists = [at for at, (call, _) in enumerate(log) if call == "scandir"]
+    data = [at for at, (_, name) in enumerate(log) if name.startswith("data-")]
+    temporary = [at for at, (_, name) in enumerate(log) if name.endswith(".tmp")]
+    commits = log.index(("replace" if kind == "overwrite" else "link", "MANIFEST"))
+    assert log.index(("open", "MANIFEST")) < data[0]
+    written = max(at for at in data if at < temporary[0])
+    assert [at for at in lists if written < at < temporary[0]]
+    assert [at for at in lists if at > commits]
+    assert kind == "create" or max(lists) < data[-1], "the old data goes last"
+
+
+def test_requests_go_to_a_bucket_in_the_order_of_docs_commit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url, log = f"memory://{os.urandom(8).hex()}/ckpt", list[str]()
+
+    def note(method: str) -> None:
+        real = getattr(MemoryClient, method)
+
+        def call(self: MemoryClient, key: str, *args: Any, **named: Any) -> Any:
+            condition = {"put": args[1:2], "delete": args[:1]}.get(method) or (None,)
+            name = key.rpartition("/")[2].partition("-")[0]
+            how = {None: "", ABSENT: " if absent"}.get(condition[0], " if it is")
+            log.append(f"{method} {name}{how}".strip())
+            return real(self, key, *args, **named)
+
+        monkeypatch.setattr(MemoryClient, method, call)
+
+    for method in ("read", "put", "page", "delete"):
+        note(method)
+    monkeypatch.setattr(proof, "_proven", {})
+    ckptstore.save(url, tree(OLD))
+    assert log == [
+        "read MANIFEST",
+        *("page", "put PROBE if absent", "put PROBE if absent", "put PROBE if it is"),
+        *("read PROBE", "put PROBE if it is", "delete PROBE"),
+        "put data",
+        "page",
+        "put MANIFEST if absent",
+        "page",
+    ]
+    log.clear()
+    ckptstore.save(url, tree(NEW), overwrite=True)
+    assert log == [
+        "read MANIFEST",
+        "put data",
+        "page",
+        *("read MANIFEST", "put MANIFEST if it is"),
+        "page",
+        *("page", "delete data"),
+    ]
+    assert ckptstore.load(url)["who"] == NEW
 
 
 def test_the_index_file_is_written_and_synced_before_the_manifest(

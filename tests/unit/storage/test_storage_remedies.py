@@ -20,7 +20,7 @@ import ckptstore
 from ckptstore import CheckpointError, Manager, OutcomeUnknownError, StorageError, storage
 from ckptstore.storage import directories
 from tests.support import ROOT, faults, remedies
-from tests.support.faults import NEW, OLD, Faults, tree
+from tests.support.faults import NEW, OLD, Faults, tree, which
 
 follows = pytest.mark.follows
 
@@ -303,8 +303,13 @@ def failing(call: str, number: int) -> Any:
 )
 def test_a_fault_of_the_disk_that_is_mended(call: str, number: int, tmp_path: Path) -> None:
     """What mends it lies outside: the disk works again, and nothing else has to be done."""
+    ckptstore.save(tmp_path / "old", tree(OLD))
     with failing(call, number):
         refused(ckptstore.save, tmp_path / "a", {"x": 1}, error=CheckpointError)
+        if call != "mkdir":
+            again = {"overwrite": True, "error": CheckpointError}
+            refused(ckptstore.save, tmp_path / "old", tree(NEW), **again)
+    assert which(tmp_path / "old") == OLD
     saved(tmp_path / "a")
 
 

@@ -16,6 +16,7 @@ import pytest
 import ckptstore
 from ckptstore import Manager, keep_last
 from ckptstore.storage import claims
+from ckptstore.storage.local import LocalStorage
 from tests.support import faults
 from tests.support.faults import Faults, faulty, tree, which
 
@@ -157,6 +158,23 @@ def test_an_overwrite_of_one_writer_compares_and_reads_back(
     assert which(tmp_path / "a") == "new"
     with pytest.raises(ckptstore.AlreadyCommittedError):
         ckptstore.save(tmp_path / "a", tree("next"), storage_options=ASSUMED)
+
+
+def test_an_overwrite_of_one_writer_refuses_a_manifest_that_it_has_not_read(
+    tmp_path: Path, lacking: Lacking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, real = tmp_path / "a", LocalStorage.swap
+    ckptstore.save(place, tree("old"), storage_options=ASSUMED)
+
+    def swap(self: LocalStorage, *args: Any) -> None:
+        monkeypatch.setattr(LocalStorage, "swap", real)
+        ckptstore.save(place, tree("next"), overwrite=True, storage_options=ASSUMED)
+        real(self, *args)
+
+    monkeypatch.setattr(LocalStorage, "swap", swap)
+    with pytest.raises(ckptstore.AlreadyCommittedError):
+        ckptstore.save(place, tree("new"), overwrite=True, storage_options=ASSUMED)
+    assert which(place) == "next" and len(os.listdir(place)) == 2
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
