@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import re
 import subprocess
 import sys
@@ -136,6 +137,44 @@ def test_every_link_to_a_section_leads_somewhere():
 def test_the_calls_name_every_public_name():
     page = (DOCS / "api.md").read_text()
     assert [name for name in ckptstore.__all__ if not re.search(rf"\b{name}\b", page)] == []
+
+
+PAGES_OF = {"adapters": "adapters.md", "convert": "moving.md", "optax": "optax.md"}
+
+
+@pytest.mark.parametrize("wing", PAGES_OF)
+def test_the_page_of_a_public_module_has_every_name_of_it(wing):
+    page = (DOCS / PAGES_OF[wing]).read_text()
+    names = getattr(ckptstore, wing).__all__
+    assert [name for name in names if not re.search(rf"\b{name}\b", page)] == []
+
+
+PUBLIC_METHODS = {"api.md": ckptstore.Manager, "adapters.md": ckptstore.adapters.Adapter}
+
+
+@pytest.mark.parametrize("page", PUBLIC_METHODS)
+def test_a_page_has_every_method_of_its_class(page):
+    text = (DOCS / page).read_text()
+    public = [name for name in dir(PUBLIC_METHODS[page]) if not name.startswith("_")]
+    assert len(public) > 10
+    assert [name for name in public if not re.search(rf"`{name}\b", text)] == []
+
+
+def test_the_calls_have_every_argument():
+    rows = re.findall(r"`(\w+)\(([^)]*)\)`(?=.*\|$)", (DOCS / "api.md").read_text(), re.MULTILINE)
+    calls = [(name, text) for name, text in rows if name in ckptstore.__all__]
+    assert len(calls) >= 11
+    for name, text in calls:
+        told = set(re.findall(r"(\w+)(?==|,|$)", re.sub(r"=\w+", "", text)))
+        has = set(inspect.signature(getattr(ckptstore, name)).parameters)
+        assert told == has or (told < has and "…" in text), name
+
+
+def test_the_page_of_the_design_names_every_part_of_the_package():
+    text = (DOCS / "design.md").read_text().partition("# Decisions")[0]
+    entries = (ROOT / "ckptstore").iterdir()
+    parts = {path.stem for path in entries if path.suffix == ".py" or path.is_dir()}
+    assert {part for part in parts if part[0] != "_" and f"`{part}`" not in text} == set()
 
 
 def test_the_invariants_of_the_commit_name_tests_that_exist():
