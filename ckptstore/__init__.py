@@ -29,12 +29,14 @@ import typing as _typing
 
 from ckptstore import peers
 from ckptstore.checkpoint import Checkpoint, LeafInfo
+from ckptstore.distributed import Processes, processes
 from ckptstore.errors import (
     AlreadyCommittedError,
     CheckpointError,
     CorruptError,
     NotCommittedError,
     OutcomeUnknownError,
+    ProcessError,
     Reason,
     StorageError,
     StructureError,
@@ -68,6 +70,8 @@ __all__ = [
     "PendingSave",
     "Preemption",
     "Problem",
+    "ProcessError",
+    "Processes",
     "Reason",
     "StepInfo",
     "StorageError",
@@ -80,6 +84,7 @@ __all__ = [
     "keep_every",
     "keep_last",
     "load",
+    "processes",
     "register",
     "save",
     "save_async",

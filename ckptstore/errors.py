@@ -8,7 +8,8 @@
      ├─ NotCommittedError           no checkpoint is there (or a save never finished)
      ├─ AlreadyCommittedError       another save holds the place
      ├─ OutcomeUnknownError         the commit may or may not have happened
-     └─ StorageError                the disk or the store refused an operation
+     ├─ StorageError                the disk or the store refused an operation
+     └─ ProcessError                of several processes one is gone, is silent or disagrees
 
 Every exception carries ``reason``, a member of `Reason` for programs, and ``exit_code`` for shells.
 """
@@ -27,6 +28,7 @@ __all__ = [
     "CorruptError",
     "NotCommittedError",
     "OutcomeUnknownError",
+    "ProcessError",
     "Reason",
     "StorageError",
     "StructureError",
@@ -172,6 +174,28 @@ class StorageError(CheckpointError):
 
     reason = Reason.STORAGE
     exit_code = 10
+
+
+class ProcessError(CheckpointError):
+    """Of the processes that save or load together one is gone, is silent, or holds other values.
+
+    Each process raises it, within the timeout of `processes`. The message names this process, and
+    those that it is about.
+
+    Example:
+        >>> import ckptstore
+        >>> def broken(data: bytes) -> bytes:
+        ...     raise ConnectionError("the other host is gone")
+        >>> together = ckptstore.Processes(1, 2, broken)
+        >>> try:
+        ...     word = together.hear("save ckpt")
+        ... except ckptstore.ProcessError as error:
+        ...     print(error.reason, error.exit_code)
+        no-word 11
+    """
+
+    reason = Reason.PROCESS
+    exit_code = 11
 
 
 def bad_argument(

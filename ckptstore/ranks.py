@@ -48,7 +48,7 @@ def rank() -> Rank | None:
 
     No framework is imported, and none that is imported is made to connect to others.
     """
-    return _of_jax() or _of_torch() or _of_environment()
+    return of_jax() or of_torch() or _of_environment()
 
 
 def advice(saved_at: float | None) -> str:
@@ -72,7 +72,8 @@ def advice(saved_at: float | None) -> str:
     return ""
 
 
-def _of_jax() -> Rank | None:
+def of_jax() -> Rank | None:
+    """Return the rank that `jax.distributed` has given this process; no backend starts for it."""
     state = getattr(sys.modules.get("jax._src.distributed"), "global_state", None)
     number: Any = getattr(state, "process_id", None)
     count: Any = getattr(state, "num_processes", None)
@@ -81,7 +82,8 @@ def _of_jax() -> Rank | None:
     return Rank(number, count, "jax.process_index()", "if jax.process_index() == 0:")
 
 
-def _of_torch() -> Rank | None:
+def of_torch() -> Rank | None:
+    """Return the rank that `torch.distributed` has given this process."""
     distributed = sys.modules.get("torch.distributed")
     try:
         if distributed is None or not distributed.is_initialized():

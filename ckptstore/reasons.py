@@ -27,6 +27,7 @@ class Reason(enum.StrEnum):
     ALREADY_COMMITTED = "already-committed"  #: another save holds the place
     OUTCOME_UNKNOWN = "outcome-unknown"  #: the commit may or may not have happened
     STORAGE = "storage"  #: the disk or the store refused
+    PROCESS = "process"  #: several processes did not do one thing together
 
     # Reasons of the format: docs/spec.md, section 12.
     BAD_COLUMN = "bad-column"  #: a column does not have its length
@@ -140,6 +141,15 @@ class Reason(enum.StrEnum):
     STALE_LISTING = "stale-listing"  #: a cached listing names only steps that are gone
     UNAVAILABLE = "unavailable"  #: the store did not answer in time
     WRONG_REGION = "wrong-region"  #: a bucket of another region
+
+    # Reasons of several processes.
+    ABORTED = "aborted"  #: another process failed, for the reason in the message
+    LOST_PROCESS = "lost-process"  #: a process that does not do its part in time
+    NO_WORD = "no-word"  #: nothing heard of another process in time
+    NOT_SHARED = "not-shared"  #: a place that the processes do not share
+    TREES_DIFFER = "trees-differ"  #: trees of different structure in different processes
+    TWICE = "twice"  #: two processes with one index
+    VALUES_DIFFER = "values-differ"  #: a value that must be equal in all processes and is not
 
     # Reasons of optimizer states.
     BAD_COUNT = "bad-count"  #: a counter without a value that can be read
