@@ -87,7 +87,7 @@ def _refuse_unfit(keys: Collection[Any]) -> None:
 
 def _refuse_crowd(keys: Collection[Any]) -> None:
     if is_crowd(keys):
-        raise ValueError(f"over {CROWD} keys have one hash")
+        raise ValueError(f"more than {CROWD} keys have the same hash")
 
 
 RECORDS: Mapping[type, Record] = {

@@ -40,7 +40,7 @@ def lead_of(
             return _of_directory(place, files, children)
         return _of_file(place)
     except CheckpointError as error:
-        _log.debug("%s: no look at its kind: %s", place.url, error)
+        _log.debug("%s: cannot look which kind of place it is: %s", place.url, error)
         return None
 
 

@@ -81,7 +81,7 @@ class FlatNames:
         kinds = sorted({str(table.leaf(leaf)[0]) for leaf in self.leaves} - {"numpy.ndarray"})
         if kinds:
             names = ", ".join(listed(map(shown, kinds), _KINDS_SHOWN))
-            text = f"{names}: readers make their own kind of array of each"
+            text = f"{names}: a reader makes arrays of its own kind instead"
             self.losses.append(Loss("$", "array-type", text))
 
     @property

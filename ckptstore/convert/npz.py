@@ -94,8 +94,9 @@ def _check_parts(where: str, archive: zipfile.ZipFile, nbytes: int) -> None:
     whole = sum(part.file_size for part in parts)
     if whole > max(_GROWTH * nbytes, _GROWTH_LEAST):
         raise CorruptError(
-            f"{where}: {nbytes} bytes say that they hold {whole}, over {_GROWTH} times as many; if "
-            "you trust the file and have the memory, read it with dict(numpy.load(path))",
+            f"{where}: the file has {nbytes} bytes and claims to hold {whole}, more than {_GROWTH} "
+            "times as many; if you trust the file and have the memory, read it with "
+            "dict(numpy.load(path))",
             reason=Reason.TOO_MANY,
         )
 

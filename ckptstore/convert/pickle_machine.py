@@ -83,7 +83,7 @@ class Machine:
         self._left -= nbytes
         if self._left < 0:
             raise CorruptError(
-                f"it repeats its parts until they take over {_COPIES} times its bytes",
+                f"it repeats its parts until they take more than {_COPIES} times its bytes",
                 reason=Reason.TOO_MANY,
             )
 

@@ -181,7 +181,8 @@ class _Arrays:
         self.left -= x.numel() * x.element_size()
         if self.left < 0:
             raise UnsupportedError(
-                f"{self.where}: {path}: expanded, this tensor of {list(x.shape)} takes over "
-                f'{_GROWTH} times the bytes of the file; read it with arrays="torch"',
+                f"{self.where}: {path}: this tensor of {list(x.shape)} repeats its elements, and "
+                f"takes more than {_GROWTH} times the bytes of the file as an array; read it with "
+                'arrays="torch"',
                 reason=Reason.ARRAY_NOT_EXACT,
             )

@@ -316,9 +316,9 @@ def _warn_of_first_updates(moving: Sequence[LocatedCount], values: Mapping[int, 
         before, after = np.asarray(count.value), np.asarray(values[located.node])
         if np.any(before == count.start) and np.any(after != count.start):
             warnings.warn(
-                f"shift_counts: {count.path} ({count.meaning}) leaves {count.start}, but no update "
-                "was made yet, so the state beside it is not ready and the first updates will have "
-                "the wrong size; make an update first, or select= only schedules",
+                f"shift_counts: {count.path} ({count.meaning}) moves from {count.start}, but no "
+                "update was made yet: the state beside it is still that of init, so the first "
+                "updates will have the wrong size; make an update first, or select= only schedules",
                 UserWarning,
                 stacklevel=3,
             )

@@ -67,8 +67,8 @@ class Preemption:
                 "on_preemption",
                 "notice",
                 notice,
-                "a callable without arguments that returns a true value once this machine will "
-                "be taken away",
+                "a callable without arguments that returns something true as soon as this machine "
+                "is to be taken away",
             )
         numbers = _checked(signals)
         if threading.current_thread() is not threading.main_thread():

@@ -80,7 +80,7 @@ def later(
     shown = ", ".join(listed(map(str, reversed(found)), _SHOWN))
     text = (
         f"{url}: nothing was written: step {step} is below steps that this Manager neither saved "
-        f"nor skipped as damaged ({shown}), so the next resume would not take it, but {found[-1]}; "
+        f"nor skipped as damaged ({shown}), so the next resume would take {found[-1]} instead; "
         f"{_cause(step, steps, history)}"
     )
     if (base := _base(step, steps, history)) is not None:

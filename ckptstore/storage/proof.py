@@ -94,9 +94,9 @@ def _why_not(requests: Requests, key: str, version: Version) -> str:
         return _not_replaced(refusal, key)
     given = f"the version {version}" if version else "no version"
     return (
-        f"gives {given} for an object and then refuses a write on the condition that it has it, so "
-        f"{_UNTOUCHED}; a proxy that changes ETags, as compression does, is often the cause: "
-        f"switch that off there, or {_ANEW}{_VOUCH}"
+        f"gives {given} for an object, and then refuses a write on the condition that the object "
+        f"has that version, so {_UNTOUCHED}; a proxy that changes ETags, as compression does, is "
+        f"often the cause: switch that off there, or {_ANEW}{_VOUCH}"
     )
 
 

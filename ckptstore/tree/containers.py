@@ -136,7 +136,7 @@ def _decode_set(table: NodeTable, node: int, values: Sequence[Any]) -> set[Any]:
 
 def _refuse_crowd(table: NodeTable, node: int, values: Sequence[Any]) -> None:
     if is_crowd(values):
-        raise _corrupt(table, node, f"over {CROWD} keys have one hash", Reason.TOO_MANY)
+        raise _corrupt(table, node, f"more than {CROWD} keys have the same hash", Reason.TOO_MANY)
 
 
 def _corrupt(table: NodeTable, node: int, text: str, reason: Reason) -> CorruptError:

@@ -201,9 +201,9 @@ def _refuse_endless(live: LiveTree) -> None:
         reads = live.read_whole.get(number)
         if reads is not None and not budget.allows_whole(node, reads):
             raise StructureError(
-                f"{paths.path(live, node)}: the parts that the {live.row(node).name} here and "
-                "before share, or hold inside one another, would be read over "
-                f"{PER_NODE} times for each node; use a dict, or copies of the parts",
+                f"{paths.path(live, node)}: this {live.row(node).name} and others before it share "
+                "parts, or hold one another, so that a load would read more than "
+                f"{PER_NODE} parts for each node of the tree; use a dict, or copies of the parts",
                 reason=Reason.CANNOT_CARRY,
             )
 

@@ -195,7 +195,7 @@ def _ordered_difference(
                 return number, f"{a!r:.40} became {b!r:.40}"
             continue
         if atoms is not None and id(b) in atoms:
-            return number, f"another object of {full_name(cls)} stands than before"
+            return number, f"an object of {full_name(cls)} became another object of that class"
         try:
             below = _below(a, b)
         except (Refusal, dtypes.DtypeRefusal):  # the walk refuses it, unless `supplied` names it

@@ -334,9 +334,9 @@ class _Builder:
         reads = isinstance(record, Record) and record.reads != "children"
         if reads and not self._budget.allows(node, record, children):
             raise CorruptError(
-                f"{self._tree.where}: {paths.path(self._tree, node)}: the parts that are shared "
-                f"here and before would be read over {PER_NODE} times for each node of the file; "
-                "do not load it, or load the rest by select=",
+                f"{self._tree.where}: {paths.path(self._tree, node)}: parts are shared here and "
+                f"before, so that a load would read more than {PER_NODE} parts for each node of "
+                "the file; do not load it, or load the rest by select=",
                 reason=Reason.TOO_MANY,
             )
         return decode_record(self._tree, node, record, children)

@@ -131,7 +131,7 @@ def refuse_unfit(keys: Collection[Any]) -> bool:
         measure.refuse_unfit(keys)
         objects = measure.objects
     if is_crowd(keys):
-        raise Refusal(f"over {CROWD} keys or items have one hash; store them in a list")
+        raise Refusal(f"more than {CROWD} keys or items have the same hash; store them in a list")
     return objects
 
 

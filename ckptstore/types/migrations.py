@@ -85,7 +85,7 @@ class Migration:
         new, old = {*self.renamed.values(), *self.added}, {*self.renamed, *self.removed}
         kept = after - new
         if new - after:
-            raise _bad(f"{self}: leads to {_listed(new - after)}, which the next version lacks")
+            raise _bad(f"{self}: makes {_listed(new - after)}, which the next version lacks")
         if kept & old:
             raise _bad(f"{self}: drops {_listed(kept & old)}, which the next version still has")
         if kept | old == after:

@@ -52,12 +52,12 @@ def class_row(cls: type, kind: TypeKind, fields: Sequence[str] = ()) -> TypeRow:
         if binding is None and is_defined_again(cls):
             raise Refusal(
                 f"the class {module}.{name} was defined again, with other fields or of another "
-                f"kind, after this object was made; make the object anew with the {name} of today"
+                f"kind, after this object was made; make the object again with today's {name}"
             )
         if binding is None:
             raise Refusal(
-                f"the class {module}.{name} is not the object of that name in its module; bind it "
-                f"there (from {module} import {name.partition('.')[0]} must import it), or "
+                f"the name {module}.{name} does not lead to this class, so no load would find it; "
+                f"bind it there (from {module} import {name.partition('.')[0]} must import it), or "
                 f"{_by_a_name(cls)}"
             )
     main = main_name() if module == "__main__" else None

@@ -153,7 +153,7 @@ def test_a_save_below_a_later_step_is_refused_and_the_call_it_names_leads_on(
     manager = manage(place)
     assert is_of(manager.load(100), 100)
     before = place.files()
-    with pytest.raises(ckptstore.AlreadyCommittedError, match=r"not take it, but 300") as caught:
+    with pytest.raises(ckptstore.AlreadyCommittedError, match=r"would take 300 instead") as caught:
         saves(save, manager, 200, overwrite=overwrite)
     assert caught.value.reason == "later-steps" and place.files() == before
     assert follow(manager, caught, "rewind") == [300]

@@ -202,7 +202,7 @@ def test_objects_of_one_hash_are_refused(tmp_path: pathlib.Path) -> None:
     keys = [Decimal(n * (2**61 - 1)) for n in range(200)]
     assert len({*map(hash, keys)}) == 1
     for tree in (dict.fromkeys(keys), set(keys), frozenset(keys)):
-        assert_refused(tmp_path, [tree], "$[0]", "one hash", "store them in a list")
+        assert_refused(tmp_path, [tree], "$[0]", "the same hash", "store them in a list")
 
 
 def test_an_object_again_and_again_in_a_key_is_refused(tmp_path: pathlib.Path) -> None:

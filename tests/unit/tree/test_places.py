@@ -235,13 +235,13 @@ class TestCrowd:
 
     @pytest.mark.parametrize("make", [dict.fromkeys, set, frozenset])
     def test_many_keys_of_one_hash_are_refused(self, place, make):
-        with pytest.raises(ckptstore.StructureError, match="one hash"):
+        with pytest.raises(ckptstore.StructureError, match="the same hash"):
             ckptstore.save(place, make(self.keys))
 
     def test_a_file_of_them_is_refused(self, place, monkeypatch):
         monkeypatch.setattr("ckptstore.tree.containers.refuse_unfit", lambda keys: None)
         ckptstore.save(place, dict.fromkeys(self.keys))
-        with pytest.raises(ckptstore.CorruptError, match="one hash") as caught:
+        with pytest.raises(ckptstore.CorruptError, match="the same hash") as caught:
             ckptstore.load(place)
         assert caught.value.reason == "too-many"
 

@@ -306,14 +306,14 @@ class TestRegisterRefuses:
     @pytest.mark.parametrize(
         ("fields", "steps", "message"),
         [
-            ("b", [{"renamed": {"a": "c"}}], "leads to c, which the next version lacks"),
-            ("b", [{"added": {"c": 0}}], "leads to c, which the next version lacks"),
+            ("b", [{"renamed": {"a": "c"}}], "makes c, which the next version lacks"),
+            ("b", [{"added": {"c": 0}}], "makes c, which the next version lacks"),
             ("a b", [{"renamed": {"a": "b"}}], "drops a, which the next version still has"),
             ("a b", [{"removed": ["a"]}], "drops a, which the next version still has"),
             ("a b", [{}], "changes no name"),
             ("a b", [{"renamed": {"a": "b", "b": "a"}}], "changes no name"),
             ("a b", [{"removed": ["a"], "added": {"a": 0}}], "changes no name"),
-            ("c", [{"renamed": {"x": "y"}}, {"renamed": {"b": "c"}}], "leads to y"),
+            ("c", [{"renamed": {"x": "y"}}, {"renamed": {"b": "c"}}], "makes y"),
         ],
     )
     def test_a_chain_that_does_not_lead_to_the_class(self, fields, steps, message, as_state):

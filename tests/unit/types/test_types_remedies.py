@@ -385,7 +385,7 @@ def test_a_class_that_its_module_does_not_hold(tmp_path: Path, module: Any) -> N
     assert_exact(tmp_path, cls(3))
 
 
-@follows("types.naming", "make the object anew with the {} of today")
+@follows("types.naming", "make the object again with today's {}")
 def test_a_class_that_was_defined_again_with_other_fields(tmp_path: Path, module: Any) -> None:
     made = module(STATE)
     old = made.State(3)
