@@ -58,7 +58,7 @@ def no_step(run: Storage) -> NotCommittedError:
 
 
 def refuse_other(run: Storage) -> None:
-    """Raise StorageError, which names the content, if the place of a run is no directory."""
+    """Raise StorageError, which names the content, if the place of a run is not a directory."""
     try:
         run.exists()
     except StorageError as error:

@@ -19,7 +19,7 @@ _LINES_SHOWN = 100
 _VALUE_SHOWN = 80
 _VALUES = {Kind.BOOL, Kind.INT, Kind.FLOAT, Kind.COMPLEX, Kind.STR, Kind.BYTES}
 _HIDDEN = {Kind.ENUM, Kind.SET, Kind.FROZENSET, Kind.SLICE, Kind.RANGE}
-"""The containers whose children are no places of their own."""
+"""The containers whose children are not places of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def _cut(lines: list[str], count: int) -> list[str]:
 def _other_nodes(tree: StoredTree) -> tuple[list[int], list[int]]:
     """Return the nodes of the numbers and texts, and those of objects that stand somewhere else."""
     values, same = list[int](), list[int]()
-    hidden = 0  # the end of a dict key, or of a container whose children are no places
+    hidden = 0  # the end of a dict key, or of a container whose children are not places
     root = (0, -1, 0, -1)
     for node, parent, position, _ in itertools.chain([root], paths.walk(tree)):
         if node < hidden:

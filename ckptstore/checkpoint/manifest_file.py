@@ -87,7 +87,7 @@ def attempt_of(holder: Committed | None) -> str | None:
 
 
 def _told(data: bytes, error: CheckpointError, where: str) -> CheckpointError:
-    """Return the error for bytes that are no manifest, which says what they are instead."""
+    """Return the error for bytes that are not a manifest, which names their kind."""
     if error.reason not in (Reason.BAD_MAGIC, Reason.TRUNCATED):
         return error
     lead = foreign_files.damage_of(data) or foreign_files.packed_of(data)

@@ -84,12 +84,12 @@ def from_npz(
 
 
 def _check_parts(where: str, archive: zipfile.ZipFile, nbytes: int) -> None:
-    """Refuse, before any is read, parts that are no arrays, and too many bytes."""
+    """Refuse, before any is read, parts that are not arrays, and too many bytes."""
     parts = archive.infolist()
     names = [part.filename for part in parts]
     other = [name for name in names if not name.endswith(".npy")]
     if other or len(set(names)) < len(names):
-        what = f"the part {other[0]!r:.200} is no array" if other else "it has a name twice"
+        what = f"the part {other[0]!r:.200} is not an array" if other else "it has a name twice"
         raise CorruptError(f"{where}: not a file of numpy.savez: {what}")
     whole = sum(part.file_size for part in parts)
     if whole > max(_GROWTH * nbytes, _GROWTH_LEAST):

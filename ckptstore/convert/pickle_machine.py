@@ -31,7 +31,7 @@ _LINE = 1 << 10
 
 
 class Args(list[Any]):
-    """A tuple with a name or an unfinished object in it, which is no value."""
+    """A tuple with a name or an unfinished object in it, which is not a value."""
 
 
 class Unknown:
@@ -62,7 +62,7 @@ class Machine:
         """Return the first object, and the number of its bytes.
 
         Raises:
-            CorruptError: the bytes are no pickle.
+            CorruptError: the bytes are not a pickle.
         """
         self._left = _COPIES_LEAST + _COPIES * len(data)
         stream = _Stream(data)
@@ -195,7 +195,7 @@ class Machine:
             else:
                 self._stack.append(function.call(self, list(arguments)))
         else:
-            raise CorruptError("a call of something that is no function")
+            raise CorruptError("a call of something that is not a function")
 
     def _build(self, _: Any) -> None:
         state, target = self._stack.pop(), self._stack[-1]
@@ -243,7 +243,7 @@ def _opcodes(stream: _Stream) -> Iterator[tuple[str, Any]]:
     while True:
         code = stream.read(1).decode("latin-1")
         if (opcode := known.get(code)) is None:
-            raise CorruptError(f"{f'{code!r} is no opcode' if code else 'it is cut short'}")
+            raise CorruptError(f"{f'{code!r} is not an opcode' if code else 'it is cut short'}")
         reader: Any = opcode.arg and opcode.arg.reader
         if opcode.name == "STRING":  # of Python 2, whose text was bytes
             reader = _read_string

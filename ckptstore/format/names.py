@@ -122,7 +122,7 @@ def step_number(step: Any) -> int:
 
 
 def _way_to_int(x: Any) -> str:
-    """Return what gives an int in the place of what is none, by its kind."""
+    """Return the advice how to get an int, by the kind of the object that was passed."""
     if type(x).__name__.endswith("Tracer"):  # of jax, in a function under jit
         return "a traced value has no number yet: save outside of jit"
     if (isinstance(x, str) and x.isdecimal()) or isinstance(x, bool | float):
@@ -133,7 +133,7 @@ def _way_to_int(x: Any) -> str:
 
 
 def _index(x: Any) -> int | None:
-    """Return an integer without axes as an int; None for a bool and for what is no integer."""
+    """Return an integer without axes as an int; None for a bool, and for any other object."""
     try:
         dtype = str(getattr(x, "dtype", ""))
         if isinstance(x, bool) or "bool" in dtype or getattr(x, "ndim", 0) != 0:

@@ -120,7 +120,7 @@ def _number(name: str, x: Any) -> float:
 
 
 def _way_to_number(x: Any) -> str:
-    """Return what gives a number in the place of what is none, by its kind."""
+    """Return the advice how to get a number, by the kind of the object that was passed."""
     if type(x).__name__.endswith("Tracer"):  # of jax, in a function under jit
         return "a traced value has no number yet: save outside of jit"
     if x is None or isinstance(x, Mapping):
@@ -129,7 +129,7 @@ def _way_to_number(x: Any) -> str:
 
 
 def _scalar(x: Any) -> float | None:
-    """Return a number without axes of any framework; None for a bool, a text and what is none."""
+    """Return a number without axes, of any framework; None for any other object."""
     try:
         dtype = str(getattr(x, "dtype", ""))
         if isinstance(x, bool | str | bytes) or "bool" in dtype or getattr(x, "ndim", 0) != 0:

@@ -16,7 +16,7 @@ from ckptstore.storage.mounts import Mount
 
 
 def create(temporary: str, target: str, mount: Mount) -> None:
-    """Give a file a name that nobody has; the old name may stay.
+    """Rename a file to a name that nobody has; the old name may stay.
 
     Args:
         temporary: the path of the file.

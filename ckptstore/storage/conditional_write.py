@@ -37,7 +37,7 @@ class ConditionalWrite:
     key: str
 
     def send(self, operation: str, data: bytes, expected: bytes | None) -> None:
-        """Store an object, if it is what it was.
+        """Store an object, if it has not changed.
 
         Only a plain success is a reliable answer. After any other one, the client library or this
         loop may have sent the write twice and lost the first answer, so the object itself decides.
@@ -125,7 +125,7 @@ class ConditionalWrite:
         return answer
 
     def _look(self, expected: bytes | None) -> Version:
-        """Return the condition that the object is what it was, or raise as `send` does."""
+        """Return the condition that the object has not changed, or raise as `send` does."""
         if expected is not None:
             return self.version(expected)
         try:

@@ -1,4 +1,4 @@
-"""The objects below a prefix, page by page. An answer that makes no sense is no empty bucket."""
+"""The objects below a prefix, page by page. A senseless answer is not an empty bucket."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def _scalar_key(item: Any) -> _Key:
 
 
 class _TooLong(Exception):
-    """The texts of some items are too long for what is in them."""
+    """The texts of some items are too long for their content."""
 
 
 class _Texts:

@@ -1,4 +1,4 @@
-"""Names of classes in imported modules: what a name leads to, and the name that leads to a class.
+"""Names of classes in imported modules: the object of a name, and the name of a class.
 
 A name is looked up through ``vars(module)`` and class ``__dict__``s, never by `getattr`, and only
 in modules that are already imported. Spec: section 5.1.
@@ -91,7 +91,7 @@ def is_defined_again(cls: type) -> bool:
 
 
 def _shape(cls: type) -> tuple[Any, ...]:
-    """Return what two definitions of one class have in common."""
+    """Return the part that two definitions of one class have in common."""
     kind = kind_of(cls)
     names: Any = fields_of(cls, kind) if kind is not None else ()
     if issubclass(cls, enum.Enum):

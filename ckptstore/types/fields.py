@@ -62,7 +62,7 @@ def fields_of(cls: type, kind: TypeKind) -> tuple[str, ...]:
 
 
 def module_of(cls: type) -> str:
-    """Return the module that a class names, past any metaclass; "" if that is no text."""
+    """Return the module that a class names, past any metaclass; "" if that is not a text."""
     try:
         module = _MODULE.__get__(cls)
     except AttributeError:

@@ -63,7 +63,7 @@ def is_hashed_plainly(x: Any) -> bool:
     """Return whether hashing and comparing an object, but for its items, runs no foreign code.
 
     Args:
-        x: an object that is no scalar of the format.
+        x: an object that is not a scalar of the format.
 
     Example:
         >>> is_hashed_plainly(np.int64(3)), is_hashed_plainly(object())

@@ -170,7 +170,7 @@ _BASES = {
 
 
 def remedy(x: Any) -> str:
-    """Return what to do about an object that cannot be saved, as the end of a sentence.
+    """Return the remedy for an object that cannot be saved, as the end of a sentence.
 
     Example:
         >>> import io

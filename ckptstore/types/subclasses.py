@@ -162,7 +162,7 @@ def _record(cls: type, base: Any, row: TypeRow) -> Record:
 
 
 def _refuse_attributes(x: Any, base: type) -> None:
-    """Refuse what an instance holds beside its value, which would be lost."""
+    """Refuse an instance that holds more than its value, since the rest would be lost."""
     try:
         names = list(without_alias(x, object.__getattribute__(x, "__dict__")))
     except AttributeError:
