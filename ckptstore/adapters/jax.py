@@ -43,13 +43,8 @@ class JaxAdapter(Adapter):
             raise Refusal("this is a traced value inside a jax transformation; save outside of jit")
         if x.is_deleted():
             raise Refusal("this jax array was deleted or donated; save before the donating call")
-        if not _is_addressable(x.sharding):
-            raise Refusal("this jax array has shards in other processes; gather it first")
-        if jax_places.is_unreduced(x.sharding):
-            raise Refusal(
-                "this jax array is a sum that is not made yet (unreduced); make it with "
-                "jax.reshard(x, spec), with a spec without `unreduced`"
-            )
+        if (fault := _fault(x.sharding)) is not None:
+            raise Refusal(fault)
         extra: dict[str, Any] = {}
         if jax_places.is_committed(x):
             extra |= jax_places.stored(x.sharding)
@@ -73,11 +68,12 @@ class JaxAdapter(Adapter):
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
         """Put verified host memory on its device, with the saved weak type and commitment."""
-        return self.sharded({whole(host.shape): host}, host.shape, row, place)
+        return _made(host, {}, host.shape, row, place)
 
     def boxes(self, shape: tuple[int, ...], row: TypeRow, place: Any) -> Sequence[Box] | None:
         """Return the boxes that the devices of a sharding hold."""
-        place = jax_places.restored(row.extra) if place is None else place
+        if place is None and "mesh" in row.extra:
+            place = jax_places.restored(row.extra)
         if not isinstance(place, _SHARDING):
             return None
         try:
@@ -89,35 +85,7 @@ class JaxAdapter(Adapter):
         self, parts: Mapping[Box, Array], shape: tuple[int, ...], row: TypeRow, place: Any
     ) -> Any:
         """Put the boxes of an array on the devices that hold them; see `array`."""
-        weak, impl = row.extra.get("weak", False), row.extra.get("impl", "")
-        if str(row) != "jax.Array" or (type(weak), type(impl)) != (bool, str):
-            raise KeyError(row.name)
-        if place is None:
-            place = jax_places.restored(row.extra)
-        elif place is jax_places.ANYWHERE:
-            place = None
-        dtype = next(iter(parts.values())).dtype
-        try:
-            with _enable_x64(True) if dtype.itemsize >= 8 else contextlib.nullcontext():
-                x = _put(parts, shape, weak, place)
-            key = jax.random.wrap_key_data(x, impl=impl) if impl else x
-        except (TypeError, ValueError, RuntimeError) as error:
-            signals.pass_on(error)
-            kind = f"a key of {impl!r:.80}" if impl else f"an array of {dtype}"
-            raise UnsupportedError(
-                f"jax {jax.__version__} cannot make {kind} here ({error!s:.200}); load with "
-                'arrays="numpy"',
-                reason=Reason.ARRAY_NOT_EXACT,
-            ) from error
-        if (x.dtype, x.weak_type, jax_places.is_committed(x)) != (dtype, weak, place is not None):
-            raise UnsupportedError(
-                f"jax {jax.__version__} made {x.dtype} (weak={x.weak_type}, "
-                f"committed={jax_places.is_committed(x)}) of a stored {dtype} (weak={weak}, "
-                f"committed={place is not None}); load with "
-                'arrays="numpy", or with the jax that wrote it',
-                reason=Reason.ARRAY_NOT_EXACT,
-            )
-        return key
+        return _made(parts.get(whole(shape)), parts, shape, row, place)
 
     @functools.cached_property
     def records(self) -> Mapping[type, Record]:
@@ -188,9 +156,16 @@ _SHARDING = jax.sharding.Sharding
 
 
 @functools.lru_cache(256)
-def _is_addressable(sharding: Any) -> bool:
-    """Return whether all shards are in this process; the check is slow for many small leaves."""
-    return bool(sharding.is_fully_addressable)
+def _fault(sharding: Any) -> str | None:
+    """Return why no array of a sharding can be saved, or None; many small leaves have one."""
+    if not sharding.is_fully_addressable:
+        return "this jax array has shards in other processes; gather it first"
+    if jax_places.is_unreduced(sharding):
+        return (
+            "this jax array is a sum that is not made yet (unreduced); make it with "
+            "jax.reshard(x, spec), with a spec without `unreduced`"
+        )
+    return None
 
 
 @functools.cache
@@ -200,11 +175,47 @@ def _row(extra: tuple[tuple[str, Any], ...]) -> TypeRow:
     )
 
 
-def _put(parts: Mapping[Box, Array], shape: tuple[int, ...], weak: bool, place: Any) -> jax.Array:
-    host = parts.get(whole(shape))
+def _made(
+    host: Array | None, parts: Mapping[Box, Array], shape: tuple[int, ...], row: TypeRow, place: Any
+) -> Any:
+    """Return the array or key of a stored type; `host` is the whole of it, if that was read."""
+    weak, impl = row.extra.get("weak", False), row.extra.get("impl", "")
+    if str(row) != "jax.Array" or (type(weak), type(impl)) != (bool, str):
+        raise KeyError(row.name)
+    if place is None:
+        place = jax_places.restored(row.extra)
+    elif place is jax_places.ANYWHERE:
+        place = None
+    dtype = (next(iter(parts.values())) if host is None else host).dtype
+    try:
+        with _enable_x64(True) if dtype.itemsize >= 8 else contextlib.nullcontext():
+            x = _put(host, parts, shape, weak, place)
+        key = jax.random.wrap_key_data(x, impl=impl) if impl else x
+    except (TypeError, ValueError, RuntimeError) as error:
+        signals.pass_on(error)
+        kind = f"a key of {impl!r:.80}" if impl else f"an array of {dtype}"
+        raise UnsupportedError(
+            f"jax {jax.__version__} cannot make {kind} here ({error!s:.200}); load with "
+            'arrays="numpy"',
+            reason=Reason.ARRAY_NOT_EXACT,
+        ) from error
+    if (x.dtype, x.weak_type, jax_places.is_committed(x)) != (dtype, weak, place is not None):
+        raise UnsupportedError(
+            f"jax {jax.__version__} made {x.dtype} (weak={x.weak_type}, "
+            f"committed={jax_places.is_committed(x)}) of a stored {dtype} (weak={weak}, "
+            f"committed={place is not None}); load with "
+            'arrays="numpy", or with the jax that wrote it',
+            reason=Reason.ARRAY_NOT_EXACT,
+        )
+    return key
+
+
+def _put(
+    host: Array | None, parts: Mapping[Box, Array], shape: tuple[int, ...], weak: bool, place: Any
+) -> jax.Array:
     if isinstance(place, _SHARDING) and len(place.device_set) > 1:
         # `device_put` would compare the whole array on all processes.
-        x = jax_shards.assembled(parts, shape, place)
+        x = jax_shards.assembled(host, parts, shape, place)
     else:
         # jnp.array would compile a program for every new shape, in 17 ms each.
         x = jax.device_put(host, place)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +26,11 @@ MISFITS = (ValueError, IndexError, NotImplementedError, AssertionError)
 _ABSTRACT_MESH = getattr(jax.sharding, "AbstractMesh", ())
 _AXIS_TYPES: Any = getattr(jax.sharding, "AxisType", None)
 _get_mesh = getattr(jax.sharding, "get_mesh", lambda: None)
+
+is_committed: Callable[[jax.Array], bool] = operator.attrgetter(
+    "committed" if hasattr(jax.Array, "committed") else "_committed"
+)
+"""Return whether an array is committed to its devices."""
 
 
 @functools.lru_cache(1024)
@@ -105,6 +111,8 @@ def restored(extra: Mapping[str, Any]) -> Any:
     Raises:
         KeyError: an entry of `extra` is malformed.
     """
+    if not extra:  # as of most arrays, of which there may be many
+        return None
     if "mesh" in extra and (sharding := _stored_sharding(*_checked(extra))) is not None:
         return sharding
     committed, name = extra.get("committed", False), extra.get("device", FIRST_DEVICE)
@@ -269,9 +277,3 @@ def wished(wish: Any, extra: Mapping[str, Any], shape: Sequence[int]) -> Any:
         except MISFITS as error:
             raise misfit(place, shape, error) from None
     return place
-
-
-def is_committed(x: jax.Array) -> bool:
-    """Return whether an array is committed to its devices."""
-    committed: bool = x.committed if hasattr(jax.Array, "committed") else x._committed
-    return committed

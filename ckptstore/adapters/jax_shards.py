@@ -29,12 +29,12 @@ Shards = list[tuple[Box, jax.Array]]
 
 def read(x: jax.Array) -> Array:
     """Return the stored bytes of an array, flat uint8."""
-    return _read(x, whole(x.shape))
+    return _read(x, None)
 
 
 def start(x: jax.Array) -> Callable[[], Array]:
     """Begin to copy an array to this host; return a function that waits and returns `read`."""
-    return _start(x, whole(x.shape))
+    return _start(x, None)
 
 
 def cells(x: jax.Array) -> tuple[Grid | None, Sequence[Cell]]:
@@ -42,10 +42,9 @@ def cells(x: jax.Array) -> tuple[Grid | None, Sequence[Cell]]:
 
     Cells of less than 1 MiB are joined with their neighbours. An array that is one cell has none.
     """
-    itemsize = x.dtype.itemsize
-    if x.size * itemsize < 2 * LARGE_NBYTES or len(x.sharding.device_set) == 1:
+    if len(x.sharding.device_set) == 1 or x.nbytes < 2 * LARGE_NBYTES:
         return None, ()
-    grid = _grid(x.sharding, x.shape, itemsize)
+    grid = _grid(x.sharding, x.shape, x.dtype.itemsize)
     if len(grid) == 1:
         return None, ()
     made = [
@@ -68,15 +67,17 @@ def boxes(sharding: Any, shape: tuple[int, ...]) -> Sequence[Box] | None:
     return list(dict.fromkeys(_box(index, shape) for index in indices))
 
 
-def assembled(parts: Mapping[Box, Array], shape: tuple[int, ...], sharding: Any) -> jax.Array:
+def assembled(
+    host: Array | None, parts: Mapping[Box, Array], shape: tuple[int, ...], sharding: Any
+) -> jax.Array:
     """Return the array with this sharding; no other process is asked.
 
     Args:
-        parts: each distinct box of the devices of this process, or the whole.
+        host: the whole, or None.
+        parts: otherwise each distinct box of the devices of this process.
         shape: the shape of the array.
         sharding: a sharding of several devices.
     """
-    host = parts.get(whole(shape))
 
     def part(index: Any) -> Array:
         return parts[_box(index, shape)] if host is None else host[index]
@@ -112,19 +113,21 @@ def _shards(x: jax.Array) -> Shards:
     return list(found.items())
 
 
-def _read(x: jax.Array, box: Box) -> Array:
-    """Return the stored bytes of a part of an array."""
+def _read(x: jax.Array, box: Box | None) -> Array:
+    """Return the stored bytes of a part of an array; None: of the whole."""
     with _while_saved(x):
-        if len(x.sharding.device_set) == 1 and _is_plain(x):
+        if _is_plain(x):
             return array_bytes.to_bytes(np.asarray(x))
+        box = whole(x.shape) if box is None else box
         return array_bytes.to_bytes(_joined(_aliases(x, box), box, x.dtype))
 
 
-def _start(x: jax.Array, box: Box) -> Callable[[], Array]:
+def _start(x: jax.Array, box: Box | None) -> Callable[[], Array]:
     """Begin to copy a part of an array; return a function that waits and returns `_read`."""
     try:
-        if len(x.sharding.device_set) == 1 and _is_plain(x):
+        if _is_plain(x):
             return lambda: _read(x, box)
+        box = whole(x.shape) if box is None else box
         parts = _aliases(x, box)
         for _, part in parts:
             if not _is_plain(part):
@@ -172,8 +175,8 @@ def _joined(parts: Shards, box: Box, dtype: np.dtype[Any]) -> Array:
 
 def _is_plain(x: jax.Array) -> bool:
     """Return whether the elements lie in one piece of this host's memory, in stored form."""
-    (device,) = x.devices()
-    return device.platform == "cpu" and not _is_packed(x.dtype)
+    devices = x.devices()
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu" and not _is_packed(x.dtype)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ RANGE_NBYTES = 8 << 20
 """Neighbouring spans are read together up to this size in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one a leaf or span; frozen, it would take twice the time to make
 class Part:
     """One span: its number, and its offsets in its range and in the bytes of its cell."""
 

@@ -23,7 +23,6 @@ from ckptstore.saving.incremental import Comparison, Previous, Series
 from ckptstore.saving.placement import Piece, Placement, place
 from ckptstore.saving.request import SaveRequest
 from ckptstore.saving.staging import Job, Staging
-from ckptstore.sharding import Grid
 from ckptstore.storage import Storage
 from ckptstore.tree import LiveTree
 from ckptstore.types import package_version
@@ -302,14 +301,18 @@ def _write_files(store: Storage, names: Sequence[str], job: Job) -> None:
 
 
 def _leaf_table(live: LiveTree) -> Leaves:
-    grids = [leaf.grid or Grid.uncut(leaf.shape) for leaf in live.leaves]
+    cuts = [
+        inner
+        for leaf in live.leaves
+        for inner in ([()] * len(leaf.shape) if leaf.grid is None else leaf.grid.cuts)
+    ]
     columns = (
         live.leaf_type,
         live.leaf_dtype,
-        [len(grid.shape) for grid in grids],
-        [length for grid in grids for length in grid.shape],
-        [len(cuts) + 1 for grid in grids for cuts in grid.cuts],
-        [cut for grid in grids for cuts in grid.cuts for cut in cuts],
+        [len(leaf.shape) for leaf in live.leaves],
+        [length for leaf in live.leaves for length in leaf.shape],
+        [len(inner) + 1 for inner in cuts],
+        [cut for inner in cuts for cut in inner],
     )
     return Leaves(*(np.asarray(column, np.int64) for column in columns))
 

@@ -25,7 +25,7 @@ _MOST_SPANS = 16 << 10
 """A piece of more spans has larger ones, up to those of the format."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one a leaf or span; frozen, it would take twice the time to make
 class Placed:
     """One span: `size` bytes of a piece from `start`, at `offset` of data file `file`.
 
@@ -110,7 +110,9 @@ def place(
 
 def _gaps(nbytes: int, spans: Sequence[Placed]) -> Iterator[tuple[int, int]]:
     """Return start and size of each span that a piece needs; the caller may add to `spans`."""
-    end, most = 0, max(SPAN_NBYTES, min(-(-nbytes // _MOST_SPANS), SPAN_MAX_NBYTES) // _MIB * _MIB)
+    end, most = 0, SPAN_NBYTES
+    if nbytes > _MOST_SPANS * most:
+        most = min(-(-nbytes // _MOST_SPANS), SPAN_MAX_NBYTES) // _MIB * _MIB
     for start, size in [*sorted((span.start, span.size) for span in spans), (nbytes, 0)]:
         for at in range(end, start, most):
             yield at, min(most, start - at)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -38,12 +38,15 @@ class Staging:
         self.nbytes: dict[Piece, int] = {}
         itemsize = [dtypes.item_nbytes(stored, where="save") for stored in live.dtypes]
         for number, (leaf, dtype) in enumerate(zip(live.leaves, live.leaf_dtype, strict=True)):
-            parts: Iterable[tuple[Sequence[int], Leaf | Cell]] = [(leaf.shape, leaf)]
-            if leaf.grid is not None:
-                parts = zip(map(shape_of, leaf.grid), leaf.cells, strict=True)
-            for cell, (shape, source) in enumerate(parts):
-                self.nbytes[number, cell] = math.prod(shape) * itemsize[dtype]
-                self._sources[number, cell] = source
+            if leaf.grid is None:
+                piece = (number, 0)
+                self.nbytes[piece] = math.prod(leaf.shape) * itemsize[dtype]
+                self._sources[piece] = leaf
+                continue
+            for cell, (box, source) in enumerate(zip(leaf.grid, leaf.cells, strict=True)):
+                piece = (number, cell)
+                self.nbytes[piece] = math.prod(shape_of(box)) * itemsize[dtype]
+                self._sources[piece] = source
 
     def is_fixed(self, piece: Piece) -> bool:
         """Return whether no other code can write to the bytes of a piece."""

@@ -18,7 +18,7 @@ from ckptstore.tree.casting import cast
 from ckptstore.types import Adapter, Refusal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one a leaf or span; frozen, it would take twice the time to make
 class Maker:
     """Turns the verified bytes of one leaf into its array.
 

@@ -51,7 +51,7 @@ class Cell:
     start: Callable[[], Callable[[], Array]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one a leaf or span; frozen, it would take twice the time to make
 class Leaf:
     """An array on its way to a file.
 
