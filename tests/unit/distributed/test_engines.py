@@ -37,9 +37,9 @@ def words(together: Processes) -> Any:
     large = np.random.default_rng(0).bytes(LARGE)
     if together.index == 0:
         for data in (b"first", b"", large):
-            together.say("save ä/0", data)
+            together.say("save ä/0\udcff", data)
         return None
-    heard = [together.hear("save ä/0") for _ in range(3)]
+    heard = [together.hear("save ä/0\udcff") for _ in range(3)]
     return [heard[0].decode(), heard[1].decode(), heard[2] == large]
 
 

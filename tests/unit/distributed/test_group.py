@@ -6,7 +6,7 @@ import functools
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -271,7 +271,7 @@ def test_a_word_may_be_larger_than_a_store_takes_and_goes_away_whole() -> None:
     leader, member = connected(board, 2)
     data = np.random.default_rng(0).bytes((16 << 20) + 1)
     leader.say("save run", data)
-    assert max(map(len, board.values.values())) <= 8 << 20
+    assert max(map(len, board.values.values())) * 4 / 3 < 4 << 20  # as text, for an old jax
     assert member.hear("save run") == data
     leader.heard("save run")
     assert not board.values
@@ -347,6 +347,74 @@ def test_a_gather_that_one_made_alone_before_leaves_nothing_behind(early: int) -
         counts = other.broadcast.words().counts  # type: ignore[union-attr]
         one.broadcast.words().counts.done = counts.done  # type: ignore[union-attr]
         one.broadcast.words().counts.deleted = counts.deleted  # type: ignore[union-attr]
+    assert threads(3, job) == [[b"0", b"1", b"2"]] * 3
+
+
+def gather(together: Processes, data: bytes) -> list[bytes]:
+    assert together.allgather is not None
+    return list(together.allgather(data))
+
+
+class Hooked:
+    """A store that does something before a look for a key whose name ends so."""
+
+    def __init__(self, board: Board, end: str, before: Callable[[], object]) -> None:
+        self._board, self._end, self._before = board, end, before
+        self.set, self.delete = board.set, board.delete
+
+    def get(self, key: str, seconds: float) -> bytes | None:
+        if key.endswith(self._end):
+            self._before()
+        return self._board.get(key, seconds)
+
+
+def test_words_of_a_gather_stay_until_the_last_has_heard_them() -> None:
+    board, over = Board(), threading.Event()
+    leader = connected(board, 2)[0]
+    counts = leader.broadcast.words().counts  # type: ignore[union-attr]
+    short = group.connected(lambda: word.Words(board, counts), 0, 2, 0.01)
+    with pytest.raises(ProcessError, match="heard nothing of process 1"):
+        gather(short, b"alone")  # word 0, which process 1 does not hear now
+    member = connected(Hooked(board, "/0", lambda: over.wait(60)), 2)[1]
+
+    def job(of: Processes) -> list[bytes]:
+        if of.index:
+            return gather(member, b"1")
+        found = gather(leader, b"0")
+        over.set()
+        return found
+
+    assert threads(2, job) == [[b"0", b"1"]] * 2
+
+
+def test_a_word_that_comes_at_the_last_moment_is_heard() -> None:
+    board, said = Board(), list[list[bytes]]()
+    leader = connected(board, 2)[0]
+
+    def say() -> None:
+        if not said:
+            said.append([])
+            said[0] += gather(leader, b"0")
+
+    member = connected(Hooked(board, "of-0", say), 2, 0.01)[1]
+    assert gather(member, b"1") == said[0] == [b"0", b"1"]
+
+
+def test_a_word_about_an_earlier_call_of_this_process_is_passed_over() -> None:
+    board = Board()
+    groups, gave_up = connected(board, 3), threading.Event()
+    kept = [one.broadcast.words() for one in groups]  # type: ignore[union-attr]
+
+    def job(of: Processes) -> Any:
+        if of.index < 2:  # process 1 gives up before process 0 says that 2 is missing
+            early = group.connected(lambda: kept[of.index], of.index, 3, (1.0, 0.2)[of.index])
+            with pytest.raises(ProcessError, match="heard nothing of process"):
+                gather(early, b"early")
+        if of.index == 0:
+            gave_up.set()
+        assert gave_up.wait(60)
+        return gather(groups[of.index], b"%d" % of.index)
+
     assert threads(3, job) == [[b"0", b"1", b"2"]] * 3
 
 
@@ -465,6 +533,10 @@ class OldClient(Client):
     def blocking_key_value_get(self, key: str, milliseconds: int) -> str:
         return Client.blocking_key_value_get_bytes(self, key, milliseconds).decode()
 
+    def key_value_delete(self, key: str) -> None:
+        super().key_value_delete(key)
+        raise TypeError("Unable to convert function return value to a Python type!")
+
 
 def start(patch: pytest.MonkeyPatch, client: Any, index: int, count: int) -> None:
     state = SimpleNamespace(client=client, process_id=index, num_processes=count)
@@ -500,6 +572,18 @@ def test_the_counts_begin_anew_with_a_new_client(alone: pytest.MonkeyPatch) -> N
     start(alone, second, 0, 2)
     kept.say("save run", b"second life")
     assert member_of(second, 2).hear("save run") == b"second life"
+
+
+def test_words_that_are_let_go_take_no_words_of_a_longer_topic_along(
+    alone: pytest.MonkeyPatch,
+) -> None:
+    client = Client()
+    start(alone, client, 0, 2)
+    leader, member = ckptstore.processes(), member_of(client, 2)
+    leader.say("save run", b"gone")
+    leader.say("save run/0", b"kept")
+    leader.heard("save run")
+    assert member.hear("save run/0") == b"kept"
 
 
 def test_a_key_that_an_ended_process_left_is_replaced(alone: pytest.MonkeyPatch) -> None:
