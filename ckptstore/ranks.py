@@ -61,8 +61,8 @@ def advice(saved_at: float | None) -> str:
     found = rank()
     if found is not None and (found.number or recent):
         return (
-            f"; this is {found} of one job, and one of them saves for all: put the save under "
-            f"`{found.condition}`"
+            f"; this is {found} of one job: call the save in all of them with "
+            f'processes="all", or in one of them under `{found.condition}`'
         )
     if recent:
         return (

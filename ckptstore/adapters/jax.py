@@ -34,7 +34,7 @@ class JaxAdapter(Adapter):
     modules = ("jax",)
 
     def leaf(self, x: Any) -> Leaf | None:
-        """Describe an array or a typed key, refusing tracers, deleted and remote arrays."""
+        """Describe an array or a typed key, refusing tracers and deleted arrays."""
         if type(x) is _REF:
             raise Refusal("a mutable jax reference cannot be saved; save its array: ref[...]")
         if not isinstance(x, jax.Array):
@@ -54,7 +54,7 @@ class JaxAdapter(Adapter):
         elif x.weak_type:
             extra["weak"] = True
         stored = dtypes.describe(np.dtype(x.dtype))
-        grid, cells = jax_shards.cells(x)
+        grid, cells, holders = jax_shards.cells(x)
         return Leaf(
             _row(tuple(sorted(extra.items()))),
             stored,
@@ -64,6 +64,8 @@ class JaxAdapter(Adapter):
             start=lambda: jax_shards.start(x),
             grid=grid,
             cells=cells,
+            holders=holders,
+            is_near=jax_shards.is_near(x.sharding),
         )
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
@@ -158,8 +160,6 @@ _SHARDING = jax.sharding.Sharding
 @functools.lru_cache(256)
 def _fault(sharding: Any) -> str | None:
     """Return why no array of a sharding can be saved, or None; many small leaves have one."""
-    if not sharding.is_fully_addressable:
-        return "this jax array has shards in other processes; gather it first"
     if jax_places.is_unreduced(sharding):
         return (
             "this jax array is a sum that is not made yet (unreduced); make it with "

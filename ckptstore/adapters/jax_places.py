@@ -42,7 +42,7 @@ def stored(sharding: Any) -> Mapping[str, Any]:
     """
     devices, entries = sharding.device_set, dict[str, Any]()
     is_named = isinstance(sharding, jax.sharding.NamedSharding)
-    if len(devices) > 1 and not is_named:
+    if len(devices) > 1 and not (is_named and _is_described(sharding)):
         return entries
     kind = sharding.memory_kind
     is_default = kind in (None, _default_memory(next(iter(devices))))
@@ -67,6 +67,11 @@ def stored(sharding: Any) -> Mapping[str, Any]:
     axes = zip(mesh.axis_names, mesh.devices.shape, kinds, strict=True)
     entries |= {"mesh": tuple(axes), "devices": numbers, "spec": spec}
     return entries if is_default else entries | {"memory": kind}
+
+
+def _is_described(sharding: Any) -> bool:
+    """Return whether all processes describe a sharding alike; not one of own devices of each."""
+    return jax.process_count() == 1 or not sharding.is_fully_addressable
 
 
 def _parts(spec: Any) -> tuple[Any, ...]:
@@ -161,12 +166,12 @@ def _names(spec: _Spec) -> Iterator[str]:
 
 @functools.lru_cache(1024)
 def _rebuilt(axes: _Axes, numbers: tuple[int, ...]) -> Any:
-    """Return a mesh of the stored devices, or None."""
+    """Return a mesh of the stored devices, some of which are in this process, or None."""
     devices = jax.devices()
     if len(set(numbers)) < len(numbers) or max(numbers) >= len(devices):
         return None
     found = np.array([devices[number] for number in numbers], object)
-    if any(device.process_index != jax.process_index() for device in found):
+    if all(device.process_index != jax.process_index() for device in found):
         return None
     shape = [size for _, size, _ in axes]
     names = tuple(name for name, _, _ in axes)

@@ -17,7 +17,18 @@ import numpy as np
 
 from ckptstore.format import LARGE_NBYTES, array_bytes, dtypes
 from ckptstore.format.dtypes import Array
-from ckptstore.sharding import Box, Grid, grid_of, joined, overlap, shape_of, slices, whole
+from ckptstore.sharding import (
+    Box,
+    Grid,
+    Holders,
+    grid_of,
+    joined,
+    joined_alike,
+    overlap,
+    shape_of,
+    slices,
+    whole,
+)
 from ckptstore.types import Cell, Refusal
 
 _SMALL = 1 << 14
@@ -37,20 +48,46 @@ def start(x: jax.Array) -> Callable[[], Array]:
     return _start(x, None)
 
 
-def cells(x: jax.Array) -> tuple[Grid | None, Sequence[Cell]]:
-    """Return the grid of an array whose shards lie on several devices, and its cells.
+def cells(x: jax.Array) -> tuple[Grid | None, Sequence[Cell], tuple[Holders, ...] | None]:
+    """Return the grid of an array whose shards lie on several devices, its cells and their holders.
 
-    Cells of less than 1 MiB are joined with their neighbours. An array that is one cell has none.
+    Cells of less than 1 MiB are joined with their neighbours, if the same processes hold them. An
+    array of one cell that lies in this process has no cells.
     """
+    if not is_addressable(x.sharding):
+        grid, holders = _held(x.sharding, x.shape, x.dtype.itemsize)
+        me = jax.process_index()
+        pairs = zip(grid, holders, strict=True)
+        return grid, [_cell(x, box) if me in held else _ELSEWHERE for box, held in pairs], holders
     if len(x.sharding.device_set) == 1 or x.nbytes < 2 * LARGE_NBYTES:
-        return None, ()
+        return None, (), None
     grid = _grid(x.sharding, x.shape, x.dtype.itemsize)
     if len(grid) == 1:
-        return None, ()
-    made = [
-        Cell(functools.partial(_read, x, box), functools.partial(_start, x, box)) for box in grid
-    ]
-    return grid, made
+        return None, (), None
+    return grid, [_cell(x, box) for box in grid], None
+
+
+@functools.lru_cache(256)
+def is_addressable(sharding: Any) -> bool:
+    """Return whether all shards are in this process; the check is slow for many small leaves."""
+    return bool(sharding.is_fully_addressable)
+
+
+@functools.lru_cache(256)
+def is_near(sharding: Any) -> bool:
+    """Return whether the shards in this process lie in the memory of this host."""
+    return bool(next(iter(sharding.device_set)).platform == "cpu")
+
+
+def _cell(x: jax.Array, box: Box) -> Cell:
+    return Cell(functools.partial(_read, x, box), functools.partial(_start, x, box))
+
+
+def _read_elsewhere() -> Array:
+    raise AssertionError("another process holds this cell")
+
+
+_ELSEWHERE = Cell(_read_elsewhere)
 
 
 @functools.lru_cache(1024)
@@ -62,7 +99,7 @@ def boxes(sharding: Any, shape: tuple[int, ...]) -> Sequence[Box] | None:
     if len(sharding.device_set) == 1 or sharding.is_fully_replicated:
         return None
     indices = sharding.addressable_devices_indices_map(shape).values()
-    if math.prod(shape) < _SMALL:
+    if math.prod(shape) < _SMALL or not indices:
         return None
     return list(dict.fromkeys(_box(index, shape) for index in indices))
 
@@ -89,6 +126,21 @@ def assembled(
 def _grid(sharding: Any, shape: tuple[int, ...], itemsize: int) -> Grid:
     indices = sharding.devices_indices_map(shape).values()
     return joined(grid_of(shape, [_box(index, shape) for index in indices]), itemsize, LARGE_NBYTES)
+
+
+@functools.lru_cache(1024)
+def _held(sharding: Any, shape: tuple[int, ...], itemsize: int) -> tuple[Grid, tuple[Holders, ...]]:
+    """Return the cells of an array that lies in several processes, and the holders of each."""
+    found: dict[Box, set[int]] = {}
+    for device, index in sharding.devices_indices_map(shape).items():
+        found.setdefault(_box(index, shape), set()).add(device.process_index)
+    grid = grid_of(shape, found)
+    if len(grid) == 1:
+        return grid, (tuple(sorted(set[int]().union(*found.values()))),)
+    holders = tuple(tuple(sorted(found[cell])) for cell in grid)
+    if math.prod(shape) * itemsize < len(grid) * LARGE_NBYTES:
+        return joined_alike(grid, holders)
+    return grid, holders
 
 
 def _box(index: Sequence[Any], shape: Sequence[int]) -> Box:

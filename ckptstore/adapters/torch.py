@@ -88,6 +88,7 @@ class TorchAdapter(Adapter):
             fixed,
             memory=memory,
             memory_nbytes=repeated_nbytes(x.shape, x.stride(), x.element_size()),
+            is_near=not fixed,
         )
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ckptstore.checkpoint import foreign_directories
-from ckptstore.errors import NotCommittedError, Reason, StorageError
-from ckptstore.format import names
+from ckptstore.errors import CheckpointError, NotCommittedError, Reason, StorageError, listed
+from ckptstore.format import NOTE_NBYTES, decode_failures, names
 from ckptstore.format.names import MANIFEST
 from ckptstore.storage import Storage
+
+_FAILURES_SHOWN = 8
 
 
 def not_committed(storage: Storage) -> NotCommittedError:
@@ -24,6 +26,8 @@ def not_committed(storage: Storage) -> NotCommittedError:
             reason=Reason.IS_A_RUN,
         )
     attempts = {names.attempt_of(name) for name in files} - {None}
+    if aborted := [name for name in files if name in map(names.aborted, filter(None, attempts))]:
+        return _aborted(storage, aborted[-1])
     if attempts:
         return NotCommittedError(
             f"{storage.url}: not a committed checkpoint: {len(attempts)} unfinished save(s), no "
@@ -41,6 +45,21 @@ def not_committed(storage: Storage) -> NotCommittedError:
             + "; check the path"
         )
     return NotCommittedError(f"{storage.url}: {text}", reason=Reason.NO_MANIFEST)
+
+
+def _aborted(storage: Storage, note: str) -> NotCommittedError:
+    """Return the error for the place of a save of several processes that failed."""
+    try:
+        failures = decode_failures(storage.read(note, NOTE_NBYTES), f"{storage.url}: {note}")
+        texts = [f"process {f.process}: {f.error}: {f.text}" for f in failures]
+    except (CheckpointError, FileNotFoundError) as error:
+        texts = [f"{note} cannot be read: {error}"]
+    lines = "\n  ".join(listed(texts, _FAILURES_SHOWN))
+    return NotCommittedError(
+        f"{storage.url}: not a committed checkpoint: a save of several processes failed; load an "
+        f"older checkpoint, or save again:\n  {lines}",
+        reason=Reason.UNFINISHED,
+    )
 
 
 def no_step(run: Storage) -> NotCommittedError:

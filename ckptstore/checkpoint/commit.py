@@ -10,16 +10,16 @@ of `MANIFEST` tell the outcome.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 
 from ckptstore import ranks
-from ckptstore.checkpoint.absence import not_committed
+from ckptstore.checkpoint.deletion import discard, files_of
 from ckptstore.checkpoint.manifest_file import (
     SENDS,
     Committed,
     attempt_of,
     committed,
-    committed_bytes,
 )
 from ckptstore.errors import (
     AlreadyCommittedError,
@@ -51,12 +51,18 @@ def current(storage: Storage) -> Committed | None:
     return holder
 
 
-def occupied(storage: Storage, holder: Committed) -> AlreadyCommittedError:
-    """Return the error for a place that another attempt holds."""
+def occupied(storage: Storage, holder: Committed, *, alone: bool = True) -> AlreadyCommittedError:
+    """Return the error for a place that another attempt holds.
+
+    Args:
+        storage: the place.
+        holder: the manifest there.
+        alone: this process saves alone, so another one of its job may have been first.
+    """
     return AlreadyCommittedError(
         f"{storage.url}: a checkpoint is already committed there (attempt "
         f"{holder.attempt or 'unreadable'}); save to another place, or pass overwrite=True"
-        f"{ranks.advice(holder.time)}"
+        f"{ranks.advice(holder.time) if alone else ''}"
     )
 
 
@@ -79,12 +85,7 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
         sizes = storage.list()
         if names.mark(attempt) in sizes:
             raise _collected(storage, attempt)
-        if lost := _lost(manifest, sizes):
-            raise StorageError(
-                f"{storage.url}: {lost}; another program removed the file, or the store lost it; "
-                "nothing was committed; save again",
-                reason=Reason.LOST_FILE,
-            )
+        _refuse_lost(storage, manifest, sizes)
     except BaseException:
         discard(storage, attempt, known)
         raise
@@ -109,15 +110,114 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
     if collected:
         discard(storage, attempt, known)
         raise _collected(storage, attempt)
+    _remove_replaced(storage, swapped)
+
+
+def hold(
+    storage: Storage, manifest: Manifest, look: Callable[[Mapping[str, int]], None]
+) -> tuple[str, bytes]:
+    """Keep collectors away from an attempt of several processes, until `publish_held` ends.
+
+    Another process may return success as soon as it sees the commit, so the commit is never
+    withdrawn. Therefore the mark of a collector is made before it, and a collector that finds the
+    mark leaves the attempt alone.
+
+    Args:
+        storage: the place.
+        manifest: the manifest of the attempt, whose files are durable.
+        look: called with all files and their sizes; it raises if nothing may be committed.
+
+    Returns:
+        The name and the content of the mark.
+
+    Raises:
+        StorageError: a collector was there first, or a file is lost; the mark is removed.
+    """
+    mark, content = names.mark(manifest.attempt), os.urandom(16)
+    try:
+        storage.create(mark, content)
+    except FileExistsError:
+        if storage.read(mark, len(content)) != content:  # or only the answer was lost
+            raise _collected(storage, manifest.attempt) from None
+    try:
+        sizes = storage.list()
+        look(sizes)
+        _refuse_lost(storage, manifest, sizes)
+    except BaseException:
+        with contextlib.suppress(CheckpointError):
+            storage.delete(mark, expected=content)
+        raise
+    return mark, content
+
+
+def publish_held(
+    storage: Storage,
+    manifest: Manifest,
+    data: bytes,
+    replaced: Committed | None,
+    mark: tuple[str, bytes],
+) -> None:
+    """Make an attempt of several processes the checkpoint: as `publish`, but never withdrawn.
+
+    Args:
+        storage: the place.
+        manifest: the decoded manifest.
+        data: the encoded manifest.
+        replaced: the manifest that an overwrite read when it began; None for a create.
+        mark: the result of `hold`. While the outcome is not known, the mark stays.
+
+    Raises:
+        AlreadyCommittedError, OutcomeUnknownError, StorageError: as for `publish`.
+    """
+    attempt, (name, content) = manifest.attempt, mark
+    try:
+        known = [file.name for file in manifest.files]
+        swapped = _send(storage, attempt, known, data, replaced, alone=False)
+    except (AlreadyCommittedError, StorageError):
+        with contextlib.suppress(CheckpointError):
+            storage.delete(name, expected=content)
+        raise
+    left: CheckpointError | None = None
+    try:
+        storage.delete(name, expected=content)
+        for note in storage.list():
+            if names.is_note(note) and names.attempt_of(note) == attempt:
+                storage.delete(note)
+    except CheckpointError as error:
+        left = error  # garbage, which a collector removes
+    _remove_replaced(storage, swapped, left)
+
+
+def _remove_replaced(
+    storage: Storage, swapped: Committed | None, left: CheckpointError | None = None
+) -> None:
+    """Remove the files of the manifest that was replaced; the swap is durable."""
     old = attempt_of(swapped)
-    left = None if old is None else discard(storage, old, _files_of(swapped))  # the swap is durable
+    if old is not None:
+        left = discard(storage, old, files_of(swapped)) or left
     if left is not None:
         message = "%s: saved, but files of the save before are left: %s"
         warn_once(storage.url, "files left", message, storage.url, left)
 
 
+def _refuse_lost(storage: Storage, manifest: Manifest, sizes: Mapping[str, int]) -> None:
+    """Raise StorageError, reason ``lost-file``, if a file of an attempt is missing or short."""
+    if lost := _lost(manifest, sizes):
+        raise StorageError(
+            f"{storage.url}: {lost}; another program removed the file, or the store lost it; "
+            "nothing was committed; save again",
+            reason=Reason.LOST_FILE,
+        )
+
+
 def _send(
-    storage: Storage, attempt: str, known: Sequence[str], data: bytes, replaced: Committed | None
+    storage: Storage,
+    attempt: str,
+    known: Sequence[str],
+    data: bytes,
+    replaced: Committed | None,
+    *,
+    alone: bool = True,
 ) -> Committed | None:
     """Commit, and return the manifest that was replaced; `known` are the files of the attempt."""
     error: Exception
@@ -161,7 +261,7 @@ def _send(
                 f"{storage.url}: another save (attempt {holder.attempt}) was committed "
                 "there first; none of its files was touched; load it, or save again with "
                 "overwrite=True"
-                f"{ranks.advice(holder.time)}"
+                f"{ranks.advice(holder.time) if alone else ''}"
             )
         # The file has disappeared, or the manifest to be replaced is still there: ask again.
     raise OutcomeUnknownError(
@@ -194,105 +294,3 @@ def _withdraw(storage: Storage, data: bytes, swapped: Committed | None) -> None:
     else:
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             storage.swap(MANIFEST, swapped.data, data)
-
-
-def delete(
-    storage: Storage, attempt: str | None = None, *, expected: Committed | None = None
-) -> None:
-    """Remove a checkpoint: its manifest first, then its files.
-
-    Args:
-        storage: the place.
-        attempt: the only attempt to remove; None: any attempt.
-        expected: the only manifest to remove, also if it cannot be read; None: any manifest.
-
-    Raises:
-        NotCommittedError: there is no checkpoint.
-        AlreadyCommittedError: another save was committed in between; its files are untouched.
-        StorageError: the checkpoint still exists. Reason ``not-removed``: it is deleted, but some
-            of its files could not be removed.
-    """
-    holder = committed(storage)
-    if holder is None:
-        raise not_committed(storage)
-    data, removed = holder.data, holder.attempt
-    if attempt not in (None, removed) or (expected is not None and expected.data != data):
-        raise AlreadyCommittedError(
-            f"{storage.url}: another save (attempt {removed or 'unreadable'}) was "
-            "committed there in the meantime; none of its files was touched"
-        )
-    failed: CheckpointError | None = None
-    try:
-        storage.delete(MANIFEST, expected=data)
-    except StorageError as error:
-        failed = error
-    try:
-        after = committed_bytes(storage)
-    except StorageError as error:
-        failed, after = failed or error, None
-    if after == data:
-        raise failed or StorageError(
-            f"{storage.url}: {MANIFEST} could not be deleted; remove it by hand"
-        )
-    if after is not None:
-        other = Committed.of(after, where=MANIFEST).attempt
-        raise AlreadyCommittedError(
-            f"{storage.url}: another save (attempt {other or 'unreadable'}) was "
-            "committed there during the deletion; none of its files was touched; delete again "
-            "if you want to remove it too"
-        )
-    if failed is not None:
-        raise OutcomeUnknownError(
-            f"{storage.url}: whether the deletion of {MANIFEST} is done and durable cannot be "
-            f"known ({failed}); no data file was removed; delete the checkpoint again, or, if it "
-            "is gone, call Manager.gc() to remove its files"
-        ) from failed
-    left = None if removed is None else discard(storage, removed, _files_of(holder))
-    # The writer may have lost the answer to its commit and sent the commit again in between. If it
-    # does so after this check, it finds its files gone and withdraws the commit.
-    try:
-        if committed_bytes(storage) == data:
-            storage.delete(MANIFEST, expected=data)
-    except CheckpointError as error:
-        left = left or error
-    if left is not None:
-        raise StorageError(
-            f"{storage.url}: the checkpoint is deleted, but some of its files are not removed: "
-            f"{left}",
-            reason=Reason.NOT_REMOVED,
-        )
-    storage.remove()
-
-
-def discard(storage: Storage, attempt: str, known: Iterable[str]) -> CheckpointError | None:
-    """Remove as many files as possible of an attempt that is known not to be the checkpoint.
-
-    Args:
-        storage: the place.
-        attempt: the attempt.
-        known: the names of its files, for a directory that you may write to and not list.
-
-    Returns:
-        The first error; the remaining files are garbage, never part of a checkpoint.
-    """
-    first: CheckpointError | None = None
-    try:
-        found: Iterable[str] = storage.list()
-    except CheckpointError as error:
-        if error.reason != Reason.PERMISSION:
-            return error
-        found = known
-    for name in found:
-        if names.attempt_of(name) == attempt:
-            try:
-                storage.delete(name)
-            except CheckpointError as error:
-                first = first or error
-    return first
-
-
-def _files_of(holder: Committed | None) -> list[str]:
-    """Return the names of the files of a manifest, as far as it can be read."""
-    if holder is None or not isinstance(holder.decoded, Manifest):
-        return []
-    return [file.name for file in holder.decoded.files]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ckptstore.checkpoint.contents import LeafInfo, Leaves, lines_of
@@ -23,6 +23,7 @@ class Checkpoint:
         writer: versions of the packages that wrote it.
         version: the version of the format.
         nbytes: the size of all files but the manifest, in bytes.
+        processes: the number of processes that saved it together.
 
     Example:
         >>> import ckptstore, numpy as np
@@ -36,7 +37,12 @@ class Checkpoint:
     Source: docs/spec.md, section 4.
     """
 
-    def __init__(self, url: str, manifest: Manifest, index_parts: Sequence[bytes]) -> None:
+    def __init__(
+        self,
+        url: str,
+        manifest: Manifest,
+        index_parts: Sequence[bytes] | Callable[[], Sequence[bytes]],
+    ) -> None:
         self.url = url
         self.attempt = manifest.attempt
         self.time = datetime.datetime.fromtimestamp(manifest.time_ms / 1000, datetime.UTC)
@@ -45,13 +51,15 @@ class Checkpoint:
         self.metadata: Mapping[str, Any] = manifest.metadata
         self.writer: Mapping[str, str] = manifest.writer
         self.version = manifest.version
+        self.processes = manifest.processes
         self.nbytes = sum(file.nbytes for file in manifest.files)
         self._files = manifest.files
         self._parts = index_parts
 
     @functools.cached_property
     def _tree(self) -> StoredTree:
-        return StoredTree.decode(self._parts, self._files, where=self.url)
+        parts = self._parts() if callable(self._parts) else self._parts
+        return StoredTree.decode(parts, self._files, where=self.url)
 
     @functools.cached_property
     def types(self) -> Sequence[str]:

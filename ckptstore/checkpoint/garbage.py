@@ -50,7 +50,7 @@ def look(storage: Storage) -> Look:
     attempts = _by_attempt(changed, unfinished)
     attempts.pop(attempt_of(holder) or "", None)
     times = [max(files.values()) for files in attempts.values()]
-    times += [time for name, time in changed.items() if names.is_short_lived(name)]
+    times += [changed[name] for name in _notes_and_marks(changed, attempt_of(holder))]
     if not times:
         return Look(youngest, None)
     return Look(youngest, max(min(times), changed.get(MANIFEST, 0.0)))
@@ -83,7 +83,7 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
         )
     attempts = _by_attempt(changed, unfinished)
     attempts.pop(kept or "", None)
-    short_lived = [name for name in changed if names.is_short_lived(name)]
+    short_lived = _notes_and_marks(changed, kept)
     if not attempts and not short_lived:
         _remove_empty(storage, changed, dry_run)
         return []
@@ -110,6 +110,15 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
     if holder is None and len(removed) == len({*changed, *unfinished}):
         _remove_empty(storage, {}, dry_run)
     return removed
+
+
+def _notes_and_marks(files: Iterable[str], kept: str | None) -> list[str]:
+    """Return the names of marks, probes and temporary files, and of notes about the checkpoint."""
+    return [
+        name
+        for name in files
+        if names.is_short_lived(name) or (names.is_note(name) and names.attempt_of(name) == kept)
+    ]
 
 
 def _remove_empty(storage: Storage, changed: Mapping[str, float], dry_run: bool) -> None:

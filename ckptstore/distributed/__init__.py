@@ -1,9 +1,12 @@
-"""Several processes, one checkpoint: who they are, and what process 0 tells the others.
+"""Several processes, one checkpoint: their group, their waits, and the merge of their parts.
 
 The engine that connects the processes is yours: `jax.distributed`, `torch.distributed`, or any that
-has a broadcast. Nothing here imports one.
+has a broadcast. Nothing here imports one. Open to other wings: `waiting`.
 """
 
+from ckptstore.distributed.failures import error_of, failure_of
 from ckptstore.distributed.group import Processes, chosen, processes
+from ckptstore.distributed.parts import merge
+from ckptstore.distributed.waiting import Failed
 
-__all__ = ["Processes", "chosen", "processes"]
+__all__ = ["Failed", "Processes", "chosen", "error_of", "failure_of", "merge", "processes"]

@@ -21,6 +21,7 @@ from ckptstore.format.index import (
     Spans,
     TypeKind,
     TypeRow,
+    decode_tables,
     encode_index,
 )
 from ckptstore.format.layout import Layout, lay_out
@@ -32,6 +33,15 @@ from ckptstore.format.manifest import (
     encode_manifest,
 )
 from ckptstore.format.metadata import Metadata, encode_metadata
+from ckptstore.format.notes import (
+    NOTE_NBYTES,
+    Failure,
+    Opening,
+    Part,
+    Word,
+    decode_failures,
+    encode_failures,
+)
 from ckptstore.format.plain_values import plain_value
 from ckptstore.format.validate import cell_starts, decode_index
 
@@ -43,10 +53,12 @@ __all__ = [
     "LARGE_ALIGNMENT",
     "LARGE_NBYTES",
     "MANIFEST_MAX_NBYTES",
+    "NOTE_NBYTES",
     "SMALL_ALIGNMENT",
     "SPAN_MAX_NBYTES",
     "TREE_MAX_DEPTH",
     "Draft",
+    "Failure",
     "File",
     "Index",
     "Integers",
@@ -56,13 +68,19 @@ __all__ = [
     "Manifest",
     "Metadata",
     "Nodes",
+    "Opening",
+    "Part",
     "Spans",
     "TypeKind",
     "TypeRow",
+    "Word",
     "cell_starts",
+    "decode_failures",
     "decode_index",
     "decode_manifest",
+    "decode_tables",
     "encode_draft",
+    "encode_failures",
     "encode_index",
     "encode_manifest",
     "encode_metadata",

@@ -68,6 +68,7 @@ class Manifest:
     required: Sequence[str] = ()
     optional: Sequence[str] = ()
     version: tuple[int, int] = VERSION
+    processes: int = 1
 
 
 _SEAL_NBYTES = len(wire.pack({DIGEST: bytes(DIGEST_NBYTES)}))
@@ -86,6 +87,7 @@ def encode_manifest(manifest: Manifest, metadata: bytes | None = None) -> bytes:
             "features": {"required": list(manifest.required), "optional": list(manifest.optional)},
             "time_ms": manifest.time_ms,
             "step": manifest.step,
+            **({"processes": manifest.processes} if manifest.processes > 1 else {}),
             "metrics": dict(manifest.metrics),
             "writer": dict(manifest.writer),
             "metadata": encode_metadata(manifest.metadata) if metadata is None else metadata,
@@ -219,6 +221,7 @@ def _decode_payload(payload: Any, version: tuple[int, int], where: str) -> Manif
         required=required,
         optional=features.strings("optional"),
         version=version,
+        processes=fields.integer("processes") if "processes" in fields.value else 1,
     )
 
 

@@ -17,10 +17,17 @@ MANIFEST = "MANIFEST"
 
 Role = Literal["data", "index"]
 
+Note = Literal["JOIN", "PART", "FAIL"]
+"""A process has found its tree right, hands in its files and spans, or says that it failed."""
+
 _ATTEMPT = re.compile(r"[0-9a-f]{32}")
 _FILE = re.compile(r"(data|index)-([0-9a-f]{32})-(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})\.bin")
+_NOTE = re.compile(
+    r"(?:(?:START|ABORT)-([0-9a-f]{32})|(?:JOIN|PART|FAIL)-([0-9a-f]{32})-(0|[1-9][0-9]{0,8}))"
+)
 _SHORT_LIVED = re.compile(
-    r"PROBE-[0-9a-f]{32}|VOID-[0-9a-f]{32}|(MANIFEST|VOID-[0-9a-f]{32})\.[0-9a-f]{16}\.tmp"
+    rf"PROBE-[0-9a-f]{{32}}|VOID-[0-9a-f]{{32}}"
+    rf"|(MANIFEST|VOID-[0-9a-f]{{32}}|{_NOTE.pattern})\.[0-9a-f]{{16}}\.tmp"
 )
 _STEP = re.compile(r"step-[0-9]{12,16}")
 
@@ -37,9 +44,49 @@ def is_file_name(name: str, role: str, attempt: str) -> bool:
 
 
 def attempt_of(name: str) -> str | None:
-    """Return the attempt that a data or index file belongs to, or None for any other name."""
-    match = _FILE.fullmatch(name)
-    return match[2] if match else None
+    """Return the attempt that a data file, index file or note belongs to, or None."""
+    if (match := _FILE.fullmatch(name)) is not None:
+        return match[2]
+    note = _NOTE.fullmatch(name)
+    return None if note is None else note[1] or note[2]
+
+
+def process_of(name: str) -> int | None:
+    """Return the process that wrote a data file, index file or note; None for other names.
+
+    Example:
+        >>> process_of(file_name("data", "0" * 32, 3, 0)), process_of(note("JOIN", "0" * 32, 2))
+        (3, 2)
+    """
+    if (match := _FILE.fullmatch(name)) is not None:
+        return int(match[3])
+    found = _NOTE.fullmatch(name)
+    return None if found is None or found[3] is None else int(found[3])
+
+
+def note(kind: Note, attempt: str, process: int) -> str:
+    """Return the name of a note of one process to the others of a save: docs/commit.md."""
+    return f"{kind}-{attempt}-{process}"
+
+
+def started(attempt: str) -> str:
+    """Return the name of the note that says that all processes may write their data."""
+    return f"START-{attempt}"
+
+
+def aborted(attempt: str) -> str:
+    """Return the name of the note that says that an attempt is not and will not be committed."""
+    return f"ABORT-{attempt}"
+
+
+def is_note(name: str) -> bool:
+    """Return whether a name is that of a note between the processes of one save.
+
+    Example:
+        >>> is_note(aborted("0" * 32)), is_note("MANIFEST")
+        (True, False)
+    """
+    return _NOTE.fullmatch(name) is not None
 
 
 def is_attempt(text: str) -> bool:

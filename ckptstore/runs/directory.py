@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ckptstore import storage
-from ckptstore.checkpoint import absence, commit, committed, garbage
+from ckptstore.checkpoint import absence, committed, deletion, garbage
 from ckptstore.errors import (
     CheckpointError,
     CorruptError,
@@ -268,7 +268,7 @@ class Run:
             _refuse_checkpoint(store)
 
     def delete(self, step: int) -> None:
-        """Delete a step; the errors are as for `commit.delete`."""
+        """Delete a step; the errors are as for `deletion.delete`."""
         name = step_name(step)
         with self.open() as store:
             delete(store, name)
@@ -338,7 +338,7 @@ def _refuse_checkpoint(store: Storage) -> None:
 def delete(store: Storage, name: str, attempt: str | None = None) -> None:
     """Delete a step; of a symbolic link the link alone, since its target may be of another run."""
     if not _unlink(store, name):
-        commit.delete(store.child(name), attempt)
+        deletion.delete(store.child(name), attempt)
 
 
 def _unlink(store: Storage, name: str) -> bool:

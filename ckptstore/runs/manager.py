@@ -7,10 +7,11 @@ import functools
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ckptstore import peers
 from ckptstore.checkpoint import Checkpoint
+from ckptstore.distributed import Processes
 from ckptstore.format.names import step_number
 from ckptstore.runs.directory import Run
 from ckptstore.runs.interval import Every
@@ -49,6 +50,8 @@ class Manager(Loads):
             removed once they are older, in the background, after a resume and after saves; None:
             only by `gc`.
         storage_options: options of the store.
+        processes: the processes that save and load this run together, as for `ckptstore.save`. Each
+            has its own Manager and makes the same calls. None: found out for each call.
 
     Attributes:
         url: the directory of the run.
@@ -83,6 +86,7 @@ class Manager(Loads):
         keep_full_every: int = 10,
         grace: float | None = DAY,
         storage_options: Mapping[str, Any] | None = None,
+        processes: Processes | Literal["all", "one"] | None = None,
     ) -> None:
         self._run = Run(url, storage_options)
         self._saves = Saves(
@@ -91,6 +95,7 @@ class Manager(Loads):
             every=every,
             keep_full_every=keep_full_every,
             grace=grace,
+            processes=processes,
         )
         self.url = self._run.url
         self._at_exit = contextlib.ExitStack()
@@ -98,6 +103,8 @@ class Manager(Loads):
     def __reduce__(self) -> Any:
         if self._run.options:
             raise TypeError("storage_options may hold secrets; make a Manager in the other process")
+        if self._saves.processes is not None and self._saves.processes.count > 1:
+            raise TypeError("a Manager of several processes cannot be sent to another process")
         made = functools.partial(
             Manager,
             keep=self._saves.keep,
@@ -170,12 +177,12 @@ class Manager(Loads):
         Source: docs/runs.md, "Which calls save".
         """
         step, metrics = step_number(step), checked_metrics(metrics)
-        if not self._saves.is_due(step, metrics, force=force):
+        if not self._saves.is_due(step, force=force):
             return None
         request = self._saves.request(
             step, metadata=metadata, metrics=metrics, supplied=supplied, overwrite=overwrite
         )
-        return self._saves.save(step, tree, request)
+        return self._saves.save(step, tree, request, force=force)
 
     @peers.explains("Manager.save_async", peers.STEP)
     def save_async(
@@ -217,12 +224,12 @@ class Manager(Loads):
         Source: docs/runs.md, "Which calls save"; docs/async.md.
         """
         step, metrics = step_number(step), checked_metrics(metrics)
-        if not self._saves.is_due(step, metrics, force=force):
+        if not self._saves.is_due(step, force=force):
             return None
         request = self._saves.request(
             step, metadata=metadata, metrics=metrics, supplied=supplied, overwrite=overwrite
         )
-        return self._saves.save_async(step, tree, request, wait=wait)
+        return self._saves.save_async(step, tree, request, wait=wait, force=force)
 
     def on_preemption(
         self,

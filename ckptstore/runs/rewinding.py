@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from ckptstore import loading
-from ckptstore.checkpoint import Committed, commit, committed
+from ckptstore.checkpoint import Committed, committed, deletion
 from ckptstore.errors import (
     AlreadyCommittedError,
     CheckpointError,
@@ -93,7 +93,7 @@ def _delete(store: Storage, step: int, found: int, holder: Committed | None) -> 
             store.delete(name)
             store.flush()
         else:
-            commit.delete(store.child(name), expected=holder)
+            deletion.delete(store.child(name), expected=holder)
     except NotCommittedError:
         return False  # another process has deleted it
     except AlreadyCommittedError:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ckptstore.checkpoint import Checkpoint
+from ckptstore.distributed import Processes, chosen
 from ckptstore.errors import (
     AlreadyCommittedError,
     NotCommittedError,
     OutcomeUnknownError,
     Reason,
+    bad_argument,
     listed,
 )
 from ckptstore.format.names import step_number
@@ -40,11 +44,13 @@ class Saves:
         every: the save interval.
         keep_full_every: the number of steps that may share a data file.
         grace: the age at which garbage is removed by itself; None: never.
+        processes: the argument of the same name of `save`.
 
     Attributes:
         keep: the argument.
         history: the steps that it knows.
         leftovers: the passes that remove garbage.
+        processes: the processes that save and load together; None: found out for each call.
 
     Raises:
         StructureError: reason ``bad-argument``.
@@ -58,8 +64,10 @@ class Saves:
         every: Every,
         keep_full_every: int,
         grace: float | None,
+        processes: Any,
     ) -> None:
         retention.check_rule(keep)
+        self.processes = chosen(processes, "Manager")
         self.keep = keep
         self._run = run
         self._interval = SaveInterval(every)
@@ -80,17 +88,10 @@ class Saves:
         """The number of steps that may share a data file, as passed."""
         return self._series.keep_full_every
 
-    def is_due(self, step: int, metrics: Any, *, force: bool) -> bool:
-        """Check the arguments of a call, raise a pending error, and return whether it saves."""
+    def is_due(self, step: int, *, force: bool) -> bool:
+        """Raise a pending error, and return whether a call saves."""
         self.check()
-        if not self._interval.called(step) and not force:
-            return False
-        if not force:
-            retention.check_given(self.keep, step, metrics)
-        if not self._checked:
-            self._run.check()
-            self._checked = True
-        return True
+        return self._interval.called(step) or force
 
     def request(
         self,
@@ -109,26 +110,29 @@ class Saves:
             supplied=supplied,
             overwrite=overwrite,
             storage_options=self._run.options,
+            processes=self.processes,
         )
 
-    def save(self, step: int, tree: Any, request: SaveRequest) -> Checkpoint:
+    def save(self, step: int, tree: Any, request: SaveRequest, *, force: bool) -> Checkpoint:
         """Save in the call, once the save in the background has ended."""
         self.wait()
         self.check()
-        began, request = time.monotonic(), self._replacing(step, request)
+        began, check = time.monotonic(), _Check(self, step, request, force)
         try:
-            saved = writer.save_now(self._run.at(step), tree, request, self._series)
+            saved = writer.save_now(self._run.at(step), tree, request, self._series, check)
         except AlreadyCommittedError as error:
-            raise self._occupied(step, error, request) from None
+            raise self._occupied(step, error, check) from None
         except OutcomeUnknownError:
             self.history.save(step)  # it may exist
             raise
         self.history.save(step)
         self._interval.saved(step)
-        self._after(saved, began)
+        self._after(saved, began, leads=check.leads)
         return saved
 
-    def save_async(self, step: int, tree: Any, request: SaveRequest, *, wait: bool) -> PendingSave:
+    def save_async(
+        self, step: int, tree: Any, request: SaveRequest, *, wait: bool, force: bool
+    ) -> PendingSave:
         """Begin a save in the background."""
 
         def begun(pending: PendingSave) -> None:
@@ -140,20 +144,42 @@ class Saves:
             if saved is None:
                 self._interval.failed()
             else:
-                self._after(saved, began)
+                self._after(saved, began, leads=check.leads)
 
         if wait:
             self.wait()  # it may be of this step, which is then not damaged any more
-        began = time.monotonic()
-        place, request = self._run.at(step), self._replacing(step, request)
+        began, check = time.monotonic(), _Check(self, step, request, force)
+        place = self._run.at(step)
         try:
             return background.begin(
-                place, tree, request, self._series, wait=wait, begun=begun, then=then
+                place, tree, request, self._series, check, wait=wait, begun=begun, then=then
             )
         except AlreadyCommittedError as error:
             if hasattr(error, "__notes__"):
                 raise  # of the save before this one
-            raise self._occupied(step, error, request) from None
+            raise self._occupied(step, error, check) from None
+
+    def checked(
+        self, step: int, request: SaveRequest, group: Processes, force: bool
+    ) -> SaveRequest:
+        """Check a save against the run and its rule, and decide whether it overwrites.
+
+        Raises:
+            CheckpointError: as for `Manager.save`.
+        """
+        if group.count > 1 and isinstance(self.every, datetime.timedelta):
+            raise bad_argument(
+                "Manager",
+                "every",
+                self.every,
+                f"a number of steps, since the clocks of {group.count} processes differ: every=100",
+            )
+        if not force:
+            retention.check_given(self.keep, step, request.metrics)
+        if not self._checked:
+            self._run.check()
+            self._checked = True
+        return self._replacing(step, request)
 
     def wait(self) -> None:
         """Wait for the save in the background to end, with or without an error."""
@@ -242,16 +268,21 @@ class Saves:
         )
 
     def _occupied(
-        self, step: int, error: AlreadyCommittedError, request: SaveRequest
+        self, step: int, error: AlreadyCommittedError, check: _Check
     ) -> AlreadyCommittedError:
         """Return the error for a step that is there already, with the usual cause."""
-        if request.overwrite:
-            return error  # another save came in between
+        if error.reason == Reason.LATER_STEPS or not check.leads or check.request.overwrite:
+            return error  # or another save came in between
         return refusals.occupied(step, error, self._run.there() or [step], self.history)
 
-    def _after(self, saved: Checkpoint, began: float) -> None:
-        """Log the save and evict steps, after the commit and in the thread of the save."""
+    def _after(self, saved: Checkpoint, began: float, *, leads: bool) -> None:
+        """Log the save and evict steps, after the commit and in the thread of the save.
+
+        Of several processes, process 0 does so for all.
+        """
         assert saved.step is not None
+        if not leads:
+            return
         size, seconds = f"{saved.nbytes:,} bytes", time.monotonic() - began
         _log.info("%s: saved step %d (%s, %.2f s)", self._run.url, saved.step, size, seconds)
         self._run.metrics.remember(saved.step, saved.attempt, saved.metrics)
@@ -262,3 +293,27 @@ class Saves:
             _log.info("%s: evicted step(s) %s: keep=%.200r", self._run.url, steps, self.keep)
         self.history.evicted.update(dict.fromkeys(gone, f"{self.keep!r:.200}"))
         self.leftovers.collect_soon(evicted=bool(gone))
+
+
+@dataclass(eq=False)
+class _Check:
+    """The check of one save: called in the process that saves alone or leads the others.
+
+    Attributes:
+        saves: the saves of the run.
+        step: the step to save.
+        request: the other arguments, completed once it was called.
+        force: as of `Manager.save`.
+        leads: whether it was called.
+    """
+
+    saves: Saves
+    step: int
+    request: SaveRequest
+    force: bool
+    leads: bool = False
+
+    def __call__(self, request: SaveRequest, group: Processes) -> SaveRequest:
+        self.leads = True
+        self.request = self.saves.checked(self.step, request, group, self.force)
+        return self.request

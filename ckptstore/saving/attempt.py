@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import secrets
-import time
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
-
 from ckptstore import concurrency
-from ckptstore.checkpoint import Checkpoint, Committed, commit
-from ckptstore.errors import CorruptError, Reason, StructureError
-from ckptstore.format import Draft, File, Index, Leaves, Manifest, Spans, encode_draft, seal
-from ckptstore.format.names import file_name
-from ckptstore.format.wire import DIGEST_NBYTES
+from ckptstore.checkpoint import Checkpoint, Committed, commit, deletion
+from ckptstore.format import Draft, seal
 from ckptstore.saving import incremental
+from ckptstore.saving.contents import Content, Plan
 from ckptstore.saving.incremental import Comparison, Previous, Series
-from ckptstore.saving.placement import Piece, Placement, place
 from ckptstore.saving.request import SaveRequest
-from ckptstore.saving.staging import Job, Staging
+from ckptstore.saving.staging import Job, Staging, write_files
 from ckptstore.storage import Storage
 from ckptstore.tree import LiveTree
-from ckptstore.types import package_version
 
 
 def prepare(
@@ -51,27 +42,7 @@ def prepare(
         StructureError: reason ``cannot-carry``: the tree exceeds a limit of the format.
     """
     staging = Staging(live)
-    content = Content(
-        manifest=Manifest(
-            attempt=secrets.token_hex(16),
-            time_ms=time.time_ns() // 1_000_000,
-            step=request.step,
-            metrics=request.metrics,
-            writer=_versions(live),
-            metadata={},  # encoded already
-            files=(),
-            index=None,
-        ),
-        tables=Index(
-            types=live.types,
-            dtypes=live.dtypes,
-            nodes=live.nodes(),
-            leaves=_leaf_table(live),
-            spans=_span_table(Placement((), ())),
-        ),
-        metadata=request.metadata,
-        piece_nbytes=staging.nbytes,
-    )
+    content = Content.of(live, request, secrets.token_hex(16), staging.nbytes)
     # Connect now, because a process that is ending cannot.
     previous = series.previous() if series is not None else None
     comparison = None
@@ -81,79 +52,6 @@ def prepare(
         )
     plan = content.plan(previous, comparison, comparison.rows if comparison is not None else ())
     return Attempt(store, staging, content, replaced, series, previous, comparison, plan)
-
-
-@dataclass(frozen=True, slots=True, repr=False)  # it holds the state
-class Content:
-    """The contents of a save, without their placement in files.
-
-    Attributes:
-        manifest: the manifest without files and metadata.
-        tables: the tables of the index without spans.
-        metadata: the encoded metadata.
-        piece_nbytes: the size of each piece in bytes.
-    """
-
-    manifest: Manifest
-    tables: Index
-    metadata: bytes
-    piece_nbytes: Mapping[Piece, int]
-
-    def plan(
-        self, previous: Previous | None, comparison: Comparison | None, linked: Collection[int]
-    ) -> Plan:
-        """Place the leaves in files, and encode and check the manifest and index.
-
-        Args:
-            previous: the save before.
-            comparison: the leaves that have not changed since then; None: not known yet.
-            linked: the rows of its files that are taken over.
-
-        Raises:
-            StructureError: reason ``cannot-carry``.
-        """
-        attempt, files = self.manifest.attempt, list[File]()
-        if previous is None or comparison is None:
-            placement = place(self.piece_nbytes)
-        else:
-            rows = [row for row in comparison.rows if row in linked]
-            taken = incremental.taken(previous, rows)
-            placement = place(self.piece_nbytes, comparison.unchanged, taken)
-            names = comparison.names(attempt)
-            for row in rows:
-                file = previous.files[row]
-                files.append(File(names[row], file.nbytes, "data", age=file.age + 1))
-        first = len(comparison.rows) if comparison is not None else 0
-        for number, nbytes in enumerate(placement.file_nbytes[placement.taken :], first):
-            files.append(File(file_name("data", attempt, 0, number), nbytes, "data"))
-        spans = _span_table(placement)
-        try:
-            draft = encode_draft(
-                dataclasses.replace(self.manifest, files=files),
-                dataclasses.replace(self.tables, spans=spans),
-                self.metadata,
-            )
-        except CorruptError as error:
-            raise StructureError(
-                f"save: this tree exceeds a limit of the format: {error}",
-                reason=Reason.CANNOT_CARRY,
-            ) from None
-        return Plan(placement, spans, draft)
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Plan:
-    """The placement of all bytes, and the manifest without its digests.
-
-    Attributes:
-        placement: the files and the spans in them.
-        spans: the same as a table of the index.
-        draft: the encoded manifest and index.
-    """
-
-    placement: Placement
-    spans: Spans
-    draft: Draft
 
 
 @dataclass(eq=False, repr=False)
@@ -215,7 +113,7 @@ class Attempt:
             draft, job = self._write()
         except BaseException:
             # No commit was sent, so no manifest names these files.
-            commit.discard(store, self.content.manifest.attempt, self._names())
+            deletion.discard(store, self.content.manifest.attempt, self._names())
             raise
         commit.publish(store, draft.manifest, draft.data, self.replaced)
         if self.series is not None:
@@ -244,7 +142,7 @@ class Attempt:
         samples = dict(self.comparison.samples) if self.comparison is not None else {}
         job = Job(plan.placement, self.staging, samples)
         names = [file.name for file in plan.draft.manifest.files]
-        _write_files(store, names, job)
+        write_files(store, names, job)
         draft = seal(plan.draft, job.digests)
         if (file := draft.index_file) is not None:
             store.put(file.name, [draft.index], len(draft.index))
@@ -278,56 +176,3 @@ class Attempt:
         )
         if len(linked) < len(names) or (comparison.unchanged and not planned):
             self.plan = self.content.plan(previous, comparison, linked)
-
-
-def _write_files(store: Storage, names: Sequence[str], job: Job) -> None:
-    """Write the data files that are not taken over, in parallel."""
-
-    def write(name: str, numbers: Sequence[int], nbytes: int) -> None:
-        store.put(name, job.chunks(numbers), nbytes)
-
-    def stop() -> None:
-        job.stop.set()
-        store.stop()
-
-    placement = job.placement
-    rows = zip(
-        names[placement.taken : len(placement.file_nbytes)],
-        placement.by_file(),
-        placement.file_nbytes[placement.taken :],
-        strict=True,
-    )
-    concurrency.run(write, rows, store.traffic.writes, name="ckptstore-write", stop=stop)
-
-
-def _leaf_table(live: LiveTree) -> Leaves:
-    cuts = [
-        inner
-        for leaf in live.leaves
-        for inner in ([()] * len(leaf.shape) if leaf.grid is None else leaf.grid.cuts)
-    ]
-    columns = (
-        live.leaf_type,
-        live.leaf_dtype,
-        [len(leaf.shape) for leaf in live.leaves],
-        [length for leaf in live.leaves for length in leaf.shape],
-        [len(inner) + 1 for inner in cuts],
-        [cut for inner in cuts for cut in inner],
-    )
-    return Leaves(*(np.asarray(column, np.int64) for column in columns))
-
-
-def _span_table(placement: Placement) -> Spans:
-    """Return the table of spans. The digests of spans that are still to be written are zero."""
-    rows = [(*span.piece, span.file, span.offset, span.size) for span in placement.spans]
-    leaf, cell, file, offset, size = np.array(rows, np.int64).reshape(-1, 5).T
-    digests = [span.digest or bytes(DIGEST_NBYTES) for span in placement.spans]
-    return Spans(leaf, cell, file, offset, size, digests)
-
-
-def _versions(live: LiveTree) -> dict[str, str]:
-    """Return the versions of Python, of this package and of each package with a stored type."""
-    packages = {"ckptstore", "numpy"} | {row.package for row in live.types if row.package}
-    versions = {name: package_version(name) for name in sorted(packages)}
-    known = {name: version for name, version in versions.items() if version is not None}
-    return {"python": platform.python_version()} | known

@@ -6,12 +6,14 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ckptstore import peers
+from ckptstore.distributed import Processes
 from ckptstore.errors import CheckpointError, Reason
 from ckptstore.saving import process_exit, writer
 from ckptstore.saving.incremental import Series
+from ckptstore.saving.joint_saves import Check
 from ckptstore.saving.pending import PendingSave, Then
 from ckptstore.saving.request import SaveRequest
 
@@ -43,6 +45,7 @@ def save_async(
     supplied: Sequence[str] = (),
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
+    processes: Processes | Literal["all", "one"] | None = None,
     wait: bool = True,
 ) -> PendingSave:
     """Save a whole tree as it is now, in the background; `result` waits for the end of the save.
@@ -65,6 +68,7 @@ def save_async(
         supplied: patterns of paths that `load` takes from `like`.
         overwrite: replace an existing checkpoint.
         storage_options: options of the store.
+        processes: the processes that save together, as for `save`.
         wait: wait for the save before this one. If false and that save is under way, raise.
 
     Returns:
@@ -97,6 +101,7 @@ def save_async(
         supplied=supplied,
         overwrite=overwrite,
         storage_options=storage_options,
+        processes=processes,
     )
     return begin(url, tree, request, wait=wait)
 
@@ -106,6 +111,7 @@ def begin(
     tree: Any,
     request: SaveRequest,
     series: Series | None = None,
+    check: Check | None = None,
     *,
     wait: bool = True,
     begun: Begun | None = None,
@@ -118,6 +124,7 @@ def begin(
         tree: the state.
         request: the other arguments of the save.
         series: the saves of a run, as for `writer.begin`.
+        check: completes the request, as for `writer.begin`.
         wait: wait for the save before this one. If false and that save is under way, raise.
         begun: called with the save before its thread starts.
         then: called in that thread at the end of the save.
@@ -130,7 +137,7 @@ def begin(
     try:
         _settle(wait)
         _watch()
-        attempt = writer.begin(url, tree, request, series, compare=False)
+        attempt = writer.begin(url, tree, request, series, check, compare=False)
         try:
             attempt.fix()
         except BaseException:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import CheckpointError, Reason
 from ckptstore.saving.attempt import Attempt
+from ckptstore.saving.joint_attempt import JointAttempt
 
 Then = Callable[[Checkpoint | None], None]
 """A function for the thread to call before the save ends, with None if it failed; never raises."""
@@ -30,10 +31,10 @@ class PendingSave:
     Source: docs/async.md.
     """
 
-    def __init__(self, attempt: Attempt, then: Then | None = None) -> None:
+    def __init__(self, attempt: Attempt | JointAttempt, then: Then | None = None) -> None:
         self.url = attempt.url
         self.step = attempt.step
-        self._attempt: Attempt | None = attempt
+        self._attempt: Attempt | JointAttempt | None = attempt
         self._then = then
         self._thread: threading.Thread | None = None
         self._taken = threading.Lock()

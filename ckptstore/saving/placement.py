@@ -19,6 +19,7 @@ Piece = tuple[int, int]
 SPAN_NBYTES = 4 << 20
 FILE_NBYTES = 128 << 20
 MAX_FILES = 1024
+MAX_FILES_OF_ALL = 8192
 
 _MIB = 1 << 20
 _MOST_SPANS = 16 << 10
@@ -70,7 +71,11 @@ class Placement:
 
 
 def place(
-    nbytes: Mapping[Piece, int], unchanged: Collection[Piece] = (), taken: Sequence[Taken] = ()
+    nbytes: Mapping[Piece, int],
+    unchanged: Collection[Piece] = (),
+    taken: Sequence[Taken] = (),
+    *,
+    total: int | None = None,
 ) -> Placement:
     """Place pieces of the given sizes in data files.
 
@@ -83,8 +88,12 @@ def place(
         unchanged: large pieces that have not changed since the save before. They come last, in
             files of their own, which the next save can take over.
         taken: files that are taken over; their spans are not placed again.
+        total: the bytes of all processes, if several save together. Together they have 8192 files
+            at most, and one more of each process.
     """
     full = max(FILE_NBYTES, -(-sum(nbytes.values()) // MAX_FILES))
+    if total is not None:
+        full = max(full, -(-total // MAX_FILES_OF_ALL))
     ends = [file.nbytes for file in taken]
     placed: dict[Piece, list[Placed]] = {piece: [] for piece in nbytes}
     for number, file in enumerate(taken):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ckptstore import signals
+from ckptstore.distributed import Processes, chosen
 from ckptstore.errors import Reason, StructureError, bad_argument
 from ckptstore.format import encode_metadata, plain_value, wire
 from ckptstore.format.names import step_number
@@ -25,6 +26,7 @@ class SaveRequest:
         supplied: patterns of the paths that `load` takes from `like`.
         overwrite: replace an existing checkpoint; None: a `Manager` decides.
         storage_options: the options of the store.
+        processes: the processes that save together; None: those in which the tree lies.
     """
 
     step: int | None
@@ -33,6 +35,7 @@ class SaveRequest:
     supplied: Sequence[str]
     overwrite: bool | None
     storage_options: Mapping[str, Any] | None = field(repr=False)  # it may hold secrets
+    processes: Processes | None = None
 
     @classmethod
     def of(
@@ -44,6 +47,7 @@ class SaveRequest:
         supplied: Sequence[str] = (),
         overwrite: bool | None = False,
         storage_options: Mapping[str, Any] | None = None,
+        processes: Any = None,
     ) -> SaveRequest:
         """Check the arguments of `save`, and copy them.
 
@@ -68,6 +72,7 @@ class SaveRequest:
             supplied=tuple(supplied or ()),
             overwrite=overwrite,
             storage_options=storage_options,
+            processes=chosen(processes, "save"),
         )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from ckptstore import concurrency
 from ckptstore.digests import Buffer, Digest, Hasher, digest
 from ckptstore.errors import CheckpointError, Reason, StructureError
 from ckptstore.format import LARGE_NBYTES, Kind, dtypes
@@ -15,6 +17,7 @@ from ckptstore.format.dtypes import Array
 from ckptstore.saving import incremental
 from ckptstore.saving.placement import Piece, Placement
 from ckptstore.sharding import shape_of
+from ckptstore.storage import Storage
 from ckptstore.tree import LiveTree, paths
 from ckptstore.types import Cell, Leaf, Refusal
 
@@ -22,31 +25,62 @@ _PIECE_NBYTES = 1 << 20
 """A piece is hashed and then written while it is still in the cache."""
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The pieces of a tree that one process writes.
+
+    Attributes:
+        sources: the cell of each piece, or the leaf that is not cut.
+        nbytes: the size of each piece in bytes, in order.
+        runs: for a piece that is a part of its source: its first byte there, and the bytes there.
+    """
+
+    sources: dict[Piece, Leaf | Cell]
+    nbytes: dict[Piece, int]
+    runs: dict[Piece, tuple[int, int]]
+
+
+def whole_share(live: LiveTree) -> Share:
+    """Return all pieces of a tree that this process saves alone."""
+    sources: dict[Piece, Leaf | Cell] = {}
+    nbytes: dict[Piece, int] = {}
+    for number, (leaf, itemsize) in enumerate(zip(live.leaves, itemsizes(live), strict=True)):
+        if leaf.grid is None:
+            piece = (number, 0)
+            nbytes[piece] = math.prod(leaf.shape) * itemsize
+            sources[piece] = leaf
+            continue
+        for cell, (box, source) in enumerate(zip(leaf.grid, leaf.cells, strict=True)):
+            piece = (number, cell)
+            nbytes[piece] = math.prod(shape_of(box)) * itemsize
+            sources[piece] = source
+    return Share(sources, nbytes, {})
+
+
+def itemsizes(live: LiveTree) -> list[int]:
+    """Return the bytes of an element of each leaf."""
+    sizes = [dtypes.item_nbytes(stored, where="save") for stored in live.dtypes]
+    return [sizes[dtype] for dtype in live.leaf_dtype]
+
+
 class Staging:
     """The bytes of the leaves of a tree, in their stored form and in pieces.
 
     A piece is one cell of a leaf. A leaf that is not cut is one piece.
 
+    Args:
+        live: the tree.
+        share: the pieces that this process writes; None: all.
+
     Attributes:
         nbytes: the size of each piece in bytes, in order.
     """
 
-    def __init__(self, live: LiveTree) -> None:
+    def __init__(self, live: LiveTree, share: Share | None = None) -> None:
+        share = whole_share(live) if share is None else share
         self._live = live
         self._kept: dict[Piece, Array] = {}
-        self._sources: dict[Piece, Leaf | Cell] = {}
-        self.nbytes: dict[Piece, int] = {}
-        itemsize = [dtypes.item_nbytes(stored, where="save") for stored in live.dtypes]
-        for number, (leaf, dtype) in enumerate(zip(live.leaves, live.leaf_dtype, strict=True)):
-            if leaf.grid is None:
-                piece = (number, 0)
-                self.nbytes[piece] = math.prod(leaf.shape) * itemsize[dtype]
-                self._sources[piece] = leaf
-                continue
-            for cell, (box, source) in enumerate(zip(leaf.grid, leaf.cells, strict=True)):
-                piece = (number, cell)
-                self.nbytes[piece] = math.prod(shape_of(box)) * itemsize[dtype]
-                self._sources[piece] = source
+        self._sources, self.nbytes, self._runs = share.sources, share.nbytes, share.runs
 
     def is_fixed(self, piece: Piece) -> bool:
         """Return whether no other code can write to the bytes of a piece."""
@@ -88,24 +122,44 @@ class Staging:
         self._kept.clear()
 
     def _checked(self, piece: Piece, read: Callable[[], Array]) -> Array:
-        try:
-            host = read()
-        except (Refusal, dtypes.DtypeRefusal) as refusal:
-            raise StructureError(
-                f"{self._path(piece)}: {refusal}", reason=Reason.CANNOT_CARRY
-            ) from None
-        if host.size != self.nbytes[piece]:
-            raise StructureError(
-                f"{self._path(piece)}: found {host.size} bytes, but {self.nbytes[piece]} when the "
-                "save began; do not resize an array while it is saved",
-                reason=Reason.CANNOT_CARRY,
-            )
-        return host
+        nbytes = self.nbytes[piece]
+        if piece not in self._runs:
+            return read_checked(self._live, piece[0], read, nbytes)
+        start, held = self._runs[piece]
+        return read_checked(self._live, piece[0], read, held)[start : start + nbytes]
 
-    def _path(self, piece: Piece) -> str:
-        rows = zip(self._live.kind, self._live.arg, strict=True)
-        node = next(i for i, row in enumerate(rows) if row == (Kind.LEAF, piece[0]))
-        return paths.path(self._live, node)
+
+def read_checked(live: LiveTree, leaf: int, read: Callable[[], Array], nbytes: int) -> Array:
+    """Return the bytes of a part of a leaf.
+
+    Args:
+        live: the tree.
+        leaf: the number of the leaf.
+        read: reads the part.
+        nbytes: the number of its bytes when the save began.
+
+    Raises:
+        StructureError: reason ``cannot-carry``.
+    """
+    try:
+        host = read()
+    except (Refusal, dtypes.DtypeRefusal) as refusal:
+        raise StructureError(
+            f"{_path(live, leaf)}: {refusal}", reason=Reason.CANNOT_CARRY
+        ) from None
+    if host.size != nbytes:
+        raise StructureError(
+            f"{_path(live, leaf)}: found {host.size} bytes, but {nbytes} when the save began; do "
+            "not resize an array while it is saved",
+            reason=Reason.CANNOT_CARRY,
+        )
+    return host
+
+
+def _path(live: LiveTree, leaf: int) -> str:
+    rows = zip(live.kind, live.arg, strict=True)
+    node = next(i for i, row in enumerate(rows) if row == (Kind.LEAF, leaf))
+    return paths.path(live, node)
 
 
 class _Stopped(CheckpointError):
@@ -172,3 +226,23 @@ class Job:
             self.digests[number] = state.digest()
         if slab:
             yield slab
+
+
+def write_files(store: Storage, names: Sequence[str], job: Job) -> None:
+    """Write the data files that are not taken over, in parallel."""
+
+    def write(name: str, numbers: Sequence[int], nbytes: int) -> None:
+        store.put(name, job.chunks(numbers), nbytes)
+
+    def stop() -> None:
+        job.stop.set()
+        store.stop()
+
+    placement = job.placement
+    rows = zip(
+        names[placement.taken : len(placement.file_nbytes)],
+        placement.by_file(),
+        placement.file_nbytes[placement.taken :],
+        strict=True,
+    )
+    concurrency.run(write, rows, store.traffic.writes, name="ckptstore-write", stop=stop)

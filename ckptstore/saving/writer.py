@@ -6,14 +6,20 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ckptstore import peers, storage
 from ckptstore.checkpoint import Checkpoint, commit
+from ckptstore.distributed import Processes
+from ckptstore.distributed import processes as running_processes
+from ckptstore.errors import CheckpointError, Reason, StructureError
 from ckptstore.format import LARGE_NBYTES, Kind
 from ckptstore.format.names import is_step
+from ckptstore.saving import joint_saves
 from ckptstore.saving.attempt import Attempt, prepare
 from ckptstore.saving.incremental import Series
+from ckptstore.saving.joint_attempt import JointAttempt
+from ckptstore.saving.joint_saves import Check
 from ckptstore.saving.placement import Piece
 from ckptstore.saving.request import SaveRequest
 from ckptstore.tree import LiveTree, flatten, paths
@@ -32,6 +38,7 @@ def save(
     supplied: Sequence[str] = (),
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
+    processes: Processes | Literal["all", "one"] | None = None,
 ) -> Checkpoint:
     """Save a whole tree as one checkpoint; when this returns, it is committed and durable.
 
@@ -48,6 +55,10 @@ def save(
         supplied: patterns of paths whose values cannot be stored; `load` takes them from `like`.
         overwrite: replace an existing checkpoint, which stays until the new one is durable.
         storage_options: options of the store.
+        processes: the processes that save one tree together. Each of them calls `save`. None: if an
+            array lies in several processes, these; else this process alone. ``"all"``: those that
+            `jax.distributed` or `torch.distributed` connects. ``"one"``: this process alone. Or a
+            `Processes` of your own. Source: docs/processes.md.
 
     Returns:
         The description of the checkpoint, as from `inspect`.
@@ -57,6 +68,7 @@ def save(
         AlreadyCommittedError: a checkpoint exists and `overwrite` is false, or another save won.
         OutcomeUnknownError: the disk or the store failed during the commit.
         StorageError: the disk or the store refused an operation; the old checkpoint is whole.
+        ProcessError: another process failed, is silent, or has another tree; nothing was saved.
 
     If another thread writes to an array during the call, the checkpoint may hold a mixture of its
     old and new values, but it is valid. If the save fails, an old checkpoint is untouched and the
@@ -80,19 +92,24 @@ def save(
         supplied=supplied,
         overwrite=overwrite,
         storage_options=storage_options,
+        processes=processes,
     )
     return save_now(url, tree, request)
 
 
 def save_now(
-    url: str | os.PathLike[str], tree: Any, request: SaveRequest, series: Series | None = None
+    url: str | os.PathLike[str],
+    tree: Any,
+    request: SaveRequest,
+    series: Series | None = None,
+    check: Check | None = None,
 ) -> Checkpoint:
     """Save in the call; the arguments are those of `begin`.
 
     Raises:
         CheckpointError: as for `save`.
     """
-    with begin(url, tree, request, series, compare=True) as attempt:
+    with begin(url, tree, request, series, check, compare=True) as attempt:
         return attempt.finish()
 
 
@@ -101,9 +118,10 @@ def begin(
     tree: Any,
     request: SaveRequest,
     series: Series | None = None,
+    check: Check | None = None,
     *,
     compare: bool,
-) -> Attempt:
+) -> Attempt | JointAttempt:
     """Begin a save: refuse values that cannot be saved, and write nothing yet.
 
     Args:
@@ -112,12 +130,19 @@ def begin(
         request: the other arguments of the save.
         series: the saves of a run, of which this will be the last. It takes over the files in
             which nothing changed since the save before.
+        check: completes the request once the tree is flattened. Of several processes that save
+            together, process 0 calls it, and the others get its error.
         compare: compare with the save before now; otherwise `Attempt.finish` does it.
 
     Raises:
         StructureError, AlreadyCommittedError, StorageError: as for `save`.
     """
-    live = flatten(tree, supplied=list(request.supplied))
+    live, group = _flattened(tree, request)
+    if group.count > 1:
+        return joint_saves.begin(url, live, request, group, check)
+    if isinstance(live, CheckpointError):
+        raise live
+    request = request if check is None else check(request, group)
     with contextlib.ExitStack() as stack:
         inside = is_step(storage.absolute(url).rpartition("/")[2])
         store = stack.enter_context(storage.open(url, request.storage_options, inside=inside))
@@ -130,6 +155,33 @@ def begin(
         _log_repeats(live, attempt.content.piece_nbytes, store.url, told)
         stack.pop_all()
         return attempt
+
+
+def _flattened(tree: Any, request: SaveRequest) -> tuple[LiveTree | CheckpointError, Processes]:
+    """Return the flattened tree, or the error of flattening it, and the processes that save it."""
+    live: LiveTree | CheckpointError
+    try:
+        live = flatten(tree, supplied=list(request.supplied))
+        outline = live
+    except CheckpointError as error:
+        live, outline = error, flatten(tree, lenient=True)
+    spread = [n for n, leaf in enumerate(outline.leaves) if leaf.holders is not None]
+    group = request.processes
+    if group is None:
+        group = running_processes() if spread else Processes(0, 1)
+    if spread and group.count == 1 and not isinstance(live, CheckpointError):
+        raise StructureError(
+            f"{_path_of(outline, spread[0])}: this array lies in several processes, and so do "
+            f"{len(spread) - 1} others; call save in every process with processes=None, or gather "
+            "the array first: jax.experimental.multihost_utils.process_allgather(x, tiled=True)",
+            reason=Reason.CANNOT_CARRY,
+        )
+    return live, group
+
+
+def _path_of(live: LiveTree, leaf: int) -> str:
+    nodes = zip(live.kind, live.arg, strict=True)
+    return paths.path(live, next(i for i, row in enumerate(nodes) if row == (Kind.LEAF, leaf)))
 
 
 def _log_repeats(live: LiveTree, nbytes: Mapping[Piece, int], url: str, told: set[str]) -> None:

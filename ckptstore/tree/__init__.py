@@ -10,6 +10,7 @@ from ckptstore.tree.filling import fill
 from ckptstore.tree.flattening import flatten
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
+from ckptstore.tree.outline import Outline, outline_of
 from ckptstore.tree.records import with_path
 from ckptstore.tree.scalars import SCALAR_TYPES
 from ckptstore.tree.selection import (
@@ -27,6 +28,7 @@ __all__ = [
     "SCALAR_TYPES",
     "LiveTree",
     "NodeTable",
+    "Outline",
     "StoredTree",
     "Target",
     "compare",
@@ -37,6 +39,7 @@ __all__ = [
     "key_text",
     "named_as_today",
     "number_hint",
+    "outline_of",
     "paired",
     "patterns_of",
     "select",

@@ -9,7 +9,7 @@ from typing import Any
 
 from ckptstore.format import TypeRow
 from ckptstore.format.dtypes import Array, Stored
-from ckptstore.sharding import Grid
+from ckptstore.sharding import Grid, Holders
 
 
 class Refusal(Exception):
@@ -68,7 +68,12 @@ class Leaf:
         memory_nbytes: the bytes of memory that the elements take, if they are fewer than the stored
             ones, because the array repeats them; else None.
         grid: the cells that the array is written in, if it lies on several devices; None: one cell.
-        cells: the bytes of each cell of `grid`, in the order of their numbers.
+        cells: the bytes of each cell of `grid`, in the order of their numbers. Only the cells that
+            this process holds can be read.
+        holders: if the array lies in several processes: the processes that hold each cell of
+            `grid`. None: it lies in this process alone; other processes may have arrays of their
+            own in its place.
+        is_near: whether `read` copies nothing from a device.
 
     Example:
         >>> import numpy
@@ -90,3 +95,5 @@ class Leaf:
     memory_nbytes: int | None = None
     grid: Grid | None = None
     cells: Sequence[Cell] = ()
+    holders: tuple[Holders, ...] | None = None
+    is_near: bool = True

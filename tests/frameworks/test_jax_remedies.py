@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import enum
-import os
-import socket
-import subprocess
-import sys
 import types
 from pathlib import Path
 from typing import Any
@@ -26,7 +22,7 @@ from ckptstore import StructureError, UnsupportedError
 from ckptstore.adapters import jax as adapter
 from ckptstore.adapters import jax_classes, jax_shards
 from ckptstore.types import Refusal
-from tests.support import ROOT, remedies
+from tests.support import remedies
 from tests.support.compare import assert_exact, differences, roundtrip
 
 follows = pytest.mark.follows
@@ -89,58 +85,6 @@ def test_an_array_that_is_donated_while_it_is_saved(
     x = jnp.arange(3.0)
     assert_exact(tmp_path, [x])
     step(x)
-
-
-SHARDED = """
-import sys
-import numpy as np
-import jax, jax.numpy as jnp
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-import ckptstore
-
-process, port, place = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
-mesh = Mesh(np.array(jax.devices()), ("d",))
-local = np.arange(4.0, dtype="f4")[2 * process : 2 * process + 2]
-x = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("d")), local, (4,))
-try:
-    ckptstore.save(place, x)
-except ckptstore.StructureError as error:
-    print(error)
-whole = multihost_utils.process_allgather(x, tiled=True)
-if process == 0:
-    ckptstore.save(place, whole)
-"""
-
-
-@pytest.mark.ci
-@follows("adapters.jax", "gather it first")
-def test_an_array_over_several_processes(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    place = str(tmp_path / "c")
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", SHARDED, number, port, place],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-        )
-        for number in "01"
-    ]
-    try:
-        for child in children:
-            out, err = child.communicate(timeout=120)
-            assert child.returncode == 0, err
-            remedies.seen(out)
-    finally:
-        for child in children:
-            child.kill()
-    assert differences(np.arange(4.0, dtype="f4"), ckptstore.load(place)) == []
 
 
 @follows("adapters.jax", 'load with arrays="numpy"')

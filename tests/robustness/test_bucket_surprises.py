@@ -14,7 +14,7 @@ import pytest
 
 import ckptstore
 from ckptstore import storage as storage_package
-from ckptstore.checkpoint import commit
+from ckptstore.checkpoint import deletion
 from ckptstore.demo.run import RUNS, clear
 from ckptstore.storage.clients.base import Failure, Kind
 from ckptstore.storage.clients.memory import MemoryClient
@@ -124,7 +124,7 @@ def test_a_delete_between_a_commit_and_its_second_try_leaves_no_manifest_without
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer is lost, the checkpoint deleted; the writer sends again before the delete ends."""
-    manager, real_put, real_discard = ckptstore.Manager(place), MemoryClient.put, commit.discard
+    manager, real_put, real_discard = ckptstore.Manager(place), MemoryClient.put, deletion.discard
     applied, deleted, saved = (threading.Event() for _ in range(3))
 
     def put(self: Any, key: str, data: Any, condition: Any = None) -> None:
@@ -146,7 +146,7 @@ def test_a_delete_between_a_commit_and_its_second_try_leaves_no_manifest_without
 
     deleter = threading.Thread(target=delete)
     monkeypatch.setattr(MemoryClient, "put", put)
-    monkeypatch.setattr(commit, "discard", discard)
+    monkeypatch.setattr(deletion, "discard", discard)
     deleter.start()
     manager.save(1, TREE)
     saved.set()

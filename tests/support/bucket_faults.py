@@ -28,7 +28,7 @@ import pytest
 
 import ckptstore
 from ckptstore import storage
-from ckptstore.checkpoint import commit
+from ckptstore.checkpoint import deletion
 from ckptstore.format import decode_manifest, names
 from ckptstore.format import manifest as format
 from ckptstore.saving import placement
@@ -242,7 +242,7 @@ def verify(place: Place) -> None:
 
 def delete(place: Place) -> None:
     with storage.open(place.url, place.options) as store:
-        commit.delete(store)
+        deletion.delete(store)
 
 
 OPERATIONS = {
@@ -250,7 +250,7 @@ OPERATIONS = {
     "overwrite": Operation(overwrite, OLD, NEW),
     "load": Operation(load, OLD, OLD, writes=False),
     "verify": Operation(verify, OLD, OLD, writes=False),
-} | ({"delete": Operation(delete, OLD, None)} if hasattr(commit, "delete") else {})
+} | {"delete": Operation(delete, OLD, None)}
 
 _OBJECT = re.compile(r"/(MANIFEST|VOID|PROBE|data|index)\b(?:-[0-9a-f]{32})?(?:-\d+-(\d+)\.bin)?")
 _TELLING = re.compile(r"[?&](uploads|uploadId|list-type|delete|partNumber=\d+|uploadType=\w+)")

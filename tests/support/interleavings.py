@@ -24,7 +24,7 @@ import ckptstore
 from ckptstore import storage as storage_package
 from ckptstore.checkpoint import garbage, manifest_file
 from ckptstore.format import names
-from ckptstore.saving import attempt
+from ckptstore.saving import attempt, contents
 from ckptstore.storage.base import Traffic
 
 OLD, YOUNG = 0.0, 1000.0  # when files were changed, by the store's clock, which stands at YOUNG
@@ -253,7 +253,7 @@ class World:
         self._loaded: dict[Files, str] = {}
         patch.setattr(storage_package, "open", lambda *_, **__: self._storage)
         patch.setattr(attempt, "secrets", SimpleNamespace(token_hex=self._hex))
-        patch.setattr(attempt, "time", SimpleNamespace(time_ns=lambda: 0))
+        patch.setattr(contents, "time", SimpleNamespace(time_ns=lambda: 0))
         patch.setattr(garbage, "os", SimpleNamespace(urandom=self._bytes))
 
     def alone(self, run: Callable[[], Any], files: Files = (), seed: str = "alone") -> Files:

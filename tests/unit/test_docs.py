@@ -207,17 +207,13 @@ def nodes(kind):
                 yield f"{path.name}:{getattr(node, 'lineno', 0)}", node
 
 
-COMING = {"ABORTED", "LOST_PROCESS", "NOT_SHARED", "TREES_DIFFER", "TWICE", "VALUES_DIFFER"}
-"""Reasons of a save by several processes, which is being built. Whoever raises one takes it out."""
-
-
 def test_every_reason_is_a_member_and_never_a_text():
     for place, call in nodes(ast.Call):
         for keyword in call.keywords:
             if keyword.arg == "reason" and not place.startswith("registry.py"):
                 assert not strings(keyword.value) & {*Reason}, f"{place}: {strings(keyword.value)}"
     used = {node.attr for _, node in nodes(ast.Attribute) if named(node.value) == "Reason"}
-    assert used == set(Reason.__members__) - COMING
+    assert used == set(Reason.__members__)
 
 
 def test_the_spec_lists_every_reason_code():

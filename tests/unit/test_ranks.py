@@ -161,6 +161,6 @@ def test_of_four_ranks_three_lose_and_following_the_message_nobody_does(
 ) -> None:
     lost = launch(tmp_path / "all", save, "if True:")
     assert 1 <= len(lost) <= 3
-    conditions = {re.findall(r"put the save under `(if .*?:)`", text)[0] for text in lost}
+    conditions = {re.findall(r"in one of them under `(if .*?:)`", text)[0] for text in lost}
     assert len(conditions) == 1
     assert launch(tmp_path / "one", save, conditions.pop()) == []

@@ -110,7 +110,7 @@ def test_a_save_that_loses(overwrite: bool, tmp_path: Path, disk: Patch) -> None
     assert which(tmp_path) == NEW
 
 
-@follows("ranks", "put the save under `{}`")
+@follows("ranks", 'call the save in all of them with processes="all", or in one of them under `{}`')
 @pytest.mark.parametrize("variable", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
 def test_two_processes_of_one_job(
     variable: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -121,7 +121,7 @@ def test_two_processes_of_one_job(
     monkeypatch.setenv(number, "1")
     with pytest.raises(AlreadyCommittedError) as caught:
         save(tmp_path / "first")
-    line = str(caught.value).rpartition("put the save under `")[2].rstrip("`")
+    line = str(caught.value).rpartition("or in one of them under `")[2].rstrip("`")
     saved = []
     for rank in ("1", "0"):
         monkeypatch.setenv(number, rank)
@@ -250,7 +250,7 @@ def test_a_manifest_that_exists_and_cannot_be_read(
 # --- A delete -----------------------------------------------------------------------------------
 
 
-@follows("checkpoint.commit", "remove it by hand")
+@follows("checkpoint.deletion", "remove it by hand")
 def test_a_manifest_that_stays(tmp_path: Path, disk: Patch) -> None:
     run = Manager(tmp_path)
     run.save(1, tree(OLD))
@@ -263,7 +263,7 @@ def test_a_manifest_that_stays(tmp_path: Path, disk: Patch) -> None:
     assert Manager(tmp_path).steps() == []
 
 
-@follows("checkpoint.commit", "delete again if you want to remove it too")
+@follows("checkpoint.deletion", "delete again if you want to remove it too")
 def test_a_save_in_the_middle_of_a_delete(tmp_path: Path, disk: Patch) -> None:
     run = Manager(tmp_path)
     run.save(1, tree(OLD))
@@ -284,7 +284,7 @@ def test_a_save_in_the_middle_of_a_delete(tmp_path: Path, disk: Patch) -> None:
 
 
 @follows(
-    "checkpoint.commit",
+    "checkpoint.deletion",
     "delete the checkpoint again, or, if it is gone, call Manager.gc() to remove its files",
 )
 @pytest.mark.parametrize("happened", [False, True])

@@ -17,7 +17,7 @@ import pytest
 
 import ckptstore
 from ckptstore import storage as storage_package
-from ckptstore.checkpoint import commit, garbage, manifest_file
+from ckptstore.checkpoint import commit, deletion, garbage, manifest_file
 from ckptstore.format import names
 from ckptstore.storage import local, retry
 from ckptstore.storage.bucket import BucketStorage
@@ -60,7 +60,7 @@ def collects(name: str = "collector", grace: float = GRACE) -> Actor:
 
 
 READER = Actor("reader", interleavings.read)
-DELETER = Actor("deleter", lambda: commit.delete(storage_package.open("model")))
+DELETER = Actor("deleter", lambda: deletion.delete(storage_package.open("model")))
 LISTINGS = ("at once", "stat", "pages")
 
 
@@ -305,7 +305,7 @@ def test_the_model_finds_a_save_that_takes_a_lost_answer_for_a_conflict(
         try:
             storage.create(names.MANIFEST, data)
         except FileExistsError:
-            commit.discard(storage, attempt, known)
+            deletion.discard(storage, attempt, known)
             raise ckptstore.AlreadyCommittedError("somebody was first") from None
 
     assert not breaks(world(monkeypatch, saves(NEW, loses=True), before=None), None)
@@ -750,12 +750,12 @@ def test_a_delete_removes_the_manifest_first_and_then_its_own_files(
 ) -> None:
     save(place)
     log = Log(store)
-    commit.delete(log)
+    deletion.delete(log)
     assert log.log == ["MANIFEST if", "data", "directory"]
     assert place.files() == set()
     assert load(place) is None
     with pytest.raises(ckptstore.NotCommittedError):
-        commit.delete(store)
+        deletion.delete(store)
 
 
 def test_a_delete_touches_nothing_of_others(place: Place, store: Any) -> None:
@@ -763,17 +763,17 @@ def test_a_delete_touches_nothing_of_others(place: Place, store: Any) -> None:
     save(place)
     for name in theirs:
         place.put(name)
-    commit.delete(store)
+    deletion.delete(store)
     assert place.files() == theirs
     with pytest.raises(ckptstore.NotCommittedError, match="1 unfinished") as caught:
-        commit.delete(store)
+        deletion.delete(store)
     assert caught.value.reason == "unfinished"
 
 
 def test_a_damaged_checkpoint_can_be_deleted(place: Place, store: Any) -> None:
     attempt = save(place)
     place.put("MANIFEST", b"damaged")
-    commit.delete(store)
+    deletion.delete(store)
     assert place.files() == {data_of(attempt)}
     save(place)
     assert load(place) == OLD
@@ -794,7 +794,7 @@ def test_a_delete_on_a_disk_that_fails_at_any_call_is_done_or_not(act: str, tmp_
         said = "returned"
         with storage_package.open(place.url) as store, faulty(log):
             try:
-                commit.delete(store)
+                deletion.delete(store)
             except ckptstore.CheckpointError as error:
                 said = f"{type(error).__name__} {error.reason}"
             except Dead:
@@ -808,7 +808,7 @@ def test_a_delete_on_a_disk_that_fails_at_any_call_is_done_or_not(act: str, tmp_
         elif "StorageError" in said:
             assert found == OLD, (at, log.log[at], "the error says that it is there still")
         with contextlib.suppress(ckptstore.NotCommittedError), storage_package.open(place.url) as s:
-            commit.delete(s)
+            deletion.delete(s)
         assert whole_or_none(place) is None
         save(place, NEW)
         assert whole_or_none(place) == NEW
@@ -882,7 +882,7 @@ def test_a_delete_in_a_bucket_that_fails_at_any_request_is_done_or_not(
         said = "returned"
         with storage_package.open(place.url, options) as store:
             try:
-                commit.delete(store)
+                deletion.delete(store)
             except ckptstore.CheckpointError as error:
                 said = f"{type(error).__name__} {error.reason}"
         if proxy.count() <= at:
@@ -900,7 +900,7 @@ def test_a_delete_in_a_bucket_that_fails_at_any_request_is_done_or_not(
             contextlib.suppress(ckptstore.NotCommittedError),
             storage_package.open(place.url, place.options) as store,
         ):
-            commit.delete(store)
+            deletion.delete(store)
         assert whole_or_none(place) is None
         at += step
     print(server.kind, how, at, dict(outcomes))
@@ -917,7 +917,7 @@ def test_a_delete_that_the_store_denies_says_so_and_the_checkpoint_is_whole(
         storage_package.open(place.url, proxy.storage_options()) as store,
         pytest.raises(ckptstore.StorageError, match=r"MANIFEST.*ask for permission") as caught,
     ):
-        commit.delete(store)
+        deletion.delete(store)
     assert caught.value.reason == "permission"
     assert load(place) == OLD
 
@@ -932,7 +932,7 @@ def test_a_delete_whose_data_the_store_keeps_says_that_the_checkpoint_is_gone(
         storage_package.open(place.url, proxy.storage_options()) as store,
         pytest.raises(ckptstore.StorageError, match="the checkpoint is deleted") as caught,
     ):
-        commit.delete(store)
+        deletion.delete(store)
     assert caught.value.reason == "not-removed"
     assert load(place) is None and len(place.files()) == 1
 
@@ -955,7 +955,7 @@ def test_a_delete_on_a_disk_that_may_not_be_written_says_so(tmp_path: Path) -> N
         faulty(ReadOnly()),
         pytest.raises(ckptstore.StorageError, match=r"could not delete.*mode") as caught,
     ):
-        commit.delete(store)
+        deletion.delete(store)
     assert caught.value.reason == "permission"
     assert load(place) == OLD
 
@@ -970,7 +970,7 @@ def test_an_overwrite_between_the_calls_of_a_delete_stays(place: Place) -> None:
         with storage_package.open(place.url, place.options) as store:
             deleting = Between(store, at, lambda: save(place, NEW, overwrite=True))
             try:
-                commit.delete(deleting)
+                deletion.delete(deleting)
                 said = None
             except ckptstore.AlreadyCommittedError:
                 said = "another"

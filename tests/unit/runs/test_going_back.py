@@ -19,7 +19,7 @@ import pytest
 
 import ckptstore
 from ckptstore import Manager, keep_best, keep_every, keep_last
-from ckptstore.checkpoint import commit
+from ckptstore.checkpoint import deletion
 from ckptstore.storage.local import LocalStorage
 from tests.support import faults, places
 from tests.support.faults import Faults
@@ -386,7 +386,7 @@ def test_a_rewind_raises_the_error_of_the_save_before(
 def test_a_step_that_comes_during_a_rewind_is_left_and_is_an_error(
     place: Place, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    manager, real, came = fill(place, 100, 200, 300), commit.delete, []
+    manager, real, came = fill(place, 100, 200, 300), deletion.delete, []
 
     def delete(store: Any, *args: Any, **options: Any) -> None:
         if not came:  # it replaces the first, which is 300, or comes beside it
@@ -395,7 +395,7 @@ def test_a_step_that_comes_during_a_rewind_is_left_and_is_an_error(
             came.append(ckptstore.save(url, tree(step + 1), **options_))  # type: ignore[arg-type]
         real(store, *args, **options)
 
-    monkeypatch.setattr(commit, "delete", delete)
+    monkeypatch.setattr(deletion, "delete", delete)
     with pytest.raises(ckptstore.AlreadyCommittedError, match=f"saved step {step}") as caught:
         manager.rewind(100)
     assert caught.value.reason == "later-steps"
@@ -407,14 +407,14 @@ def test_a_step_that_comes_during_a_rewind_is_left_and_is_an_error(
 def test_a_step_that_another_deletes_during_a_rewind_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manager, real = fill(Place(tmp_path), 1, 2, 3), commit.delete
+    manager, real = fill(Place(tmp_path), 1, 2, 3), deletion.delete
 
     def delete(store: Any, *args: Any, **options: Any) -> None:
         monkeypatch.undo()
         Manager(tmp_path).delete(3)
         real(store, *args, **options)
 
-    monkeypatch.setattr(commit, "delete", delete)
+    monkeypatch.setattr(deletion, "delete", delete)
     assert manager.rewind(1) == [2] and manager.steps() == [1]
 
 

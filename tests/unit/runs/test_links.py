@@ -12,7 +12,7 @@ import pytest
 
 import ckptstore
 from ckptstore import Manager, keep_best, keep_last, storage
-from ckptstore.checkpoint import commit, garbage
+from ckptstore.checkpoint import deletion, garbage
 from ckptstore.format import names
 from ckptstore.storage.local import LocalStorage
 from tests.support.runs import is_of, name_of, tree
@@ -255,7 +255,7 @@ def swapped(
 def test_a_link_that_takes_the_place_of_a_step_while_it_is_deleted_is_not_followed(
     linked: Linked, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
-    done = swapped(linked, monkeypatch, commit, function)
+    done = swapped(linked, monkeypatch, deletion, function)
     with pytest.raises(ckptstore.CheckpointError):
         Manager(linked.run).delete(0)
     assert done and linked.is_whole()

@@ -17,7 +17,7 @@ import pytest
 
 import ckptstore
 from ckptstore import Manager, StepInfo, keep_best, keep_every, keep_last
-from ckptstore.checkpoint import commit
+from ckptstore.checkpoint import deletion
 from ckptstore.runs import retention
 from ckptstore.storage.local import LocalStorage
 from tests.support import places
@@ -352,7 +352,7 @@ def test_a_rule_that_saves_does_not_wait_for_itself(
 def test_a_deletion_that_fails_is_logged_and_tried_again_after_the_next_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    manager, real = Manager(tmp_path, keep=keep_last(1)), commit.delete
+    manager, real = Manager(tmp_path, keep=keep_last(1)), deletion.delete
 
     def fail(store: Any, attempt: Any) -> None:
         if store.url.endswith(name_of(1)):
@@ -364,7 +364,7 @@ def test_a_deletion_that_fails_is_logged_and_tried_again_after_the_next_save(
     assert manager.steps() == [2]
     manager = Manager(tmp_path, keep=keep_last(1))
     ckptstore.save(tmp_path / name_of(1), tree(1), step=1)
-    monkeypatch.setattr(commit, "delete", fail)
+    monkeypatch.setattr(deletion, "delete", fail)
     assert manager.save(3, tree(3)) is not None
     assert manager.steps() == [1, 3], "the others are deleted all the same"
     assert warnings_of(caplog) == ["step 1 is not kept, but could not be evicted: the disk says no"]
@@ -528,7 +528,7 @@ def test_a_step_that_another_process_replaced_is_not_evicted_by_its_old_metrics(
 def test_a_step_that_another_process_replaces_right_before_its_eviction_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manager, real = Manager(tmp_path, keep=keep_best(1, "loss")), commit.delete
+    manager, real = Manager(tmp_path, keep=keep_best(1, "loss")), deletion.delete
     fill(Manager(tmp_path), {1: 2.0, 2: 1.0})
 
     def delete(*args: Any) -> None:
@@ -537,7 +537,7 @@ def test_a_step_that_another_process_replaces_right_before_its_eviction_stays(
         ckptstore.save(at, tree(11), step=1, metrics={"loss": 0.5}, overwrite=True)
         real(*args)
 
-    monkeypatch.setattr(commit, "delete", delete)
+    monkeypatch.setattr(deletion, "delete", delete)
     fill(manager, {3: 5.0})
     assert manager.steps() == [1, 2, 3] and is_of(manager.load(1), 11)
 

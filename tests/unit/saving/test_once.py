@@ -32,7 +32,7 @@ from ckptstore.format import (
     seal,
     wire,
 )
-from ckptstore.saving import attempt, placement
+from ckptstore.saving import contents, placement
 from ckptstore.storage.local import LocalStorage
 from ckptstore.tree import flatten
 
@@ -184,8 +184,8 @@ def drafts(draw: st.DrawFn) -> tuple[Manifest, Index, bytes]:
             types=live.types,
             dtypes=live.dtypes,
             nodes=live.nodes(),
-            leaves=attempt._leaf_table(live),
-            spans=attempt._span_table(placed),
+            leaves=contents._leaf_table(live, [leaf.grid for leaf in live.leaves]),
+            spans=contents.span_table(placed),
         ),
         encode_metadata(user),
     )

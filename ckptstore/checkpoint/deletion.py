@@ -1,0 +1,130 @@
+"""The deletion of a checkpoint, and of the files of an attempt that did not become one.
+
+docs/commit.md shows why a deletion leaves the checkpoint there wholly or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ckptstore.checkpoint.absence import not_committed
+from ckptstore.checkpoint.manifest_file import Committed, committed, committed_bytes
+from ckptstore.errors import (
+    AlreadyCommittedError,
+    CheckpointError,
+    OutcomeUnknownError,
+    Reason,
+    StorageError,
+)
+from ckptstore.format import Manifest, names
+from ckptstore.format.names import MANIFEST
+from ckptstore.storage import Storage
+
+
+def delete(
+    storage: Storage, attempt: str | None = None, *, expected: Committed | None = None
+) -> None:
+    """Remove a checkpoint: its manifest first, then its files.
+
+    Args:
+        storage: the place.
+        attempt: the only attempt to remove; None: any attempt.
+        expected: the only manifest to remove, also if it cannot be read; None: any manifest.
+
+    Raises:
+        NotCommittedError: there is no checkpoint.
+        AlreadyCommittedError: another save was committed in between; its files are untouched.
+        StorageError: the checkpoint still exists. Reason ``not-removed``: it is deleted, but some
+            of its files could not be removed.
+    """
+    holder = committed(storage)
+    if holder is None:
+        raise not_committed(storage)
+    data, removed = holder.data, holder.attempt
+    if attempt not in (None, removed) or (expected is not None and expected.data != data):
+        raise AlreadyCommittedError(
+            f"{storage.url}: another save (attempt {removed or 'unreadable'}) was "
+            "committed there in the meantime; none of its files was touched"
+        )
+    failed: CheckpointError | None = None
+    try:
+        storage.delete(MANIFEST, expected=data)
+    except StorageError as error:
+        failed = error
+    try:
+        after = committed_bytes(storage)
+    except StorageError as error:
+        failed, after = failed or error, None
+    if after == data:
+        raise failed or StorageError(
+            f"{storage.url}: {MANIFEST} could not be deleted; remove it by hand"
+        )
+    if after is not None:
+        other = Committed.of(after, where=MANIFEST).attempt
+        raise AlreadyCommittedError(
+            f"{storage.url}: another save (attempt {other or 'unreadable'}) was "
+            "committed there during the deletion; none of its files was touched; delete again "
+            "if you want to remove it too"
+        )
+    if failed is not None:
+        raise OutcomeUnknownError(
+            f"{storage.url}: whether the deletion of {MANIFEST} is done and durable cannot be "
+            f"known ({failed}); no data file was removed; delete the checkpoint again, or, if it "
+            "is gone, call Manager.gc() to remove its files"
+        ) from failed
+    left = None if removed is None else discard(storage, removed, files_of(holder))
+    # The writer may have lost the answer to its commit and sent the commit again in between. If it
+    # does so after this check, it finds its files gone and withdraws the commit.
+    try:
+        if committed_bytes(storage) == data:
+            storage.delete(MANIFEST, expected=data)
+    except CheckpointError as error:
+        left = left or error
+    if left is not None:
+        raise StorageError(
+            f"{storage.url}: the checkpoint is deleted, but some of its files are not removed: "
+            f"{left}",
+            reason=Reason.NOT_REMOVED,
+        )
+    storage.remove()
+
+
+def discard(
+    storage: Storage, attempt: str, known: Iterable[str], process: int | None = None
+) -> CheckpointError | None:
+    """Remove as many files as possible of an attempt that is known not to be the checkpoint.
+
+    The note that says so stays, for other processes.
+
+    Args:
+        storage: the place.
+        attempt: the attempt.
+        known: the names of its files, for a directory that you may write to and not list.
+        process: the process whose data files are removed; None: all files.
+
+    Returns:
+        The first error; the remaining files are garbage, never part of a checkpoint.
+    """
+    first: CheckpointError | None = None
+    try:
+        found: Iterable[str] = storage.list()
+    except CheckpointError as error:
+        if error.reason != Reason.PERMISSION:
+            return error
+        found = known
+    for name in found:
+        if names.attempt_of(name) != attempt or name == names.aborted(attempt):
+            continue
+        if process is None or (names.process_of(name) == process and not names.is_note(name)):
+            try:
+                storage.delete(name)
+            except CheckpointError as error:
+                first = first or error
+    return first
+
+
+def files_of(holder: Committed | None) -> list[str]:
+    """Return the names of the files of a manifest, as far as it can be read."""
+    if holder is None or not isinstance(holder.decoded, Manifest):
+        return []
+    return [file.name for file in holder.decoded.files]

@@ -1,0 +1,53 @@
+"""Merging the parts of all processes into one table of files and one of spans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ckptstore.format import File, Integers, Part, Spans
+
+
+def merge(parts: Sequence[Part], leaves: Sequence[int]) -> tuple[list[File], Spans]:
+    """Return the files and the spans of a save.
+
+    The files come in the order of the processes. The spans come by leaf and cell; those of one
+    cell, which one process wrote, stay in their order.
+
+    Args:
+        parts: the part of each process, in their order.
+        leaves: the number of the leaf at each place of the order that all processes share.
+
+    Example:
+        >>> from ckptstore.format import File
+        >>> digests = [bytes(16)]
+        >>> def part(name, leaf):
+        ...     zero, one = np.array([0]), np.array([1])
+        ...     spans = Spans(np.array([leaf]), zero, zero, zero, one, digests)
+        ...     return Part([File(name, 1, "data")], spans)
+        >>> files, spans = merge([part("a", 1), part("b", 0)], leaves=[1, 0])
+        >>> [file.name for file in files], spans.leaf.tolist(), spans.file.tolist()
+        (['a', 'b'], [0, 1], [0, 1])
+    """
+    files: list[File] = []
+    moved: list[Integers] = []
+    for part in parts:
+        moved.append(part.spans.file + len(files))
+        files += part.files
+
+    def joined(name: str) -> Integers:
+        return np.concatenate([getattr(part.spans, name) for part in parts])
+
+    leaf = np.asarray(leaves, np.int64)[joined("leaf")]
+    cell = joined("cell")
+    order = np.lexsort((cell, leaf))
+    digests = [digest for part in parts for digest in part.spans.digests]
+    return files, Spans(
+        leaf[order],
+        cell[order],
+        np.concatenate(moved)[order],
+        joined("offset")[order],
+        joined("size")[order],
+        [digests[row] for row in order.tolist()],
+    )

@@ -1,0 +1,298 @@
+"""One attempt of several processes to save: each writes a share, and process 0 commits.
+
+Process 0 leads: it waits for the others, merges their parts and commits. Nobody calls the engine
+here, so a thread may do it: all goes through the store. Steps and invariants: docs/commit.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from ckptstore import storage
+from ckptstore.checkpoint import (
+    Checkpoint,
+    Committed,
+    Snapshot,
+    commit,
+    deletion,
+    read_snapshot,
+)
+from ckptstore.distributed import (
+    Failed,
+    Processes,
+    error_of,
+    failure_of,
+    merge,
+    waiting,
+)
+from ckptstore.errors import (
+    AlreadyCommittedError,
+    CheckpointError,
+    NotCommittedError,
+    OutcomeUnknownError,
+    ProcessError,
+    Reason,
+    StorageError,
+)
+from ckptstore.format import NOTE_NBYTES, Draft, Failure, File, Part, encode_failures, names
+from ckptstore.format.names import file_name
+from ckptstore.saving.contents import Content, span_table
+from ckptstore.saving.placement import Placement
+from ckptstore.saving.staging import Job, Staging, write_files
+from ckptstore.storage import Storage
+
+
+@dataclass(eq=False, repr=False)
+class JointAttempt:
+    """The share of this process in a save; it holds the place open until its `with` block ends.
+
+    Attributes:
+        store: the place.
+        group: the processes.
+        topic: the topic of the word that began the save.
+        attempt: the id of the attempt.
+        staging: the bytes of the pieces that this process writes.
+        placement: their places in the data files of this process.
+        leaves: the number of the leaf at each place of the order that all processes share.
+        content: the contents of the save, in process 0; None in the others.
+        replaced: the manifest that an overwrite replaces, in process 0.
+        step: the step of training.
+        place: the place, as your program names it.
+        options: the options of the store.
+    """
+
+    store: Storage
+    group: Processes
+    topic: str
+    attempt: str
+    staging: Staging
+    placement: Placement
+    leaves: Sequence[int]
+    content: Content | None
+    replaced: Committed | None
+    step: int | None
+    place: str | os.PathLike[str]
+    options: Mapping[str, Any] | None
+
+    @property
+    def url(self) -> str:
+        """The place, for messages."""
+        return self.store.url
+
+    def __repr__(self) -> str:
+        return f"<JointAttempt {self.url} step={self.step} of {self.group}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.staging.let_go()
+        self.store.__exit__(*exc)
+
+    def fix(self) -> None:
+        """Keep the values that the tree holds now, as described at `Staging.fix`."""
+        try:
+            self.staging.fix()
+        except BaseException as error:
+            self.give_up(error)
+            raise
+
+    def give_up(self, error: BaseException) -> None:
+        """Tell the other processes that this one failed, before it handed in its part.
+
+        Args:
+            error: the reason, for their messages.
+        """
+        if self.group.index:
+            leave(self.store, self.group, self.attempt, error)
+        else:
+            self._abort([failure_of(self.group, error)])
+
+    def finish(self) -> Checkpoint:
+        """Write this share, and wait until the shares of all are committed.
+
+        Raises:
+            CheckpointError: as for `save`.
+        """
+        return self._follow() if self.content is None else self._lead(self.content)
+
+    # The work of process 0.
+
+    def _lead(self, content: Content) -> Checkpoint:
+        store, group = self.store, self.group
+        try:
+            waiting.for_notes(store, self.attempt, "JOIN", group.count, group.timeout)
+            with contextlib.suppress(FileExistsError):  # only the answer was lost
+                store.create(names.started(self.attempt), b"")
+            own = self._write()
+            waiting.for_notes(store, self.attempt, "PART", group.count, group.timeout)
+            draft = self._merge(content, own)
+            mark = commit.hold(store, draft.manifest, self._look)
+        except Failed as failed:
+            self._abort(failed.failures)
+            raise error_of(self.url, failed.failures) from None
+        except BaseException as error:
+            self.give_up(error)
+            raise
+        try:
+            commit.publish_held(store, draft.manifest, draft.data, self.replaced, mark)
+        except (AlreadyCommittedError, StorageError) as error:  # it never will be committed
+            self.give_up(error)
+            raise
+        group.heard(self.topic)
+        return Checkpoint(self.url, draft.manifest, [draft.index])
+
+    def _look(self, sizes: Mapping[str, int]) -> None:
+        waiting.raise_failures(self.store, self.attempt, sizes)
+
+    def _merge(self, content: Content, own: Part) -> Draft:
+        """Merge the parts, and write the index if it does not fit in the manifest."""
+        store, parts = self.store, [own]
+        for number in range(1, self.group.count):
+            name = names.note("PART", self.attempt, number)
+            data = store.read(name, NOTE_NBYTES)
+            parts.append(Part.decode(data, self.attempt, f"{self.url}: {name}"))
+        draft = content.draft(*merge(parts, self.leaves))
+        if (file := draft.index_file) is not None:
+            store.put(file.name, [draft.index], len(draft.index))
+            store.flush()
+        return draft
+
+    def _abort(self, failures: Sequence[Failure]) -> None:
+        """Say that the attempt is not committed and never will be, and remove its files."""
+        note = names.aborted(self.attempt)
+        with contextlib.suppress(CheckpointError, FileExistsError):
+            self.store.create(note, encode_failures(failures))
+        deletion.discard(self.store, self.attempt, ())
+
+    # The work of each other process.
+
+    def _follow(self) -> Checkpoint:
+        try:
+            waiting.for_start(self.store, self.attempt, self.group.timeout)
+            part = self._write().encode()
+            waiting.verdict(self.store, self.attempt)
+        except Failed as failed:
+            self._remove()
+            raise error_of(self.url, failed.failures) from None
+        except BaseException as error:
+            self.give_up(error)
+            self._remove()
+            raise
+        self._hand_in(part)
+        # From here on, only process 0 may say that the data are not needed.
+        manifest = self._await().manifest()
+        if manifest.index is not None:
+            return Checkpoint(self.url, manifest, [manifest.index])
+        return Checkpoint(self.url, manifest, self._read_index)
+
+    def _hand_in(self, part: bytes) -> None:
+        """Create the note that holds the part; after an error, look whether it is there."""
+        name = names.note("PART", self.attempt, self.group.index)
+        error: CheckpointError | None = None
+        try:
+            self.store.create(name, part)
+            return
+        except FileExistsError:
+            if self.store.read(name, NOTE_NBYTES) == part:
+                return
+            error = twice(self.url, self.group)
+        except CheckpointError as caught:
+            with contextlib.suppress(CheckpointError):
+                if not self.store.holds(name):
+                    error = caught
+        if error is not None:
+            self.give_up(error)
+            self._remove()
+            raise error
+
+    def _await(self) -> Committed:
+        """Wait until process 0 has committed or given up."""
+        store, group = self.store, self.group
+        text = (
+            f"{self.url}: process 0 said for {2 * group.timeout:g} s neither that the save is "
+            "committed nor that it failed; nothing was removed; see whether process 0 runs, and "
+            "load the checkpoint to see whether it exists"
+        )
+        unknown = OutcomeUnknownError(text)
+        try:
+            holder = waiting.for_verdict(store, self.attempt, group.timeout)
+            if holder is None:
+                self.give_up(unknown)
+                holder = waiting.verdict(store, self.attempt)
+        except Failed as failed:
+            self._remove()
+            raise error_of(self.url, failed.failures) from None
+        except CheckpointError as error:
+            raise OutcomeUnknownError(f"{text} ({error})") from error
+        if holder is None:
+            raise unknown
+        return holder
+
+    def _remove(self) -> None:
+        """Remove the data of this process, which no manifest names or will name."""
+        known = [file.name for file in self._files()]
+        deletion.discard(self.store, self.attempt, known, self.group.index)
+
+    def _read_index(self) -> Sequence[bytes]:
+        """Return the parts of the index, for the description of the checkpoint."""
+
+        def parts(snapshot: Snapshot) -> Sequence[bytes]:
+            if snapshot.manifest.attempt != self.attempt:
+                raise NotCommittedError(
+                    f"{self.url}: the checkpoint of this save (attempt {self.attempt}) was "
+                    "overwritten; inspect the place to describe the one that is there now"
+                )
+            return snapshot.index_parts
+
+        with storage.open(self.place, self.options) as store:
+            return read_snapshot(store, parts)
+
+    # The work of all.
+
+    def _write(self) -> Part:
+        """Write the data files of this process; return its part."""
+        placement, files = self.placement, self._files()
+        self.store.expect(sum(placement.file_nbytes))
+        job = Job(placement, self.staging, {})
+        write_files(self.store, [file.name for file in files], job)
+        self.store.flush()
+        spans = span_table(placement, job.digests)
+        places = np.zeros(len(self.leaves), np.int64)
+        places[list(self.leaves)] = np.arange(len(self.leaves))
+        return Part(files, dataclasses.replace(spans, leaf=places[spans.leaf]))
+
+    def _files(self) -> list[File]:
+        rows = enumerate(self.placement.file_nbytes)
+        index = self.group.index
+        return [File(file_name("data", self.attempt, index, n), size, "data") for n, size in rows]
+
+
+def leave(store: Storage, group: Processes, attempt: str, error: BaseException) -> None:
+    """Leave a note that this process failed.
+
+    Args:
+        store: the place.
+        group: the processes.
+        attempt: the attempt.
+        error: the reason.
+    """
+    note = encode_failures([failure_of(group, error)])
+    with contextlib.suppress(CheckpointError, FileExistsError):
+        store.create(names.note("FAIL", attempt, group.index), note)
+
+
+def twice(url: str, group: Processes) -> ProcessError:
+    """Return the error for a second process with the number of this one."""
+    return ProcessError(
+        f"{url}: two processes say that they are process {group.index} of {group.count}; give each "
+        "process its own index in Processes(index, count, ...)",
+        reason=Reason.TWICE,
+    )

@@ -1,0 +1,262 @@
+"""Real processes that save and load together, over jax, torch and no engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ckptstore
+from ckptstore import Processes
+from ckptstore.format import names
+from tests.support import cluster, remedies
+
+DEVICES = 2
+
+
+# jax: one cluster does many things, since four processes take seconds to start.
+
+
+def jax_state(jax: Any) -> dict[str, Any]:
+    """A tree with every kind of sharding, the same values whatever the layout."""
+    import jax.numpy as jnp
+    import optax
+    from jax.sharding import NamedSharding
+    from jax.sharding import PartitionSpec as P
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("d",))
+
+    def make(shape: tuple[int, ...], spec: Any, dtype: Any = np.float32) -> Any:
+        host = (np.arange(np.prod(shape)) % 7).reshape(shape).astype(dtype)
+        return jax.make_array_from_callback(shape, NamedSharding(mesh, spec), host.__getitem__)
+
+    params = {
+        "rows": make((1200, 1200), P("d")),
+        "columns": make((1200, 1200), P(None, "d")),
+        "everywhere": make((1200, 1200), P()),
+    }
+    count = jax.jit(lambda: jnp.int32(5), out_shardings=NamedSharding(mesh, P()))()
+    adam, *rest = optax.adamw(1e-3).init(params)
+    return {
+        "params": params,
+        "opt": (adam._replace(count=count), *rest),
+        "small": make((12, 3), P("d")),
+        "bf16": make((12, 5), P("d"), jnp.bfloat16),
+        "int4": make((12, 4), P("d"), jnp.int4),
+        "key": jax.random.wrap_key_data(make((6, 2), P("d"), np.uint32)),
+        "local": jnp.arange(6.0),
+        "n": np.arange(3),
+        "step": 7,
+    }
+
+
+def local_bytes(jax: Any, tree: Any) -> list[bytes]:
+    """Return the bytes of all leaves that lie in this process."""
+    out = []
+    for leaf in jax.tree.leaves(tree):
+        if not isinstance(leaf, jax.Array):
+            out.append(repr(leaf).encode())
+            continue
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        shards = sorted(leaf.addressable_shards, key=lambda shard: str(shard.index))
+        out += [np.asarray(shard.data).tobytes() for shard in shards]
+    return out
+
+
+def save_with_jax(together: Processes, place: str) -> dict[str, Any]:
+    import jax
+    from jax.experimental import multihost_utils
+
+    state = jax_state(jax)
+    expected = local_bytes(jax, state)
+    saved = ckptstore.save(f"{place}/sync", state, step=7)
+    pending = ckptstore.save_async(f"{place}/async", state, step=8)
+    attempt = pending.result(cluster.WITHIN).attempt
+    found: dict[str, Any] = {"attempts": [saved.attempt, attempt], "leaves": len(saved.leaves)}
+
+    # It comes back on the stored mesh, on the shardings of `like`, and is equal.
+    for name, like in {"stored": None, "like": state}.items():
+        loaded = ckptstore.load(f"{place}/async", like=like)
+        found[name] = local_bytes(jax, loaded) == expected
+        found[f"{name} placed"] = all(
+            a.sharding == b.sharding
+            for a, b in zip(
+                jax.tree.leaves(loaded["params"]), jax.tree.leaves(state["params"]), strict=True
+            )
+        )
+
+    # One process alone cannot save it; the error names the way.
+    try:
+        ckptstore.save(f"{place}/one", state, processes="one")
+    except ckptstore.StructureError as error:
+        found["one"] = str(error)
+    rows = multihost_utils.process_allgather(state["params"]["rows"], tiled=True)
+    if together.index == 0:
+        ckptstore.save(f"{place}/gathered", rows)
+
+    # A state that differs is refused in all.
+    bad = state | {"n": np.arange(3) + (together.index == 1), "step": 7}
+    try:
+        ckptstore.save(f"{place}/bad", bad)
+    except ckptstore.ProcessError as error:
+        found["bad"] = [error.reason, "$['n']" in str(error)]
+    return found
+
+
+@pytest.mark.ci
+@pytest.mark.follows(
+    "saving.writer",
+    "call save in every process with processes=None, or gather the array first: "
+    "jax.experimental.multihost_utils.process_allgather(x, tiled=True)",
+)
+def test_a_state_over_the_devices_of_three_processes_is_one_checkpoint(tmp_path: Path) -> None:
+    ended = cluster.run("jax", 3, save_with_jax, str(tmp_path), devices=DEVICES)
+    values = [process.value for process in ended]
+    assert None not in values, [process.stderr[-3000:] for process in ended]
+    assert values[0]["attempts"] == values[1]["attempts"] == values[2]["attempts"]
+    for value in values:
+        for name in ("stored", "stored placed", "like", "like placed"):
+            assert value[name] is True, (name, value)
+        assert value["bad"] == ["values-differ", True]
+        assert "lies in several processes" in value["one"]
+        remedies.seen(value["one"])
+    sizes = [0] * 3
+    for path in (tmp_path / "sync").glob("data-*"):
+        number = names.process_of(path.name)
+        assert number is not None
+        sizes[number] += path.stat().st_size
+    assert max(sizes) <= 1.05 * min(sizes), sizes
+    # This process is one, with as many devices as it has.
+    assert ckptstore.verify(tmp_path / "sync") == []
+    loaded = ckptstore.load(tmp_path / "async", arrays="numpy")
+    for name in ("rows", "columns", "everywhere"):
+        whole = (np.arange(1200 * 1200) % 7).reshape(1200, 1200).astype(np.float32)
+        np.testing.assert_array_equal(loaded["params"][name], whole)
+    np.testing.assert_array_equal(ckptstore.load(tmp_path / "gathered"), whole)
+    assert int(loaded["opt"][0].count) == 5 and loaded["step"] == 7
+
+
+# torch: data parallel.
+
+
+def train_with_torch(together: Processes, place: str) -> dict[str, Any]:
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = DistributedDataParallel(
+        torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.Linear(256, 1))
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+    def train(steps: int, first: int) -> list[float]:
+        losses = []
+        for step in range(first, first + steps):
+            x = torch.full((8, 64), float(step % 5 + together.index) / 7)
+            loss = model(x).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    train(3, 0)
+    state = {"model": model.module.state_dict(), "optimizer": optimizer.state_dict(), "step": 3}
+    attempt = ckptstore.save(f"{place}/ddp", state, step=3, processes="all").attempt
+    after = train(5, 3)
+    loaded = ckptstore.load(f"{place}/ddp")
+    model.module.load_state_dict(loaded["model"])
+    optimizer.load_state_dict(loaded["optimizer"])
+    again = train(5, loaded["step"])
+    return {"attempt": attempt, "equal": after == again}
+
+
+@pytest.mark.ci
+def test_a_model_of_ddp_is_saved_once_by_all_ranks_and_training_goes_on(tmp_path: Path) -> None:
+    ended = cluster.run("torch", 2, train_with_torch, str(tmp_path))
+    values = [process.value for process in ended]
+    assert None not in values, [process.stderr[-3000:] for process in ended]
+    assert values[0]["attempt"] == values[1]["attempt"]
+    assert [value["equal"] for value in values] == [True, True]
+    assert ckptstore.inspect(tmp_path / "ddp").processes == 2
+    assert ckptstore.verify(tmp_path / "ddp") == []
+
+
+# No engine: processes that only have a broadcast, killed for real.
+
+POINTS = ["before its data", "after its data", "after its part", "at the merge", "at the commit"]
+
+
+def save_and_die(together: Processes, place: str, point: str, who: int) -> dict[str, Any]:
+    """Save; one process is killed at a point on the way."""
+    from ckptstore.saving import joint_attempt
+
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(name: str) -> None:
+        setattr(joint_attempt, name, die)
+
+    def after(name: str) -> None:
+        real = getattr(joint_attempt, name)
+
+        def call(*arguments: Any) -> None:
+            real(*arguments)
+            die()
+
+        setattr(joint_attempt, name, call)
+
+    if together.index == who:
+        if point == POINTS[0]:
+            before("write_files")
+        elif point == POINTS[1]:
+            after("write_files")
+        elif point == POINTS[2]:
+            joint_attempt.waiting.for_verdict = die
+        elif point == POINTS[3]:
+            before("merge")
+        else:
+            joint_attempt.commit.publish_held = die
+    tree = {"w": np.arange(1_000_000.0), "step": 7}
+    try:
+        return {"attempt": ckptstore.save(place, tree, processes=together).attempt}
+    except ckptstore.CheckpointError as error:
+        return {"error": type(error).__name__, "reason": error.reason, "text": str(error)}
+
+
+CASES = [(point, 2 if number < 3 else 0) for number, point in enumerate(POINTS)]
+
+
+@pytest.mark.parametrize(
+    ("point", "who"),
+    [
+        pytest.param(*case, id=case[0], marks=[] if case[0] == POINTS[1] else [pytest.mark.ci])
+        for case in CASES
+    ],
+)
+def test_whichever_process_is_killed_the_others_say_so_in_time(
+    tmp_path: Path, point: str, who: int
+) -> None:
+    place = tmp_path / "c"
+    ended = cluster.run("plain", 4, save_and_die, str(place), point, who, timeout=8.0)
+    killed = ended.pop(who)
+    assert killed.returncode == -signal.SIGKILL
+    values = [process.value for process in ended]
+    assert None not in values, [process.stderr[-3000:] for process in ended]
+    if point == POINTS[2]:  # its part is in, so the others go on
+        assert len({value["attempt"] for value in values}) == 1
+        assert ckptstore.verify(place) == []
+        return
+    if who == 0:
+        assert {value["reason"] for value in values} == {"outcome-unknown"}
+    else:
+        assert {value["reason"] for value in values} == {"lost-process"}
+        assert all("process 2 gave no sign of life" in value["text"] for value in values)
+    with pytest.raises(ckptstore.NotCommittedError):
+        ckptstore.load(place)
