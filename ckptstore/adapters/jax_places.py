@@ -224,15 +224,23 @@ def _on_devices(sharding: Any) -> Any:
     """
     if not isinstance(getattr(sharding, "mesh", None), _ABSTRACT_MESH):
         return sharding
-    mesh = _get_mesh()
-    if mesh is None or mesh.empty or mesh.abstract_mesh != sharding.mesh:
+    mesh = _with_devices(sharding.mesh)
+    return None if mesh is None else jax.sharding.NamedSharding(mesh, sharding.spec)
+
+
+def _with_devices(mesh: Any) -> Any:
+    """Return a mesh, or that of `jax.set_mesh` for one without devices; None if it has none."""
+    abstract = mesh if isinstance(mesh, _ABSTRACT_MESH) else None
+    mesh = mesh if abstract is None else _get_mesh()
+    if mesh is None or mesh.empty:
         return None
-    return jax.sharding.NamedSharding(mesh, sharding.spec)
+    return mesh if abstract in (None, mesh.abstract_mesh) else None
 
 
 def is_wish(x: Any) -> bool:
     """Return whether `x` names the place of arrays, as `load(sharding=)` takes it."""
-    return isinstance(x, jax.sharding.Sharding | jax.sharding.Mesh | jax.Device)
+    kinds = (jax.sharding.Sharding, jax.sharding.Mesh, jax.Device)
+    return isinstance(x, (*kinds, _ABSTRACT_MESH))
 
 
 def misfit(place: Any, shape: Sequence[int], error: Exception) -> Refusal:
@@ -243,11 +251,19 @@ def misfit(place: Any, shape: Sequence[int], error: Exception) -> Refusal:
     )
 
 
+def _without_devices(wish: Any) -> Refusal:
+    return Refusal(
+        f"{wish!r:.200} names no devices; pass a sharding on a mesh of devices, or call "
+        "jax.set_mesh with such a mesh first"
+    )
+
+
 def wished(wish: Any, extra: Mapping[str, Any], shape: Sequence[int]) -> Any:
     """Return the place of one array.
 
     Args:
-        wish: a sharding, a device, a mesh (the stored spec on it), or ``"whole"``.
+        wish: a sharding, a device, a mesh (the stored spec on it), or ``"whole"``. A mesh without
+            devices is that of `jax.set_mesh`.
         extra: the stored type's.
         shape: the shape of the array, to which a sharding must fit.
 
@@ -257,22 +273,21 @@ def wished(wish: Any, extra: Mapping[str, Any], shape: Sequence[int]) -> Any:
     if isinstance(wish, str):
         return ANYWHERE
     place = wish
-    if isinstance(wish, jax.sharding.Mesh):
+    if isinstance(wish, (jax.sharding.Mesh, _ABSTRACT_MESH)):
+        if (mesh := _with_devices(wish)) is None:
+            raise _without_devices(wish)
         spec = _checked(extra)[2] if "mesh" in extra else ()
-        if missing := sorted(set(_names(spec)) - set(wish.axis_names)):
+        if missing := sorted(set(_names(spec)) - set(mesh.axis_names)):
             raise Refusal(
                 f"its stored spec names the axes {', '.join(missing)}, which the mesh of sharding= "
-                f"lacks ({', '.join(map(str, wish.axis_names))}); pass a function of path and aval "
+                f"lacks ({', '.join(map(str, mesh.axis_names))}); pass a function of path and aval "
                 "that returns a sharding"
             )
-        place = _named(wish, spec, extra.get("memory"))
+        place = _named(mesh, spec, extra.get("memory"))
     if isinstance(place, jax.sharding.Sharding):
         place = _on_devices(place)
         if place is None:
-            raise Refusal(
-                f"{wish!r:.200} names no devices; pass a sharding on a mesh of devices, or call "
-                "jax.set_mesh with such a mesh first"
-            )
+            raise _without_devices(wish)
         try:
             if is_unreduced(place):
                 raise ValueError("a load makes no unreduced array")

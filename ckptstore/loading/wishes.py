@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ckptstore.errors import Reason, StructureError, bad_argument
-from ckptstore.format import Kind, TypeRow
-from ckptstore.tree import StoredTree, paths
+from ckptstore.format import DICT_KINDS, Kind, TypeRow
+from ckptstore.tree import StoredTree, flatten, paths
 from ckptstore.tree.leaves import making
-from ckptstore.types import Adapter, find_adapter
+from ckptstore.types import Adapter, Record, Refusal, find_adapter
 
 _EXPECTED = (
     "a sharding such as NamedSharding(mesh, spec), a mesh, 'whole', a function of path and aval, "
     "or a tree of these like the top of the state"
 )
 _MISSING = object()
+_SCALAR = re.compile(r"numpy\.\w+\(([^()]*)\)")
 
 
 class Wishes:
@@ -48,7 +52,7 @@ class Wishes:
                 if step.startswith("{"):  # no path leads to a key, an item of a set, a static part
                     wish = None
                 elif step and below is not None:
-                    wish = below.get(paths.normal(step), _MISSING)
+                    wish = below.get(_normal(step), _MISSING)
                 if wish is _MISSING:
                     lost[node] = node
                 else:
@@ -112,17 +116,50 @@ def _is_leaf(wish: Any) -> bool:
         return True
     if isinstance(wish, Mapping | list | tuple):
         return False
-    return not dataclasses.is_dataclass(wish) and (callable(wish) or not hasattr(wish, "__dict__"))
+    if dataclasses.is_dataclass(wish) or _record_of(wish) is not None:
+        return False
+    return callable(wish) or not hasattr(wish, "__dict__")
+
+
+def _record_of(x: Any) -> Record | None:
+    """Return how an object is taken apart that one may call and that is a container: of nnx."""
+    adapter = find_adapter(type(x).__module__)
+    if adapter is None or not callable(x) or isinstance(x, functools.partial):
+        return None
+    with contextlib.suppress(Refusal):
+        return adapter.record(type(x))
+    return None
+
+
+def _normal(step: str) -> str:
+    """Return the form of a step that is equal for equal keys: ``[0]`` for ``np.int64(0)``."""
+    step = paths.normal(step)
+    if not _SCALAR.search(step):
+        return step
+    text = ast.literal_eval(step[1:-1])  # a text stands for such a key
+    return f"[{_SCALAR.sub(lambda found: found[1], text)}]" if isinstance(text, str) else step
+
+
+def _steps_of(keys: Iterable[Any]) -> list[str]:
+    """Return the steps to the values of a dict with these keys, as a stored one has them."""
+    live = flatten(dict.fromkeys(keys), lenient=True, where="sharding=")
+    top = 0 if live.kind[0] in DICT_KINDS else next(iter(live.layout.children(0)))
+    return [_normal(step) for step, _ in paths.steps(live, top) if not step.startswith("{key")]
 
 
 def _parts_of(tree: Any) -> Mapping[str, Any]:
     """Return the parts of a container of wishes by the steps that lead to them."""
     if isinstance(tree, Mapping):
-        return {paths.normal(f"[{key!r}]"): value for key, value in tree.items()}
+        return dict(zip(_steps_of(tree), tree.values(), strict=True))
     if isinstance(tree, list | tuple):
         parts = {f"[{number}]": value for number, value in enumerate(tree)}
         fields = zip(getattr(tree, "_fields", ()), tree, strict=False)
         return parts | {f"[{name!r}]": value for name, value in fields}
+    if (record := _record_of(tree)) is not None:
+        return {
+            f"[{name!r}]": value
+            for name, value in zip(record.row.fields, record.take(tree), strict=True)
+        }
     names = (
         [field.name for field in dataclasses.fields(tree)]
         if dataclasses.is_dataclass(tree)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
-from tests.support import ROOT, remedies
+from tests.support import ROOT, devices, remedies
 
 jax = pytest.importorskip("jax")
-
-FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
 BEGIN = """
 import pathlib, tracemalloc
@@ -234,6 +229,77 @@ assert manager.load(sharding=small)["params"]["w"].sharding.mesh == small
 assert manager.load_or_init(lambda: state, sharding=small)["params"]["w"].sharding.mesh == small
 """
 
+MESHES = """
+import enum
+
+w = np.arange(32, dtype="f4").reshape(8, 4)
+ckptstore.save("rows", {"w": jax.device_put(w, NamedSharding(line, P("x")))})
+
+# A mesh whose axes do not divide the array, or that has no devices.
+three = Mesh(devices[:3], ("x",))
+check(lambda: ckptstore.load("rows", sharding=three), "$['w']", "(8, 4)", "partitioned 3 times")
+def none(path, aval):
+    return NamedSharding(three, P())
+
+assert ckptstore.load("rows", sharding=none)["w"].sharding.mesh == three  # as the message says
+check(lambda: ckptstore.load("rows", sharding=Mesh(np.array([], object), ("x",))), "$['w']",
+      "names no devices")
+if hasattr(jax, "set_mesh"):
+    abstract = line.abstract_mesh
+    check(lambda: ckptstore.load("rows", sharding=abstract), "$['w']", "names no devices")
+    with jax.set_mesh(line):  # as the message says
+        x = ckptstore.load("rows", sharding=abstract)["w"]
+    assert x.sharding == NamedSharding(line, P("x"))
+    four = Mesh(devices[:4], ("x",))
+    with jax.set_mesh(four):
+        check(lambda: ckptstore.load("rows", sharding=abstract), "$['w']", "names no devices")
+        # A mesh that is set counts if its sizes agree, too; else it is asked for.
+        assert ckptstore.load("rows")["w"].sharding == NamedSharding(line, P("x"))
+        assert ckptstore.load("rows", sharding=four)["w"].sharding == NamedSharding(four, P("x"))
+
+# Axes whose names are no texts: the array comes back committed to none; its mesh is a way back.
+class Axis(enum.Enum):
+    ROWS = "rows"
+
+for name in (0, Axis.ROWS):
+    mesh = Mesh(devices, (name,))
+    ckptstore.save("named", {"w": jax.device_put(w, NamedSharding(mesh, P(name)))}, overwrite=True)
+    x = ckptstore.load("named")["w"]
+    assert x.tolist() == w.tolist() and not x.committed and len(x.devices()) == 1, name
+    wanted = NamedSharding(mesh, P(name))
+    assert ckptstore.load("named", sharding=wanted)["w"].sharding == wanted
+
+# Keys that are equal are one key.
+one, two = NamedSharding(line, P()), NamedSharding(grid, P())
+x = jnp.ones(8)
+ckptstore.save("keys", {0: x, np.int64(1): x + 1, (1, "x"): x + 2, Axis.ROWS: x + 3})
+for a, b, c in ((0, np.int64(1), 1), (np.int64(0), 1, np.int32(1))):
+    loaded = ckptstore.load("keys", sharding={a: one, b: two, (c, "x"): one, Axis.ROWS: two})
+    places = [loaded[key].sharding for key in (0, 1, (1, "x"), Axis.ROWS)]
+    assert places == [one, two, one, two], places
+"""
+
+NNX = """
+from flax import nnx
+
+model = nnx.Linear(4, 8, rngs=nnx.Rngs(0))
+state = nnx.state(model)
+ckptstore.save("c", {"model": state, "step": 3})
+
+def check_placed(sharding, spec):
+    loaded = ckptstore.load("c", sharding={"model": sharding, "step": None})["model"]
+    for name in ("kernel", "bias"):
+        x, expected = nnx.to_pure_dict(loaded)[name], nnx.to_pure_dict(state)[name]
+        assert x.sharding == NamedSharding(line, spec) and bits(x) == bits(expected), x.sharding
+
+rows = jax.tree.map(lambda x: NamedSharding(line, P(*[None] * (x.ndim - 1), "x")), state)
+loaded = ckptstore.load("c", sharding={"model": rows, "step": None})["model"]
+assert nnx.to_pure_dict(loaded)["kernel"].sharding == NamedSharding(line, P(None, "x"))
+assert nnx.to_pure_dict(loaded)["bias"].sharding == NamedSharding(line, P("x"))
+check_placed(nnx.get_named_sharding(state, line), P())
+check_placed(nnx.to_pure_dict(jax.tree.map(lambda x: NamedSharding(line, P()), state)), P())
+"""
+
 
 SUMS = """
 if hasattr(P(), "unreduced") and hasattr(jax, "reshard"):
@@ -258,25 +324,16 @@ else:
 """
 
 
-def run(script: str, place: pathlib.Path, *arguments: str) -> str:
+def run(script: str, place: pathlib.Path) -> str:
     """Run a script under eight devices of the host."""
-    done = subprocess.run(
-        [sys.executable, *(arguments or ("-c", BEGIN + script))],
-        cwd=place,
-        env={**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
+    return devices.run(BEGIN + script, place)
 
 
 @pytest.mark.process
 def test_each_sharding_comes_back_under_each_other_and_on_fewer_devices(
     tmp_path: pathlib.Path,
 ) -> None:
-    table = run("", tmp_path, str(ROOT / "benchmarks" / "devices.py"), "1200", "960")
+    table = devices.run("", tmp_path, str(ROOT / "benchmarks" / "devices.py"), "1200", "960")
     rows = [line.split("|")[1:-1] for line in table.splitlines()[2:]]
     assert len(rows) == 6 * 10
     assert all(float(row[2]) <= 1.01 for row in rows), table
@@ -314,6 +371,17 @@ def test_shards_that_are_donated_after_save_async_are_saved_as_they_were(
 @pytest.mark.process
 def test_sharding_says_where_arrays_come_back(tmp_path: pathlib.Path) -> None:
     remedies.seen(run(WISHES, tmp_path))
+
+
+@pytest.mark.process
+def test_meshes_that_do_not_fit_and_odd_names_say_so(tmp_path: pathlib.Path) -> None:
+    run(MESHES, tmp_path)
+
+
+@pytest.mark.process
+def test_a_state_of_nnx_may_hold_the_shardings(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("flax")
+    run(NNX, tmp_path)
 
 
 @pytest.mark.follows(
