@@ -179,7 +179,7 @@ def _refuse_class(cls: type) -> None:
     elif cls.__qualname__ == "NestedTensor":
         remedy = "save the list x.unbind()"
     elif hasattr(cls, "full_tensor"):
-        remedy = "save x.full_tensor()"
+        remedy = "save x.full_tensor(), or the part of this process, x.to_local()"
     else:
         remedy = "save x.as_subclass(torch.Tensor), or use ckptstore.register"
     raise Refusal(f"{name} is a subclass of torch.Tensor and may hold more than a tensor; {remedy}")

@@ -219,19 +219,60 @@ def test_a_lazy_parameter(tmp_path: Path) -> None:
     assert_exact(tmp_path, module.state_dict())
 
 
-@follows("adapters.torch", "save x.full_tensor()")
-def test_a_distributed_tensor(tmp_path: Path) -> None:
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[Any]:
+    """A mesh of one process."""
     distributed = pytest.importorskip("torch.distributed")
-    from torch.distributed import tensor
-
     store = f"file://{tmp_path}/store"
     distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-    try:
-        mesh = distributed.init_device_mesh("cpu", (1,))
-        x = tensor.distribute_tensor(torch.arange(6.0), mesh, [tensor.Shard(0)])
-        follow(tmp_path, x, "x.full_tensor()")
-    finally:
-        distributed.destroy_process_group()
+    yield distributed.init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@follows("adapters.torch", "save x.full_tensor(), or the part of this process, x.to_local()")
+def test_a_distributed_tensor(tmp_path: Path, mesh: Any) -> None:
+    from torch.distributed import tensor
+
+    x = tensor.distribute_tensor(torch.arange(6.0), mesh, [tensor.Shard(0)])
+    follow(tmp_path, x, "x.full_tensor()")
+    follow(tmp_path, x, "x.to_local()")
+    ckptstore.save(tmp_path / "plain", {"x": torch.arange(6.0)})
+    with pytest.raises(ckptstore.CheckpointError, match=r"\$\['x'\].*DTensor"):
+        ckptstore.load(tmp_path / "plain", {"x": x})
+
+
+def test_the_state_of_a_module_of_fsdp(tmp_path: Path, mesh: Any) -> None:
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    if not hasattr(fsdp, "fully_shard"):
+        pytest.skip("this torch has no fully_shard")
+    from torch.distributed.checkpoint import state_dict as states
+
+    def made() -> tuple[Any, Any]:
+        model = fsdp.fully_shard(nn.Linear(4, 8), mesh=mesh)
+        return model, torch.optim.AdamW(model.parameters())
+
+    model, optimizer = made()
+    model(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    words = refused(tmp_path, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    for path in ("['model']['weight']", "['optimizer']['state'][0]['exp_avg']"):
+        assert f"${path}: torch.distributed.tensor.DTensor" in words
+    # As docs/frameworks.md says.
+    whole = states.StateDictOptions(full_state_dict=True)
+    saved = states.get_state_dict(model, optimizer, options=whole)
+    assert_exact(tmp_path, {"model": saved[0], "optimizer": saved[1]})
+    ckptstore.save(tmp_path / "c", {"model": saved[0], "optimizer": saved[1]})
+    loaded, (other, second) = ckptstore.load(tmp_path / "c"), made()
+    states.set_state_dict(
+        other,
+        second,
+        model_state_dict=loaded["model"],
+        optim_state_dict=loaded["optimizer"],
+        options=whole,
+    )
+    again = states.get_state_dict(other, second, options=whole)
+    assert differences(again[0], saved[0]) == []
+    assert differences(again[1]["state"], saved[1]["state"]) == []
 
 
 @follows("adapters.torch", "save x.as_subclass(torch.Tensor), or use ckptstore.register")
