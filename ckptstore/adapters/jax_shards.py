@@ -238,11 +238,11 @@ def _is_packed(dtype: np.dtype[Any]) -> bool:
 
 @contextlib.contextmanager
 def _while_saved(x: jax.Array) -> Iterator[None]:
-    """Raise Refusal if other code deletes the array while it is read."""
+    """Raise Refusal if other code deletes the array, or a shard of it, while it is read."""
     try:
         yield
     except (RuntimeError, ValueError):
-        if not x.is_deleted():
+        if not x.is_deleted() and not any(s.data.is_deleted() for s in x.addressable_shards):
             raise
         raise Refusal(
             "this jax array was deleted or donated while it was saved; let save return before the "

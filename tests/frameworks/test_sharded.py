@@ -156,6 +156,69 @@ x = step(x)
 assert at == {s.device: s.data.unsafe_buffer_pointer() for s in x.addressable_shards}
 """
 
+DAMAGED = """
+w = np.random.default_rng(0).standard_normal((2400, 1200), np.float32)
+state = {"w": jax.device_put(w, NamedSharding(grid, P("a", "b"))),
+         "v": jax.device_put(w, NamedSharding(line, P("x")))}
+ckptstore.save("c", state)
+(file,) = pathlib.Path("c").glob("data-*")
+whole = file.read_bytes()
+for name, at in (("w", 100), ("w", 5 * 1_440_000 + 7), ("v", len(whole) - 100)):
+    file.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+    for wish in (None, "whole", NamedSharding(line, P(None, "x"))):
+        check(lambda: ckptstore.load("c", sharding=wish), file.name, f"$['{name}']", "checksum")
+    (problem,) = ckptstore.verify("c")
+    assert f"$['{name}']" in problem.message and file.name in problem.where, problem
+file.write_bytes(whole)
+
+# Other shardings in `like` than in the file.
+placed = {"w": NamedSharding(line, P(None, "x")), "v": NamedSharding(grid, P("b"))}
+like = {n: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=place) for n, place in placed.items()}
+loaded = ckptstore.load("c", like)
+assert {name: x.sharding for name, x in loaded.items()} == placed
+same(state, loaded)
+
+# One shard is gone.
+for shape in ((2400, 1200), (64, 64)):
+    for save in (ckptstore.save, lambda url, tree: ckptstore.save_async(url, tree).result()):
+        x = jax.device_put(w[: shape[0], : shape[1]], NamedSharding(grid, P("a", "b")))
+        x.addressable_shards[3].data.delete()
+        check(lambda: save("gone", {"x": x}), "$['x']", "deleted or donated")
+        assert not list(pathlib.Path("gone").glob("MANIFEST"))
+"""
+
+KILLED = """
+import os, signal, sys
+from ckptstore.checkpoint import commit
+from ckptstore.saving import staging
+
+def state(step):
+    w = np.full((2400, 1200), step, "f4")
+    return {"w": jax.device_put(w, NamedSharding(grid, P("a", "b"))), "step": step}
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+manager, at = ckptstore.Manager("run"), sys.argv[1]
+last = manager.latest() or 0
+if last:
+    same({"w": state(last)["w"]}, {"w": manager.load()["w"]})
+    assert ckptstore.verify(f"run/step-{last:012}") == []
+manager.save(last + 1, state(last + 1))
+if at == "chunks":
+    chunks = staging.Job.chunks
+    def some(self, numbers):
+        for number, chunk in enumerate(chunks(self, numbers)):
+            yield chunk if number < 5 else kill()
+    staging.Job.chunks = some
+elif at == "publish":
+    commit.publish = kill
+if at != "end":
+    manager.save(last + 2, state(last + 2))
+    raise AssertionError("it lives")
+assert ckptstore.Manager("run").steps() == [1, 2, 3]
+"""
+
 WISHES = """
 w = np.arange(48 * 96, dtype="f4").reshape(48, 96)
 state = {"params": {"w": jax.device_put(w, NamedSharding(grid, P("a", "b"))),
@@ -371,6 +434,19 @@ def test_shards_that_are_donated_after_save_async_are_saved_as_they_were(
 @pytest.mark.process
 def test_sharding_says_where_arrays_come_back(tmp_path: pathlib.Path) -> None:
     remedies.seen(run(WISHES, tmp_path))
+
+
+@pytest.mark.process
+def test_damage_of_a_shard_names_its_file_and_path(tmp_path: pathlib.Path) -> None:
+    run(DAMAGED, tmp_path)
+
+
+@pytest.mark.process
+def test_a_run_that_is_killed_in_a_sharded_save_goes_on(tmp_path: pathlib.Path) -> None:
+    for at in ("chunks", "publish"):
+        with pytest.raises(AssertionError, match=r"^-9"):
+            devices.run(BEGIN + KILLED, tmp_path, at)
+    devices.run(BEGIN + KILLED, tmp_path, "end")
 
 
 @pytest.mark.process

@@ -28,5 +28,5 @@ def run(script: str, place: pathlib.Path, *arguments: str, devices: int = 8) -> 
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr[-4000:]}"
     return done.stdout
