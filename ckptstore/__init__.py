@@ -2,6 +2,7 @@
 
     save, save_async, load, inspect, verify                one checkpoint
     Manager, keep_last, keep_every, keep_best              a run: one checkpoint for each step
+    processes, Processes, in_step                          several processes, one checkpoint
     register, Migration                                    your own classes
     CheckpointError and the errors below it, Reason        the errors
     ckptstore.convert, ckptstore.optax, ckptstore.adapters files of other tools, counters, adapters
@@ -52,7 +53,7 @@ from ckptstore.runs import (
     keep_every,
     keep_last,
 )
-from ckptstore.saving import PendingSave, save, save_async
+from ckptstore.saving import PendingSave, in_step, save, save_async
 from ckptstore.types import Migration, register
 
 __version__ = "0.2.0"
@@ -79,6 +80,7 @@ __all__ = [
     "UnknownTypeError",
     "UnsupportedError",
     "__version__",
+    "in_step",
     "inspect",
     "keep_best",
     "keep_every",

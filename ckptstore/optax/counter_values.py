@@ -32,6 +32,8 @@ def integers(x: Any, *, floats: bool = False) -> Any:
         leaf = None if adapter is None else adapter.leaf(x)
         if leaf is None:
             return None  # a jax.ShapeDtypeStruct
+        if leaf.holders is not None:  # np.asarray refuses an array that lies in several processes
+            return _of_one_cell(leaf)
         return _of_tensor(leaf, floats) if package == "torch" else np.asarray(x)
     except Refusal:
         return None  # a traced value, a meta tensor
@@ -53,6 +55,14 @@ def with_integers(x: Any, values: Any) -> Any:
     assert adapter is not None and leaf is not None  # `integers` has read it
     array = np.array(np.minimum(values, _largest(dtype)), dtype=dtype)
     return adapter.array(array, leaf.row, adapter.place(x))
+
+
+def _of_one_cell(leaf: Leaf) -> Any:
+    """Return the integers of a jax array of which each process has all; None of any other."""
+    if len(leaf.cells) != 1:
+        return None
+    dtype = dtypes.resolve(leaf.dtype, where="an array of jax")
+    return np.frombuffer(leaf.cells[0].read(), dtype).reshape(leaf.shape)
 
 
 def _of_tensor(leaf: Leaf, floats: bool) -> Any:

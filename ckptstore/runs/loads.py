@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ckptstore import loading, peers
 from ckptstore.errors import CorruptError, NotCommittedError, Reason, StructureError, bad_argument
 from ckptstore.format.names import step_number
+from ckptstore.runs import joint_loads
 from ckptstore.runs.steps import Steps
 
 _log = logging.getLogger("ckptstore")
@@ -40,7 +41,8 @@ class Loads(Steps):
         """Load a step, or the newest.
 
         Args:
-            step: the step; None: the newest.
+            step: the step; None: the newest. Of a run that several processes saved, all load the
+                one that process 0 finds, so all must call this.
             like: as for `ckptstore.load`.
             select: as for `ckptstore.load`.
             types: as for `ckptstore.load`.
@@ -83,7 +85,9 @@ class Loads(Steps):
         )
         if step is None:
             began = time.monotonic()
-            loaded, damaged = self._run.load_newest(load, fallback=fallback)
+            group = joint_loads.group_of(self._run, self._saves.processes)
+            self._saves.leads = group.index == 0
+            loaded, damaged = joint_loads.load_newest(self._run, group, load, fallback=fallback)
             self._saves.damaged(damaged)
             self._tell("resumed from", began)
             return loaded
@@ -151,13 +155,13 @@ class Loads(Steps):
                 sharding=sharding,
                 fallback=fallback,
             )
-            self._saves.leftovers.collect_soon()
+            self._saves.collect_soon()
             return loaded
         except NotCommittedError as error:
             if error.reason != Reason.NO_STEP:
                 raise
             self._run.begins(error)
-        self._saves.leftovers.collect_soon()
+        self._saves.collect_soon()
         return init()
 
     def _tell(self, what: str, began: float) -> None:

@@ -21,7 +21,7 @@ from ckptstore.errors import (
     listed,
 )
 from ckptstore.format.names import step_number
-from ckptstore.runs import refusals, retention, rewinding
+from ckptstore.runs import joint_loads, refusals, retention, rewinding
 from ckptstore.runs.directory import Run
 from ckptstore.runs.eviction import evict
 from ckptstore.runs.history import History
@@ -51,6 +51,7 @@ class Saves:
         history: the steps that it knows.
         leftovers: the passes that remove garbage.
         processes: the processes that save and load together; None: found out for each call.
+        leads: whether this process is alone, or process 0 of the last joint load.
 
     Raises:
         StructureError: reason ``bad-argument``.
@@ -77,6 +78,7 @@ class Saves:
         self.history = History()
         self.leftovers = Leftovers(run, grace)
         self._pending: PendingSave | None = None
+        self.leads = True
 
     @property
     def every(self) -> Every:
@@ -191,6 +193,11 @@ class Saves:
         if self._pending is not None:
             self._pending.check()
 
+    def collect_soon(self) -> None:
+        """Begin to collect garbage after a resume; of several processes, process 0 does."""
+        if self.leads:
+            self.leftovers.collect_soon()
+
     def missing(self, call: str, step: int, error: NotCommittedError) -> NotCommittedError:
         """Return the error of a call for a step that is not there, with the steps that are."""
         if error.reason not in (Reason.NO_MANIFEST, Reason.UNFINISHED):
@@ -207,18 +214,27 @@ class Saves:
         self.wait()
         self.check()
         step = step_number(step)
-        try:
-            rewinding.verify(self._run, step)
-        except NotCommittedError as error:
-            raise self.missing("rewind", step, error) from None
-        if dry_run:
-            return rewinding.delete_later(self._run, step, dry_run=True)
-        try:
+
+        def delete_later() -> list[int]:
+            try:
+                rewinding.verify(self._run, step)
+            except NotCommittedError as error:
+                raise self.missing("rewind", step, error) from None
+            if dry_run:
+                return rewinding.delete_later(self._run, step, dry_run=True)
+            is_gone.append(True)
             return rewinding.delete_later(self._run, step, dry_run=False)
-        finally:  # in any case some of its knowledge is of steps that are gone
-            self.history.rewind(step)
-            self._interval.rewound(step)
-            self._series = Series(self.keep_full_every, lambda: self._run.previous(step))
+
+        is_gone: list[bool] = []
+        try:
+            gone = joint_loads.by_leader_of(self._run, self.processes, "rewinding", delete_later)
+            is_gone += [True] * (not dry_run)
+            return gone
+        finally:
+            if is_gone:  # in any case some of its knowledge is of steps that are gone
+                self.history.rewind(step)
+                self._interval.rewound(step)
+                self._series = Series(self.keep_full_every, lambda: self._run.previous(step))
 
     def damaged(self, steps: Iterable[int]) -> None:
         """Replace these steps when they are saved again."""

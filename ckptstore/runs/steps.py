@@ -125,6 +125,7 @@ class Steps:
         It waits for the save of this Manager, and reads every byte of the step before it deletes
         another. The newest step goes first. If the process is killed, call it again. If a step is a
         symbolic link, the link alone is removed. No other process may save to the run meanwhile.
+        Of several processes that save together, all call this, and process 0 deletes.
 
         Args:
             step: the step to go back to.

@@ -6,8 +6,9 @@ Open to other wings: `request`; `writer` and `background`, which take further ar
 
 from __future__ import annotations
 
+from ckptstore.saving.agreement import in_step
 from ckptstore.saving.background import save_async
 from ckptstore.saving.pending import PendingSave
 from ckptstore.saving.writer import save
 
-__all__ = ["PendingSave", "save", "save_async"]
+__all__ = ["PendingSave", "in_step", "save", "save_async"]

@@ -17,40 +17,27 @@ from typing import Any
 
 from ckptstore import storage
 from ckptstore.checkpoint import commit
-from ckptstore.digests import Digest, digest
 from ckptstore.distributed import Failed, Processes, error_of, failure_of, waiting
-from ckptstore.errors import CheckpointError, ProcessError, Reason, listed
+from ckptstore.errors import CheckpointError, ProcessError, Reason
 from ckptstore.format import (
     LARGE_NBYTES,
     NOTE_NBYTES,
     Opening,
     Word,
-    decode_tables,
-    dtypes,
-    encode_index,
-    lay_out,
     names,
 )
-from ckptstore.format.wire import DIGEST_NBYTES
-from ckptstore.saving import incremental
+from ckptstore.saving import agreement
 from ckptstore.saving.contents import Content
 from ckptstore.saving.joint_attempt import JointAttempt, leave, twice
 from ckptstore.saving.placement import place
 from ckptstore.saving.request import SaveRequest
-from ckptstore.saving.staging import Share, Staging, itemsizes, read_checked
+from ckptstore.saving.staging import Share, Staging, itemsizes
 from ckptstore.sharding import Grid, Held, Shared, shape_of, share_out
 from ckptstore.storage import Storage
-from ckptstore.tree import LiveTree, Outline, StoredTree, outline_of
-from ckptstore.types import package_version
-
-_COMPARED_NBYTES = 64 << 10
-"""An array of at most so many bytes is compared whole; of a larger one, a sample of this host's."""
+from ckptstore.tree import LiveTree, Outline, outline_of
 
 Check = Callable[[SaveRequest, Processes], SaveRequest]
 """A function of a `Manager` that completes a request, or raises the error of the save."""
-
-_LINES_SHOWN = 20
-_NOT_COMPARED = bytes(DIGEST_NBYTES)
 
 
 def begin(
@@ -112,15 +99,7 @@ class _Beginning:
             attempt = self._attempt(store, secrets.token_hex(16), live, own, replaced)
             assert attempt.content is not None
             store.prepare(swap=replaced is not None)
-            opening = Opening(
-                host,
-                _version(),
-                self.group.count,
-                self.request.step,
-                own.digest,
-                _value_digests(live, own),
-                encode_index(attempt.content.tables),
-            )
+            opening = agreement.statement(live, own, self.group, request.step)
             with contextlib.suppress(FileExistsError):  # only the answer was lost
                 store.create(names.note("JOIN", attempt.attempt, 0), opening.encode())
         except BaseException as error:
@@ -152,7 +131,8 @@ class _Beginning:
             opening = Opening.decode(data, f"{store.url}: {names.note('JOIN', attempt, 0)}")
             live = self._live()
             own = outline_of(live)
-            self._compare(store, opening, live, own)
+            where = f"{store.url}: nothing was saved"
+            agreement.compare(where, opening, live, own, self.group, self.request.step)
             share = self._attempt(store, attempt, live, own, None)
             store.prepare()
             self._leave_join(store, attempt)
@@ -200,33 +180,6 @@ class _Beginning:
             if store.read(name, NOTE_NBYTES) != content:  # or only the answer was lost
                 raise twice(store.url, self.group) from None
 
-    def _compare(self, store: Storage, opening: Opening, live: LiveTree, own: Outline) -> None:
-        """Raise ProcessError if this process would save something else than process 0."""
-        here, there = f"process {self.group.index}", f"process 0 (host {opening.host})"
-        mine = [_version(), f"{self.group.count} processes"]
-        theirs = [opening.version, f"{opening.count} processes"]
-        lines = [
-            f"{a} in {here}, {b} in {there}" for a, b in zip(mine, theirs, strict=True) if a != b
-        ]
-        if lines:
-            raise _differ(store, lines, are_values=False)
-        if own.digest != opening.outline:
-            index = decode_tables([opening.tables], where=store.url)
-            layout = lay_out(index.nodes.arity.tolist(), where=store.url)
-            other = outline_of(StoredTree(index, layout, store.url))
-            lines, are_values = own.differences(other, here, there)
-            raise _differ(store, lines, are_values=are_values)
-        rows = enumerate(zip(_value_digests(live, own), opening.values, strict=True))
-        lines = [
-            f"{own.path(own.leaf_places[place])}: other values in {here} than in {there}"
-            for place, (a, b) in rows
-            if a != b and _NOT_COMPARED not in (a, b)
-        ]
-        if self.request.step != opening.step:
-            lines.insert(0, f"step: {self.request.step} in {here}, {opening.step} in {there}")
-        if lines:
-            raise _differ(store, lines, are_values=True)
-
     def _attempt(
         self, store: Storage, attempt: str, live: LiveTree, own: Outline, replaced: Any
     ) -> JointAttempt:
@@ -256,23 +209,6 @@ class _Beginning:
             place=self.url,
             options=request.storage_options,
         )
-
-
-def _version() -> str:
-    return f"ckptstore {package_version('ckptstore')}"
-
-
-def _differ(store: Storage, lines: Sequence[str], *, are_values: bool) -> ProcessError:
-    text = (
-        "values that must be equal in all processes differ; make them equal (take those of process "
-        "0), or gather the values of all processes and save the list of them in each"
-        if are_values
-        else "the processes have different trees; give each of them the same tree"
-    )
-    return ProcessError(
-        "\n  ".join([f"{store.url}: nothing was saved: {text}:", *listed(lines, _LINES_SHOWN)]),
-        reason=Reason.VALUES_DIFFER if are_values else Reason.TREES_DIFFER,
-    )
 
 
 def _held(live: LiveTree, number: int, itemsize: int, count: int) -> Held:
@@ -309,26 +245,3 @@ def _share(
                     own.runs[piece] = at, _elements(array.grid) * array.itemsize
             at += nbytes
     return own
-
-
-def _value_digests(live: LiveTree, own: Outline) -> list[Digest]:
-    """Return a digest for each leaf that all processes have, as far as it is read without a copy.
-
-    Args:
-        live: the tree.
-        own: its outline, which gives the order.
-    """
-    return [_value_digest(live, number) for number in own.leaves]
-
-
-def _value_digest(live: LiveTree, number: int) -> Digest:
-    leaf = live.leaves[number]
-    itemsize = dtypes.item_nbytes(live.dtypes[live.leaf_dtype[number]], where="save")
-    nbytes = math.prod(leaf.shape) * itemsize
-    if leaf.holders is not None and len(leaf.holders) > 1:
-        return _NOT_COMPARED
-    if nbytes > _COMPARED_NBYTES and (leaf.grid is not None or not leaf.is_near):
-        return _NOT_COMPARED
-    read = leaf.read if leaf.holders is None else leaf.cells[0].read
-    host = read_checked(live, number, read, nbytes)
-    return digest(host) if nbytes <= _COMPARED_NBYTES else incremental.sample(host)

@@ -72,6 +72,8 @@ def save_with_jax(together: Processes, place: str) -> dict[str, Any]:
     import jax
     from jax.experimental import multihost_utils
 
+    from ckptstore.optax import check_counts, counts, shift_counts
+
     state = jax_state(jax)
     expected = local_bytes(jax, state)
     saved = ckptstore.save(f"{place}/sync", state, step=7)
@@ -99,6 +101,24 @@ def save_with_jax(together: Processes, place: str) -> dict[str, Any]:
     if together.index == 0:
         ckptstore.save(f"{place}/gathered", rows)
 
+    # Counters of all processes are read and shifted, on their sharding.
+    (row,) = counts(state["opt"])
+    shifted = shift_counts(state["opt"], 10)
+    found["counts"] = [int(row.value), int(counts(shifted)[0].value), check_counts(shifted) == []]
+    found["sharding"] = shifted[0].count.sharding == state["opt"][0].count.sharding
+
+    # A run: all follow process 0, and are in step.
+    with ckptstore.Manager(f"{place}/run", keep=ckptstore.keep_last(1)) as manager:
+        for step in (1, 2):
+            manager.save_async(step, state | {"step": step})
+    loaded = manager.load(like=state | {"step": 0})
+    found["run"] = [loaded["step"], manager.steps(), manager.loaded_step]
+    ckptstore.in_step(loaded)
+    try:
+        ckptstore.in_step(loaded | {"step": together.index})
+    except ckptstore.ProcessError as error:
+        found["in step"] = error.reason
+
     # A state that differs is refused in all.
     bad = state | {"n": np.arange(3) + (together.index == 1), "step": 7}
     try:
@@ -123,6 +143,9 @@ def test_a_state_over_the_devices_of_three_processes_is_one_checkpoint(tmp_path:
         for name in ("stored", "stored placed", "like", "like placed"):
             assert value[name] is True, (name, value)
         assert value["bad"] == ["values-differ", True]
+        assert value["counts"] == [5, 15, True] and value["sharding"] is True, value
+        assert value["run"] == [2, [2], 2]
+        assert value["in step"] == "values-differ"
         assert "lies in several processes" in value["one"]
         remedies.seen(value["one"])
     sizes = [0] * 3

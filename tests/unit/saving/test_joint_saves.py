@@ -144,7 +144,7 @@ DIFFERENT: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
 
 
 @pytest.mark.follows(
-    "saving.joint_saves",
+    "saving.agreement",
     "give each of them the same tree",
     "make them equal (take those of process 0), or gather the values of all processes and save the "
     "list of them in each",
@@ -186,7 +186,7 @@ def test_another_step_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.follows(
-    "distributed.failures", "mend its error, and save again in all processes:\n  {}"
+    "distributed.failures", "mend its error, and call it again in all processes:\n  {}"
 )
 @pytest.mark.parametrize("who", [0, 1])
 def test_a_tree_that_cannot_be_saved_in_one_process_is_told_to_all(

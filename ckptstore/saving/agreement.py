@@ -1,0 +1,183 @@
+"""The comparison of trees between processes: structure, scalars, and values that must be equal."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from ckptstore.digests import Digest, digest
+from ckptstore.distributed import (
+    Processes,
+    by_leader,
+    error_of,
+    failures_of_all,
+    gathered,
+    processes,
+)
+from ckptstore.errors import ProcessError, Reason, listed
+from ckptstore.format import Opening, decode_tables, dtypes, encode_index, lay_out
+from ckptstore.format.wire import DIGEST_NBYTES
+from ckptstore.saving import incremental
+from ckptstore.saving.contents import Content
+from ckptstore.saving.request import SaveRequest
+from ckptstore.saving.staging import read_checked
+from ckptstore.tree import LiveTree, Outline, StoredTree, flatten, outline_of
+from ckptstore.types import package_version
+
+_COMPARED_NBYTES = 64 << 10
+"""An array of at most so many bytes is compared whole; of a larger one, a sample of this host's."""
+
+_LINES_SHOWN = 20
+_NOT_COMPARED = bytes(DIGEST_NBYTES)
+
+
+def in_step(tree: Any, *, processes: Processes | None = None) -> None:
+    """Raise unless a tree is in step in all processes, for example after a load.
+
+    All processes call this. The structure, the types, the scalars, and each array of which all
+    processes have a copy must be equal: counters, keys and RNG states among them. Up to 64 KiB are
+    compared whole; of a larger array on the host a sample is. Arrays that are spread over the
+    processes are compared by shape and dtype.
+
+    Args:
+        tree: the state.
+        processes: the processes; None: those that an engine connects.
+
+    Raises:
+        ProcessError: reason ``trees-differ`` or ``values-differ``, in all processes alike, with the
+            paths. Reason ``no-word``: a process did not call this.
+
+    Example:
+        >>> import ckptstore
+        >>> ckptstore.in_step({"step": 7})  # one process is always in step
+
+    Source: docs/processes.md.
+    """
+    group = _running() if processes is None else processes
+    if group.count == 1:
+        return
+    live = flatten(tree)
+    own = outline_of(live)
+    rows = gathered(group, "in_step", digest(own.digest, *_value_digests(live, own)))
+    if len(set(rows)) == 1:
+        return
+    said = by_leader(group, "in_step", lambda: statement(live, own, group, None).encode())
+    first = Opening.decode(said, "in_step")
+    error: ProcessError | None = None
+    try:
+        compare("in_step", first, live, own, group, None)
+    except ProcessError as caught:
+        error = caught
+    failures = failures_of_all(group, "in_step", error)
+    if failures:
+        raise error if error is not None else error_of("in_step", failures, "compared")
+
+
+_running = processes
+
+
+def statement(live: LiveTree, own: Outline, group: Processes, step: int | None) -> Opening:
+    """Return all that must be the same in each process.
+
+    Args:
+        live: the tree.
+        own: its outline.
+        group: the processes.
+        step: the step of training, or None.
+    """
+    request = SaveRequest.of()
+    tables = Content.of(live, request, "0" * 32, {}).tables
+    return Opening(
+        socket.gethostname(),
+        _version(),
+        group.count,
+        step,
+        own.digest,
+        _value_digests(live, own),
+        encode_index(tables),
+    )
+
+
+def compare(
+    where: str,
+    opening: Opening,
+    live: LiveTree,
+    own: Outline,
+    group: Processes,
+    step: int | None,
+) -> None:
+    """Raise ProcessError if this process has something else than process 0.
+
+    Args:
+        where: the place or the call, for messages.
+        opening: the statement of process 0.
+        live: the tree of this process.
+        own: its outline.
+        group: the processes.
+        step: the step of training, or None.
+    """
+    here, there = f"process {group.index}", f"process 0 (host {opening.host})"
+    mine = [_version(), f"{group.count} processes"]
+    theirs = [opening.version, f"{opening.count} processes"]
+    pairs = zip(mine, theirs, strict=True)
+    lines = [f"{a} in {here}, {b} in {there}" for a, b in pairs if a != b]
+    if lines:
+        raise _differ(where, lines, are_values=False)
+    if own.digest != opening.outline:
+        index = decode_tables([opening.tables], where=where)
+        layout = lay_out(index.nodes.arity.tolist(), where=where)
+        other = outline_of(StoredTree(index, layout, where))
+        lines, are_values = own.differences(other, here, there)
+        raise _differ(where, lines, are_values=are_values)
+    rows = enumerate(zip(_value_digests(live, own), opening.values, strict=True))
+    lines = [
+        f"{own.path(own.leaf_places[place])}: other values in {here} than in {there}"
+        for place, (a, b) in rows
+        if a != b and _NOT_COMPARED not in (a, b)
+    ]
+    if step != opening.step:
+        lines.insert(0, f"step: {step} in {here}, {opening.step} in {there}")
+    if lines:
+        raise _differ(where, lines, are_values=True)
+
+
+def _version() -> str:
+    return f"ckptstore {package_version('ckptstore')}"
+
+
+def _differ(where: str, lines: Sequence[str], *, are_values: bool) -> ProcessError:
+    text = (
+        "values that must be equal in all processes differ; make them equal (take those of process "
+        "0), or gather the values of all processes and save the list of them in each"
+        if are_values
+        else "the processes have different trees; give each of them the same tree"
+    )
+    return ProcessError(
+        "\n  ".join([f"{where}: {text}:", *listed(lines, _LINES_SHOWN)]),
+        reason=Reason.VALUES_DIFFER if are_values else Reason.TREES_DIFFER,
+    )
+
+
+def _value_digests(live: LiveTree, own: Outline) -> list[Digest]:
+    """Return a digest for each leaf that all processes have, as far as it is read without a copy.
+
+    Args:
+        live: the tree.
+        own: its outline, which gives the order.
+    """
+    return [_value_digest(live, number) for number in own.leaves]
+
+
+def _value_digest(live: LiveTree, number: int) -> Digest:
+    leaf = live.leaves[number]
+    itemsize = dtypes.item_nbytes(live.dtypes[live.leaf_dtype[number]], where="save")
+    nbytes = math.prod(leaf.shape) * itemsize
+    if leaf.holders is not None and len(leaf.holders) > 1:
+        return _NOT_COMPARED
+    if nbytes > _COMPARED_NBYTES and (leaf.grid is not None or not leaf.is_near):
+        return _NOT_COMPARED
+    read = leaf.read if leaf.holders is None else leaf.cells[0].read
+    host = read_checked(live, number, read, nbytes)
+    return digest(host) if nbytes <= _COMPARED_NBYTES else incremental.sample(host)
