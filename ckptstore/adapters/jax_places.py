@@ -100,14 +100,17 @@ def _device_name(device: Any) -> str:
 def _default_memory(device: Any) -> str | None:
     try:
         kind: str = device.default_memory().kind
-    except AttributeError:  # an old jax
+    except (AttributeError, RuntimeError):  # an old jax
         return None
     return kind
 
 
 def _memories(device: Any) -> set[str]:
     """Return the kinds of memory of a device."""
-    return {memory.kind for memory in device.addressable_memories()}
+    try:
+        return {memory.kind for memory in device.addressable_memories()}
+    except (AttributeError, RuntimeError):  # an old jax
+        return set()
 
 
 def restored(extra: Mapping[str, Any]) -> Any:

@@ -117,7 +117,11 @@ def assembled(
     """
 
     def part(index: Any) -> Array:
-        return parts[_box(index, shape)] if host is None else host[index]
+        if host is not None:
+            return np.asarray(host[index])
+        # A number in the index of `PmapSharding` is an axis that the shard lacks.
+        axes = tuple(slice(None) if isinstance(step, slice) else 0 for step in index)
+        return np.asarray(parts[_box(index, shape)][axes])
 
     return jax.make_array_from_callback(shape, sharding, part)
 

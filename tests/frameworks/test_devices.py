@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from tests.support import ROOT
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
+
+from ckptstore.adapters import jax_places, jax_shards  # noqa: E402 - jax is there
 
 # Each test runs in processes of their own, since the number of devices is fixed in one.
 BEGIN = """
@@ -169,6 +172,31 @@ def test_a_resumed_process_runs_with_arrays_of_one_device_and_of_several(
     assert ckptstore.verify(tmp_path / "c") == []
     run(LOAD, tmp_path, devices=8)
     run(LOAD_WITH_ONE, tmp_path, devices=1)
+
+
+def test_a_number_in_the_index_of_an_old_jax_is_an_axis_that_the_shard_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def make(shape: Any, sharding: Any, part: Any) -> list[Any]:
+        return [part((number, slice(None))).tolist() for number in range(2)]
+
+    monkeypatch.setattr(jax, "make_array_from_callback", make)
+    host = np.arange(6).reshape(2, 3)
+    parts = {((0, 1), (0, 3)): host[:1], ((1, 2), (0, 3)): host[1:]}
+    for given in (None, host):
+        made: Any = jax_shards.assembled(given, parts, (2, 3), None)
+        assert made == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_device_of_an_old_jax_knows_no_memories() -> None:
+    class Device:
+        def default_memory(self) -> Any:
+            raise RuntimeError("UNIMPLEMENTED: default_memory_space is not supported")
+
+        addressable_memories = default_memory
+
+    assert jax_places._default_memory(Device()) is None
+    assert jax_places._memories(Device()) == set()
 
 
 @pytest.mark.parametrize("name", ["", "cpu", "cpu:", ":", "cpu:99", "cpu:-1", "cpu:1" + "0" * 5000,
