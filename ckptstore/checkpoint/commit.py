@@ -194,7 +194,7 @@ def _remove_replaced(
     """Remove the files of the manifest that was replaced; the swap is durable."""
     old = attempt_of(swapped)
     if old is not None:
-        left = discard(storage, old, files_of(swapped)) or left
+        left = discard(storage, old, files_of(swapped), named=True) or left
     if left is not None:
         message = "%s: saved, but files of the save before are left: %s"
         warn_once(storage.url, "files left", message, storage.url, left)

@@ -72,7 +72,7 @@ def delete(
             f"known ({failed}); no data file was removed; delete the checkpoint again, or, if it "
             "is gone, call Manager.gc() to remove its files"
         ) from failed
-    left = None if removed is None else discard(storage, removed, files_of(holder))
+    left = None if removed is None else discard(storage, removed, files_of(holder), named=True)
     # The writer may have lost the answer to its commit and sent the commit again in between. If it
     # does so after this check, it finds its files gone and withdraws the commit.
     try:
@@ -90,7 +90,12 @@ def delete(
 
 
 def discard(
-    storage: Storage, attempt: str, known: Iterable[str], process: int | None = None
+    storage: Storage,
+    attempt: str,
+    known: Iterable[str],
+    process: int | None = None,
+    *,
+    named: bool = False,
 ) -> CheckpointError | None:
     """Remove as many files as possible of an attempt that is known not to be the checkpoint.
 
@@ -101,13 +106,16 @@ def discard(
         attempt: the attempt.
         known: the names of its files, for a directory that you may write to and not list.
         process: the process whose data files are removed; None: all files.
+        named: whether a manifest named them; then those that a listing fails to show go, too.
 
     Returns:
         The first error; the remaining files are garbage, never part of a checkpoint.
     """
     first: CheckpointError | None = None
+    found: Iterable[str]
     try:
-        found: Iterable[str] = storage.list()
+        listed = storage.list()
+        found = dict.fromkeys([*known, *listed]) if named else listed
     except CheckpointError as error:
         if error.reason != Reason.PERMISSION:
             return error

@@ -134,11 +134,11 @@ def test_a_delete_between_a_commit_and_its_second_try_leaves_no_manifest_without
             assert deleted.wait(30)
             raise Failure(Kind.AGAIN, "the connection is lost", answered=False)
 
-    def discard(*arguments: Any) -> Any:
+    def discard(*arguments: Any, **options: Any) -> Any:
         if threading.current_thread() is deleter:
             deleted.set()
             assert saved.wait(30)
-        return real_discard(*arguments)
+        return real_discard(*arguments, **options)
 
     def delete() -> None:
         assert applied.wait(30)

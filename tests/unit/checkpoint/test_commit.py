@@ -15,7 +15,7 @@ import pytest
 
 import ckptstore
 from ckptstore import storage
-from ckptstore.checkpoint import commit, manifest_file
+from ckptstore.checkpoint import commit, deletion, manifest_file
 from ckptstore.checkpoint import snapshot as snapshots
 from ckptstore.checkpoint.snapshot import Snapshot
 from ckptstore.format import manifest, names
@@ -204,6 +204,31 @@ def test_an_overwrite_removes_only_the_attempt_that_it_replaced(tmp_path: Path) 
     assert which(tmp_path) == NEW
     assert {theirs, "notes.txt", "MANIFEST.0123.tmp"} < files(tmp_path)
     assert len(files(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("call", ["overwrite", "delete"])
+def test_a_file_that_a_listing_fails_to_show_is_removed_with_its_checkpoint(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "FILE_NBYTES", 1000)
+    url = tmp_path / "here"
+    ckptstore.save(url, tree(OLD))
+    (old,) = attempts(url)
+    real = LocalStorage.list
+
+    def list_(self: LocalStorage, *args: Any) -> dict[str, int]:
+        found = real(self, *args)
+        missed = min((name for name in found if names.attempt_of(name) == old), default=None)
+        return {name: size for name, size in found.items() if name != missed}
+
+    monkeypatch.setattr(LocalStorage, "list", list_)
+    if call == "overwrite":
+        ckptstore.save(url, tree(NEW), overwrite=True)
+        assert old not in attempts(url) and which(url) == NEW
+    else:
+        with storage.open(str(url)) as store:
+            deletion.delete(store)
+        assert not url.exists() or files(url) == set()
 
 
 def test_an_overwrite_of_what_was_deleted_meanwhile_creates(
