@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 import ckptstore
+from ckptstore import concurrency
 from ckptstore import storage as storage_package
 from ckptstore.checkpoint import garbage, manifest_file
 from ckptstore.format import names
@@ -255,6 +256,7 @@ class World:
         patch.setattr(attempt, "secrets", SimpleNamespace(token_hex=self._hex))
         patch.setattr(contents, "time", SimpleNamespace(time_ns=lambda: 0))
         patch.setattr(garbage, "os", SimpleNamespace(urandom=self._bytes))
+        patch.setattr(concurrency, "pause", lambda seconds: None)  # it would last in each order
 
     def alone(self, run: Callable[[], Any], files: Files = (), seed: str = "alone") -> Files:
         """Let one function run without anybody else, and return what the store then holds."""
