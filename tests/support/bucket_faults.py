@@ -386,13 +386,16 @@ def sweep(
     unreached, slowest = 0, 0.0
     with places(make, at_once) as free:
         first = free.get()
-        logs = []
-        for _ in range(2):  # on a busy machine a request may be sent twice
+        logs: list[list[Request]] = []
+        for _ in range(20):  # on a busy machine a request may be sent twice, or wait too long
             first.restore(operation.before)
             error = attempt(first, operation)
-            assert error is None, error
-            logs.append(list(first.proxy.log))
-            assert first.which() == operation.after and not first.left()
+            if error is None:
+                logs.append(list(first.proxy.log))
+                assert first.which() == operation.after and not first.left()
+            if len(logs) == 2:
+                break
+        assert logs, error
         log = min(logs, key=len)
         requests = len(log)
         rows = [(*point, name) for point in points(log) for name in actions]
