@@ -17,7 +17,7 @@ import sys
 import tempfile
 import tracemalloc
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,35 +133,41 @@ def measure(name: str, work: Path) -> dict[str, Any]:
     return found
 
 
-def outcomes(names: Sequence[str]) -> dict[str, Any]:
+def outcomes(names: Sequence[str]) -> Generator[tuple[str, Any]]:
     """Measure shapes in a process of its own; a process that dies is followed by another.
 
-    Returns:
-        What `measure` returned for each shape, or the text of what ended it.
+    Yields:
+        The name of each shape, and what `measure` returned for it, or the text of what ended it.
     """
-    found: dict[str, Any] = {}
     left = list(names)
     while left:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.support.budget", *left],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        for line in done.stdout.splitlines():
-            word, _, text = line.partition(" ")
-            if word == "shape":
-                name = json.loads(text)
-                found[name] = f"the process ended with {done.returncode}: {done.stderr[-500:]}"
-            elif word == "result":
-                name, result = json.loads(text)
-                found[name] = result
-        if left[0] not in found:
-            raise RuntimeError(f"no shape was measured: {done.stderr[-2000:]}")
-        left = [name for name in left if name not in found]
-    return found
+        command = [sys.executable, "-m", "tests.support.budget", *left]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with (
+            tempfile.TemporaryFile("w+") as said,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=said, text=True, cwd=ROOT, env=env
+            ) as running,
+        ):
+            assert running.stdout is not None
+            before, began = len(left), False
+            try:
+                for line in running.stdout:
+                    word, _, text = line.partition(" ")
+                    began = word == "shape"
+                    if word == "result":
+                        name, result = json.loads(text)
+                        left.remove(name)
+                        yield name, result
+            finally:
+                running.kill()  # one that was not asked for more
+            code = running.wait()
+            said.seek(0)
+            ended = f"the process ended with {code}: {said.read()[-2000:]}"
+        if began:
+            yield left.pop(0), ended
+        elif len(left) == before:
+            raise RuntimeError(f"no shape was measured: {ended}")
 
 
 def main(names: list[str]) -> int:

@@ -194,7 +194,7 @@ def a_set_of_nested_frozensets(n: int) -> Any:
     return draft(N(Kind.SET, [_frozensets(n)]))
 
 
-@shape(400, 4_000)
+@shape(400, 2_000)
 def one_wide_key_in_many_dicts(n: int) -> Any:
     row = made.type_row("object", "builtins", "dict with objects as keys", ["items", "objects"])
     key = N(Kind.TUPLE, [made.symbol("builtins.int") for _ in range(n)])
