@@ -23,11 +23,11 @@ demo-s3 demo-gcs: demo-%: $(VENV)/test.ok
 QUICK := not whole and not ci and (smoke or not (bucket or process))
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "$(QUICK)"
+	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile few -m "$(QUICK)"
 
 # What CI runs: `make test`, then the tests that it leaves out, with the tools that mount disks.
 test-ci: test $(VENV)/mounts.stamp
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not whole and not ($(QUICK))"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not whole and (drawn or not ($(QUICK)))"
 
 test-all: check $(VENV)/mounts.stamp
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.support import marks, remedies
+from tests.support import draws, marks, remedies
 from tests.support.servers import Gcs, Ministack, Moto, S3Server, Server
 from tests.support.servers.proxy import FaultProxy
 
@@ -29,6 +30,7 @@ os.environ.update(
     no_proxy="127.0.0.1",
 )
 
+draws.register()
 
 # A shell starts what it puts in the background without interrupts, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -58,10 +60,15 @@ def fast_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs() -> Iterator[None]:
-    """Let go of the programs that jax compiled for a file of tests; of all, they take gigabytes."""
+    """Let go of the programs that jax compiled for a file of tests; of all, they take gigabytes.
+
+    The C library keeps most of the memory that a compilation freed, unless it is told not to.
+    """
     yield
     if jax := sys.modules.get("jax"):
         jax.clear_caches()
+        if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

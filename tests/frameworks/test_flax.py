@@ -26,6 +26,7 @@ from flax.training.train_state import TrainState
 
 import ckptstore
 from tests.support.compare import assert_exact, assert_refused, differences
+from tests.support.marks import sampled
 
 T = TypeVar("T")
 MESH = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
@@ -224,7 +225,7 @@ EXACT: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("kind", sampled(EXACT))
 def test_state_comes_back_exactly_without_a_template(kind: str, tmp_path: pathlib.Path) -> None:
     tree = EXACT[kind]()
     loaded = assert_exact(tmp_path, tree)

@@ -40,7 +40,7 @@ def advance(case: catalogue.Case, params: Any, state: Any) -> tuple[Any, Any]:
     return params, state
 
 
-@pytest.mark.parametrize("name", sampled(NAMES, NAMES))
+@pytest.mark.parametrize("name", sampled(NAMES))
 def test_a_state_comes_back_exactly_with_no_template(name: str, tmp_path: pathlib.Path) -> None:
     case = catalogue.CASES[name]()
     params, state = assert_exact(tmp_path, (case.params, case.state))
@@ -91,6 +91,7 @@ def test_a_jitted_step_is_compiled_once(name: str, tmp_path: pathlib.Path) -> No
     assert step._cache_size() == 1
 
 
+@pytest.mark.ci
 def test_every_state_class_of_optax_is_saved_by_some_case() -> None:
     seen: set[type] = set()
     for make in catalogue.CASES.values():

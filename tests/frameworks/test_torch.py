@@ -27,6 +27,7 @@ from ckptstore.adapters.torch import ADAPTER
 from ckptstore.format import TypeKind, TypeRow, dtypes
 from ckptstore.types import registry
 from tests.support.compare import assert_exact, assert_refused, differences, roundtrip
+from tests.support.marks import sampled
 
 DTYPES = {str(x): x for x in list(vars(torch).values()) if isinstance(x, torch.dtype)}
 QUANTIZED = {name for name in DTYPES if name.startswith(("torch.qint", "torch.quint"))}
@@ -477,7 +478,7 @@ def goes_on(tmp_path: pathlib.Path, kind: str, scheduled: Callable[[Any], Any]) 
     assert differences(state(run), state(other)) == []
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("kind", sampled(OPTIMIZERS))
 def test_training_goes_on_bit_for_bit(kind: str, tmp_path: pathlib.Path) -> None:
     goes_on(tmp_path, kind, lambda steps: None)
 
@@ -521,7 +522,7 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch.optim.lr_scheduler")
-@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("kind", sampled(SCHEDULES))
 def test_a_schedule_goes_on_bit_for_bit(kind: str, tmp_path: pathlib.Path) -> None:
     goes_on(tmp_path, "SGD with momentum", SCHEDULES[kind])
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import ckptstore
 from tests.support import ROOT, forging, fuzzing
+from tests.support.draws import examples
 from tests.support.trees import trees
 
 WHOLE = int(os.environ.get("CKPTSTORE_FUZZ", "20000"))
@@ -91,7 +92,7 @@ BENT = {"tree": trees, "seed": st.integers(0, 2**32)}
 
 
 @pytest.mark.ci
-@hypothesis.settings(max_examples=300)
+@examples(300)
 @hypothesis.given(**BENT)
 def test_what_save_wrote_and_somebody_bent_gives_what_the_specification_says(
     tree: Any, seed: int
@@ -101,7 +102,7 @@ def test_what_save_wrote_and_somebody_bent_gives_what_the_specification_says(
 
 @pytest.mark.whole
 @pytest.mark.timeout(0)
-@hypothesis.settings(max_examples=WHOLE // 4)
+@examples(WHOLE // 4)
 @hypothesis.given(**BENT)
 def test_what_save_wrote_and_somebody_bent_many_times(tree: Any, seed: int) -> None:
     bent_after_save(tree, seed)

@@ -1,7 +1,8 @@
 """What a test needs, found by looking at it: a server, or a process of its own.
 
 `make test` leaves out what needs either, but for one test marked `smoke` of each kind. No list is
-kept by hand: a fixture that a test asks for, or a function that it calls, says so.
+kept by hand: a fixture that a test asks for, or a function that it calls, says so. Of a long sweep
+over cases of one kind it runs a quarter (`sampled`), and of the examples of hypothesis a fifth.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import multiprocessing
 import os
 import subprocess
 import types
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -24,7 +25,10 @@ _FORKS = {"fork", "posix_spawn", "execv"}
 
 
 def add(item: pytest.Item) -> None:
-    """Mark a test with ``bucket`` if it needs a server, with ``process`` if it starts a process."""
+    """Mark a test: ``bucket`` if it needs a server, ``process`` if it starts a process.
+
+    A test of hypothesis is marked ``drawn``: `make test` draws few examples, `make test-ci` all.
+    """
     if not isinstance(item, pytest.Function):
         return
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
@@ -35,15 +39,19 @@ def add(item: pytest.Item) -> None:
     functions = [item.function, *(d.func for known in fixtures.values() for d in known)]
     if any(_starts(f, frozenset()) for f in functions if _is_ours(f)):
         item.add_marker("process")
+    if getattr(item.function, "is_hypothesis_test", False):
+        item.add_marker("drawn")
 
 
-def sampled(names: Sequence[str], ci: Collection[str]) -> list[Any]:
+def sampled(names: Iterable[str], ci: Collection[str] | None = None) -> list[Any]:
     """Return the parameters of a sweep: a quarter of `ci` for `make test`, and the rest marked.
 
     Args:
         names: of all cases, which `make test-all` runs.
-        ci: of those that `make test-ci` runs.
+        ci: of those that `make test-ci` runs; None: all.
     """
+    names = [*names]
+    ci = names if ci is None else ci
     quick = [name for name in names if name in ci][::4]
     rest = {name: "ci" if name in ci else "whole" for name in names if name not in quick}
     return [

@@ -6,19 +6,10 @@ import collections
 import enum
 from typing import Any, NamedTuple
 
-import hypothesis
 import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-hypothesis.settings.register_profile(
-    "ckptstore",
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
-)
-hypothesis.settings.load_profile("ckptstore")
 
 
 class Pair(NamedTuple):

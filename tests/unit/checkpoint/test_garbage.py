@@ -352,6 +352,7 @@ def test_the_model_finds_a_listing_that_looks_at_the_marks_last(
     assert breaks(made, before)
 
 
+@pytest.mark.ci
 def test_the_model_finds_a_collector_that_does_not_wait_for_the_manifest_to_be_old(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

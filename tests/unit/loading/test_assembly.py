@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptstore.loading.assembly import Assembly, Parts
@@ -31,7 +31,6 @@ def spans_of(draw: Any, nbytes: int) -> list[tuple[int, int]]:
     return list(zip([0, *cuts], [*cuts, nbytes], strict=True))
 
 
-@settings(deadline=None)
 @given(grids(), st.sampled_from(["u1", "<u2", "<u4", "V3", "<c16"]), st.data())
 def test_each_wanted_box_gets_its_elements_from_the_spans_that_it_needs(
     grid: Grid, dtype: str, data: st.DataObject

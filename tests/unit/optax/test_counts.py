@@ -321,7 +321,7 @@ RATED: dict[str, tuple[Callable[[], Any], int, Mapping[str, int] | int]] = {
 }
 
 
-@pytest.mark.parametrize("name", sampled([*RATED], RATED))
+@pytest.mark.parametrize("name", sampled(RATED))
 def test_the_learning_rate_at_the_next_step_is_that_of_a_real_run(name: str) -> None:
     make, calls, by = RATED[name]
     tx = make()

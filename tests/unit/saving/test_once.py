@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import ckptstore
@@ -191,7 +191,6 @@ def drafts(draw: st.DrawFn) -> tuple[Manifest, Index, bytes]:
     )
 
 
-@settings(max_examples=100, deadline=None)
 @given(drafts(), st.data(), st.booleans())
 def test_digests_that_are_put_in_give_the_bytes_that_encoding_with_them_gives(
     drawn: tuple[Manifest, Index, bytes], data: st.DataObject, inside: bool

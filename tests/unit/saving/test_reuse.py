@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import ckptstore
@@ -35,6 +35,7 @@ from ckptstore.storage.clients.base import Failure, Kind
 from ckptstore.storage.clients.s3 import S3Client
 from ckptstore.storage.local import LocalStorage
 from tests.support import independent_reader
+from tests.support.draws import examples
 from tests.support.servers import Moto
 from tests.support.servers.proxy import ACTIONS, FaultProxy, Request
 
@@ -94,7 +95,7 @@ sizes = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(st.lists(sizes, min_size=1, max_size=3), max_size=12), st.data())
 def test_any_order_of_changes_gives_plans_that_a_reader_takes(
     leaves: list[list[int]], data: st.DataObject

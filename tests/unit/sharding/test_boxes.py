@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ckptstore.sharding import (
@@ -31,7 +31,6 @@ def numbered(box: Box) -> Any:
     return np.arange(math.prod(shape_of(box))).reshape(shape_of(box))
 
 
-@settings(deadline=None)
 @given(some_boxes, st.data())
 def test_the_runs_of_a_box_are_its_elements_in_order(box: Box, data: st.DataObject) -> None:
     elements = numbered(box)
@@ -43,7 +42,6 @@ def test_the_runs_of_a_box_are_its_elements_in_order(box: Box, data: st.DataObje
     assert len(parts) <= 2 * len(box) + 1
 
 
-@settings(deadline=None)
 @given(st.integers(0, 3), st.data())
 def test_an_overlap_is_what_both_boxes_hold(ndim: int, data: st.DataObject) -> None:
     one, other = (tuple(data.draw(sides) for _ in range(ndim)) for _ in range(2))
@@ -57,7 +55,6 @@ def test_an_overlap_is_what_both_boxes_hold(ndim: int, data: st.DataObject) -> N
     assert ((count == 2) == expected).all()
 
 
-@settings(deadline=None)
 @given(some_boxes, st.data())
 def test_an_offset_says_where_a_part_lies_in_one_run(box: Box, data: st.DataObject) -> None:
     part = tuple(data.draw(sides) for _ in box)
@@ -71,7 +68,6 @@ def test_an_offset_says_where_a_part_lies_in_one_run(box: Box, data: st.DataObje
     assert offset == (int(elements[0]) if is_run else None)
 
 
-@settings(deadline=None)
 @given(grids())
 def test_each_element_is_in_one_cell(grid: Grid) -> None:
     count = np.zeros(grid.shape, int)
@@ -82,13 +78,11 @@ def test_each_element_is_in_one_cell(grid: Grid) -> None:
     assert cells == sorted(cells), "the last axis is the fastest"
 
 
-@settings(deadline=None)
 @given(grids())
 def test_the_grid_of_boxes_is_the_coarsest_that_keeps_them(grid: Grid) -> None:
     assert grid_of(grid.shape, [*grid, *grid, whole(grid.shape)]) == grid
 
 
-@settings(deadline=None)
 @example(Grid((5,), ((1, 2, 3, 4),)), 1, 2)
 @given(grids(), st.sampled_from([1, 4, 8]), st.integers(0, 3000))
 def test_joined_cells_are_unions_and_large_enough(grid: Grid, itemsize: int, least: int) -> None:
@@ -106,7 +100,6 @@ def test_an_array_of_no_elements_is_not_cut() -> None:
     assert grid_of((0, 8), [((0, 0), (0, 4)), ((0, 0), (4, 8))]) == Grid.uncut((0, 8))
 
 
-@settings(deadline=None)
 @given(some_boxes)
 def test_the_overlap_with_oneself_is_oneself(box: Box) -> None:
     assume(box)

@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 
 import ckptstore
 from tests.support.compare import differences
+from tests.support.draws import examples
 from tests.support.trees import arrays, trees
-
-FEW = hypothesis.settings(max_examples=60)
-MANY = hypothesis.settings(max_examples=2_000)
 
 
 def there_and_back(tree: Any) -> None:
@@ -31,19 +29,19 @@ def there_and_back(tree: Any) -> None:
             assert type(selected).__module__ in ("numpy", "ml_dtypes"), leaf
 
 
-@FEW
+@examples(60)
 @hypothesis.given(trees)
 def test_any_tree_comes_back(tree: Any) -> None:
     there_and_back(tree)
 
 
-@FEW
+@examples(60)
 @hypothesis.given(st.lists(arrays(), max_size=8))
 def test_any_arrays_come_back(tree: Any) -> None:
     there_and_back(tree)
 
 
-@FEW
+@examples(60)
 @hypothesis.given(st.lists(arrays(), max_size=6))
 def test_any_numpy_scalar_and_dtype_comes_back(found: Any) -> None:
     scalars = [x.reshape(-1)[0] for x in found if x.size]
@@ -51,7 +49,7 @@ def test_any_numpy_scalar_and_dtype_comes_back(found: Any) -> None:
 
 
 @pytest.mark.whole
-@MANY
+@examples(2_000)
 @hypothesis.given(trees)
 def test_any_tree_comes_back_many_times(tree: Any) -> None:
     there_and_back(tree)

@@ -19,10 +19,7 @@ import ckptstore
 from ckptstore import convert
 from ckptstore.tree import flatten, paths
 from tests.support.compare import differences
-
-SETTINGS = hypothesis.settings(
-    deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
-)
+from tests.support.draws import examples
 
 
 class Pair(NamedTuple):
@@ -313,7 +310,7 @@ def matches(steps: list[str], path: str) -> bool:
     return fnmatch.fnmatchcase(text, glob)
 
 
-@hypothesis.settings(SETTINGS, max_examples=400)
+@examples(400)
 @hypothesis.given(graphs(), st.lists(PATTERNS, min_size=1, max_size=2))
 def test_any_patterns_find_every_place_and_no_other(tree: Any, wanted: list[list[str]]) -> None:
     table = flatten(tree)
@@ -329,7 +326,7 @@ def test_any_patterns_find_every_place_and_no_other(tree: Any, wanted: list[list
         assert {table.target(n) for n in each} == {table.target(n) for _, n in found}
 
 
-@hypothesis.settings(SETTINGS, max_examples=80)
+@examples(80)
 @hypothesis.given(graphs(), PATTERNS)
 def test_any_pattern_loads_the_objects_of_its_places(tree: Any, steps: list[str]) -> None:
     expected = {path: x for path, x, _ in places(tree) if matches(steps, path)}
@@ -372,7 +369,7 @@ def pairs(draw: st.DrawFn) -> tuple[Any, Any]:
     return again(outline, {}), again(outline, {})
 
 
-@hypothesis.settings(SETTINGS, max_examples=400)
+@examples(400)
 @hypothesis.given(pairs(), st.lists(PATTERNS, min_size=1, max_size=2))
 def test_any_like_is_filled_in_every_place_that_patterns_name_and_in_no_other(
     trees: tuple[Any, Any], wanted: list[list[str]]
