@@ -41,7 +41,7 @@ from ckptstore.errors import (
     Reason,
     StorageError,
 )
-from ckptstore.format import NOTE_NBYTES, Draft, Failure, File, Part, encode_failures, names
+from ckptstore.format import NOTE_NBYTES, Draft, Failure, File, Part, encode_failures, names, seal
 from ckptstore.format.names import file_name
 from ckptstore.saving.contents import Content, span_table
 from ckptstore.saving.placement import Placement
@@ -159,7 +159,8 @@ class JointAttempt:
             name = names.note("PART", self.attempt, number)
             data = store.read(name, NOTE_NBYTES)
             parts.append(Part.decode(data, self.attempt, f"{self.url}: {name}"))
-        draft = content.draft(*merge(parts, self.leaves))
+        files, spans = merge(parts, self.leaves)
+        draft = seal(content.draft(files, spans), spans.digests)
         if (file := draft.index_file) is not None:
             store.put(file.name, [draft.index], len(draft.index))
             store.flush()

@@ -449,3 +449,13 @@ def test_a_note_that_is_damaged_fails_the_save_and_the_next_one_works(
     monkeypatch.undo()
     saved = together(2, lambda p: ckptstore.save(tmp_path / "c", state(), processes=p))
     assert saved[0].attempt == saved[1].attempt
+
+
+def test_an_index_that_does_not_fit_in_the_manifest_is_a_file_of_its_own(tmp_path: Path) -> None:
+    """Each name is stored, so long names make the index long."""
+    tree = {f"{number}-{'x' * 4000}": np.array([number]) for number in range(300)}
+    saved = together(2, lambda p: ckptstore.save(tmp_path / "c", tree, processes=p))
+    assert left(tmp_path / "c") == {"MANIFEST", "data", "index"}
+    assert ckptstore.verify(tmp_path / "c") == []
+    assert ckptstore.load(tmp_path / "c") == tree
+    assert [len(checkpoint.leaves) for checkpoint in saved] == [300] * 2
