@@ -32,6 +32,8 @@ from ckptstore.format import MANIFEST_MAX_NBYTES, Manifest, names
 from ckptstore.format.names import MANIFEST
 from ckptstore.storage import Storage, warn_once
 
+_MARK_NBYTES = 16
+
 
 def current(storage: Storage) -> Committed | None:
     """Return the manifest that a save would replace, or None if there is none.
@@ -84,7 +86,7 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
     try:
         sizes = storage.list()
         if names.mark(attempt) in sizes:
-            raise _collected(storage, attempt)
+            raise collected(storage, attempt)
         _refuse_lost(storage, manifest, sizes)
     except BaseException:
         discard(storage, attempt, known)
@@ -92,11 +94,11 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
     swapped = _send(storage, attempt, known, data, replaced)
     try:
         sizes = storage.list()
-        collected = names.mark(attempt) in sizes
-        if not collected and _lost(manifest, sizes):
+        marked = names.mark(attempt) in sizes
+        if not marked and _lost(manifest, sizes):
             # A collector has removed this attempt, or a later save or a delete came after it.
-            collected = attempt_of(committed(storage)) == attempt
-        if collected:
+            marked = attempt_of(committed(storage)) == attempt
+        if marked:
             _withdraw(storage, data, swapped)
             holder = committed(storage)
             if holder is not None and holder.attempt in (None, attempt):
@@ -107,9 +109,9 @@ def publish(storage: Storage, manifest: Manifest, data: bytes, replaced: Committ
             f"mistaken it for an abandoned save ({failed}); nothing was deleted; verify the "
             "checkpoint"
         ) from failed
-    if collected:
+    if marked:
         discard(storage, attempt, known)
-        raise _collected(storage, attempt)
+        raise collected(storage, attempt)
     _remove_replaced(storage, swapped)
 
 
@@ -133,13 +135,13 @@ def hold(
     Raises:
         StorageError: a collector was there first, or a file is lost; the mark is removed.
     """
-    mark, content = names.mark(manifest.attempt), os.urandom(16)
+    mark, content = names.mark(manifest.attempt), os.urandom(_MARK_NBYTES)
     try:
-        storage.create(mark, content)
-    except FileExistsError:
-        if storage.read(mark, len(content)) != content:  # or only the answer was lost
-            raise _collected(storage, manifest.attempt) from None
-    try:
+        try:
+            storage.create(mark, content)
+        except FileExistsError:
+            if _content(storage, mark) != content:  # or only the answer was lost
+                raise collected(storage, manifest.attempt) from None
         sizes = storage.list()
         look(sizes)
         _refuse_lost(storage, manifest, sizes)
@@ -173,6 +175,7 @@ def publish_held(
     try:
         known = [file.name for file in manifest.files]
         swapped = _send(storage, attempt, known, data, replaced, alone=False)
+        sizes = _refuse_deleted(storage, manifest, data)
     except (AlreadyCommittedError, StorageError):
         with contextlib.suppress(CheckpointError):
             storage.delete(name, expected=content)
@@ -180,12 +183,47 @@ def publish_held(
     left: CheckpointError | None = None
     try:
         storage.delete(name, expected=content)
-        for note in storage.list():
+        for note in sizes:
             if names.is_note(note) and names.attempt_of(note) == attempt:
                 storage.delete(note)
     except CheckpointError as error:
         left = error  # garbage, which a collector removes
     _remove_replaced(storage, swapped, left)
+
+
+def _refuse_deleted(storage: Storage, manifest: Manifest, data: bytes) -> Mapping[str, int]:
+    """Remove a manifest whose files are gone, and raise StorageError; else return all files.
+
+    While the mark stands, this has one cause: the checkpoint was deleted after its commit, and the
+    commit, whose answer was lost, was sent again.
+    """
+    try:
+        sizes = storage.list()
+        lost = _lost(manifest, sizes)
+        if not lost or attempt_of(committed(storage)) != manifest.attempt:
+            return sizes
+    except CheckpointError:
+        return {}  # it is committed; what is left is garbage
+    try:
+        storage.delete(MANIFEST, expected=data)
+    except CheckpointError as error:
+        raise OutcomeUnknownError(
+            f"{storage.url}: attempt {manifest.attempt} was committed, but {lost}, and {MANIFEST} "
+            f"could not be removed ({error}); delete the checkpoint, and save again"
+        ) from error
+    raise StorageError(
+        f"{storage.url}: {lost}; another program deleted the checkpoint while it was committed; "
+        "save again",
+        reason=Reason.LOST_FILE,
+    )
+
+
+def _content(storage: Storage, mark: str) -> bytes:
+    """Return the content of a mark; b"" if it was just removed."""
+    try:
+        return storage.read(mark, _MARK_NBYTES)
+    except FileNotFoundError:
+        return b""
 
 
 def _remove_replaced(
@@ -279,7 +317,8 @@ def _lost(manifest: Manifest, sizes: Mapping[str, int]) -> str | None:
     return None
 
 
-def _collected(storage: Storage, attempt: str) -> StorageError:
+def collected(storage: Storage, attempt: str) -> StorageError:
+    """Return the error for an attempt that a collector has marked, or whose notes are gone."""
     return StorageError(
         f"{storage.url}: a garbage collector mistook this save (attempt {attempt}) for an "
         "abandoned one; save again, and set a longer grace period for the collector",

@@ -94,15 +94,11 @@ def raise_failures(storage: Storage, attempt: str, sizes: Mapping[str, int]) -> 
 
 
 def read_failures(storage: Storage, name: str) -> list[Failure]:
-    """Return the failures of a note, also of one that cannot be read.
-
-    Raises:
-        FileNotFoundError: there is no such note.
-    """
+    """Return the failures of a note, also of one that cannot be read or was just removed."""
     where = f"{storage.url}: {name}"
     try:
         return decode_failures(storage.read(name, NOTE_NBYTES), where)
-    except CheckpointError as error:
+    except (CheckpointError, FileNotFoundError) as error:
         return [Failure.of(names.process_of(name) or 0, "?", error)]
 
 
@@ -129,8 +125,8 @@ def is_aborted(storage: Storage, attempt: str) -> bool:
     return storage.holds(names.aborted(attempt))
 
 
-def for_start(storage: Storage, attempt: str, timeout: float) -> None:
-    """Wait until process 0 says that all processes may write.
+def for_start(storage: Storage, attempt: str, timeout: float) -> bool:
+    """Wait until process 0 says that all processes may write; False if it has committed already.
 
     Args:
         storage: the place.
@@ -142,15 +138,17 @@ def for_start(storage: Storage, attempt: str, timeout: float) -> None:
     """
 
     def has_started() -> bool | None:
-        verdict(storage, attempt)
+        if verdict(storage, attempt) is not None:
+            return False
         return storage.holds(names.started(attempt)) or None
 
-    if _look_until(has_started, storage, attempt, timeout) is None:
+    if (started := _look_until(has_started, storage, attempt, timeout)) is None:
         text = (
             f"{storage.url}: process 0 gave no sign of life for {2 * timeout:g} s; see whether it "
             "was killed, and save again once all processes run"
         )
         raise Failed([Failure(0, "?", "ProcessError", Reason.LOST_PROCESS, text)])
+    return started
 
 
 def for_verdict(storage: Storage, attempt: str, timeout: float) -> Committed | None:

@@ -157,7 +157,10 @@ class JointAttempt:
         store, parts = self.store, [own]
         for number in range(1, self.group.count):
             name = names.note("PART", self.attempt, number)
-            data = store.read(name, NOTE_NBYTES)
+            try:
+                data = store.read(name, NOTE_NBYTES)
+            except FileNotFoundError:
+                raise commit.collected(store, self.attempt) from None
             parts.append(Part.decode(data, self.attempt, f"{self.url}: {name}"))
         files, spans = merge(parts, self.leaves)
         draft = seal(content.draft(files, spans), spans.digests)
@@ -177,7 +180,14 @@ class JointAttempt:
 
     def _follow(self) -> Checkpoint:
         try:
-            waiting.for_start(self.store, self.attempt, self.group.timeout)
+            if not waiting.for_start(self.store, self.attempt, self.group.timeout):
+                raise twice(self.url, self.group)  # all that it counts on have handed in
+        except Failed as failed:
+            raise error_of(self.url, failed.failures) from None
+        except BaseException as error:
+            self.give_up(error)
+            raise
+        try:
             part = self._write().encode()
             waiting.verdict(self.store, self.attempt)
         except Failed as failed:
@@ -195,24 +205,27 @@ class JointAttempt:
         return Checkpoint(self.url, manifest, self._read_index)
 
     def _hand_in(self, part: bytes) -> None:
-        """Create the note that holds the part; after an error, look whether it is there."""
+        """Create the note that holds the part. It fails only if no commit can name the part.
+
+        The data stay after an error, too: process 0 removes them. It also removes the note once it
+        has committed, so a note that is not there may have been there.
+        """
         name = names.note("PART", self.attempt, self.group.index)
-        error: CheckpointError | None = None
         try:
             self.store.create(name, part)
-            return
-        except FileExistsError:
-            if self.store.read(name, NOTE_NBYTES) == part:
-                return
-            error = twice(self.url, self.group)
-        except CheckpointError as caught:
-            with contextlib.suppress(CheckpointError):
-                if not self.store.holds(name):
-                    error = caught
-        if error is not None:
-            self.give_up(error)
-            self._remove()
-            raise error
+        except (FileExistsError, OutcomeUnknownError):
+            pass  # its own, because no other process could join with this number
+        except CheckpointError as error:
+            if self._is_not_handed_in(name):
+                self.give_up(error)
+                raise
+
+    def _is_not_handed_in(self, name: str) -> bool:
+        """Return whether the note with the part is not there, and never was."""
+        try:
+            return not self.store.holds(name) and waiting.verdict(self.store, self.attempt) is None
+        except (CheckpointError, Failed):
+            return False
 
     def _await(self) -> Committed:
         """Wait until process 0 has committed or given up."""
@@ -228,6 +241,8 @@ class JointAttempt:
             if holder is None:
                 self.give_up(unknown)
                 holder = waiting.verdict(store, self.attempt)
+            if holder is not None:
+                store.flush()  # process 0 may not have come to it yet
         except Failed as failed:
             self._remove()
             raise error_of(self.url, failed.failures) from None

@@ -118,7 +118,11 @@ class _Beginning:
         """Begin in another process: hear the word, and compare the tree with that of process 0."""
         word = self._hear(store)
         attempt = word.attempt
-        data = waiting.for_opening(store, attempt, self.group.timeout)
+        try:
+            data = waiting.for_opening(store, attempt, self.group.timeout)
+        except CheckpointError as error:
+            leave(store, self.group, attempt, error)
+            raise
         if data is None:
             self._raise_aborted(store, attempt)
             raise ProcessError(
@@ -152,8 +156,12 @@ class _Beginning:
         def is_stale(data: bytes) -> bool:
             """Return whether process 0 gave a save up because this process did not come."""
             word = Word.decode(data, self.topic)
-            if not word.attempt or not waiting.is_aborted(store, word.attempt):
-                return False
+            try:
+                if not word.attempt or not waiting.is_aborted(store, word.attempt):
+                    return False
+            except CheckpointError as error:
+                leave(store, self.group, word.attempt, error)
+                raise
             failures = waiting.read_failures(store, names.aborted(word.attempt))
             me = self.group.index
             return any(f.process == me and f.reason == Reason.LOST_PROCESS for f in failures)
@@ -177,8 +185,9 @@ class _Beginning:
         try:
             store.create(name, content)
         except FileExistsError:
-            if store.read(name, NOTE_NBYTES) != content:  # or only the answer was lost
-                raise twice(store.url, self.group) from None
+            with contextlib.suppress(FileNotFoundError):  # process 0 has given up meanwhile
+                if store.read(name, NOTE_NBYTES) != content:  # or only the answer was lost
+                    raise twice(store.url, self.group) from None
 
     def _attempt(
         self, store: Storage, attempt: str, live: LiveTree, own: Outline, replaced: Any

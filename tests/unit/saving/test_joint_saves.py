@@ -451,6 +451,68 @@ def test_a_note_that_is_damaged_fails_the_save_and_the_next_one_works(
     assert saved[0].attempt == saved[1].attempt
 
 
+@pytest.mark.follows(
+    "checkpoint.commit", "save again", "delete the checkpoint, and save again", some=True
+)
+@pytest.mark.parametrize("is_stuck", [False, True], ids=["removed", "not removed"])
+def test_a_commit_that_is_sent_again_after_a_delete_leaves_no_manifest_without_data(
+    tmp_path: Path, is_stuck: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer of the commit was lost, and another program deleted the checkpoint meanwhile."""
+    place = tmp_path / "c"
+    create, delete = LocalStorage.create, LocalStorage.delete
+
+    def created(self: LocalStorage, name: str, data: bytes) -> None:
+        create(self, name, data)
+        if name == names.MANIFEST:
+            for path in (*place.glob("data-*"), place / name):
+                path.unlink()
+            create(self, name, data)
+
+    def deleted(self: LocalStorage, name: str, expected: bytes | None = None) -> None:
+        if is_stuck and name == names.MANIFEST:
+            raise ckptstore.StorageError("the disk is on fire")
+        delete(self, name, expected)
+
+    monkeypatch.setattr(LocalStorage, "create", created)
+    monkeypatch.setattr(LocalStorage, "delete", deleted)
+    results = together(2, lambda p: ckptstore.save(place, {"x": np.ones(9)}, processes=p))
+    monkeypatch.undo()
+    if is_stuck:
+        assert isinstance(results[0], ckptstore.OutcomeUnknownError)
+        assert "delete the checkpoint, and save again" in str(results[0])
+        (place / names.MANIFEST).unlink()
+    else:
+        assert isinstance(results[0], ckptstore.StorageError), results
+        assert results[0].reason == "lost-file" and "save again" in str(results[0])
+        assert left(place) <= {"ABORT"}
+    saved = together(2, lambda p: ckptstore.save(place, {"x": np.ones(9)}, processes=p))
+    assert saved[0].attempt == saved[1].attempt
+    assert ckptstore.verify(place) == []
+
+
+def test_each_process_makes_the_commit_durable_before_it_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Process 0 may have linked the manifest, and not synced the directory yet."""
+    place, mine = tmp_path / "c", threading.local()
+    flush, durable = LocalStorage.flush, set[int]()
+
+    def flushed(self: LocalStorage) -> None:
+        is_there = (place / names.MANIFEST).exists()
+        flush(self)
+        if is_there:
+            durable.add(mine.index)
+
+    def save(p: Processes) -> Any:
+        mine.index = p.index
+        ckptstore.save(place, {"x": np.ones(9)}, processes=p)
+        return p.index == 0 or p.index in durable
+
+    monkeypatch.setattr(LocalStorage, "flush", flushed)
+    assert together(3, save) == [True] * 3
+
+
 def test_an_index_that_does_not_fit_in_the_manifest_is_a_file_of_its_own(tmp_path: Path) -> None:
     """Each name is stored, so long names make the index long."""
     tree = {f"{number}-{'x' * 4000}": np.array([number]) for number in range(300)}
