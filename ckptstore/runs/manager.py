@@ -239,7 +239,8 @@ class Manager(Loads):
     ) -> Preemption:
         """Return a flag that is raised when a signal or `notice` tells this process to stop.
 
-        Read it once in each step; if it is raised, save with ``force=True`` and leave the loop. The
+        Read it once in each step; if it is raised, save with ``force=True`` and leave the loop. In
+        several processes read ``preempted.at(step)``, which is true in all at the same step. The
         earlier handler runs too, and is restored at the end of the `with` block.
 
         Args:
@@ -262,6 +263,6 @@ class Manager(Loads):
 
         Source: docs/runs.md, "Preemption".
         """
-        preempted = Preemption(notice, signals=signals)
+        preempted = Preemption(notice, signals=signals, processes=self._saves.processes)
         self._at_exit.callback(preempted.close)
         return preempted

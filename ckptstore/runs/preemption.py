@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
+from ckptstore import ranks
+from ckptstore.distributed import Processes, gathered, processes
 from ckptstore.errors import Reason, StructureError, bad_argument
 
 _log = logging.getLogger("ckptstore")
@@ -20,6 +23,8 @@ _NEVER = {"SIGKILL", "SIGSTOP", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABR
 """Signals that cannot be caught, or that tell of a fault of this process or the end of a child."""
 
 _open: list[Preemption] = []
+
+_running = processes  # an argument has that name
 
 
 class Preemption:
@@ -37,6 +42,7 @@ class Preemption:
             is called again.
         signals: the signals that raise the flag, such as ``signal.SIGUSR1`` for Slurm's
             ``--signal=USR1@90``.
+        processes: the processes that stop together, for `at`; None: those that an engine connects.
 
     Raises:
         StructureError: reason ``not-main-thread``: Python allows signal handlers only in the main
@@ -61,7 +67,9 @@ class Preemption:
         notice: Callable[[], object] | None = None,
         *,
         signals: Iterable[int] | int = (signal.SIGTERM,),
+        processes: Processes | None = None,
     ) -> None:
+        self._processes = processes
         if notice is not None and not callable(notice):
             raise bad_argument(
                 "on_preemption",
@@ -71,6 +79,14 @@ class Preemption:
                 "is to be taken away",
             )
         numbers = _checked(signals)
+        self._is_of_jax = ranks.of_jax() is not None
+        if self._is_of_jax and signal.SIGTERM in numbers:
+            # jax.distributed has a handler of its own, and each would silence the other.
+            numbers.remove(signal.SIGTERM)
+            _log.info(
+                "on_preemption: jax.distributed takes SIGTERM; ask preempted.at(step) in each "
+                "step, in all processes"
+            )
         if threading.current_thread() is not threading.main_thread():
             raise StructureError(
                 "on_preemption: called in a thread, but Python allows signal handlers only in the "
@@ -96,6 +112,37 @@ class Preemption:
             ).start()
 
     def __bool__(self) -> bool:
+        return self._raised
+
+    def at(self, step: int) -> bool:
+        """Return whether all processes should stop at this step: the same answer in all of them.
+
+        Call it once a step in all processes, in the main thread. With `jax.distributed` it is jax's
+        own agreement, which takes a microsecond. With another engine the processes gather their
+        flags, so call it every few steps there. One process alone gets ``bool(preempted)``.
+
+        Args:
+            step: the number of the step, the same in all processes.
+
+        Raises:
+            ProcessError: reason ``no-word``: a process did not call this.
+
+        Example:
+            >>> preempted = Preemption()
+            >>> [step for step in range(3) if preempted.at(step)]
+            []
+            >>> preempted.close()
+
+        Source: docs/processes.md, "Stopping together".
+        """
+        if self._is_of_jax:
+            utils: Any = importlib.import_module("jax.experimental.multihost_utils")
+            self._raised = self._raised or bool(utils.reached_preemption_sync_point(step))
+            return self._raised
+        group = _running() if self._processes is None else self._processes
+        if group.count > 1:
+            flags = gathered(group, f"preempted.at({step})", b"1" if self._raised else b"")
+            self._raised = any(flags)
         return self._raised
 
     def __repr__(self) -> str:
@@ -146,7 +193,10 @@ class Preemption:
         while not self._closed.is_set():
             try:
                 if notice():
-                    self._raised = True
+                    if self._is_of_jax:
+                        os.kill(os.getpid(), signal.SIGTERM)  # jax tells the other processes
+                    else:
+                        self._raised = True
                     return
                 failed = False
             except Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -283,3 +284,30 @@ def test_whichever_process_is_killed_the_others_say_so_in_time(
         assert all("process 2 gave no sign of life" in value["text"] for value in values)
     with pytest.raises(ckptstore.NotCommittedError):
         ckptstore.load(place)
+
+
+# A cluster stops one process.
+
+
+def train_until_stopped(together: Processes, place: str, first: int) -> dict[str, Any]:
+    manager = ckptstore.Manager(place, processes=together)
+    preempted = manager.on_preemption()
+    for step in range(first, first + 10_000):
+        if together.index == 1 and step == first + 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if preempted.at(step):
+            manager.save(step, {"step": step}, force=True)
+            return {"step": step, "steps": manager.steps()}
+        time.sleep(0.002)
+    return {"step": None}
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("kind", ["jax", "plain"])
+def test_if_one_process_is_told_to_stop_all_save_the_same_step(tmp_path: Path, kind: str) -> None:
+    ended = cluster.run(kind, 3, train_until_stopped, str(tmp_path), 100)
+    values = [process.value for process in ended]
+    assert None not in values, [process.stderr[-3000:] for process in ended]
+    assert values[0] == values[1] == values[2]
+    assert values[0]["step"] is not None and values[0]["steps"] == [values[0]["step"]]
+    assert ckptstore.Manager(tmp_path).load() == {"step": values[0]["step"]}
