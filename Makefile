@@ -7,7 +7,7 @@ URL ?= demo-run
 SERVER_s3 := moto
 SERVER_gcs := gcs
 
-.PHONY: demo demo-s3 demo-gcs test test-ci test-all test-azure check bench show-devices dist clean
+.PHONY: demo demo-s3 demo-gcs test test-ci test-all test-azure check bench show-devices show-processes show-kills dist clean
 
 # What a bucket needs is installed for the URL of one.
 , := ,
@@ -54,6 +54,9 @@ check: $(VENV)/test.ok
 
 show-devices: $(VENV)/test.ok
 	$(BIN)/python benchmarks/devices.py
+
+show-processes show-kills: show-%: $(VENV)/test.ok
+	$(BIN)/python benchmarks/processes.py $*
 
 bench: $(VENV)/bench.ok
 	$(BIN)/python benchmarks/speed.py

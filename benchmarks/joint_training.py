@@ -1,0 +1,196 @@
+"""The work of the processes of `make show-processes` and `make show-kills`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import ckptstore
+from ckptstore import Processes
+from ckptstore.format import names
+
+FEATURES, WIDTH, STEPS = 64, 768, 5
+LOSSES = 20
+
+
+def train(together: Processes, place: str, what: str) -> dict[str, Any]:
+    """Train a model by adamw over all devices, from the beginning or from a checkpoint.
+
+    Args:
+        together: the processes.
+        place: the checkpoint.
+        what: "save": train, save in the background, and train on; "load": load, and train on.
+    """
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    optimizer = optax.adamw(optax.cosine_decay_schedule(1e-2, 1000))
+    rows, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in [("data",), ()])
+
+    def params(key: Any) -> dict[str, Any]:
+        one, two = jax.random.split(key)
+        return {
+            "in": jax.random.normal(one, (WIDTH, FEATURES)) / 8,
+            "out": jax.random.normal(two, (WIDTH, FEATURES)) / 8,
+            "bias": jnp.zeros(FEATURES),
+        }
+
+    def placed(tree: Any) -> Any:
+        """Rows of matrices over the devices; the rest everywhere."""
+        return jax.tree.map(lambda x: rows if x.ndim == 2 else everywhere, tree)
+
+    def begin(key: Any) -> dict[str, Any]:
+        first = params(key)
+        return {"params": first, "opt": optimizer.init(first), "key": key, "step": jnp.int32(0)}
+
+    def loss_of(p: dict[str, Any], x: Any) -> Any:
+        hidden = jax.nn.gelu(x @ p["in"].T)
+        return jnp.mean((hidden @ p["out"] + p["bias"] - x) ** 2)
+
+    @jax.jit
+    def step(state: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        key, drawn = jax.random.split(state["key"])
+        x = jax.random.normal(drawn, (32, FEATURES))
+        loss, grads = jax.value_and_grad(loss_of)(state["params"], x)
+        updates, opt = optimizer.update(grads, state["opt"], state["params"])
+        new = optax.apply_updates(state["params"], updates)
+        return {"params": new, "opt": opt, "key": key, "step": state["step"] + 1}, loss
+
+    key = jax.random.key(0)
+    shape = jax.eval_shape(begin, key)
+    if what == "save":
+        state = jax.jit(begin, out_shardings=placed(shape))(key)
+        for _ in range(STEPS):
+            state, _ = step(state)
+        pending = ckptstore.save_async(place, state, step=STEPS)
+    else:
+        state = ckptstore.load(place, sharding=placed(shape))
+    values = digests(jax, state)
+    losses = []
+    after = state
+    for _ in range(LOSSES):
+        after, loss = step(after)
+        losses.append(np.asarray(loss.addressable_data(0)).tobytes().hex())
+    if what == "save":
+        pending.result(200)
+    else:
+        ckptstore.in_step(state)
+    return {"losses": losses, "values": values, "written": written(place, together.count)}
+
+
+def digests(jax: Any, tree: Any) -> list[str]:
+    """Return the digest of each whole leaf, the same in all processes."""
+    from jax.experimental import multihost_utils
+
+    out = []
+    for leaf in jax.tree.leaves(tree):
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        whole = np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+        out.append(hashlib.sha256(whole.tobytes()).hexdigest()[:16])
+    return out
+
+
+def written(place: str, count: int) -> list[int]:
+    """Return the bytes of the data files of each process."""
+    sizes = [0] * count
+    for entry in os.scandir(place):
+        number = names.process_of(entry.name)
+        if entry.name.startswith("data-") and number is not None and number < count:
+            sizes[number] += entry.stat().st_size
+    return sizes
+
+
+def share(together: Processes, place: str, kind: str) -> list[int]:
+    """Save a state of one kind; return the bytes that each process wrote."""
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    specs = {"replicated": [()], "sharded": [("data",)], "mixed": [(), ("data",), (None, "data")]}
+
+    def make(rows: int, axes: tuple[Any, ...]) -> Any:
+        host = np.arange(rows * 1024, dtype=np.float32).reshape(rows, 1024)
+        sharding = NamedSharding(mesh, PartitionSpec(*axes))
+        return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
+
+    chosen = specs[kind]
+    tree = [make(256 * (1 + n % 3), chosen[n % len(chosen)]) for n in range(24)]
+    ckptstore.save(place, tree)
+    return written(place, together.count)
+
+
+# A process that dies, or raises, at a point of a save.
+
+POINTS = [
+    "before the word",
+    "after the word",
+    "before it joins",
+    "after it joined",
+    "before its data",
+    "after its data",
+    "before its part",
+    "after its part",
+    "before the merge",
+    "at the commit",
+]
+LEADER_ALONE = {"before the merge", "at the commit"}
+
+
+def fail(together: Processes, place: str, point: str, who: int, how: str) -> dict[str, Any]:
+    """Save; process `who` is killed or raises at a point.
+
+    Returns:
+        What the process got: the attempt, or the error.
+    """
+    from ckptstore.saving import joint_attempt, joint_saves
+
+    def now(*_: Any) -> Any:
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError(f"raised {point}")
+
+    def before(owner: Any, name: str) -> None:
+        setattr(owner, name, now)
+
+    def after(owner: Any, name: str) -> None:
+        real: Callable[..., Any] = getattr(owner, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            result = real(*arguments, **options)
+            now()
+            return result
+
+        setattr(owner, name, call)
+
+    class_ = joint_attempt.JointAttempt
+    leads = who == 0
+    plans: dict[str, Callable[[], None]] = {
+        POINTS[0]: lambda: before(joint_saves, "begin"),
+        POINTS[1]: lambda: after(Processes, "say" if leads else "hear"),
+        POINTS[2]: lambda: before(joint_saves, "outline_of"),
+        POINTS[3]: lambda: after(joint_saves, "begin"),
+        POINTS[4]: lambda: before(joint_attempt, "write_files"),
+        POINTS[5]: lambda: after(joint_attempt, "write_files"),
+        POINTS[6]: lambda: after(class_, "_write"),
+        POINTS[7]: lambda: before(joint_attempt.waiting, "for_verdict"),
+        POINTS[8]: lambda: before(joint_attempt, "merge"),
+        POINTS[9]: lambda: before(joint_attempt.commit, "publish_held"),
+    }
+    if together.index == who:
+        plans[point]()
+    tree = {"w": np.arange(500_000.0), "step": 7}
+    try:
+        return {"saved": ckptstore.save(place, tree, processes=together).attempt}
+    except ckptstore.CheckpointError as error:
+        return {"error": type(error).__name__, "reason": str(error.reason), "text": str(error)}
+    except RuntimeError as error:
+        return {"error": "RuntimeError", "reason": "-", "text": str(error)}

@@ -1,0 +1,124 @@
+"""Real processes save and load together: `make show-processes`, `make show-kills`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import ckptstore
+from benchmarks import joint_training
+from tests.support import cluster
+
+LAYOUTS = [(4, 2), (2, 1), (1, 1)]
+
+
+def values(ended: list[cluster.Ended]) -> list[Any]:
+    """Return what the function of each process returned."""
+    for process in ended:
+        if process.value is None:
+            raise SystemExit(f"process {process.index} failed:\n{process.stderr[-3000:]}")
+    return [process.value for process in ended]
+
+
+def show_processes() -> int:
+    """Train on 4 × 2 devices, save, and go on from the checkpoint on other layouts."""
+    bad = 0
+    with tempfile.TemporaryDirectory() as folder:
+        place = f"{folder}/trained"
+        saved = values(cluster.run("jax", 4, joint_training.train, place, "save", devices=2))
+        problems = ckptstore.verify(place)
+        print(f"saved by 4 processes of 2 devices by save_async; verify: {problems}")
+        print("restored on      values    next 20 losses")
+        for count, devices in LAYOUTS:
+            ran = cluster.run("jax", count, joint_training.train, place, "load", devices=devices)
+            got = values(ran)
+            equal = all(value["values"] == saved[0]["values"] for value in got)
+            losses = sum(a == b for a, b in zip(got[0]["losses"], saved[0]["losses"], strict=True))
+            same = (count, devices) == LAYOUTS[0]
+            bad += not equal or (same and losses < joint_training.LOSSES)
+            print(
+                f"{count} × {devices}            {'equal' if equal else 'DIFFER':8}  "
+                f"{losses} equal to the bit{'' if same else ' (another layout adds otherwise)'}"
+            )
+        print("bytes written by each process")
+        for kind in ("replicated", "sharded", "mixed"):
+            place = f"{folder}/{kind}"
+            sizes = values(cluster.run("jax", 4, joint_training.share, place, kind, devices=2))[0]
+            spread = max(sizes) / min(sizes)
+            bad += spread > 1.05
+            print(
+                f"{kind:11} {' '.join(f'{size:>11,}' for size in sizes)}"
+                f"   most / least {spread:.3f}"
+            )
+    return bad
+
+
+def show_kills(kinds: list[str], points: list[str], timeout: float) -> int:
+    """Kill one of 4 processes, or let it raise, at each point; say what the others got."""
+    bad = 0
+    print("engine  who  how     point              the others (seconds after its start)     loads")
+    for kind in kinds:
+        for how in ("killed", "raised"):
+            for point in points:
+                for who in (0, 2):
+                    if who and point in joint_training.LEADER_ALONE:
+                        continue
+                    bad += _one_kill(kind, how, point, who, timeout)
+    return bad
+
+
+def _one_kill(kind: str, how: str, point: str, who: int, timeout: float) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        place = f"{folder}/c"
+        began = time.monotonic()
+        with cluster.Cluster(
+            kind, 4, joint_training.fail, place, point, who, how, timeout=timeout, stay=True
+        ) as processes:
+            others = processes.ended(*(i for i in range(4) if i != who))
+        seconds = time.monotonic() - began
+        said = {
+            "saved" if "saved" in (p.value or {}) else (p.value or {}).get("reason", "no answer")
+            for p in others
+        }
+        try:
+            ckptstore.load(place)
+            loads = "whole" if ckptstore.verify(place) == [] else "DAMAGED"
+        except ckptstore.NotCommittedError:
+            loads = "none"
+        wrong = (
+            loads == "DAMAGED"
+            or "no answer" in said
+            or ("saved" in said and (len(said) > 1 or loads != "whole"))
+            or (loads == "whole" and said - {"saved", "outcome-unknown"})
+        )
+        print(
+            f"{kind:7} {who}    {how:7} {point:18} {', '.join(sorted(said)):30} "
+            f"({seconds:4.1f} s)   {loads}{'   WRONG' if wrong else ''}",
+            flush=True,
+        )
+        return int(bool(wrong))
+
+
+def main() -> int:
+    """Show one of the two; return the number of faults."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["processes", "kills"])
+    parser.add_argument("--kinds", nargs="+", default=["torch", "jax"])
+    parser.add_argument("--points", type=int, nargs="+", help="numbers of points, from 0")
+    parser.add_argument("--timeout", type=float, default=10.0)
+    arguments = parser.parse_args()
+    if arguments.what == "processes":
+        return show_processes()
+    numbers = arguments.points or range(len(joint_training.POINTS))
+    points = [joint_training.POINTS[number] for number in numbers]
+    return show_kills(arguments.kinds, points, arguments.timeout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
