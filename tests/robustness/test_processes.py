@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -290,6 +291,7 @@ def test_whichever_process_is_killed_the_others_say_so_in_time(
 
 
 def train_until_stopped(together: Processes, place: str, first: int) -> dict[str, Any]:
+    logging.basicConfig(level=logging.INFO)
     manager = ckptstore.Manager(place, processes=together)
     preempted = manager.on_preemption()
     for step in range(first, first + 10_000):
@@ -303,11 +305,23 @@ def train_until_stopped(together: Processes, place: str, first: int) -> dict[str
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("kind", ["jax", "plain"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            "jax",
+            marks=pytest.mark.follows(
+                "runs.preemption", "ask preempted.at(step) in each step, in all processes"
+            ),
+        ),
+        "plain",
+    ],
+)
 def test_if_one_process_is_told_to_stop_all_save_the_same_step(tmp_path: Path, kind: str) -> None:
     ended = cluster.run(kind, 3, train_until_stopped, str(tmp_path), 100)
     values = [process.value for process in ended]
     assert None not in values, [process.stderr[-3000:] for process in ended]
+    remedies.seen(ended[0].stderr)
     assert values[0] == values[1] == values[2]
     assert values[0]["step"] is not None and values[0]["steps"] == [values[0]["step"]]
     assert ckptstore.Manager(tmp_path).load() == {"step": values[0]["step"]}
