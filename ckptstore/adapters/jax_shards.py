@@ -84,7 +84,10 @@ def _cell(x: jax.Array, box: Box) -> Cell:
 
 
 def _read_elsewhere() -> Array:
-    raise AssertionError("another process holds this cell")
+    raise Refusal(
+        "other processes hold a part of this jax array that this one should write; leave "
+        "processes= out, or pass ckptstore.processes(), whose numbers are those of jax"
+    )
 
 
 _ELSEWHERE = Cell(_read_elsewhere)

@@ -80,6 +80,7 @@ class JointAttempt:
     step: int | None
     place: str | os.PathLike[str]
     options: Mapping[str, Any] | None
+    _has_begun: bool = False
 
     @property
     def url(self) -> str:
@@ -93,6 +94,8 @@ class JointAttempt:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if not self._has_begun:
+            self.give_up(StorageError(f"{self.url}: the save was cancelled before it began"))
         self.staging.let_go()
         self.store.__exit__(*exc)
 
@@ -110,6 +113,7 @@ class JointAttempt:
         Args:
             error: the reason, for their messages.
         """
+        self._has_begun = True
         if self.group.index:
             leave(self.store, self.group, self.attempt, error)
         else:
@@ -121,6 +125,7 @@ class JointAttempt:
         Raises:
             CheckpointError: as for `save`.
         """
+        self._has_begun = True
         return self._follow() if self.content is None else self._lead(self.content)
 
     # The work of process 0.

@@ -158,25 +158,36 @@ def begin(
 
 
 def _flattened(tree: Any, request: SaveRequest) -> tuple[LiveTree | CheckpointError, Processes]:
-    """Return the flattened tree, or the error of flattening it, and the processes that save it."""
-    live: LiveTree | CheckpointError
+    """Return the flattened tree, or the error that other processes are told, and the processes."""
+    group = request.processes
     try:
         live = flatten(tree, supplied=list(request.supplied))
-        outline = live
     except CheckpointError as error:
-        live, outline = error, flatten(tree, lenient=True)
-    spread = [n for n, leaf in enumerate(outline.leaves) if leaf.holders is not None]
-    group = request.processes
+        if group is None and (engine := running_processes()).count > 1:
+            outline = flatten(tree, lenient=True)
+            group = engine if _spread(outline) else None
+        if group is None or group.count == 1:
+            raise
+        return error, group
+    spread = _spread(live)
     if group is None:
-        group = running_processes() if spread else Processes(0, 1)
-    if spread and group.count == 1 and not isinstance(live, CheckpointError):
+        group = running_processes() if spread else _ALONE
+    if spread and group.count == 1:
         raise StructureError(
-            f"{_path_of(outline, spread[0])}: this array lies in several processes, and so do "
+            f"{_path_of(live, spread[0])}: this array lies in several processes, and so do "
             f"{len(spread) - 1} others; call save in every process with processes=None, or gather "
             "the array first: jax.experimental.multihost_utils.process_allgather(x, tiled=True)",
             reason=Reason.CANNOT_CARRY,
         )
     return live, group
+
+
+_ALONE = Processes(0, 1)
+
+
+def _spread(live: LiveTree) -> list[int]:
+    """Return the numbers of the leaves that lie in several processes."""
+    return [number for number, leaf in enumerate(live.leaves) if leaf.holders is not None]
 
 
 def _path_of(live: LiveTree, leaf: int) -> str:

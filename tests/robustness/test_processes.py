@@ -121,6 +121,15 @@ def save_with_jax(together: Processes, place: str) -> dict[str, Any]:
     except ckptstore.ProcessError as error:
         found["in step"] = error.reason
 
+    # Numbers other than those of jax are refused, by path.
+    count, gather = together.count, together.allgather
+    assert gather is not None
+    other = Processes((together.index + 1) % count, count, lambda data: gather(data)[count - 1])
+    try:
+        ckptstore.save(f"{place}/other", {"rows": state["params"]["rows"]}, processes=other)
+    except ckptstore.CheckpointError as error:
+        found["other"] = str(error)
+
     # A state that differs is refused in all.
     bad = state | {"n": np.arange(3) + (together.index == 1), "step": 7}
     try:
@@ -136,6 +145,10 @@ def save_with_jax(together: Processes, place: str) -> dict[str, Any]:
     "call save in every process with processes=None, or gather the array first: "
     "jax.experimental.multihost_utils.process_allgather(x, tiled=True)",
 )
+@pytest.mark.follows(
+    "adapters.jax_shards",
+    "leave processes= out, or pass ckptstore.processes(), whose numbers are those of jax",
+)
 def test_a_state_over_the_devices_of_three_processes_is_one_checkpoint(tmp_path: Path) -> None:
     ended = cluster.run("jax", 3, save_with_jax, str(tmp_path), devices=DEVICES)
     values = [process.value for process in ended]
@@ -150,6 +163,8 @@ def test_a_state_over_the_devices_of_three_processes_is_one_checkpoint(tmp_path:
         assert value["in step"] == "values-differ"
         assert "lies in several processes" in value["one"]
         remedies.seen(value["one"])
+        assert "$['rows']" in value["other"]
+        remedies.seen(value["other"])
     sizes = [0] * 3
     for path in (tmp_path / "sync").glob("data-*"):
         number = names.process_of(path.name)

@@ -17,7 +17,7 @@ from ckptstore import CheckpointError, ProcessError, Processes
 from ckptstore.checkpoint import commit
 from ckptstore.distributed import waiting
 from ckptstore.format import names
-from ckptstore.saving import joint_attempt
+from ckptstore.saving import background, joint_attempt, writer
 from ckptstore.storage.local import LocalStorage
 from tests.support.cluster import threads
 
@@ -521,3 +521,43 @@ def test_an_index_that_does_not_fit_in_the_manifest_is_a_file_of_its_own(tmp_pat
     assert ckptstore.verify(tmp_path / "c") == []
     assert ckptstore.load(tmp_path / "c") == tree
     assert [len(checkpoint.leaves) for checkpoint in saved] == [300] * 2
+
+
+def test_a_save_that_is_cancelled_before_it_begins_is_told_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of a save_async cannot be started, and an interrupt comes."""
+
+    def interrupted(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    def member(p: Processes) -> Any:
+        if p.index == 1:
+            return ckptstore.save_async(tmp_path / "c", state(), processes=p)
+        return ckptstore.save(tmp_path / "c", state(), processes=p)
+
+    monkeypatch.setattr(background, "_start", interrupted)
+    results = together(3, member)
+    assert isinstance(results.pop(1), KeyboardInterrupt)
+    for text in errors(results, "aborted"):
+        assert "process 1" in text and "cancelled" in text
+
+
+def test_a_tree_that_cannot_be_saved_is_walked_once_more_only_where_an_engine_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks: list[bool] = []
+    real = writer.flatten
+
+    def flatten(tree: Any, **options: Any) -> Any:
+        walks.append(options.get("lenient", False))
+        return real(tree, **options)
+
+    monkeypatch.setattr(writer, "flatten", flatten)
+    with pytest.raises(ckptstore.StructureError):
+        ckptstore.save(tmp_path / "c", [lambda: 0])
+    assert walks == [False]
+    monkeypatch.setattr(writer, "running_processes", lambda: Processes(1, 2, bytes))
+    with pytest.raises(ckptstore.StructureError):  # no array lies in several: it saves alone
+        ckptstore.save(tmp_path / "c", [lambda: 0])
+    assert walks == [False, False, True]
