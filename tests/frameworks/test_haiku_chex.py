@@ -216,7 +216,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
     ),
     "chex dataclass with a lambda": (lambda: Mappable(b=lambda: 1), "$.b", "supplied="),
     "chex dataclass with more": (with_attribute, "$", "'cache', which is not a field"),
-    "chex dataclass local to a function": (lambda: [local()], "$[0]", "in its module"),
+    "chex dataclass local to a function": (
+        lambda: [local()],
+        "$[0]",
+        "does not lead to this class",
+    ),
     "a type of jaxtyping": (lambda: [Float[Array, "3"]], "$[0]", "cannot be saved as a value"),
 }
 
