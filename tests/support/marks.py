@@ -28,6 +28,7 @@ def add(item: pytest.Item) -> None:
     """Mark a test: ``bucket`` if it needs a server, ``process`` if it starts a process.
 
     A test of hypothesis is marked ``drawn``: `make test` draws few examples, `make test-ci` all.
+    A whole sweep may take longer than another test, also on a busy machine.
     """
     if not isinstance(item, pytest.Function):
         return
@@ -39,6 +40,8 @@ def add(item: pytest.Item) -> None:
     functions = [item.function, *(d.func for known in fixtures.values() for d in known)]
     if any(_starts(f, frozenset()) for f in functions if _is_ours(f)):
         item.add_marker("process")
+    if item.get_closest_marker("whole") and not item.get_closest_marker("timeout"):
+        item.add_marker(pytest.mark.timeout(1800))
     if getattr(item.function, "is_hypothesis_test", False):
         item.add_marker("drawn")
 
