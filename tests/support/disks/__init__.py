@@ -109,7 +109,7 @@ class Mounted:
                 "--cache-dir",
                 self.directory / "cache",
             ]
-            now = ["--vfs-cache-mode", "writes", "--vfs-write-back", "0", "--dir-cache-time", "1s"]
+            now = ["--vfs-cache-mode", "writes", "--dir-cache-time", "1s"]
             command = ["rclone", "mount", *own, *now, "--daemon", real, self.path]
         elif self.kind == "passthrough":
             command = [sys.executable, "-m", "tests.support.disks.passthrough"]
