@@ -7,14 +7,13 @@ import secrets
 from dataclasses import dataclass
 from typing import Self
 
-from ckptstore import concurrency
 from ckptstore.checkpoint import Checkpoint, Committed, commit, deletion
 from ckptstore.format import Draft, seal
 from ckptstore.saving import incremental
 from ckptstore.saving.contents import Content, Plan
 from ckptstore.saving.incremental import Comparison, Previous, Series
 from ckptstore.saving.request import SaveRequest
-from ckptstore.saving.staging import Job, Staging, write_files
+from ckptstore.saving.staging import Job, Staging, link_files, write_files
 from ckptstore.storage import Storage
 from ckptstore.tree import LiveTree
 
@@ -159,20 +158,8 @@ class Attempt:
             self.comparison = incremental.compare(
                 previous, self.staging.nbytes, self.staging.read, keep_full_every
             )
-        comparison, linked = self.comparison, set[int]()
+        comparison = self.comparison
         names = comparison.names(self.content.manifest.attempt)
-
-        def link(row: int, name: str) -> None:
-            file = previous.files[row]
-            if self.store.link(name, previous.directory, file.name, file.nbytes):
-                linked.add(row)
-
-        concurrency.run(
-            link,
-            names.items(),
-            self.store.traffic.writes,
-            name="ckptstore-link",
-            stop=self.store.stop,
-        )
+        linked = link_files(self.store, previous, names)
         if len(linked) < len(names) or (comparison.unchanged and not planned):
             self.plan = self.content.plan(previous, comparison, linked)

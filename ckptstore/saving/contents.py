@@ -93,20 +93,9 @@ class Content:
         Raises:
             StructureError: reason ``cannot-carry``.
         """
-        attempt, files = self.manifest.attempt, list[File]()
-        if previous is None or comparison is None:
-            placement = place(self.piece_nbytes)
-        else:
-            rows = [row for row in comparison.rows if row in linked]
-            taken = incremental.taken(previous, rows)
-            placement = place(self.piece_nbytes, comparison.unchanged, taken)
-            names = comparison.names(attempt)
-            for row in rows:
-                file = previous.files[row]
-                files.append(File(names[row], file.nbytes, "data", age=file.age + 1))
-        first = len(comparison.rows) if comparison is not None else 0
-        for number, nbytes in enumerate(placement.file_nbytes[placement.taken :], first):
-            files.append(File(file_name("data", attempt, 0, number), nbytes, "data"))
+        placement, files = place_files(
+            self.piece_nbytes, self.manifest.attempt, previous, comparison, linked
+        )
         spans = span_table(placement)
         return Plan(placement, spans, self.draft(files, spans))
 
@@ -146,6 +135,44 @@ class Plan:
     placement: Placement
     spans: Spans
     draft: Draft
+
+
+def place_files(
+    piece_nbytes: Mapping[Piece, int],
+    attempt: str,
+    previous: Previous | None,
+    comparison: Comparison | None,
+    linked: Collection[int],
+    *,
+    process: int = 0,
+    total: int | None = None,
+) -> tuple[Placement, list[File]]:
+    """Place the pieces that a process writes in files, after those that it takes over.
+
+    Args:
+        piece_nbytes: the size of each piece in bytes.
+        attempt: the id of the attempt.
+        previous: the save before.
+        comparison: the pieces that have not changed since then; None: not known.
+        linked: the rows of its files that are taken over.
+        process: the number of the process.
+        total: as for `place`.
+    """
+    files: list[File] = []
+    if previous is None or comparison is None:
+        placement = place(piece_nbytes, total=total)
+    else:
+        rows = [row for row in comparison.rows if row in linked]
+        taken = incremental.taken(previous, rows)
+        placement = place(piece_nbytes, comparison.unchanged, taken, total=total)
+        names = comparison.names(attempt, process)
+        for row in rows:
+            file = previous.files[row]
+            files.append(File(names[row], file.nbytes, "data", age=file.age + 1))
+    first = len(comparison.rows) if comparison is not None else 0
+    for number, nbytes in enumerate(placement.file_nbytes[placement.taken :], first):
+        files.append(File(file_name("data", attempt, process, number), nbytes, "data"))
+    return placement, files
 
 
 def _leaf_table(live: LiveTree, grids: Sequence[Grid | None]) -> Leaves:

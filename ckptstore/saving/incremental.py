@@ -115,6 +115,7 @@ class Series:
     Attributes:
         keep_full_every: the argument.
         told: the paths of the arrays of which the log has told already that they are expanded.
+        share: the files of this process in the last joint save of this process; None: none.
     """
 
     def __init__(self, keep_full_every: int, newest: Callable[[], Previous | None]) -> None:
@@ -125,6 +126,7 @@ class Series:
             )
         self.keep_full_every = keep_full_every
         self.told: set[str] = set()
+        self.share: Previous | None = None
         self._newest: Callable[[], Previous | None] | None = newest
         self._previous: Previous | None = None
 
@@ -140,7 +142,7 @@ class Series:
 
     def distrust(self) -> None:
         """Make the next save write everything: an earlier one is damaged and may share files."""
-        self._previous = self._newest = None
+        self._previous = self._newest = self.share = None
 
     def saved(self, saved: Previous, before: Previous | None) -> None:
         """Remember the save that was just committed.
@@ -171,9 +173,9 @@ class Comparison:
     samples: Mapping[Piece, Digest]
     misses: Mapping[Piece, int]
 
-    def names(self, attempt: str) -> dict[int, str]:
+    def names(self, attempt: str, process: int = 0) -> dict[int, str]:
         """Return, by row, the new attempt's name for each file that can be taken over."""
-        return {row: file_name("data", attempt, 0, n) for n, row in enumerate(self.rows)}
+        return {row: file_name("data", attempt, process, n) for n, row in enumerate(self.rows)}
 
 
 def compare(

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -41,11 +41,11 @@ from ckptstore.errors import (
     Reason,
     StorageError,
 )
-from ckptstore.format import NOTE_NBYTES, Draft, Failure, File, Part, encode_failures, names, seal
-from ckptstore.format.names import file_name
-from ckptstore.saving.contents import Content, span_table
-from ckptstore.saving.placement import Placement
-from ckptstore.saving.staging import Job, Staging, write_files
+from ckptstore.format import NOTE_NBYTES, Draft, Failure, Part, encode_failures, names, seal
+from ckptstore.saving import incremental
+from ckptstore.saving.contents import Content, place_files, span_table
+from ckptstore.saving.incremental import Previous, Series
+from ckptstore.saving.staging import Job, Staging, link_files, write_files
 from ckptstore.storage import Storage
 
 
@@ -59,7 +59,8 @@ class JointAttempt:
         topic: the topic of the word that began the save.
         attempt: the id of the attempt.
         staging: the bytes of the pieces that this process writes.
-        placement: their places in the data files of this process.
+        total: the bytes of all processes.
+        series: the saves of the run, if this save belongs to one.
         leaves: the number of the leaf at each place of the order that all processes share.
         content: the contents of the save, in process 0; None in the others.
         replaced: the manifest that an overwrite replaces, in process 0.
@@ -73,7 +74,8 @@ class JointAttempt:
     topic: str
     attempt: str
     staging: Staging
-    placement: Placement
+    total: int
+    series: Series | None
     leaves: Sequence[int]
     content: Content | None
     replaced: Committed | None
@@ -81,6 +83,13 @@ class JointAttempt:
     place: str | os.PathLike[str]
     options: Mapping[str, Any] | None
     _has_begun: bool = False
+    _names: list[str] = field(default_factory=list)
+    _before: Previous | None = None
+    _share: Previous | None = None
+
+    def __post_init__(self) -> None:
+        if self.series is not None and self.series.keep_full_every > 1:
+            self._before = self.series.share
 
     @property
     def url(self) -> str:
@@ -152,6 +161,7 @@ class JointAttempt:
             self.give_up(error)
             raise
         group.heard(self.topic)
+        self._saved()
         return Checkpoint(self.url, draft.manifest, [draft.index])
 
     def _look(self, sizes: Mapping[str, int]) -> None:
@@ -205,6 +215,7 @@ class JointAttempt:
         self._hand_in(part)
         # From here on, only process 0 may say that the data are not needed.
         manifest = self._await().manifest()
+        self._saved()
         if manifest.index is not None:
             return Checkpoint(self.url, manifest, [manifest.index])
         return Checkpoint(self.url, manifest, self._read_index)
@@ -259,8 +270,7 @@ class JointAttempt:
 
     def _remove(self) -> None:
         """Remove the data of this process, which no manifest names or will name."""
-        known = [file.name for file in self._files()]
-        deletion.discard(self.store, self.attempt, known, self.group.index)
+        deletion.discard(self.store, self.attempt, self._names, self.group.index)
 
     def _read_index(self) -> Sequence[bytes]:
         """Return the parts of the index, for the description of the checkpoint."""
@@ -279,21 +289,37 @@ class JointAttempt:
     # The work of all.
 
     def _write(self) -> Part:
-        """Write the data files of this process; return its part."""
-        placement, files = self.placement, self._files()
-        self.store.expect(sum(placement.file_nbytes))
-        job = Job(placement, self.staging, {})
-        write_files(self.store, [file.name for file in files], job)
-        self.store.flush()
+        """Write the data files of this process, but for those that it takes over."""
+        store, index, nbytes = self.store, self.group.index, self.staging.nbytes
+        previous, comparison, linked = self._before, None, set[int]()
+        if previous is not None and self.series is not None:
+            comparison = incremental.compare(
+                previous, nbytes, self.staging.read, self.series.keep_full_every
+            )
+            new = comparison.names(self.attempt, index)
+            self._names += new.values()
+            linked = link_files(store, previous, new)
+        placement, files = place_files(
+            nbytes, self.attempt, previous, comparison, linked, process=index, total=self.total
+        )
+        self._names += [file.name for file in files]
+        store.expect(sum(placement.file_nbytes[placement.taken :]))
+        samples = dict(comparison.samples) if comparison is not None else {}
+        job = Job(placement, self.staging, samples)
+        write_files(store, [file.name for file in files], job)
+        store.flush()
         spans = span_table(placement, job.digests)
+        misses = comparison.misses if comparison is not None else {}
+        directory = self.url.rpartition("/")[2]
+        self._share = incremental.previous(directory, files, spans, job.samples, misses)
         places = np.zeros(len(self.leaves), np.int64)
         places[list(self.leaves)] = np.arange(len(self.leaves))
         return Part(files, dataclasses.replace(spans, leaf=places[spans.leaf]))
 
-    def _files(self) -> list[File]:
-        rows = enumerate(self.placement.file_nbytes)
-        index = self.group.index
-        return [File(file_name("data", self.attempt, index, n), size, "data") for n, size in rows]
+    def _saved(self) -> None:
+        """Let the next joint save of this process take over the files of this one."""
+        if self.series is not None and self.series.share is self._before:
+            self.series.share = self._share
 
 
 def leave(store: Storage, group: Processes, attempt: str, error: BaseException) -> None:

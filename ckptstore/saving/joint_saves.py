@@ -28,8 +28,8 @@ from ckptstore.format import (
 )
 from ckptstore.saving import agreement
 from ckptstore.saving.contents import Content
+from ckptstore.saving.incremental import Series
 from ckptstore.saving.joint_attempt import JointAttempt, leave, twice
-from ckptstore.saving.placement import place
 from ckptstore.saving.request import SaveRequest
 from ckptstore.saving.staging import Share, Staging, itemsizes
 from ckptstore.sharding import Grid, Held, Shared, shape_of, share_out
@@ -45,6 +45,7 @@ def begin(
     tree: LiveTree | CheckpointError,
     request: SaveRequest,
     group: Processes,
+    series: Series | None = None,
     check: Check | None = None,
 ) -> JointAttempt:
     """Begin a save by several processes: refuse what cannot be saved, in all of them.
@@ -54,6 +55,8 @@ def begin(
         tree: the flattened tree, or the error of flattening it, which the others are told.
         request: the other arguments of the save.
         group: the processes.
+        series: the saves of a run, as for `writer.begin`. A process takes over files of the last
+            joint save that it had a part in.
         check: completes the request in process 0; the others are told its error.
 
     Raises:
@@ -63,7 +66,7 @@ def begin(
     """
     address = storage.absolute(url).rstrip("/")
     name = address.rpartition("/")[2]  # hosts may name the rest in their own way
-    beginning = _Beginning(url, tree, request, group, f"saving {name}", check)
+    beginning = _Beginning(url, tree, request, group, f"saving {name}", series, check)
     with contextlib.ExitStack() as stack:
         inside = names.is_step(name)
         store = stack.enter_context(storage.open(url, request.storage_options, inside=inside))
@@ -81,6 +84,7 @@ class _Beginning:
     request: SaveRequest
     group: Processes
     topic: str
+    series: Series | None
     check: Check | None
 
     def open(self, store: Storage) -> JointAttempt:
@@ -210,7 +214,8 @@ class _Beginning:
             topic=self.topic,
             attempt=attempt,
             staging=staging,
-            placement=place(staging.nbytes, total=total),
+            total=total,
+            series=self.series,
             leaves=own.leaves,
             content=content,
             replaced=replaced,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from ckptstore.errors import CheckpointError, Reason, StructureError
 from ckptstore.format import LARGE_NBYTES, Kind, dtypes
 from ckptstore.format.dtypes import Array
 from ckptstore.saving import incremental
+from ckptstore.saving.incremental import Previous
 from ckptstore.saving.placement import Piece, Placement
 from ckptstore.sharding import shape_of
 from ckptstore.storage import Storage
@@ -246,3 +247,24 @@ def write_files(store: Storage, names: Sequence[str], job: Job) -> None:
         strict=True,
     )
     concurrency.run(write, rows, store.traffic.writes, name="ckptstore-write", stop=stop)
+
+
+def link_files(store: Storage, previous: Previous, names: Mapping[int, str]) -> set[int]:
+    """Link data files of the save before, in parallel; return the rows of those that are linked.
+
+    Args:
+        store: the place.
+        previous: the save before.
+        names: the new name of each file, by its row there.
+    """
+    linked = set[int]()
+
+    def link(row: int, name: str) -> None:
+        file = previous.files[row]
+        if store.link(name, previous.directory, file.name, file.nbytes):
+            linked.add(row)
+
+    concurrency.run(
+        link, names.items(), store.traffic.writes, name="ckptstore-link", stop=store.stop
+    )
+    return linked

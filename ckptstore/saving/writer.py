@@ -139,7 +139,7 @@ def begin(
     """
     live, group = _flattened(tree, request)
     if group.count > 1:
-        return joint_saves.begin(url, live, request, group, check)
+        return joint_saves.begin(url, live, request, group, series, check)
     if isinstance(live, CheckpointError):
         raise live
     request = request if check is None else check(request, group)

@@ -291,3 +291,55 @@ def test_if_all_steps_are_damaged_that_is_an_error_in_all(tmp_path: Path) -> Non
     results = together(lambda p: Manager(tmp_path, processes=p).load(fallback=True))
     assert {type(error) for error in results} == {ckptstore.CorruptError}
     assert ckptstore.verify(f"{tmp_path}/step-000000000001") != []
+
+
+def test_each_process_takes_over_its_files_in_which_nothing_changed(tmp_path: Path) -> None:
+    """Frozen weights are written once; the steps hold them by links, and each stays whole."""
+
+    def tree(step: int) -> dict[str, Any]:
+        frozen = np.arange(6_000_000, dtype=np.float32)
+        return {"frozen": frozen, "w": np.full(3_000_000, step, np.float32), "step": step}
+
+    def train(p: Processes) -> None:
+        with Manager(tmp_path, keep=keep_last(3), keep_full_every=3, processes=p) as manager:
+            for step in range(1, 7):
+                manager.save(step, tree(step))
+
+    assert together(train) == [None] * COUNT
+    shared = {}
+    for step in (4, 5, 6):
+        place = tmp_path / f"step-{step:012d}"
+        assert ckptstore.verify(place) == []
+        loaded = ckptstore.load(place)
+        assert loaded["step"] == step and (loaded["w"] == step).all()
+        np.testing.assert_array_equal(loaded["frozen"], tree(0)["frozen"])
+        shared[step] = {file.stat().st_ino for file in place.glob("data-*")}
+    # The frozen weights are the shares of two of the three processes.
+    assert len(shared[4] & shared[5]) == 2 or len(shared[5] & shared[6]) == 2
+    for path in tmp_path.glob("step-000000000005/data-*"):
+        path.unlink()
+    assert ckptstore.verify(f"{tmp_path}/step-000000000006") == []
+
+
+def test_damage_that_was_met_ends_the_sharing(tmp_path: Path) -> None:
+    frozen = np.arange(3_000_000, dtype=np.float32)
+
+    def train(p: Processes) -> Any:
+        manager = Manager(tmp_path, processes=p)
+        for step in (1, 2):
+            manager.save(step, {"frozen": frozen, "step": step})
+        if p.index == 0:
+            for process in range(COUNT):
+                for file in (tmp_path / "step-000000000002").glob(f"data-*-{process}-*"):
+                    data = bytearray(file.read_bytes())
+                    data[-5] ^= 1
+                    file.write_bytes(data)
+        assert p.allgather is not None
+        p.allgather(b"damaged")
+        with pytest.raises(CheckpointError):
+            manager.load()
+        manager.save(3, {"frozen": frozen, "step": 3})
+        return manager.load()["step"]
+
+    assert together(train) == [3] * COUNT
+    assert ckptstore.verify(f"{tmp_path}/step-000000000003") == []
