@@ -325,7 +325,7 @@ class Orders:
             node.has_given_up |= kind == "create" and rest[0].startswith("ABORT")
             node.has_given_up |= kind == "delete" and rest[0].startswith("data")
             if kind in ("create", "swap") and rest[0] == names.MANIFEST:
-                node.has_committed |= answer[0] == "is"
+                node.has_committed |= answer[0] == "is" or answer == FAULT  # it may be done
         else:
             node = Node(len(self.nodes), which, (), None)
         self.nodes.append(node)
