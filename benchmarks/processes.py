@@ -82,10 +82,7 @@ def _one_kill(kind: str, how: str, point: str, who: int, timeout: float) -> int:
         ) as processes:
             others = processes.ended(*(i for i in range(4) if i != who))
         seconds = time.monotonic() - began
-        said = {
-            "saved" if "saved" in (p.value or {}) else (p.value or {}).get("reason", "no answer")
-            for p in others
-        }
+        said = {_said(p, kind) for p in others}
         try:
             ckptstore.load(place)
             loads = "whole" if ckptstore.verify(place) == [] else "DAMAGED"
@@ -95,7 +92,7 @@ def _one_kill(kind: str, how: str, point: str, who: int, timeout: float) -> int:
             loads == "DAMAGED"
             or "no answer" in said
             or ("saved" in said and (len(said) > 1 or loads != "whole"))
-            or (loads == "whole" and said - {"saved", "outcome-unknown"})
+            or (loads == "whole" and said - {"saved", "outcome-unknown", "ended by jax"})
         )
         print(
             f"{kind:7} {who}    {how:7} {point:18} {', '.join(sorted(said)):30} "
@@ -103,6 +100,14 @@ def _one_kill(kind: str, how: str, point: str, who: int, timeout: float) -> int:
             flush=True,
         )
         return int(bool(wrong))
+
+
+def _said(process: cluster.Ended, kind: str) -> str:
+    """Return what a process got. jax ends all processes itself once process 0 is dead."""
+    if process.value is None:
+        by_jax = kind == "jax" and process.returncode not in (None, 0)
+        return "ended by jax" if by_jax else "no answer"
+    return "saved" if "saved" in process.value else process.value["reason"]
 
 
 def main() -> int:

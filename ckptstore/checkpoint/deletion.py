@@ -96,6 +96,7 @@ def discard(
     process: int | None = None,
     *,
     named: bool = False,
+    notes: bool = True,
 ) -> CheckpointError | None:
     """Remove as many files as possible of an attempt that is known not to be the checkpoint.
 
@@ -105,8 +106,9 @@ def discard(
         storage: the place.
         attempt: the attempt.
         known: the names of its files, for a directory that you may write to and not list.
-        process: the process whose data files are removed; None: all files.
+        process: the process whose files are removed; None: all files.
         named: whether a manifest named them; then those that a listing fails to show go, too.
+        notes: remove the notes, too.
 
     Returns:
         The first error; the remaining files are garbage, never part of a checkpoint.
@@ -123,7 +125,7 @@ def discard(
     for name in found:
         if names.attempt_of(name) != attempt or name == names.aborted(attempt):
             continue
-        if process is None or (names.process_of(name) == process and not names.is_note(name)):
+        if process in (None, names.process_of(name)) and (notes or not names.is_note(name)):
             try:
                 storage.delete(name)
             except CheckpointError as error:

@@ -210,7 +210,7 @@ class JointAttempt:
             raise error_of(self.url, failed.failures) from None
         except BaseException as error:
             self.give_up(error)
-            self._remove()
+            self._remove(notes=False)  # process 0 has yet to read them
             raise
         self._hand_in(part)
         # From here on, only process 0 may say that the data are not needed.
@@ -268,9 +268,10 @@ class JointAttempt:
             raise unknown
         return holder
 
-    def _remove(self) -> None:
-        """Remove the data of this process, which no manifest names or will name."""
-        deletion.discard(self.store, self.attempt, self._names, self.group.index)
+    def _remove(self, *, notes: bool = True) -> None:
+        """Remove the files of this process, which no manifest names or will name."""
+        index = self.group.index
+        deletion.discard(self.store, self.attempt, self._names, index, notes=notes)
 
     def _read_index(self) -> Sequence[bytes]:
         """Return the parts of the index, for the description of the checkpoint."""

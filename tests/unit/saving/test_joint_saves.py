@@ -14,7 +14,7 @@ import pytest
 
 import ckptstore
 from ckptstore import CheckpointError, ProcessError, Processes
-from ckptstore.checkpoint import commit
+from ckptstore.checkpoint import commit, deletion
 from ckptstore.distributed import waiting
 from ckptstore.format import names
 from ckptstore.saving import background, joint_attempt, writer
@@ -388,7 +388,7 @@ def test_a_process_that_dies_on_the_way_is_named(
 
     monkeypatch.setattr(joint_attempt, "write_files", dies)
     monkeypatch.setattr(joint_attempt.JointAttempt, "give_up", lambda *_: None)
-    monkeypatch.setattr(joint_attempt.JointAttempt, "_remove", lambda *_: None)
+    monkeypatch.setattr(joint_attempt.JointAttempt, "_remove", lambda *_, **__: None)
     results = together(
         3, lambda p: ckptstore.save(tmp_path / "c", state(), processes=p), timeout=LONG_ENOUGH
     )
@@ -561,3 +561,30 @@ def test_a_tree_that_cannot_be_saved_is_walked_once_more_only_where_an_engine_ru
     with pytest.raises(ckptstore.StructureError):  # no array lies in several: it saves alone
         ckptstore.save(tmp_path / "c", [lambda: 0])
     assert walks == [False, False, True]
+
+
+def test_a_part_that_comes_after_the_end_is_removed_by_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Process 1 fails, and process 0 has cleaned up before process 2 hands in its part."""
+    real, gone = LocalStorage.create, threading.Event()
+
+    def create(self: LocalStorage, name: str, data: bytes) -> None:
+        if name.startswith("PART-") and names.process_of(name) == 1:
+            raise ckptstore.StorageError("the disk is on fire")
+        if name.startswith("PART-"):
+            assert gone.wait(60)
+        real(self, name, data)
+
+    def discard(*arguments: Any, **options: Any) -> Any:
+        result = real_discard(*arguments, **options)
+        if len(arguments) == 3:  # that of process 0
+            gone.set()
+        return result
+
+    real_discard = deletion.discard
+    monkeypatch.setattr(LocalStorage, "create", create)
+    monkeypatch.setattr(deletion, "discard", discard)
+    results = together(3, lambda p: ckptstore.save(tmp_path / "c", state(), processes=p))
+    assert [error.reason for error in results] == ["aborted", "storage", "aborted"]
+    assert left(tmp_path / "c") == {"ABORT"}
