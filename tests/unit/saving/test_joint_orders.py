@@ -63,7 +63,8 @@ def ended(total: Counter[str], *parts: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("faults", "losses"), [(0, 0), (1, 0), (0, 1), pytest.param(1, 1, marks=pytest.mark.ci)]
+    ("faults", "losses"),
+    [(0, 0), *(pytest.param(*one, marks=pytest.mark.ci) for one in [(1, 0), (0, 1), (1, 1)])],
 )
 def test_no_order_of_two_processes_breaks_a_promise(
     faults: int, losses: int, monkeypatch: Patch
@@ -89,7 +90,9 @@ def test_no_order_of_three_processes_breaks_a_promise(
 
 
 @pytest.mark.parametrize("at_most", SWEEP)
-@pytest.mark.parametrize("fault", ["none", "fault", "loss"])
+@pytest.mark.parametrize(
+    "fault", ["none", *(pytest.param(one, marks=pytest.mark.ci) for one in ["fault", "loss"])]
+)
 def test_no_order_of_three_processes_that_joined_breaks_a_promise(
     fault: str, at_most: int, monkeypatch: Patch
 ) -> None:
@@ -114,7 +117,12 @@ PATIENT: dict[str, tuple[tuple[Actor, ...], int, int]] = {
 }
 
 
-@pytest.mark.parametrize("who", [*PATIENT, pytest.param("three, a fault", marks=pytest.mark.ci)])
+MORE = ["two that overwrite", "three, a fault"]
+
+
+@pytest.mark.parametrize(
+    "who", ["two", "three", *(pytest.param(one, marks=pytest.mark.ci) for one in MORE)]
+)
 def test_where_nobody_is_killed_and_no_timeout_passes_all_agree(
     who: str, monkeypatch: Patch
 ) -> None:
@@ -247,7 +255,10 @@ def no_mark(patch: Patch) -> None:
 
 def no_last_look(patch: Patch) -> None:
     def hold(storage: Any, manifest: Any, look: Any) -> tuple[str, bytes]:
-        storage.create(names.mark(manifest.attempt), b"mine")
+        try:
+            storage.create(names.mark(manifest.attempt), b"mine")
+        except FileExistsError:
+            raise commit.collected(storage, manifest.attempt) from None
         return names.mark(manifest.attempt), b"mine"
 
     patch.setattr(commit, "hold", hold)
@@ -395,6 +406,7 @@ SCENES: dict[str, tuple[tuple[Actor, ...], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_the_orders_find(bug: Callable[[Patch], None], monkeypatch: Patch) -> None:
     told, who, how = BUGS[bug]
