@@ -23,6 +23,9 @@ from ckptstore.storage.mounts import Mount
 
 _log = logging.getLogger("ckptstore")
 
+_REMOVALS = 8
+"""The times that collectors may remove a directory between its making and its first file."""
+
 _HELD_FILES = 128
 """The number of data files that a reader keeps open, so that an overwrite cannot remove them."""
 
@@ -107,12 +110,13 @@ class LocalStorage(LocalReader):
 
     def flush(self) -> None:
         """Make the names of the files durable."""
-        try:
-            directories.sync(self.url)
-        except StorageError as error:
-            if not self._made_again(error.__cause__):
-                raise
-            directories.sync(self.url)
+        for _ in range(_REMOVALS):
+            try:
+                return directories.sync(self.url)
+            except StorageError as error:
+                if not self._made_again(error.__cause__):
+                    raise
+        directories.sync(self.url)
 
     def create(self, name: str, data: bytes) -> None:
         """Write a temporary file and link it to `name`, which fails if `name` exists."""
@@ -228,12 +232,13 @@ class LocalStorage(LocalReader):
         return mount
 
     def _write(self, path: str, chunks: Iterable[Buffer]) -> None:
-        try:
-            posix.write_new(path, chunks)
-        except FileNotFoundError as error:
-            if not self._made_again(error):
-                raise
-            posix.write_new(path, chunks)  # nothing was taken from `chunks` before
+        for _ in range(_REMOVALS):
+            try:
+                return posix.write_new(path, chunks)
+            except FileNotFoundError as error:  # nothing was taken from `chunks` yet
+                if not self._made_again(error):
+                    raise
+        posix.write_new(path, chunks)
 
     def _made_again(self, error: BaseException | None) -> bool:
         """Make the directory again if a delete of this place has removed it while it was empty.

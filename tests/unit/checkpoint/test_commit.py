@@ -551,6 +551,27 @@ LARGE = {"step": 2, "x": np.arange(5000.0), "y": np.arange(5000)}
 
 
 @pytest.mark.parametrize("tree", [SMALL, LARGE], ids=["no arrays", "arrays"])
+def test_a_save_whose_empty_directory_goes_again_and_again_creates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: Any
+) -> None:
+    """Two Managers each have a collector that removes empty directories."""
+    manager, met, real = ckptstore.Manager(tmp_path), list[str](), os.mkdir
+    manager.save(1, {"step": 1})
+
+    def mkdir(path: Any, *args: Any, **kwargs: Any) -> None:
+        real(path, *args, **kwargs)
+        if len(met) < 4 and str(path).endswith("step-000000000002"):
+            met.append(str(path))
+            os.rmdir(path)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    manager.save(2, tree)
+    assert len(met) == 4
+    monkeypatch.undo()
+    assert manager.steps() == [1, 2] and ckptstore.verify(tmp_path / "step-000000000002") == []
+
+
+@pytest.mark.parametrize("tree", [SMALL, LARGE], ids=["no arrays", "arrays"])
 @pytest.mark.parametrize("before", ["put", "flush", "list", "create", "mkdir"])
 @pytest.mark.parametrize("method", ["save", "save_async"])
 def test_a_save_that_meets_a_delete_before_its_first_file_creates(

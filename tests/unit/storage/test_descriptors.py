@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -62,10 +63,11 @@ def no_descriptor() -> Iterator[None]:
 @pytest.mark.parametrize("name", CALLS)
 def test_no_call_keeps_a_file_open(name: str, run: Path) -> None:
     CALLS[name](run)
+    gc.collect()  # files that other tests left to it
     before = opened()
     for _ in range(3):
         CALLS[name](run)
-    assert opened() == before
+    assert opened() <= before
 
 
 @pytest.mark.follows(
