@@ -43,7 +43,8 @@ class JaxAdapter(Adapter):
             raise Refusal("this is a traced value inside a jax transformation; save outside of jit")
         if x.is_deleted():
             raise Refusal("this jax array was deleted or donated; save before the donating call")
-        if (fault := _fault(x.sharding)) is not None:
+        fault, is_here, is_near = _traits(x.sharding)
+        if fault is not None:
             raise Refusal(fault)
         extra: dict[str, Any] = {}
         if jax_places.is_committed(x):
@@ -54,7 +55,7 @@ class JaxAdapter(Adapter):
         elif x.weak_type:
             extra["weak"] = True
         stored = dtypes.describe(np.dtype(x.dtype))
-        grid, cells, holders = jax_shards.cells(x)
+        grid, cells, holders = jax_shards.cells(x, is_here=is_here)
         return Leaf(
             _row(tuple(sorted(extra.items()))),
             stored,
@@ -65,7 +66,7 @@ class JaxAdapter(Adapter):
             grid=grid,
             cells=cells,
             holders=holders,
-            is_near=jax_shards.is_near(x.sharding),
+            is_near=is_near,
         )
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
@@ -158,14 +159,21 @@ _SHARDING = jax.sharding.Sharding
 
 
 @functools.lru_cache(256)
-def _fault(sharding: Any) -> str | None:
-    """Return why no array of a sharding can be saved, or None; many small leaves have one."""
+def _traits(sharding: Any) -> tuple[str | None, bool, bool]:
+    """Return what holds for all arrays of a sharding, since many small leaves have one.
+
+    Returns:
+        The reason why none can be saved, or None; whether all shards are in this process; whether
+        those in this process lie in the memory of this host.
+    """
+    fault = None
     if jax_places.is_unreduced(sharding):
-        return (
+        fault = (
             "this jax array is a sum that is not made yet (unreduced); make it with "
             "jax.reshard(x, spec), with a spec without `unreduced`"
         )
-    return None
+    is_near = next(iter(sharding.device_set)).platform == "cpu"
+    return fault, bool(sharding.is_fully_addressable), is_near
 
 
 @functools.cache

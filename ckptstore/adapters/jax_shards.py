@@ -48,13 +48,19 @@ def start(x: jax.Array) -> Callable[[], Array]:
     return _start(x, None)
 
 
-def cells(x: jax.Array) -> tuple[Grid | None, Sequence[Cell], tuple[Holders, ...] | None]:
+def cells(
+    x: jax.Array, *, is_here: bool
+) -> tuple[Grid | None, Sequence[Cell], tuple[Holders, ...] | None]:
     """Return the grid of an array whose shards lie on several devices, its cells and their holders.
 
     Cells of less than 1 MiB are joined with their neighbours, if the same processes hold them. An
     array of one cell that lies in this process has no cells.
+
+    Args:
+        x: the array.
+        is_here: whether all of its shards are in this process.
     """
-    if not is_addressable(x.sharding):
+    if not is_here:
         grid, holders = _held(x.sharding, x.shape, x.dtype.itemsize)
         me = jax.process_index()
         pairs = zip(grid, holders, strict=True)
@@ -65,18 +71,6 @@ def cells(x: jax.Array) -> tuple[Grid | None, Sequence[Cell], tuple[Holders, ...
     if len(grid) == 1:
         return None, (), None
     return grid, [_cell(x, box) for box in grid], None
-
-
-@functools.lru_cache(256)
-def is_addressable(sharding: Any) -> bool:
-    """Return whether all shards are in this process; the check is slow for many small leaves."""
-    return bool(sharding.is_fully_addressable)
-
-
-@functools.lru_cache(256)
-def is_near(sharding: Any) -> bool:
-    """Return whether the shards in this process lie in the memory of this host."""
-    return bool(next(iter(sharding.device_set)).platform == "cpu")
 
 
 def _cell(x: jax.Array, box: Box) -> Cell:

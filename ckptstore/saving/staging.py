@@ -124,7 +124,7 @@ class Staging:
 
     def _checked(self, piece: Piece, read: Callable[[], Array]) -> Array:
         nbytes = self.nbytes[piece]
-        if piece not in self._runs:
+        if not self._runs or piece not in self._runs:
             return read_checked(self._live, piece[0], read, nbytes)
         start, held = self._runs[piece]
         return read_checked(self._live, piece[0], read, held)[start : start + nbytes]
