@@ -26,8 +26,8 @@ def not_committed(storage: Storage) -> NotCommittedError:
             reason=Reason.IS_A_RUN,
         )
     attempts = {names.attempt_of(name) for name in files} - {None}
-    if aborted := [name for name in files if name in map(names.aborted, filter(None, attempts))]:
-        return _aborted(storage, aborted[-1])
+    if aborted := [note for note in map(names.aborted, filter(None, attempts)) if note in files]:
+        return _aborted(storage, max(aborted))
     if attempts:
         return NotCommittedError(
             f"{storage.url}: not a committed checkpoint: {len(attempts)} unfinished save(s), no "

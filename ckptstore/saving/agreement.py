@@ -17,12 +17,12 @@ from ckptstore.distributed import (
     processes,
 )
 from ckptstore.errors import ProcessError, Reason, listed
-from ckptstore.format import Opening, decode_tables, dtypes, encode_index, lay_out
+from ckptstore.format import Index, Opening, decode_tables, encode_index, lay_out
 from ckptstore.format.wire import DIGEST_NBYTES
 from ckptstore.saving import incremental
 from ckptstore.saving.contents import Content
 from ckptstore.saving.request import SaveRequest
-from ckptstore.saving.staging import read_checked
+from ckptstore.saving.staging import itemsizes, read_checked
 from ckptstore.tree import LiveTree, Outline, StoredTree, flatten, outline_of
 from ckptstore.types import package_version
 
@@ -60,10 +60,15 @@ def in_step(tree: Any, *, processes: Processes | None = None) -> None:
         return
     live = flatten(tree)
     own = outline_of(live)
+
+    def stated() -> bytes:
+        tables = Content.of(live, SaveRequest.of(), "0" * 32, {}).tables
+        return statement(live, own, tables, group, None).encode()
+
     rows = gathered(group, "in_step", digest(own.digest, *_value_digests(live, own)))
     if len(set(rows)) == 1:
         return
-    said = by_leader(group, "in_step", lambda: statement(live, own, group, None).encode())
+    said = by_leader(group, "in_step", stated)
     first = Opening.decode(said, "in_step")
     error: ProcessError | None = None
     try:
@@ -78,17 +83,18 @@ def in_step(tree: Any, *, processes: Processes | None = None) -> None:
 _running = processes
 
 
-def statement(live: LiveTree, own: Outline, group: Processes, step: int | None) -> Opening:
+def statement(
+    live: LiveTree, own: Outline, tables: Index, group: Processes, step: int | None
+) -> Opening:
     """Return all that must be the same in each process.
 
     Args:
         live: the tree.
         own: its outline.
+        tables: its tables, to name the differences.
         group: the processes.
         step: the step of training, or None.
     """
-    request = SaveRequest.of()
-    tables = Content.of(live, request, "0" * 32, {}).tables
     return Opening(
         socket.gethostname(),
         _version(),
@@ -167,12 +173,12 @@ def _value_digests(live: LiveTree, own: Outline) -> list[Digest]:
         live: the tree.
         own: its outline, which gives the order.
     """
-    return [_value_digest(live, number) for number in own.leaves]
+    sizes = itemsizes(live)
+    return [_value_digest(live, number, sizes[number]) for number in own.leaves]
 
 
-def _value_digest(live: LiveTree, number: int) -> Digest:
+def _value_digest(live: LiveTree, number: int, itemsize: int) -> Digest:
     leaf = live.leaves[number]
-    itemsize = dtypes.item_nbytes(live.dtypes[live.leaf_dtype[number]], where="save")
     nbytes = math.prod(leaf.shape) * itemsize
     if leaf.holders is not None and len(leaf.holders) > 1:
         return _NOT_COMPARED

@@ -103,7 +103,9 @@ class _Beginning:
             attempt = self._attempt(store, secrets.token_hex(16), live, own, replaced)
             assert attempt.content is not None
             store.prepare(swap=replaced is not None)
-            opening = agreement.statement(live, own, self.group, request.step)
+            opening = agreement.statement(
+                live, own, attempt.content.tables, self.group, request.step
+            )
             with contextlib.suppress(FileExistsError):  # only the answer was lost
                 store.create(names.note("JOIN", attempt.attempt, 0), opening.encode())
         except BaseException as error:

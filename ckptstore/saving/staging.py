@@ -146,18 +146,19 @@ def read_checked(live: LiveTree, leaf: int, read: Callable[[], Array], nbytes: i
         host = read()
     except (Refusal, dtypes.DtypeRefusal) as refusal:
         raise StructureError(
-            f"{_path(live, leaf)}: {refusal}", reason=Reason.CANNOT_CARRY
+            f"{path_of(live, leaf)}: {refusal}", reason=Reason.CANNOT_CARRY
         ) from None
     if host.size != nbytes:
         raise StructureError(
-            f"{_path(live, leaf)}: found {host.size} bytes, but {nbytes} when the save began; do "
+            f"{path_of(live, leaf)}: found {host.size} bytes, but {nbytes} when the save began; do "
             "not resize an array while it is saved",
             reason=Reason.CANNOT_CARRY,
         )
     return host
 
 
-def _path(live: LiveTree, leaf: int) -> str:
+def path_of(live: LiveTree, leaf: int) -> str:
+    """Return the path of the node that holds a leaf."""
     rows = zip(live.kind, live.arg, strict=True)
     node = next(i for i, row in enumerate(rows) if row == (Kind.LEAF, leaf))
     return paths.path(live, node)

@@ -22,6 +22,7 @@ from ckptstore.saving.joint_attempt import JointAttempt
 from ckptstore.saving.joint_saves import Check
 from ckptstore.saving.placement import Piece
 from ckptstore.saving.request import SaveRequest
+from ckptstore.saving.staging import path_of
 from ckptstore.tree import LiveTree, flatten, paths
 
 _log = logging.getLogger("ckptstore")
@@ -174,7 +175,7 @@ def _flattened(tree: Any, request: SaveRequest) -> tuple[LiveTree | CheckpointEr
         group = running_processes() if spread else _ALONE
     if spread and group.count == 1:
         raise StructureError(
-            f"{_path_of(live, spread[0])}: this array lies in several processes, and so do "
+            f"{path_of(live, spread[0])}: this array lies in several processes, and so do "
             f"{len(spread) - 1} others; call save in every process with processes=None, or gather "
             "the array first: jax.experimental.multihost_utils.process_allgather(x, tiled=True)",
             reason=Reason.CANNOT_CARRY,
@@ -188,11 +189,6 @@ _ALONE = Processes(0, 1)
 def _spread(live: LiveTree) -> list[int]:
     """Return the numbers of the leaves that lie in several processes."""
     return [number for number, leaf in enumerate(live.leaves) if leaf.holders is not None]
-
-
-def _path_of(live: LiveTree, leaf: int) -> str:
-    nodes = zip(live.kind, live.arg, strict=True)
-    return paths.path(live, next(i for i, row in enumerate(nodes) if row == (Kind.LEAF, leaf)))
 
 
 def _log_repeats(live: LiveTree, nbytes: Mapping[Piece, int], url: str, told: set[str]) -> None:
