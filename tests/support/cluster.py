@@ -360,6 +360,14 @@ def _main() -> None:
     _write(folder / f"value-{index}", json.dumps(value).encode())
     if job["stay"]:
         time.sleep(job["within"])
+    _leave()
+
+
+def _leave() -> None:
+    """Stop `torch.distributed`: it aborts the process now and then if only the end of it does."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _job(folder: Path) -> dict[str, Any]:
