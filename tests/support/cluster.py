@@ -103,7 +103,7 @@ class Cluster:
         self._stack = contextlib.ExitStack()
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         self._count, self._stay = count, stay
-        job = {"kind": kind, "count": count, "port": _free_port(), "arguments": arguments}
+        job = {"kind": kind, "count": count, "port": free_port(), "arguments": arguments}
         job |= {"module": function.__module__, "function": function.__qualname__}
         job |= {"timeout": timeout, "heartbeat": heartbeat, "stay": stay, "within": within}
         _write(self._folder / "job.json", json.dumps(job).encode())
@@ -226,7 +226,7 @@ def port() -> int:
     return int(_job(Path(os.environ[_FOLDER]))["port"])
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port that is free, and that no system gives to somebody by itself."""
     for _ in range(100):
         port = random.SystemRandom().randrange(16_000, 32_000)

@@ -1,0 +1,70 @@
+"""Train a model on several ranks with torchrun; killed, it goes on by itself.
+
+    torchrun --nproc-per-node 2 examples/torchrun.py run
+
+The run is a directory that all hosts share, or the URL of a bucket.
+"""
+
+import sys
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+import ckptstore
+
+STEPS, ROWS, FEATURES, HIDDEN = 200, 64, 32, 256
+
+distributed.init_process_group("gloo")  # "nccl" on GPUs
+rank, ranks = distributed.get_rank(), distributed.get_world_size()
+torch.manual_seed(0)
+model = DistributedDataParallel(
+    torch.nn.Sequential(
+        torch.nn.Linear(FEATURES, HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, FEATURES)
+    )
+)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+
+
+def state(step):
+    return {
+        "model": model.module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "step": step,
+    }
+
+
+def rows(step):
+    """Return the rows of this rank: a function of the step, so that a resumed run draws the same."""
+    drawn = torch.Generator().manual_seed(step)
+    return torch.randn(ROWS * ranks, FEATURES, generator=drawn)[rank::ranks]
+
+
+# Every rank has a copy of the state. With "all" each rank writes a share of one checkpoint.
+with ckptstore.Manager(
+    sys.argv[1], every=20, keep=ckptstore.keep_last(2), processes="all"
+) as manager:
+    preempted = manager.on_preemption()
+    loaded = manager.load_or_init(lambda: state(0))
+    model.module.load_state_dict(loaded["model"])
+    optimizer.load_state_dict(loaded["optimizer"])
+    schedule.load_state_dict(loaded["schedule"])
+    ckptstore.in_step(loaded)
+    if rank == 0:
+        print("begins at step", loaded["step"], flush=True)
+    for step in range(loaded["step"] + 1, STEPS + 1):
+        x = rows(step)
+        loss = ((model(x) - x) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        stop = step % 5 == 0 and preempted.at(step)  # it gathers: ask every few steps
+        manager.save_async(step, state(step), force=stop or step == STEPS)
+        if rank == 0 and step % 20 == 0:
+            print(f"step {step}: loss {loss.item()!r}", flush=True)
+        if stop:
+            break
+distributed.destroy_process_group()
