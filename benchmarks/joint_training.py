@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from fsspec.core import url_to_fs
 
 import ckptstore
 from ckptstore import Processes
@@ -102,10 +103,12 @@ def digests(jax: Any, tree: Any) -> list[str]:
 def written(place: str, count: int) -> list[int]:
     """Return the bytes of the data files of each process."""
     sizes = [0] * count
-    for entry in os.scandir(place):
-        number = names.process_of(entry.name)
-        if entry.name.startswith("data-") and number is not None and number < count:
-            sizes[number] += entry.stat().st_size
+    store, directory = url_to_fs(place)
+    for entry in store.ls(directory, detail=True):
+        name = entry["name"].rpartition("/")[2]
+        number = names.process_of(name)
+        if name.startswith("data-") and number is not None and number < count:
+            sizes[number] += entry["size"]
     return sizes
 
 

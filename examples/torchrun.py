@@ -37,7 +37,7 @@ def state(step):
 
 
 def rows(step):
-    """Return the rows of this rank: a function of the step, so that a resumed run draws the same."""
+    """Return the rows of this rank; by the step alone, so that a resumed run draws them too."""
     drawn = torch.Generator().manual_seed(step)
     return torch.randn(ROWS * ranks, FEATURES, generator=drawn)[rank::ranks]
 

@@ -105,7 +105,7 @@ def conform(x: Any, like: Any, *, squeeze: bool = False) -> tuple[Any, str]:
         if squeeze and (form.shape, wanted.shape) == ((1,), ()):
             x = x.reshape(())
         value = _converted(x, wanted)
-        rounded = "" if _is_key(value.dtype) or _is_equal(x, value) else ", rounded"
+        rounded = "" if _is_key(value.dtype) or _compared(x, value)[1] else ", rounded"
         return value, f"{was} -> {description(wanted)}{rounded}"
     if form.weak_type and not wanted.weak_type:
         return x.astype(form.dtype), "its type is no longer weak"
@@ -154,9 +154,8 @@ def _converted(x: Any, like: Any) -> Any:
             value = jnp.asarray(x).astype(like.dtype)
     except OverflowError:  # a Python int
         raise mismatch from None
-    old, new = _wide(x), _wide(value)
-    lost = (new == 0) & (old != 0) | ~np.isfinite(new) & np.isfinite(old)
-    if np.any(lost) or not (_is_a(like.dtype, jnp.inexact) or _is_equal(x, value)):
+    is_lost, is_equal = _compared(x, value)
+    if is_lost or not (_is_a(like.dtype, jnp.inexact) or is_equal):
         raise Refusal(f"{mismatch}, which has no room for its values")
     return value
 
@@ -169,8 +168,29 @@ def _is_castable(x: Any, dtype: Any) -> bool:
     return any(_is_a(_form(x).dtype, kind) and _is_a(dtype, kind) for kind in kinds)
 
 
-def _is_equal(x: Any, y: Any) -> bool:
-    return bool(np.array_equal(_wide(x), _wide(y), equal_nan=True))
+def _compared(x: Any, value: Any) -> tuple[bool, bool]:
+    """Return whether a number became zero or infinite, and whether all are equal.
+
+    Of an array that lies in several processes, all get the same answer.
+    """
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        lost, equal = _compared_by_all(x, value)
+        return bool(lost), bool(equal)
+    old, new = _wide(x), _wide(value)
+    lost = (new == 0) & (old != 0) | ~np.isfinite(new) & np.isfinite(old)
+    return bool(np.any(lost)), bool(np.array_equal(old, new, equal_nan=True))
+
+
+@jax.jit
+def _compared_by_all(old: Any, new: Any) -> tuple[Any, Any]:
+    wide = jnp.promote_types(old.dtype, new.dtype)
+    equal = old.astype(wide) == new.astype(wide)
+    if _is_a(wide, jnp.inexact):
+        equal |= jnp.isnan(old) & jnp.isnan(new)
+    else:  # without 64 bits, int32 is the widest also for uint32
+        equal &= (old < 0) == (new < 0)
+    lost = (new == 0) & (old != 0) | ~jnp.isfinite(new) & jnp.isfinite(old)
+    return jnp.any(lost), jnp.all(equal)
 
 
 def _wide(x: Any) -> Any:

@@ -72,9 +72,10 @@ def local_bytes(jax: Any, tree: Any) -> list[bytes]:
 
 def save_with_jax(together: Processes, place: str) -> dict[str, Any]:
     import jax
+    import optax
     from jax.experimental import multihost_utils
 
-    from ckptstore.optax import check_counts, counts, shift_counts
+    from ckptstore.optax import check_counts, counts, fit, shift_counts
 
     state = jax_state(jax)
     expected = local_bytes(jax, state)
@@ -108,6 +109,16 @@ def save_with_jax(together: Processes, place: str) -> dict[str, Any]:
     shifted = shift_counts(state["opt"], 10)
     found["counts"] = [int(row.value), int(counts(shifted)[0].value), check_counts(shifted) == []]
     found["sharding"] = shifted[0].count.sharding == state["opt"][0].count.sharding
+
+    # They are fitted to a changed chain, and the moments to another dtype.
+    today = optax.chain(optax.clip(1.0), optax.adamw(1e-3, mu_dtype=jax.numpy.bfloat16))
+    fitted, _ = fit(state["opt"], today, state["params"])
+    adam, old = fitted[1][0], state["opt"][0]
+    found["fitted"] = [
+        adam.count is old.count and adam.nu["rows"] is old.nu["rows"],
+        adam.mu["rows"].sharding == old.mu["rows"].sharding,
+        str(adam.mu["rows"].dtype),
+    ]
 
     # A run: all follow process 0, and are in step.
     with ckptstore.Manager(f"{place}/run", keep=ckptstore.keep_last(1)) as manager:
@@ -159,6 +170,7 @@ def test_a_state_over_the_devices_of_three_processes_is_one_checkpoint(tmp_path:
             assert value[name] is True, (name, value)
         assert value["bad"] == ["values-differ", True]
         assert value["counts"] == [5, 15, True] and value["sharding"] is True, value
+        assert value["fitted"] == [True, True, "bfloat16"]
         assert value["run"] == [2, [2], 2]
         assert value["in step"] == "values-differ"
         assert "lies in several processes" in value["one"]

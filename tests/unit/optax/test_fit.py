@@ -21,7 +21,7 @@ import optax
 from optax import contrib
 
 import ckptstore
-from ckptstore.optax import Change, Report, fit
+from ckptstore.optax import Change, Report, expected, fit
 from tests.support import optax_catalogue as catalogue
 from tests.support.compare import differences
 from tests.support.marks import sampled
@@ -580,3 +580,25 @@ def test_numpy_of_64_bits_stays_where_an_optimizer_keeps_numpy() -> None:
     tx = optax.GradientTransformation(init, lambda u, s, p=None: (u, s))
     fitted, report = fit(state, tx, params())
     assert fitted is state and not report.changes
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ([0.5, np.nan, -np.inf, 0.0], "bfloat16"),
+        ([1.0 + 2.0**-20, 1.0], "bfloat16"),  # rounded
+        ([1e-30, 1.0], "float16"),  # lost: 0
+        ([1e30, 1.0], "float16"),  # lost: infinite
+        (np.array([4_000_000_000, 1], np.uint32), "int32"),
+        (np.array([-1, 1], np.int32), "uint32"),
+        (np.array([300, 1], np.int32), "int8"),
+        (np.array([7, 1], np.int32), "uint8"),
+        (np.array([True, False]), "bool"),
+        (np.array([1 + 2j, np.nan]), "complex64"),
+    ],
+)
+def test_arrays_of_several_processes_are_compared_as_those_of_one(old: Any, new: str) -> None:
+    x = jnp.asarray(old)
+    value = x.astype(new)
+    lost, equal = expected._compared_by_all(x, value)
+    assert (bool(lost), bool(equal)) == expected._compared(x, value)
