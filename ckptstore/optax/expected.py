@@ -174,15 +174,15 @@ def _compared(x: Any, value: Any) -> tuple[bool, bool]:
     Of an array that lies in several processes, all get the same answer.
     """
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
-        lost, equal = _compared_by_all(x, value)
+        lost, equal = jax.jit(compared_by_all)(x, value)
         return bool(lost), bool(equal)
     old, new = _wide(x), _wide(value)
     lost = (new == 0) & (old != 0) | ~np.isfinite(new) & np.isfinite(old)
     return bool(np.any(lost)), bool(np.array_equal(old, new, equal_nan=True))
 
 
-@jax.jit
-def _compared_by_all(old: Any, new: Any) -> tuple[Any, Any]:
+def compared_by_all(old: Any, new: Any) -> tuple[Any, Any]:
+    """Return in jit whether a number became zero or infinite, and whether all are equal."""
     wide = jnp.promote_types(old.dtype, new.dtype)
     equal = old.astype(wide) == new.astype(wide)
     if _is_a(wide, jnp.inexact):

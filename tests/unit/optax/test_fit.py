@@ -600,5 +600,5 @@ def test_numpy_of_64_bits_stays_where_an_optimizer_keeps_numpy() -> None:
 def test_arrays_of_several_processes_are_compared_as_those_of_one(old: Any, new: str) -> None:
     x = jnp.asarray(old)
     value = x.astype(new)
-    lost, equal = expected._compared_by_all(x, value)
+    lost, equal = expected.compared_by_all(x, value)
     assert (bool(lost), bool(equal)) == expected._compared(x, value)
