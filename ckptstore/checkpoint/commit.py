@@ -183,9 +183,8 @@ def publish_held(
     left: CheckpointError | None = None
     try:
         storage.delete(name, expected=content)
-        for note in sizes:
-            if names.is_note(note) and names.attempt_of(note) == attempt:
-                storage.delete(note)
+        own = [n for n in sizes if names.is_note(n) and names.attempt_of(n) == attempt]
+        storage.delete_many(own)
     except CheckpointError as error:
         left = error  # garbage, which a collector removes
     _remove_replaced(storage, swapped, left)

@@ -111,9 +111,8 @@ def discard(
         notes: remove the notes, too.
 
     Returns:
-        The first error; the remaining files are garbage, never part of a checkpoint.
+        An error, if there was one; the remaining files are garbage, never part of a checkpoint.
     """
-    first: CheckpointError | None = None
     found: Iterable[str]
     try:
         listed = storage.list()
@@ -122,15 +121,18 @@ def discard(
         if error.reason != Reason.PERMISSION:
             return error
         found = known
-    for name in found:
-        if names.attempt_of(name) != attempt or name == names.aborted(attempt):
-            continue
-        if process in (None, names.process_of(name)) and (notes or not names.is_note(name)):
-            try:
-                storage.delete(name)
-            except CheckpointError as error:
-                first = first or error
-    return first
+    own = [n for n in found if names.attempt_of(n) == attempt and n != names.aborted(attempt)]
+    try:
+        storage.delete_many(
+            [
+                name
+                for name in own
+                if process in (None, names.process_of(name)) and (notes or not names.is_note(name))
+            ]
+        )
+    except CheckpointError as error:
+        return error
+    return None
 
 
 def files_of(holder: Committed | None) -> list[str]:

@@ -95,12 +95,9 @@ def collect(storage: Storage, grace: float, *, dry_run: bool = False) -> list[st
         return []  # deleted in the meantime, with its directory
     if changed.get(MANIFEST, old) > old:
         return []  # its writer may put the replaced manifest back
-    removed = []
-    for name in sorted(short_lived):  # among them the marks of collectors that were killed
-        if changed[name] <= old:
-            if not dry_run:
-                storage.delete(name)
-            removed.append(name)
+    removed = sorted(name for name in short_lived if changed[name] <= old)
+    if not dry_run:
+        storage.delete_many(removed)  # among them the marks of collectors that were killed
     for attempt, files in attempts.items():
         if max(files.values()) <= old:
             marked = changed.get(names.mark(attempt), old) > old  # another collector works on it
@@ -141,9 +138,7 @@ def sweep(storage: Storage, grace: float) -> None:
     if not probes:
         return
     old = _clock(storage) - grace
-    for name, changed in probes.items():
-        if changed <= old:
-            storage.delete(name)
+    storage.delete_many([name for name, changed in probes.items() if changed <= old])
 
 
 def _by_attempt(*times: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -187,8 +182,9 @@ def _remove(storage: Storage, attempt: str, files: Iterable[str]) -> bool:
     if holder is not None and holder.attempt in (None, attempt):
         storage.delete(mark, expected=content)
         return False
-    for name in files:
-        storage.abort(name)
-        storage.delete(name)
+    for name in storage.unfinished():  # also those that began since the first look
+        if names.attempt_of(name) == attempt:
+            storage.abort(name)
+    storage.delete_many([*files])
     storage.delete(mark, expected=content)
     return True

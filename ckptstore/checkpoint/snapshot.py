@@ -1,12 +1,13 @@
 """A reader's view: one whole committed attempt, even if the checkpoint is overwritten meanwhile.
 
-A reader first opens every file, and begins again if an overwrite removed one: docs/commit.md.
+A reader first opens every file that it reads, and begins again if an overwrite removed one:
+docs/commit.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ckptstore import concurrency
@@ -30,11 +31,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One committed attempt, whose files are open and of the right sizes."""
+    """One committed attempt, whose index is read."""
 
     storage: Storage
     manifest: Manifest
-    index_parts: list[bytes]
+    index_parts: list[bytes] = field(default_factory=list)
+    _checked: set[str] = field(default_factory=set)
 
     def tree(self) -> StoredTree:
         """Decode and check the index, and return the tree of nodes in it.
@@ -43,6 +45,31 @@ class Snapshot:
             CorruptError: with the reason of the first check that fails.
         """
         return StoredTree.decode(self.index_parts, self.manifest.files, where=self.storage.url)
+
+    def check_files(self, rows: Collection[int] | None = None) -> None:
+        """Check that files are there and have the sizes that the manifest says.
+
+        On a disk as many as possible stay open, so that an overwrite cannot take them away. Call it
+        before the first `fill`. `read_snapshot` starts again if a file is not as it should be.
+
+        Args:
+            rows: the files, by their rows in the manifest; None: all.
+        """
+        files = self.manifest.files
+        chosen = files if rows is None else [files[row] for row in rows]
+        left = [file for file in chosen if file.name not in self._checked]
+        if not left:
+            return
+        sizes = self.storage.sizes([file.name for file in left], len(files))
+        for file in left:
+            have = sizes.get(file.name)
+            if have is None:
+                text = f"the {file.role} file {file.name} is missing"
+                raise _Changed(text, Reason.MISSING_FILE, file.name)
+            if have != file.nbytes:
+                text = f"{file.name} has {have} bytes, the manifest says {file.nbytes}"
+                raise _Changed(text, Reason.FILE_SIZE, file.name)
+            self._checked.add(file.name)
 
     def fill(self, name: str, offset: int, buffer: Buffer) -> Digest:
         """Fill `buffer` from `offset` of a file, a piece at a time, and return its digest.
@@ -63,10 +90,16 @@ class Snapshot:
         return state.digest()
 
 
-def read_snapshot(storage: Storage, use: Callable[[Snapshot], T]) -> T:
+def read_snapshot(storage: Storage, use: Callable[[Snapshot], T], *, some: bool = False) -> T:
     """Call `use` with the committed checkpoint.
 
     If an overwrite removes the files meanwhile, `use` is called again with the new checkpoint.
+
+    Args:
+        storage: the place.
+        use: is called with the checkpoint. The files of one that several processes saved are not
+            yet checked, since several may read it; see `Snapshot.check_files`.
+        some: `use` may read only some files, so none is checked yet.
 
     Raises:
         NotCommittedError: there is no manifest.
@@ -78,7 +111,7 @@ def read_snapshot(storage: Storage, use: Callable[[Snapshot], T]) -> T:
         if holder is None:
             raise not_committed(storage)
         try:
-            return use(_open(storage, holder))
+            return use(_open(storage, holder, some=some))
         except _Changed as error:
             # The transfer of a listing may damage it, or a cache may answer: look several times.
             looks = looks + 1 if before == holder.data else 1
@@ -115,21 +148,15 @@ def _remedy(storage: Storage, name: str) -> str:
     return "the checkpoint is incomplete; restore the file from a copy"
 
 
-def _open(storage: Storage, holder: Committed) -> Snapshot:
+def _open(storage: Storage, holder: Committed, *, some: bool) -> Snapshot:
     manifest = holder.manifest()
-    sizes = storage.sizes([file.name for file in manifest.files])
-    for file in manifest.files:
-        have = sizes.get(file.name)
-        if have is None:
-            text = f"the {file.role} file {file.name} is missing"
-            raise _Changed(text, Reason.MISSING_FILE, file.name)
-        if have != file.nbytes:
-            text = f"{file.name} has {have} bytes, the manifest says {file.nbytes}"
-            raise _Changed(text, Reason.FILE_SIZE, file.name)
-    snapshot = Snapshot(storage, manifest, [] if manifest.index is None else [manifest.index])
-    for file in manifest.files:
-        if file.role == "index":
-            snapshot.index_parts.append(_read_index(snapshot, file))
+    snapshot = Snapshot(storage, manifest)
+    rows = [row for row, file in enumerate(manifest.files) if file.role == "index"]
+    snapshot.check_files(rows if some or manifest.processes > 1 else None)
+    if manifest.index is not None:
+        snapshot.index_parts.append(manifest.index)
+    for row in rows:
+        snapshot.index_parts.append(_read_index(snapshot, manifest.files[row]))
     return snapshot
 
 

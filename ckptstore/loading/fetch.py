@@ -71,12 +71,15 @@ def fetch(
 
     queue: collections.deque[tuple[Range, Array, bool, Future[None]]] = collections.deque()
     in_flight = 0
-    reads = ranges.ranges_of(
-        index,
-        {leaf: None if parts is None else parts.wants for leaf, parts in wanted.items()},
-        alone_nbytes=traffic.alone_nbytes,
-        gap_nbytes=traffic.gap_nbytes,
+    reads = list(
+        ranges.ranges_of(
+            index,
+            {leaf: None if parts is None else parts.wants for leaf, parts in wanted.items()},
+            alone_nbytes=traffic.alone_nbytes,
+            gap_nbytes=traffic.gap_nbytes,
+        )
     )
+    snapshot.check_files({range_.file for range_ in reads})
     with concurrency.workers(traffic.reads, name="ckptstore-read") as submit:
         for range_ in reads:
             while queue and in_flight + range_.nbytes > _IN_FLIGHT_NBYTES:

@@ -99,7 +99,8 @@ def load(
         return _Load(snapshot, classes, cast, arrays == "numpy", sharding).run(like, select)
 
     with storage.open(url, storage_options) as store:
-        return read_snapshot(store, use)
+        some = any(x is not None for x in (like, select, sharding))
+        return read_snapshot(store, use, some=some)
 
 
 def inspect(
@@ -138,6 +139,7 @@ def inspect(
     """
 
     def use(snapshot: Snapshot) -> Checkpoint:
+        snapshot.check_files()
         checkpoint = Checkpoint(snapshot.storage.url, snapshot.manifest, snapshot.index_parts)
         checkpoint.types  # noqa: B018 - decodes and checks the index
         return checkpoint

@@ -94,6 +94,7 @@ class _Damage(NamedTuple):
 
 
 def _problems(snapshot: Snapshot) -> list[Problem]:
+    snapshot.check_files()
     tree, where = snapshot.tree(), snapshot.storage.url
     parts = concurrency.map(
         lambda stretch: _damages(snapshot, tree.index, *stretch),

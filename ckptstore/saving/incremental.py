@@ -87,6 +87,7 @@ def read(run: Storage, directory: str) -> Previous:
     """
 
     def look(snapshot: Snapshot) -> Previous:
+        snapshot.check_files()
         files = snapshot.manifest.files
         index, _ = decode_index(snapshot.index_parts, files, where=snapshot.storage.url)
         return previous(directory, files, index.spans)

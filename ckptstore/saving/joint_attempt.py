@@ -285,7 +285,7 @@ class JointAttempt:
             return snapshot.index_parts
 
         with storage.open(self.place, self.options) as store:
-            return read_snapshot(store, parts)
+            return read_snapshot(store, parts, some=True)
 
     # The work of all.
 

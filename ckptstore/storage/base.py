@@ -101,8 +101,12 @@ class Storage(Protocol):
         Raises FileExistsError if it holds other bytes, FileNotFoundError if there is no file.
         """
 
-    def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
-        """Return the size of each existing file. As many as possible stay open for `get`."""
+    def sizes(self, names: Sequence[str], among: int = 0) -> Mapping[str, int]:
+        """Return the size of each existing file. As many as possible stay open for `get`.
+
+        `among` is the number of all files there, if it is known: a bucket chooses by it whether it
+        lists them or asks by name.
+        """
 
     def get(self, name: str, offset: int, buffer: Buffer) -> None:
         """Fill `buffer` from `offset`; raises FileNotFoundError or EOFError."""
@@ -121,6 +125,13 @@ class Storage(Protocol):
 
     def delete(self, name: str, expected: bytes | None = None) -> None:
         """Remove a file if it exists and, if `expected` is passed, holds those bytes."""
+
+    def delete_many(self, names: Sequence[str]) -> None:
+        """Remove those of the files that exist, in any order, and not in one step.
+
+        A file that cannot be removed does not keep the others, unless the store does not answer.
+        The error of one is raised at the end.
+        """
 
     def changed(self) -> Mapping[str, float]:
         """Return the time of each file's last change, in seconds of the store's own clock."""

@@ -22,6 +22,8 @@ from ckptstore.storage.retry import PARALLEL, Requests
 T = TypeVar("T")
 
 _GET = Kind.MISSING, Kind.SHORT
+_PAGE = 1000
+"""The number of objects on a page of a listing."""
 
 
 class BucketStorage(WithoutLinks):
@@ -114,14 +116,14 @@ class BucketStorage(WithoutLinks):
         """Replace an object, in one request, if it still has the version that holds `expected`."""
         self._write(name).send("overwrite", data, expected)
 
-    def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
-        """List the directory, unless there is one name, and ask by name for files not listed.
+    def sizes(self, names: Sequence[str], among: int = 0) -> Mapping[str, int]:
+        """List the directory if that takes fewer requests, and ask by name for files not listed.
 
         Some servers cannot list, and some do not let you. Files in a bucket cannot be held open.
         """
         listed: Mapping[str, int] = {}
         try:
-            listed = self.list() if len(names) > 1 else {}
+            listed = self.list() if len(names) > 1 + among // _PAGE else {}
         except StorageError as error:
             if error.reason == Reason.UNAVAILABLE:
                 raise
@@ -177,6 +179,47 @@ class BucketStorage(WithoutLinks):
                 if version is None or error.reason not in (Reason.NOT_SUPPORTED, Reason.STORAGE):
                     raise
                 delete(None)
+
+    def delete_many(self, names: Sequence[str]) -> None:
+        """Remove objects by as few requests as the store takes.
+
+        What the store does not say that it removed is asked for by itself: the answer to that says
+        why not. A store that lacks such requests is not asked again by this process.
+        """
+        left, client = list(names), self._requests.link.client
+        if client.batch and len(left) > 1:
+            batches = [left[at : at + client.batch] for at in range(0, len(left), client.batch)]
+            left = [name for batch in batches for name in self._left_of(batch)]
+        failures = concurrency.map(self._failure_of, left, PARALLEL, name="ckptstore-delete")
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+    def _left_of(self, names: Sequence[str]) -> Sequence[str]:
+        """Remove objects by one request, and return those that may still be there."""
+        client, start = self._requests.link.client, len(self._prefix)
+        if not client.batch:
+            return names
+        keys = [self._prefix + name for name in names]
+        try:
+            left: Sequence[str] = self._requests.ask(
+                "delete", self._prefix, lambda client, _: client.delete_many(keys)
+            )
+        except StorageError as error:
+            if error.reason == Reason.UNAVAILABLE:
+                raise
+            if error.reason in (Reason.NOT_SUPPORTED, Reason.STORAGE):
+                client.batch = 0
+            return names
+        return [key[start:] for key in left]
+
+    def _failure_of(self, name: str) -> StorageError | None:
+        """Remove an object, and return the error if that fails."""
+        try:
+            self.delete(name)
+        except StorageError as error:
+            return error
+        return None
 
     def changed(self) -> Mapping[str, float]:
         """Return the time at which each object was written."""

@@ -195,6 +195,17 @@ class LocalStorage(LocalReader):
                     self._unlink(name)
             directories.sync(self.url)
 
+    def delete_many(self, names: Sequence[str]) -> None:
+        """Unlink files, one after the other."""
+        first: StorageError | None = None
+        for name in names:
+            try:
+                self.delete(name)
+            except StorageError as error:
+                first = first or error
+        if first is not None:
+            raise first
+
     def abort(self, name: str) -> None:
         """Do nothing."""
 

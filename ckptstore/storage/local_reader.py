@@ -39,7 +39,7 @@ class LocalReader:
     def __repr__(self) -> str:
         return f"LocalStorage({self.url!r})"
 
-    def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
+    def sizes(self, names: Sequence[str], among: int = 0) -> Mapping[str, int]:
         """Open the files and return their sizes; open files outlive an overwrite."""
         out = {}
         for name in names:

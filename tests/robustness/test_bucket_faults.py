@@ -42,7 +42,7 @@ from tests.support.bucket_faults import (
     tree,
 )
 from tests.support.places import LESS
-from tests.support.servers import Gcs, Moto, S3Server, Server
+from tests.support.servers import Gcs, Moto, S3Server, Server, policies
 from tests.support.servers.proxy import (
     ACTIONS,
     CONFLICT,
@@ -76,7 +76,7 @@ GONE = {
 }
 LOST = {"drop": DROP_AFTER, "error": ERROR_AFTER, "hang": HANG_AFTER}
 
-FEWEST_REQUESTS = {"create": 11, "overwrite": 16, "load": 6, "verify": 6, "delete": 8}
+FEWEST_REQUESTS = {"create": 11, "overwrite": 15, "load": 6, "verify": 6, "delete": 7}
 """A sweep over fewer would show that the faults no longer reach the requests."""
 
 
@@ -526,7 +526,7 @@ WHERE = {
     "write": lambda r: r.method in ("PUT", "POST") and "data" in r.target,
     "read": reads_manifest,
     "list": lambda r: r.method == "GET" and "prefix=" in r.target,
-    "delete": lambda r: r.method == "DELETE",
+    "delete": policies.deletes,
     "commit": commits,
     "all": everything,
 }

@@ -132,7 +132,7 @@ def test_sizes_that_are_wrong_for_a_while_are_looked_at_again(
 ) -> None:
     expected, real, left = CALLS[call](run), LocalStorage.sizes, [times]
 
-    def sizes(self: LocalStorage, names: Any) -> Any:
+    def sizes(self: LocalStorage, names: Any, *among: int) -> Any:
         found = real(self, names)
         if not left[0]:
             return found
@@ -148,7 +148,7 @@ def test_sizes_that_stay_wrong_are_an_error_after_a_few_looks(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[Any] = []
-    monkeypatch.setattr(LocalStorage, "sizes", lambda self, names: looks.append(names) or {})
+    monkeypatch.setattr(LocalStorage, "sizes", lambda self, names, *_: looks.append(names) or {})
     with pytest.raises(ckptstore.CorruptError, match="is missing"):
         CALLS["load"](run)
     assert len(looks) == snapshot._LOOKS

@@ -86,7 +86,7 @@ class Model:
     def swap(self, name: str, data: bytes, expected: bytes) -> None:
         self._commit(("swap", name, bytes(data), expected))
 
-    def sizes(self, names: Sequence[str]) -> Mapping[str, int]:
+    def sizes(self, names: Sequence[str], among: int = 0) -> Mapping[str, int]:
         found = self.list()
         return {name: found[name] for name in names if name in found}
 
@@ -110,6 +110,17 @@ class Model:
 
     def delete(self, name: str, expected: bytes | None = None) -> None:
         self._ask(("delete", name, expected))
+
+    def delete_many(self, names: Sequence[str]) -> None:
+        """A batch is not one step: a file goes after the other, from either end, or stays."""
+        first: ckptstore.CheckpointError | None = None
+        for name in names if self._listing == "at once" else reversed(names):
+            try:
+                self.delete(name)
+            except ckptstore.CheckpointError as error:
+                first = first or error
+        if first is not None:
+            raise first
 
     def unfinished(self) -> Mapping[str, float]:
         return {}

@@ -201,6 +201,14 @@ class StorageContract:
         place.delete("MANIFEST")
         assert place.list() == {}
 
+    def test_many_files_are_deleted_and_others_stay(self, place: Storage) -> None:
+        place.delete_many([])
+        for name in ("data-0", "data-1", "data-2", "data-10"):
+            put(place, name, b"1")
+        place.delete_many(["data-1"])
+        place.delete_many(["data-0", "data-1", "data-2", "data-3"])
+        assert place.list() == {"data-10": 1}
+
     def test_changed_gives_times_of_one_clock(self, place: Storage) -> None:
         assert place.changed() == {}
         put(place, "first", b"1")

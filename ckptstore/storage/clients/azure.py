@@ -26,6 +26,7 @@ from ckptstore.storage.clients.base import (
     Settings,
     Upload,
     Version,
+    WithoutBatches,
 )
 
 _LARGE_NBYTES = 1 << 20
@@ -35,7 +36,7 @@ _ONCE: Mapping[str, Any] = {"retry_total": 0}
 T = TypeVar("T")
 
 
-class AzureClient:
+class AzureClient(WithoutBatches):
     """One container.
 
     Args:

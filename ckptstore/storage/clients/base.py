@@ -182,11 +182,14 @@ class Client(Protocol):
         endpoint: a text that identifies the store, for people and for the probe; no secret.
         any_order: the parts of an upload may be sent at once.
         foreign: a version that no object ever has.
+        batch: the most keys of one `delete_many`; 0 if the store has no such request. It is set to
+            0 once the store has refused one.
     """
 
     endpoint: str
     any_order: bool
     foreign: Version
+    batch: int
 
     def read(self, key: str, limit: int) -> tuple[bytes, Version]:
         """Return the first `limit` + 1 bytes of an object, and its version."""
@@ -202,6 +205,12 @@ class Client(Protocol):
 
     def delete(self, key: str, version: Version | None = None) -> None:
         """Remove an object, if it has that version. MISSING, or no failure, if none exists."""
+
+    def delete_many(self, keys: Sequence[str]) -> Sequence[str]:
+        """Remove objects, some perhaps and others not.
+
+        Returns the keys of which the store does not say that no object is there now.
+        """
 
     def size(self, key: str) -> int:
         """Return the size of an object, without listing it."""
@@ -226,6 +235,16 @@ class Client(Protocol):
 
     def uploads(self, prefix: str) -> Sequence[Upload]:
         """Return all unfinished uploads to keys that begin with `prefix`, by any program."""
+
+
+class WithoutBatches:
+    """The answers of a client whose store deletes one object a request."""
+
+    batch = 0
+
+    def delete_many(self, keys: Sequence[str]) -> Sequence[str]:
+        """Return all keys."""
+        return keys
 
 
 Request = Callable[[Client, int], Any]

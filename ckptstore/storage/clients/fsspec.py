@@ -24,12 +24,13 @@ from ckptstore.storage.clients.base import (
     Settings,
     Upload,
     Version,
+    WithoutBatches,
     version_of,
 )
 from ckptstore.storage.clients.fsspec_files import Filesystem, WebFilesystem, time_of
 
 
-class FilesystemClient:
+class FilesystemClient(WithoutBatches):
     """All files below the first part of a path: a host, or a bucket.
 
     Args:

@@ -25,6 +25,7 @@ from ckptstore.storage.clients.base import (
     Settings,
     Upload,
     Version,
+    WithoutBatches,
     check_range,
 )
 from ckptstore.storage.clients.gcs_api import Api, json_of, nothing
@@ -67,7 +68,7 @@ class _Stored:
         return cls(str(int(got["generation"])), damage)
 
 
-class GCSClient:
+class GCSClient(WithoutBatches):
     """One bucket.
 
     Args:

@@ -23,6 +23,7 @@ from ckptstore.storage.clients.base import (
     Settings,
     Upload,
     Version,
+    WithoutBatches,
     version_of,
 )
 
@@ -40,7 +41,7 @@ def _unlock() -> None:
 os.register_at_fork(after_in_child=_unlock)
 
 
-class MemoryClient:
+class MemoryClient(WithoutBatches):
     """All objects below the first part of a path.
 
     Conditions hold between the clients of this process, not against other code that writes there.

@@ -39,6 +39,7 @@ from ckptstore.storage.clients.s3_remedies import Manner
 _PIECE_NBYTES = 256 << 10
 _CONNECTIONS = 32
 _COPY_MAX_NBYTES = 5 << 30
+_DELETED_AT_ONCE = 1000
 _USERINFO = re.compile(r"(?<=://)[^/]*@")
 
 _log = logging.getLogger("ckptstore")
@@ -74,6 +75,7 @@ class S3Client:
         self._timeout = settings.timeout
         self._deadline = settings.deadline
         self._told = False  # that the bucket keeps versions
+        self.batch = _DELETED_AT_ONCE
         client = sync.run(
             self._fs.loop, self._fs.set_session(), settings.timeout, failure_of=_refusal_of
         )
@@ -144,8 +146,20 @@ class S3Client:
 
     def delete(self, key: str, version: Version | None = None) -> None:
         """DeleteObject, with If-Match."""
-        answer = self._run(self._call("delete_object", Key=key, **_header(version)))
-        if answer.get("DeleteMarker") and not self._told:
+        self._tell(self._run(self._call("delete_object", Key=key, **_header(version))))
+
+    def delete_many(self, keys: Sequence[str]) -> Sequence[str]:
+        """DeleteObjects; its answer names each key."""
+        objects = [{"Key": key} for key in keys]
+        answer = self._run(self._call("delete_objects", Delete={"Objects": objects}))
+        gone = {item.get("Key"): item for item in answer.get("Deleted", ())}
+        for item in gone.values():
+            self._tell(item)
+        return [key for key in keys if key not in gone]
+
+    def _tell(self, deleted: Mapping[str, Any]) -> None:
+        """Log once that the bucket keeps versions, if the answer to a deletion says so."""
+        if deleted.get("DeleteMarker") and not self._told:
             self._told = True
             _log.info(
                 "s3://%s: this bucket keeps the versions of deleted objects, so eviction frees no "

@@ -36,6 +36,7 @@ _NEEDED = {
     "GetObject": "s3:GetObject; without s3:ListBucket, a missing object gives this error too",
     "ListObjectsV2": "s3:ListBucket on the bucket, at least for this prefix",
     "DeleteObject": "s3:DeleteObject",
+    "DeleteObjects": "s3:DeleteObject",
     "AbortMultipartUpload": "s3:AbortMultipartUpload",
     "ListMultipartUploads": "s3:ListBucketMultipartUploads on the bucket",
 } | dict.fromkeys(WRITES, "s3:PutObject")

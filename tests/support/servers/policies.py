@@ -53,8 +53,13 @@ def writes(request: Request) -> bool:
     return puts(request) or begins(request)
 
 
+def deletes_many(request: Request) -> bool:
+    return request.method == "POST" and re.search(r"\?(.*&)?delete\b", request.target) is not None
+
+
 def deletes(request: Request) -> bool:
-    return request.method == "DELETE" and "uploadId=" not in request.target
+    one = request.method == "DELETE" and "uploadId=" not in request.target
+    return one or deletes_many(request)
 
 
 def lists(request: Request) -> bool:

@@ -50,6 +50,7 @@ class Action:
     position: int | None = None  # of the byte flipped or of the cut; the middle by default
     text: str = ""  # the message of the error
     instead_of: int = 0  # only where the server itself answers with this status
+    body: bytes = b""  # the whole answer, in the place of an error
 
 
 DROP_BEFORE = Action("drop")
@@ -422,6 +423,8 @@ class FaultProxy:
     def _error(self, action: Action) -> _Message:
         code = action.s3 if self.server.protocol == "s3" else action.gcs
         kind, body = self.server.error_body(action.code, code)
+        if action.body:
+            kind, body = "application/xml", action.body
         if action.text:
             body = body.replace(b"Injected.", escape(action.text).encode())
         line = f"HTTP/1.1 {action.code} {HTTPStatus(action.code).phrase}".encode()

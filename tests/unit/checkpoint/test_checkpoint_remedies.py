@@ -409,7 +409,7 @@ def test_a_checkpoint_that_is_overwritten_all_the_time(
     save(tmp_path, OLD)
     real = LocalStorage.sizes
 
-    def sizes(self: LocalStorage, names: list[str]) -> Any:
+    def sizes(self: LocalStorage, names: list[str], *among: int) -> Any:
         save(tmp_path, NEXT, overwrite=True)
         return real(self, names)
 

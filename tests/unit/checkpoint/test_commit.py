@@ -381,7 +381,7 @@ def test_a_reader_with_more_files_than_it_keeps_open_reads_the_next_checkpoint(
 ) -> None:
     real, asked = LocalStorage.sizes, []
 
-    def sizes(self: LocalStorage, names: list[str]) -> Any:
+    def sizes(self: LocalStorage, names: list[str], *among: int) -> Any:
         found = real(self, names)
         asked.append(len(found))
         if len(asked) == 1:
@@ -411,7 +411,7 @@ def test_a_reader_that_is_overtaken_for_ever_gives_up(
     ckptstore.save(tmp_path, tree(OLD))
     real = LocalStorage.sizes
 
-    def sizes(self: LocalStorage, names: list[str]) -> Any:
+    def sizes(self: LocalStorage, names: list[str], *among: int) -> Any:
         ckptstore.save(tmp_path, {"a": np.ones(1)}, overwrite=True)
         return real(self, names)
 

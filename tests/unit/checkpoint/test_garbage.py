@@ -741,6 +741,10 @@ class Log:
         self.log.append(f"{name.split('-')[0]}{' if' if expected else ''}")
         self._storage.delete(name, expected)
 
+    def delete_many(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.delete(name)
+
     def remove(self) -> None:
         self.log.append("directory")
         self._storage.remove()

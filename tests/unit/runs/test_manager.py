@@ -166,7 +166,7 @@ def test_the_newest_is_deleted_while_it_is_loaded(
     kind: Any = BucketStorage if isinstance(place, BucketPlace) else LocalStorage
     real, deleted = kind.sizes, list[int]()
 
-    def sizes(self: Any, names: Any) -> Any:
+    def sizes(self: Any, names: Any, *among: int) -> Any:
         if len(deleted) < 2:
             deleted.append(manage(place).latest() or 0)
             manage(place).delete(deleted[-1])

@@ -385,7 +385,7 @@ def test_the_newest_is_replaced_by_a_newer_one_while_it_is_loaded(
     trainer.save(1, tree(1))
     real, steps = LocalStorage.sizes, [2, 3]
 
-    def sizes(self: Any, names: Any) -> Any:
+    def sizes(self: Any, names: Any, *among: int) -> Any:
         if steps:
             step = steps.pop(0)
             trainer.save(step, tree(step))
