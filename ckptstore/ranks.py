@@ -43,6 +43,37 @@ class Rank:
         return f"process {self.number}{of} ({self.source})"
 
 
+@dataclass(frozen=True, slots=True)
+class SlurmStep:
+    """The tasks that one `srun` started, as one of them sees them.
+
+    Attributes:
+        name: the cluster, the job, its restart and the step: no other step ever has all of these.
+        number: the number of this task, from 0.
+        count: the number of tasks.
+    """
+
+    name: str
+    number: int
+    count: int
+
+
+def slurm_step() -> SlurmStep | None:
+    """Return the step of Slurm of which this process is a task; None if there are no others.
+
+    It is None in a heterogeneous job, too, whose parts have a job id each.
+    """
+    of = os.environ.get
+    job, step, restart = of("SLURM_JOB_ID"), of("SLURM_STEP_ID"), of("SLURM_RESTART_COUNT", "0")
+    number = _number("SLURM_PROCID")
+    count = _number("SLURM_STEP_NUM_TASKS" if of("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS")
+    if number is None or count is None or not _is_one_of(number, count):
+        return None
+    if not (job and step) or of("SLURM_HET_SIZE"):
+        return None
+    return SlurmStep(f"{of('SLURM_CLUSTER_NAME', '')}/{job}/{restart}/{step}", number, count)
+
+
 def rank() -> Rank | None:
     """Return the rank of this process; None if nothing says that there are others.
 

@@ -4,21 +4,27 @@ The engine that connects the processes is yours: `jax.distributed`, `torch.distr
 has a broadcast. Nothing here imports one. Open to other wings: `waiting`.
 """
 
-from ckptstore.distributed.agreement import by_leader, failures_of_all, gathered
-from ckptstore.distributed.failures import error_of, failure_of
-from ckptstore.distributed.group import Processes, chosen, processes
+from ckptstore.distributed.agreement import by_leader, failures_of_all
+from ckptstore.distributed.announcements import Announcement, announcement
+from ckptstore.distributed.choice import chosen
+from ckptstore.distributed.failures import create_once, error_of, failure_of, leave, twice
+from ckptstore.distributed.group import Processes, processes
 from ckptstore.distributed.parts import merge
 from ckptstore.distributed.waiting import Failed
 
 __all__ = [
+    "Announcement",
     "Failed",
     "Processes",
+    "announcement",
     "by_leader",
     "chosen",
+    "create_once",
     "error_of",
     "failure_of",
     "failures_of_all",
-    "gathered",
+    "leave",
     "merge",
     "processes",
+    "twice",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Sequence
 
@@ -14,7 +15,8 @@ from ckptstore.errors import (
     Reason,
     listed,
 )
-from ckptstore.format import Failure
+from ckptstore.format import NOTE_NBYTES, Failure, encode_failures, names
+from ckptstore.storage import Storage
 
 _SHOWN = 8
 _ALIKE = (ProcessError.__name__, AlreadyCommittedError.__name__)
@@ -54,4 +56,47 @@ def error_of(url: str, failures: Sequence[Failure], done: str = "saved") -> Chec
         f"{url}: nothing was {done}, because another process failed; mend its error, and call it "
         f"again in all processes:\n  {lines}",
         reason=Reason.ABORTED,
+    )
+
+
+def leave(store: Storage, group: Processes, attempt: str, error: BaseException) -> None:
+    """Leave a note that this process failed.
+
+    Args:
+        store: the place.
+        group: the processes.
+        attempt: the attempt.
+        error: the reason.
+    """
+    note = encode_failures([failure_of(group, error)])
+    with contextlib.suppress(CheckpointError, FileExistsError):
+        store.create(names.note("FAIL", attempt, group.index), note)
+
+
+def create_once(store: Storage, group: Processes, name: str, content: bytes) -> None:
+    """Create a note that no other process may create.
+
+    Args:
+        store: the place.
+        group: the processes.
+        name: its name.
+        content: its content, which holds random bytes.
+
+    Raises:
+        ProcessError: the note of another process is there; reason ``twice``.
+    """
+    try:
+        store.create(name, content)
+    except FileExistsError:
+        with contextlib.suppress(FileNotFoundError):  # process 0 has given up meanwhile
+            if store.read(name, NOTE_NBYTES) != content:  # or only the answer was lost
+                raise twice(store.url, group) from None
+
+
+def twice(url: str, group: Processes) -> ProcessError:
+    """Return the error for a second process with the number of this one."""
+    return ProcessError(
+        f"{url}: two processes say that they are process {group.index} of {group.count}; give each "
+        "process its own index in Processes(index, count, ...)",
+        reason=Reason.TWICE,
     )

@@ -10,16 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ckptstore import ranks, signals
-from ckptstore.distributed import engines
+from ckptstore import signals
+from ckptstore.distributed import engines, slurm
+from ckptstore.distributed.slurm import JobStep
 from ckptstore.distributed.word import Missing, Words
-from ckptstore.errors import ProcessError, Reason, StructureError, bad_argument
+from ckptstore.errors import (
+    CheckpointError,
+    ProcessError,
+    Reason,
+    StructureError,
+    bad_argument,
+)
 from ckptstore.texts import shown
 
-__all__ = ["Processes", "chosen", "connected", "processes"]
-
 _TIMEOUT = 300.0
-_LIKE_MPI = "as in ckptstore.Processes(comm.rank, comm.size, comm.bcast)"
+LIKE_MPI = "as in ckptstore.Processes(comm.rank, comm.size, comm.bcast)"
 _BROADCAST = (
     "pass a function that returns in each process the bytes of process 0, as comm.bcast does"
 )
@@ -42,7 +47,8 @@ class Processes:
         index: the number of this process, from 0.
         count: the number of processes.
         broadcast: a function that all processes call in their main thread, each with bytes, and
-            that returns in each the bytes of process 0. One process alone needs none.
+            that returns in each the bytes of process 0. One process alone needs none, and the tasks
+            that one `srun` of Slurm started need none to save.
         allgather: a function that all processes call, each with bytes, and that returns in each
             the bytes of all, in their order.
         timeout: the longest wait for another process, in seconds.
@@ -69,18 +75,18 @@ class Processes:
         where = "Processes"
         count = _integer(self.count)
         if count is None or count < 1:
-            raise bad_argument(where, "count", self.count, f"the number of processes, {_LIKE_MPI}")
+            raise bad_argument(where, "count", self.count, f"the number of processes, {LIKE_MPI}")
         index = _integer(self.index)
         if index is None or not 0 <= index < count:
             numbers = f"an int from 0 to {count - 1}, since there are {count} processes"
-            raise bad_argument(where, "index", self.index, f"{numbers}, {_LIKE_MPI}")
+            raise bad_argument(where, "index", self.index, f"{numbers}, {LIKE_MPI}")
         for name in ("broadcast", "allgather"):
             value = getattr(self, name)
             if value is not None and not callable(value):
-                raise bad_argument(where, name, value, f"a function, {_LIKE_MPI}")
+                raise bad_argument(where, name, value, f"a function, {LIKE_MPI}")
         if count > 1 and self.broadcast is None:
-            expected = f"a function that returns the bytes of process 0, {_LIKE_MPI}"
-            raise bad_argument(where, "broadcast", None, expected)
+            expected = f"a function that returns the bytes of process 0, {LIKE_MPI}"
+            object.__setattr__(self, "broadcast", slurm.joined(index, count, where, expected))
         object.__setattr__(self, "index", index)
         object.__setattr__(self, "count", count)
         object.__setattr__(self, "timeout", _seconds(self.timeout, where))
@@ -133,10 +139,53 @@ class Processes:
         if isinstance(self.broadcast, _Link):
             self.broadcast.heard(topic)
 
+    def require_word(self, topic: str) -> None:
+        """Raise unless process 0 can tell the others something.
+
+        Raises:
+            ProcessError: these are tasks of Slurm without a broadcast; reason ``no-word``.
+        """
+        if isinstance(self.broadcast, JobStep) and self.allgather is None:
+            raise self.broadcast.refusal(topic)
+
+    def gather(self, topic: str, data: bytes) -> Sequence[bytes]:
+        """Return the bytes of all processes in their order; each passes its own.
+
+        Args:
+            topic: the call and the place, for messages.
+            data: the bytes of this process.
+
+        Raises:
+            ProcessError: there is no allgather, or it failed; reason ``no-word``.
+            StructureError: it returned something else; reason ``bad-argument``.
+        """
+        if self.allgather is None:
+            raise ProcessError(
+                f"{topic}: {self} has no allgather; pass one: "
+                "Processes(comm.rank, comm.size, comm.bcast, comm.allgather)",
+                reason=Reason.NO_WORD,
+            )
+        try:
+            rows: Any = self.allgather(data)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise _lost(f"{topic}: {self} could not gather", error) from error
+        good = isinstance(rows, list | tuple) and len(rows) == self.count
+        if not good or {type(row) for row in rows} != {bytes} or rows[self.index] != data:
+            expected = (
+                f"a list of {self.count} bytes, those of each process in their order; pass a "
+                "function that returns it, as comm.allgather does"
+            )
+            raise bad_argument(topic, "the result of allgather", rows, expected)
+        return list(rows)
+
     def _called(self, topic: str, data: bytes) -> bytes:
         assert self.broadcast is not None
         try:
             word: Any = self.broadcast(data)
+        except CheckpointError:
+            raise
         except Exception as error:
             raise _lost(f"{topic}: {self} could not broadcast", error) from error
         if type(word) is not bytes:
@@ -192,38 +241,6 @@ def connected(words: Callable[[], Words], index: int, count: int, timeout: float
     """
     link = _Link(words, index, count, timeout)
     return Processes(index, count, link, link.gather, timeout)
-
-
-def chosen(value: object, where: str) -> Processes | None:
-    """Return the processes that an argument ``processes=`` names; None: those that hold the tree.
-
-    Args:
-        value: None, ``"all"``, ``"one"`` or a `Processes`.
-        where: the call, for messages.
-
-    Raises:
-        StructureError: it is none of these, or nothing connects the processes of this job, with the
-            reason ``bad-argument``.
-    """
-    if value is None or isinstance(value, Processes):
-        return value
-    if isinstance(value, str) and value == "one":
-        return Processes(0, 1)
-    if isinstance(value, str) and value == "all":
-        found, rank = processes(), ranks.rank()
-        if found.count == 1 and rank is not None:
-            raise StructureError(
-                f"{where}: processes is 'all', and nothing connects the processes of this job, "
-                f"of which this is {rank}; call torch.distributed.init_process_group() or "
-                "jax.distributed.initialize() before, or pass a broadcast of your own, "
-                f"{_LIKE_MPI}",
-                reason=Reason.BAD_ARGUMENT,
-            )
-        return found
-    expected = f'None, "all", "one", ckptstore.processes() or a Processes, {_LIKE_MPI}'
-    if isinstance(value, tuple | list):
-        expected += "; pass a broadcast too: by their numbers alone the processes hear no word"
-    raise bad_argument(where, "processes", value, expected)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ _LEADER_PAUSES = (0.05, 2.0)
 _MEMBER_PAUSES = (0.05, 5.0)
 _GROWTH = 1.5
 _NUMBERS_SHOWN = 20
-_VISIBLE_SECONDS = 90.0
+VISIBLE_SECONDS = 90.0
 """The time after which a file that another host wrote is visible on a mount that caches names."""
 
 
@@ -103,14 +103,16 @@ def read_failures(storage: Storage, name: str) -> list[Failure]:
 
 
 def for_opening(storage: Storage, attempt: str, timeout: float) -> bytes | None:
-    """Wait until the opening note of process 0 is visible; None if it is not in time.
+    """Wait until the opening note of process 0 is visible.
+
+    It is None if it is not in time, or process 0 has given up.
 
     Args:
         storage: the place.
         attempt: the attempt.
-        timeout: the longest time to wait, in seconds; at most 90 are waited.
+        timeout: the longest time to wait, in seconds.
     """
-    until = time.monotonic() + min(timeout, _VISIBLE_SECONDS)
+    until = time.monotonic() + timeout
     for _ in _pauses(_MEMBER_PAUSES):
         try:
             return storage.read(names.note("JOIN", attempt, 0), NOTE_NBYTES)
@@ -118,6 +120,14 @@ def for_opening(storage: Storage, attempt: str, timeout: float) -> bytes | None:
             if is_aborted(storage, attempt) or time.monotonic() > until:
                 return None
     raise AssertionError("the pauses have no end")
+
+
+def is_missed(storage: Storage, attempt: str, process: int) -> bool:
+    """Return whether process 0 gave an attempt up because this process had no part in it."""
+    if not is_aborted(storage, attempt):
+        return False
+    failures = read_failures(storage, names.aborted(attempt))
+    return any(f.process == process and f.reason == Reason.LOST_PROCESS for f in failures)
 
 
 def is_aborted(storage: Storage, attempt: str) -> bool:

@@ -97,6 +97,7 @@ class Opening:
         values: the digest of each array that all processes have, in the order of the outline; zero
             for one that is not compared.
         tables: the encoded tables of its tree, without spans, to name the differences.
+        token: random bytes, by which process 0 knows its own note again.
     """
 
     host: str
@@ -106,6 +107,7 @@ class Opening:
     outline: Digest
     values: Sequence[Digest]
     tables: bytes
+    token: bytes
 
     def encode(self) -> bytes:
         """Return the bytes of the note."""
@@ -118,6 +120,7 @@ class Opening:
                 "outline": self.outline,
                 "values": wire.pack_digests(self.values),
                 "tables": self.tables,
+                "token": self.token,
             }
         )
 
@@ -134,6 +137,7 @@ class Opening:
             fields.get("outline", bytes),
             wire.unpack_digests(values, len(values) // DIGEST_NBYTES, f"{where}: values"),
             fields.get("tables", bytes),
+            fields.get("token", bytes),
         )
 
 

@@ -60,6 +60,8 @@ def load_newest(
     if group.count == 1:
         return run.load_newest(load, fallback=fallback)
     topic = f"loading {run.url.rpartition('/')[2]}"
+    if fallback:
+        group.gather(f"{topic} with fallback=True", b"")  # or each would go back by itself
     damaged: dict[int, str] = {}
     for _ in range(_TRIES):
         step = int(by_leader(group, topic, lambda: b"%d" % _newest(run, damaged)))

@@ -86,7 +86,7 @@ class Manager(Loads):
         keep_full_every: int = 10,
         grace: float | None = DAY,
         storage_options: Mapping[str, Any] | None = None,
-        processes: Processes | Literal["all", "one"] | None = None,
+        processes: Processes | tuple[int, int] | Literal["all", "one"] | None = None,
     ) -> None:
         self._run = Run(url, storage_options)
         self._saves = Saves(

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from ckptstore import ranks
-from ckptstore.distributed import Processes, gathered, processes
+from ckptstore.distributed import Processes, processes
 from ckptstore.errors import Reason, StructureError, bad_argument
 
 _log = logging.getLogger("ckptstore")
@@ -141,7 +141,7 @@ class Preemption:
             return self._raised
         group = _running() if self._processes is None else self._processes
         if group.count > 1:
-            flags = gathered(group, f"preempted.at({step})", b"1" if self._raised else b"")
+            flags = group.gather(f"preempted.at({step})", b"1" if self._raised else b"")
             self._raised = any(flags)
         return self._raised
 

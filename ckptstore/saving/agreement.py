@@ -13,7 +13,6 @@ from ckptstore.distributed import (
     by_leader,
     error_of,
     failures_of_all,
-    gathered,
     processes,
 )
 from ckptstore.errors import ProcessError, Reason, listed
@@ -65,7 +64,7 @@ def in_step(tree: Any, *, processes: Processes | None = None) -> None:
         tables = Content.of(live, SaveRequest.of(), "0" * 32, {}).tables
         return statement(live, own, tables, group, None).encode()
 
-    rows = gathered(group, "in_step", digest(own.digest, *_value_digests(live, own)))
+    rows = group.gather("in_step", digest(own.digest, *_value_digests(live, own)))
     if len(set(rows)) == 1:
         return
     said = by_leader(group, "in_step", stated)
@@ -84,7 +83,12 @@ _running = processes
 
 
 def statement(
-    live: LiveTree, own: Outline, tables: Index, group: Processes, step: int | None
+    live: LiveTree,
+    own: Outline,
+    tables: Index,
+    group: Processes,
+    step: int | None,
+    token: bytes = b"",
 ) -> Opening:
     """Return all that must be the same in each process.
 
@@ -94,6 +98,7 @@ def statement(
         tables: its tables, to name the differences.
         group: the processes.
         step: the step of training, or None.
+        token: random bytes, which no other statement has.
     """
     return Opening(
         socket.gethostname(),
@@ -103,6 +108,7 @@ def statement(
         own.digest,
         _value_digests(live, own),
         encode_index(tables),
+        token,
     )
 
 

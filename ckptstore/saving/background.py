@@ -45,7 +45,7 @@ def save_async(
     supplied: Sequence[str] = (),
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
-    processes: Processes | Literal["all", "one"] | None = None,
+    processes: Processes | tuple[int, int] | Literal["all", "one"] | None = None,
     wait: bool = True,
 ) -> PendingSave:
     """Save a whole tree as it is now, in the background; `result` waits for the end of the save.

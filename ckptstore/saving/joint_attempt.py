@@ -29,7 +29,9 @@ from ckptstore.distributed import (
     Processes,
     error_of,
     failure_of,
+    leave,
     merge,
+    twice,
     waiting,
 )
 from ckptstore.errors import (
@@ -37,8 +39,6 @@ from ckptstore.errors import (
     CheckpointError,
     NotCommittedError,
     OutcomeUnknownError,
-    ProcessError,
-    Reason,
     StorageError,
 )
 from ckptstore.format import NOTE_NBYTES, Draft, Failure, Part, encode_failures, names, seal
@@ -321,26 +321,3 @@ class JointAttempt:
         """Let the next joint save of this process take over the files of this one."""
         if self.series is not None and self.series.share is self._before:
             self.series.share = self._share
-
-
-def leave(store: Storage, group: Processes, attempt: str, error: BaseException) -> None:
-    """Leave a note that this process failed.
-
-    Args:
-        store: the place.
-        group: the processes.
-        attempt: the attempt.
-        error: the reason.
-    """
-    note = encode_failures([failure_of(group, error)])
-    with contextlib.suppress(CheckpointError, FileExistsError):
-        store.create(names.note("FAIL", attempt, group.index), note)
-
-
-def twice(url: str, group: Processes) -> ProcessError:
-    """Return the error for a second process with the number of this one."""
-    return ProcessError(
-        f"{url}: two processes say that they are process {group.index} of {group.count}; give each "
-        "process its own index in Processes(index, count, ...)",
-        reason=Reason.TWICE,
-    )

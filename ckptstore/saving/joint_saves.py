@@ -9,27 +9,27 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import secrets
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ckptstore import storage
 from ckptstore.checkpoint import commit
-from ckptstore.distributed import Failed, Processes, error_of, failure_of, waiting
-from ckptstore.errors import CheckpointError, ProcessError, Reason
-from ckptstore.format import (
-    LARGE_NBYTES,
-    NOTE_NBYTES,
-    Opening,
-    Word,
-    names,
+from ckptstore.distributed import (
+    Announcement,
+    Failed,
+    Processes,
+    announcement,
+    create_once,
+    error_of,
+    leave,
 )
+from ckptstore.errors import CheckpointError
+from ckptstore.format import LARGE_NBYTES, Opening, names
 from ckptstore.saving import agreement
 from ckptstore.saving.contents import Content
 from ckptstore.saving.incremental import Series
-from ckptstore.saving.joint_attempt import JointAttempt, leave, twice
+from ckptstore.saving.joint_attempt import JointAttempt
 from ckptstore.saving.request import SaveRequest
 from ckptstore.saving.staging import Share, Staging, itemsizes
 from ckptstore.sharding import Grid, Held, Shared, shape_of, share_out
@@ -66,7 +66,9 @@ def begin(
     """
     address = storage.absolute(url).rstrip("/")
     name = address.rpartition("/")[2]  # hosts may name the rest in their own way
-    beginning = _Beginning(url, tree, request, group, f"saving {name}", series, check)
+    topic = f"saving {name}"
+    told = announcement(group, topic, address)
+    beginning = _Beginning(url, tree, request, group, topic, told, series, check)
     with contextlib.ExitStack() as stack:
         inside = names.is_step(name)
         store = stack.enter_context(storage.open(url, request.storage_options, inside=inside))
@@ -77,19 +79,21 @@ def begin(
 
 @dataclass(frozen=True)
 class _Beginning:
-    """The arguments of `begin`, and the topic of its word."""
+    """The arguments of `begin`, and the announcement of the save."""
 
     url: str | os.PathLike[str]
     tree: LiveTree | CheckpointError
     request: SaveRequest
     group: Processes
     topic: str
+    told: Announcement
     series: Series | None
     check: Check | None
 
     def open(self, store: Storage) -> JointAttempt:
-        """Begin in process 0: prepare the place, leave the opening note, and say the word."""
-        host = socket.gethostname()
+        """Begin in process 0: prepare the place, leave the opening note, and announce it."""
+        told = self.told
+        number = told.attempt()
         try:
             request = self.request
             if self.check is not None:
@@ -100,43 +104,32 @@ class _Beginning:
             store.refuse_link()
             live = self._live()
             own = outline_of(live)
-            attempt = self._attempt(store, secrets.token_hex(16), live, own, replaced)
+            attempt = self._attempt(store, number, live, own, replaced)
             assert attempt.content is not None
             store.prepare(swap=replaced is not None)
             opening = agreement.statement(
-                live, own, attempt.content.tables, self.group, request.step
+                live, own, attempt.content.tables, self.group, request.step, os.urandom(16)
             )
-            with contextlib.suppress(FileExistsError):  # only the answer was lost
-                store.create(names.note("JOIN", attempt.attempt, 0), opening.encode())
+            told.open(store, number, opening.encode())
         except BaseException as error:
-            failure = failure_of(self.group, error)
-            with contextlib.suppress(CheckpointError):
-                self.group.say(self.topic, Word("", host, store.url, [failure]).encode())
+            told.fail(store, number, error)
             raise
         try:
-            self.group.say(self.topic, Word(attempt.attempt, host, store.url).encode())
+            told.tell(store, number)
         except BaseException as error:
             attempt.give_up(error)
             raise
         return attempt
 
     def join(self, store: Storage) -> JointAttempt:
-        """Begin in another process: hear the word, and compare the tree with that of process 0."""
-        word = self._hear(store)
-        attempt = word.attempt
+        """Begin in another process: hear of it, and compare the tree with that of process 0."""
         try:
-            data = waiting.for_opening(store, attempt, self.group.timeout)
-        except CheckpointError as error:
-            leave(store, self.group, attempt, error)
-            raise
-        if data is None:
-            self._raise_aborted(store, attempt)
-            raise ProcessError(
-                f"{store.url}: {self.group} does not see the files that process 0 (host "
-                f"{word.host}) writes to {word.url}; pass a path in a directory, or a bucket, that "
-                "all processes share",
-                reason=Reason.NOT_SHARED,
-            )
+            attempt, data = self.told.hear(store)
+        except Failed as failed:
+            if isinstance(self.tree, CheckpointError):
+                raise self.tree from None
+            raise error_of(store.url, failed.failures) from None
+        name = names.note("JOIN", attempt, self.group.index)
         try:
             opening = Opening.decode(data, f"{store.url}: {names.note('JOIN', attempt, 0)}")
             live = self._live()
@@ -145,7 +138,7 @@ class _Beginning:
             agreement.compare(where, opening, live, own, self.group, self.request.step)
             share = self._attempt(store, attempt, live, own, None)
             store.prepare()
-            self._leave_join(store, attempt)
+            create_once(store, self.group, name, os.urandom(16))  # process 0 waits for it
             return share
         except BaseException as error:
             leave(store, self.group, attempt, error)
@@ -155,45 +148,6 @@ class _Beginning:
         if isinstance(self.tree, CheckpointError):
             raise self.tree
         return self.tree
-
-    def _hear(self, store: Storage) -> Word:
-        """Return the word of process 0 about this save."""
-
-        def is_stale(data: bytes) -> bool:
-            """Return whether process 0 gave a save up because this process did not come."""
-            word = Word.decode(data, self.topic)
-            try:
-                if not word.attempt or not waiting.is_aborted(store, word.attempt):
-                    return False
-            except CheckpointError as error:
-                leave(store, self.group, word.attempt, error)
-                raise
-            failures = waiting.read_failures(store, names.aborted(word.attempt))
-            me = self.group.index
-            return any(f.process == me and f.reason == Reason.LOST_PROCESS for f in failures)
-
-        word = Word.decode(self.group.hear(self.topic, is_stale), self.topic)
-        if word.failures:
-            if isinstance(self.tree, CheckpointError):
-                raise self.tree
-            raise error_of(store.url, word.failures)
-        return word
-
-    def _raise_aborted(self, store: Storage, attempt: str) -> None:
-        try:
-            waiting.verdict(store, attempt)
-        except Failed as failed:
-            raise error_of(store.url, failed.failures) from None
-
-    def _leave_join(self, store: Storage, attempt: str) -> None:
-        """Leave the note that this process joins; process 0 writes no data before all have."""
-        name, content = names.note("JOIN", attempt, self.group.index), os.urandom(16)
-        try:
-            store.create(name, content)
-        except FileExistsError:
-            with contextlib.suppress(FileNotFoundError):  # process 0 has given up meanwhile
-                if store.read(name, NOTE_NBYTES) != content:  # or only the answer was lost
-                    raise twice(store.url, self.group) from None
 
     def _attempt(
         self, store: Storage, attempt: str, live: LiveTree, own: Outline, replaced: Any

@@ -39,7 +39,7 @@ def save(
     supplied: Sequence[str] = (),
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
-    processes: Processes | Literal["all", "one"] | None = None,
+    processes: Processes | tuple[int, int] | Literal["all", "one"] | None = None,
 ) -> Checkpoint:
     """Save a whole tree as one checkpoint; when this returns, it is committed and durable.
 
@@ -59,7 +59,8 @@ def save(
         processes: the processes that save one tree together. Each of them calls `save`. None: if an
             array lies in several processes, these; else this process alone. ``"all"``: those that
             `jax.distributed` or `torch.distributed` connects. ``"one"``: this process alone. Or a
-            `Processes` of your own. Source: docs/processes.md.
+            `Processes` of your own; under Slurm the number of this task and that of all are enough.
+            Source: docs/processes.md.
 
     Returns:
         The description of the checkpoint, as from `inspect`.

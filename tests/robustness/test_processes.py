@@ -286,17 +286,23 @@ CASES = [(point, 2 if number < 3 else 0) for number, point in enumerate(POINTS)]
 
 
 @pytest.mark.parametrize(
-    ("point", "who"),
+    ("kind", "point", "who"),
     [
-        pytest.param(*case, id=case[0], marks=[] if case[0] == POINTS[1] else [pytest.mark.ci])
+        pytest.param(
+            kind,
+            *case,
+            id=f"{kind}, {case[0]}",
+            marks=[] if (kind, case[0]) == ("plain", POINTS[1]) else [pytest.mark.ci],
+        )
+        for kind in ("plain", "slurm")
         for case in CASES
     ],
 )
 def test_whichever_process_is_killed_the_others_say_so_in_time(
-    tmp_path: Path, point: str, who: int
+    tmp_path: Path, kind: str, point: str, who: int
 ) -> None:
     place = tmp_path / "c"
-    ended = cluster.run("plain", 4, save_and_die, str(place), point, who, timeout=8.0)
+    ended = cluster.run(kind, 4, save_and_die, str(place), point, who, timeout=8.0)
     killed = ended.pop(who)
     assert killed.returncode == -signal.SIGKILL
     values = [process.value for process in ended]
@@ -312,6 +318,53 @@ def test_whichever_process_is_killed_the_others_say_so_in_time(
         assert all("process 2 gave no sign of life" in value["text"] for value in values)
     with pytest.raises(ckptstore.NotCommittedError):
         ckptstore.load(place)
+
+
+# Tasks of Slurm, which have no broadcast.
+
+
+def train_under_slurm(
+    together: Processes, place: str, until: int, killed: bool, impatient: bool
+) -> dict[str, Any]:
+    from ckptstore.saving import joint_attempt
+
+    index, count = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
+    given: Any = together if impatient else (index, count)
+    manager = ckptstore.Manager(place, processes=given)
+    step = manager.latest()
+    tree = {"w": np.zeros(300_000), "step": 0} if step is None else manager.load(step)
+    first = tree["step"]
+    for number in range(first + 1, until + 1):
+        tree = {"w": tree["w"] + number, "step": number}
+        if killed and index == 1 and number == until:
+            joint_attempt.write_files = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            manager.save_async(number, tree).result()
+        except ckptstore.CheckpointError as error:
+            return {"first": first, "reason": error.reason}
+    return {"first": first, "steps": manager.steps()}
+
+
+@pytest.mark.ci
+def test_tasks_of_slurm_save_are_killed_and_go_on_when_they_are_requeued(tmp_path: Path) -> None:
+    def job(until: int, killed: bool, impatient: bool, **environment: str) -> list[Any]:
+        arguments = (str(tmp_path), until, killed, impatient)
+        ended = cluster.run(
+            "slurm", 3, train_under_slurm, *arguments, timeout=8.0, environment=environment
+        )
+        assert all(process.value is not None for process in ended if process.returncode == 0)
+        return [process.value for process in ended]
+
+    lost = {"first": 0, "reason": "lost-process"}
+    assert job(3, True, True) == [lost, None, lost]
+    # The same step in the same srun is refused, since its attempt was used; a new srun goes on.
+    refused = job(4, False, True)
+    assert [value["first"] for value in refused] == [2] * 3
+    assert refused[0]["reason"] == "twice" and all("reason" in value for value in refused)
+    requeued = job(4, False, False, SLURM_RESTART_COUNT="1")
+    assert requeued == [{"first": 2, "steps": [1, 2, 3, 4]}] * 3
+    assert ckptstore.verify(f"{tmp_path}/step-000000000004") == []
+    np.testing.assert_array_equal(ckptstore.Manager(tmp_path).load()["w"], np.full(300_000, 10.0))
 
 
 # A cluster stops one process.

@@ -6,8 +6,9 @@
     ended = cluster.run("torch", 3, job, str(tmp_path))
     assert [process.value for process in ended] == ["saved"] * 3
 
-Kinds: "jax" (virtual devices of the CPU), "torch" (gloo), and "plain", which starts at once: a
-broadcast over files, and no engine. Nothing waits without a bound. Only own processes are ended.
+Kinds: "jax" (virtual devices of the CPU), "torch" (gloo), and two that start at once: "plain", a
+broadcast over files, and "slurm", the variables of an `srun` and no broadcast. Nothing waits
+without a bound. Only own processes are ended.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -74,7 +75,7 @@ class Cluster:
     """Processes that run; the end of its block kills those that are left.
 
     Args:
-        kind: "jax", "torch" or "plain".
+        kind: "jax", "torch", "plain" or "slurm".
         count: the number of processes.
         function: a function at the top of a module. Each process calls it with its `Processes` and
             the arguments; it returns what JSON can hold.
@@ -85,6 +86,7 @@ class Cluster:
         stay: a process stays when its function has returned, so that no end of an engine disturbs
             the others. For tests that kill.
         within: the bound of all, in seconds.
+        environment: more variables.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Cluster:
         heartbeat: int = 100,
         stay: bool = False,
         within: float = WITHIN,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         assert kind in _STARTS, kind
         self._stack = contextlib.ExitStack()
@@ -119,6 +122,9 @@ class Cluster:
             "GLOO_SOCKET_IFNAME": "lo",
             _FOLDER: str(self._folder),
         }
+        if kind == "slurm":
+            self._environment |= slurm(count)
+        self._environment |= environment or {}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._seconds: dict[int, float] = {}
         self._began = time.monotonic()
@@ -143,12 +149,15 @@ class Cluster:
         ):
             return subprocess.Popen(
                 [sys.executable, "-m", "tests.support.cluster"],
-                env=self._environment | {_INDEX: str(index)},
+                env=self._environment | {_INDEX: str(index), **self._numbers(index)},
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
             )
+
+    def _numbers(self, index: int) -> dict[str, str]:
+        return {"SLURM_PROCID": str(index)} if "SLURM_STEP_ID" in self._environment else {}
 
     def _stop(self) -> None:
         for process in self._processes:
@@ -214,6 +223,18 @@ class Cluster:
                 text = self._file(index, name).read_text(errors="replace")
                 lines.append(f"--- {index} ({process.poll()}), {name}:\n{text[-4000:]}")
         return "\n".join(lines)
+
+
+def slurm(count: int, number: int | None = None) -> dict[str, str]:
+    """Return the variables that an `srun` sets in its tasks, and the number of one of them."""
+    names = {
+        "SLURM_CLUSTER_NAME": "cluster",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_STEP_ID": "0",
+        "SLURM_NTASKS": str(count),
+        "SLURM_STEP_NUM_TASKS": str(count),
+    }
+    return names if number is None else names | {"SLURM_PROCID": str(number)}
 
 
 def mark(name: str) -> None:
@@ -432,6 +453,10 @@ def _plain(folder: Path, index: int, job: dict[str, Any]) -> Processes:
     return Processes(index, job["count"], calls.broadcast, calls.allgather, job["timeout"])
 
 
+def _slurm(folder: Path, index: int, job: dict[str, Any]) -> Processes:
+    return Processes(index, job["count"], timeout=job["timeout"])
+
+
 def _write(file: Path, data: bytes) -> None:
     """Write a file, which is there wholly or not at all."""
     part = file.with_name(f"{file.name}.part")
@@ -443,6 +468,7 @@ _STARTS: dict[str, Callable[[Path, int, dict[str, Any]], Processes]] = {
     "jax": _jax,
     "torch": _torch,
     "plain": _plain,
+    "slurm": _slurm,
 }
 
 if __name__ == "__main__":

@@ -28,9 +28,11 @@ import numpy as np
 import pytest
 
 import ckptstore
+from ckptstore import Processes
 from ckptstore import storage as storage_package
 from ckptstore.checkpoint import commit, deletion, garbage, manifest_file
-from ckptstore.distributed import group, waiting
+from ckptstore.distributed import announcements, group, waiting
+from ckptstore.distributed.slurm import JobStep
 from ckptstore.format import Manifest, names
 from ckptstore.saving import attempt, contents, joint_saves, staging
 from ckptstore.saving.joint_attempt import JointAttempt
@@ -68,20 +70,32 @@ class _Store(Model):
 
 @dataclass(frozen=True)
 class Actor:
-    """Something that uses the store; `process`: its number, if it takes part in the joint save."""
+    """Something that uses the store; `process`: its number, if it takes part in the joint save.
+
+    `by_note`: it hears of the save by the note of process 0.
+    """
 
     name: str
     run: Callable[[Orders], Any]
     process: int | None = None
+    by_note: bool = False
 
 
-def process(index: int, count: int = 3, *, as_index: int | None = None, **options: Any) -> Actor:
+def process(
+    index: int,
+    count: int = 3,
+    *,
+    as_index: int | None = None,
+    by_note: bool = False,
+    **options: Any,
+) -> Actor:
     """Return a process of a joint save.
 
     Args:
         index: its number.
         count: the number of processes.
         as_index: the number that it says that it has.
+        by_note: it is a task of Slurm, which hears no word.
         options: a changed `tree`, or arguments of `save`.
     """
     number = index if as_index is None else as_index
@@ -89,10 +103,14 @@ def process(index: int, count: int = 3, *, as_index: int | None = None, **option
     def run(orders: Orders) -> str:
         tree = options.get("tree", joint_tree())
         together = group.connected(lambda: orders.words, number, count, TIMEOUT)
+        if by_note:
+            step = JobStep("job")
+            together = Processes(number, count, step, timeout=TIMEOUT)
+        orders.words.by_note = by_note
         others = {name: value for name, value in options.items() if name != "tree"}
         return ckptstore.save("model", tree, processes=together, **others).attempt[:4]
 
-    return Actor("leader" if index == 0 else f"member {index}", run, number)
+    return Actor("leader" if index == 0 else f"member {index}", run, number, by_note)
 
 
 def joint_tree() -> dict[str, Any]:
@@ -118,6 +136,7 @@ class _Words:
         self._ask = ask
         self.calls = 0
         self.closed = False
+        self.by_note = False
         self.misuse = ""
 
     def say(self, topic: str, data: bytes) -> None:
@@ -226,7 +245,10 @@ class Orders:
         self._store = _Store(self._ask, listing)
         self.words: Any = None
         self._patch(patch)
+        self._by_note = actors[0].by_note
         self.attempt = self._hex_of("leader", 1)
+        if self._by_note:
+            self.attempt = JobStep("job").attempt(storage_package.absolute("model"))
         numbers = [actor.process for actor in actors if actor.process is not None]
         self.twins = len(numbers) - len(set(numbers))
         self.others = [a.name for a in actors if a.process is None and a is not COLLECTOR]
@@ -248,12 +270,12 @@ class Orders:
                     self._left = (mark, self._round)
 
         def finish(joint: JointAttempt) -> Any:
-            assert self.words.calls >= 1, "no word"
+            assert (self.words.calls == 0) == self.words.by_note, "no word"
             self.words.closed = True
             return real_finish(joint)
 
         patch.setattr(storage_package, "open", lambda *_, **__: self._store)
-        for module in (attempt, joint_saves):
+        for module in (attempt, announcements):
             patch.setattr(module, "secrets", hexes)
         for module in (garbage, commit, joint_saves):
             patch.setattr(module, "os", drawn)
@@ -263,6 +285,11 @@ class Orders:
         patch.setattr(waiting, "_pauses", pauses)
         patch.setattr(JointAttempt, "finish", finish)
         patch.setattr(staging.concurrency, "run", _one_by_one)
+
+    @property
+    def _mark_of_leader(self) -> str:
+        """The random bytes of its mark, which it draws after the id and the token of its note."""
+        return self._hex_of("leader", 2 if self._by_note else 3)
 
     # One actor.
 
@@ -389,7 +416,7 @@ class Orders:
             committed=isinstance(decoded, Manifest) and decoded.attempt == self.attempt,
             whole=lost,
             aborted=aborted,
-            held=mark is not None and mark == bytes.fromhex(self._hex_of("leader", 2)),
+            held=mark is not None and mark == bytes.fromhex(self._mark_of_leader),
             has_data=bool(data),
             unfounded=tuple(f"PART {n}" for n in handed - written),
         )
@@ -580,7 +607,8 @@ class Orders:
         is_between = self.losses and DELETER in self.actors and not all(node.kind for node in here)
         if facts.committed and facts.whole and not is_between:
             return f"a: it is committed and not whole: {facts.whole}"
-        if facts.unfounded and not others and not own[0].has_given_up:
+        leaders = [node for node in own if self.actors[node.actor].process == 0]
+        if facts.unfounded and not others and not any(node.has_given_up for node in leaders):
             return f"b: {facts.unfounded} without its data"
         if facts.aborted and facts.committed:
             return "d: it is given up and committed"
@@ -593,7 +621,7 @@ class Orders:
                     return "e: success was returned, and it was never committed"
                 if not self.others and not facts.committed:
                     return "e: success was returned, and it is not committed"
-            is_twin = self.twins and node is not own[0]
+            is_twin = self.twins and (node is not own[0] or "twice" in node.outcome)
             if node.kind == "definite" and facts.committed and not is_twin:
                 return f"f: {node.outcome}, and it is committed"
         if facts.held:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -418,6 +419,56 @@ def test_a_word_about_an_earlier_call_of_this_process_is_passed_over() -> None:
     assert threads(3, job) == [[b"0", b"1", b"2"]] * 3
 
 
+# What functions of your own return.
+
+BROADCASTS: dict[str, Callable[[bytes], Any]] = {
+    "its own bytes": same,
+    "nothing": lambda data: None,
+    "a text": lambda data: "word",
+    "another's bytes": lambda data: b"of another call",
+}
+GATHERS: dict[str, Callable[[bytes], Any]] = {
+    "nothing": lambda data: None,
+    "one": lambda data: data,
+    "too few": lambda data: [data],
+    "too many": lambda data: [data] * 3,
+    "texts": lambda data: ["a", "b"],
+    "another order": lambda data: [b"a", b"b"],
+}
+
+
+_THESE = pytest.mark.follows(
+    "distributed.announcements",
+    "pass a function that returns these in each process, as comm.bcast does",
+)
+_BYTES = pytest.mark.follows(
+    "distributed.group",
+    "pass a function that returns in each process the bytes of process 0, as comm.bcast does",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=_THESE if "bytes" in name else _BYTES) for name in BROADCASTS],
+)
+def test_a_broadcast_that_returns_something_else_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StructureError, match="the result of broadcast is") as caught:
+        ckptstore.save(tmp_path / "c", {"x": 1}, processes=Processes(1, 2, BROADCASTS[name]))
+    assert caught.value.reason == "bad-argument"
+    saved = threads(2, lambda p: ckptstore.save(tmp_path / "c", {"x": 1}, processes=p))
+    assert saved[0].attempt == saved[1].attempt
+
+
+@pytest.mark.follows("distributed.group", "pass a function that returns it, as comm.allgather does")
+@pytest.mark.parametrize("name", GATHERS)
+def test_an_allgather_that_returns_something_else_is_named(name: str) -> None:
+    expected = "the result of allgather is .* expected a list of 2 bytes"
+    with pytest.raises(StructureError, match=expected) as caught:
+        ckptstore.in_step({"x": 1}, processes=Processes(1, 2, same, GATHERS[name]))
+    assert caught.value.reason == "bad-argument"
+    assert threads(2, lambda p: ckptstore.in_step({"x": 1}, processes=p)) == [None, None]
+
+
 # The argument of save and load.
 
 
@@ -454,7 +505,7 @@ def test_another_argument_is_refused(value: object) -> None:
 
 
 @pytest.mark.follows(
-    "distributed.group", "pass a broadcast too: by their numbers alone the processes hear no word"
+    "distributed.choice", "pass a broadcast too: by their numbers alone the processes hear no word"
 )
 def test_numbers_alone_are_refused_with_what_to_pass() -> None:
     def job(of: Processes) -> list[bytes]:
@@ -469,9 +520,9 @@ def test_numbers_alone_are_refused_with_what_to_pass() -> None:
 
 
 @pytest.mark.follows(
-    "distributed.group",
+    "distributed.choice",
     "call torch.distributed.init_process_group() or jax.distributed.initialize() before, or pass a "
-    "broadcast of your own, {}",
+    "broadcast of your own, {}{}",
 )
 def test_all_is_refused_where_a_launcher_tells_of_others_and_nothing_connects_them(
     alone: pytest.MonkeyPatch,

@@ -245,7 +245,7 @@ def test_trees_are_compared_between_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.follows(
-    "distributed.agreement", "pass one: Processes(comm.rank, comm.size, comm.bcast, comm.allgather)"
+    "distributed.group", "pass one: Processes(comm.rank, comm.size, comm.bcast, comm.allgather)"
 )
 def test_what_needs_all_to_speak_asks_for_an_allgather(tmp_path: Path) -> None:
     def check(p: Processes, gather: bool) -> Any:
@@ -256,7 +256,7 @@ def test_what_needs_all_to_speak_asks_for_an_allgather(tmp_path: Path) -> None:
     assert threads(2, functools.partial(check, gather=True)) == [None, None]
 
 
-@pytest.mark.follows("distributed.agreement", "see whether the other processes run")
+@pytest.mark.follows("distributed.group", "see in the logs whether all processes are alive")
 def test_an_allgather_that_fails_is_an_error_of_ours() -> None:
     def broken(data: bytes) -> list[bytes]:
         raise ConnectionError("the other host is gone")

@@ -29,6 +29,8 @@ TWO = process(0, 2), process(1, 2)
 THREE = process(0), process(1), process(2)
 TWO_OVER = process(0, 2, overwrite=True), process(1, 2, overwrite=True)
 THREE_OVER = tuple(process(index, overwrite=True) for index in range(3))
+TWO_BY_NOTE = process(0, 2, by_note=True), process(1, 2, by_note=True)
+THREE_BY_NOTE = tuple(process(index, by_note=True) for index in range(3))
 NEWER = saves("newer", overwrite=True)
 
 WHOLE = [pytest.mark.whole, pytest.mark.timeout(3600)]
@@ -108,16 +110,54 @@ def test_no_order_of_a_save_with_an_index_of_its_own_breaks_a_promise(monkeypatc
     assert ended(total, "leader returned", "member 1 returned")
 
 
+# Tasks of Slurm, without a word.
+
+
+@pytest.mark.parametrize(
+    ("faults", "losses"),
+    [(0, 0), *(pytest.param(*one, marks=pytest.mark.ci) for one in [(1, 0), (0, 1), (1, 1)])],
+)
+def test_no_order_of_two_tasks_without_a_word_breaks_a_promise(
+    faults: int, losses: int, monkeypatch: Patch
+) -> None:
+    """All orders, with every timeout: the opening note of process 0 is the word."""
+    orders = Orders(monkeypatch, TWO_BY_NOTE, faults=faults, losses=losses)
+    total = explore(orders)
+    assert ended(total, "leader returned", "member 1 returned")
+    assert ended(total, "leader returned", "member 1 OutcomeUnknownError")
+    assert ended(total, "leader ProcessError lost-process", "member 1 ProcessError no-word")
+    assert ended(total, "leader Broken", "member 1 ProcessError aborted") == bool(faults)
+
+
+@pytest.mark.parametrize("at_most", SWEEP)
+@pytest.mark.parametrize("who", ["three", "a collector", "an overwrite", "a second program"])
+def test_no_order_of_tasks_without_a_word_and_others_breaks_a_promise(
+    who: str, at_most: int, monkeypatch: Patch
+) -> None:
+    """A second program of one step has the same attempt: one of the two leaders is refused."""
+    over = tuple(process(index, 2, by_note=True, overwrite=True) for index in range(2))
+    actors, options = {
+        "three": (THREE_BY_NOTE, {}),
+        "a collector": ((*TWO_BY_NOTE, COLLECTOR), {"losses": 1}),
+        "an overwrite": ((*over, NEWER), {"old": True, "faults": 1}),
+        "a second program": ((*TWO_BY_NOTE, process(2, 2, as_index=0, by_note=True)), {}),
+    }[who]
+    total = explore(Orders(monkeypatch, actors, **options), at_most)
+    if who == "a second program":
+        assert ended(total, "leader returned", "member 2 ProcessError twice")
+
+
 # (g)
 
 PATIENT: dict[str, tuple[tuple[Actor, ...], int, int]] = {
     "two": (TWO, 1, 1),
     "three": (THREE, 0, 0),
     "two that overwrite": (TWO_OVER, 1, 1),
+    "two by note": (TWO_BY_NOTE, 1, 1),
 }
 
 
-MORE = ["two that overwrite", "three, a fault"]
+MORE = ["two that overwrite", "two by note", "three, a fault"]
 
 
 @pytest.mark.parametrize(

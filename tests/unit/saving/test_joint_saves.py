@@ -251,7 +251,7 @@ def test_a_word_of_a_save_that_a_process_missed_is_passed_over(tmp_path: Path) -
 
 
 @pytest.mark.follows(
-    "saving.joint_saves", "pass a path in a directory, or a bucket, that all processes share"
+    "distributed.announcements", "pass a path in a directory, or a bucket, that all processes share"
 )
 @pytest.mark.ci
 def test_a_place_that_is_not_shared_is_told(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_place_that_is_not_shared_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.follows(
-    "saving.joint_attempt", "give each process its own index in Processes(index, count, ...)"
+    "distributed.failures", "give each process its own index in Processes(index, count, ...)"
 )
 @pytest.mark.ci
 def test_an_index_given_twice_is_refused(tmp_path: Path) -> None:
