@@ -1,10 +1,12 @@
-"""The work of the processes of `make show-processes` and `make show-kills`."""
+"""The work of the processes of `make show-processes`, `make show-kills` and `joint_speed.py`."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -197,3 +199,61 @@ def fail(together: Processes, place: str, point: str, who: int, how: str) -> dic
         return {"error": type(error).__name__, "reason": str(error.reason), "text": str(error)}
     except RuntimeError as error:
         return {"error": "RuntimeError", "reason": "-", "text": str(error)}
+
+
+# The speed of a save and a load.
+
+TOOLS = ("ckptstore", "Orbax")
+
+
+def measure(together: Processes, folder: str, mib: int, rounds: int) -> dict[str, Any]:
+    """Return the seconds of each save and load in this process, by the tool."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+    from jax.experimental import multihost_utils
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
+    specs = [PartitionSpec("data", "model"), PartitionSpec("data"), PartitionSpec()]
+    rows = mib * 2**20 // (3 * 12 * 4 * 2048) // 8 * 8
+
+    def make(n: int) -> Any:
+        host = np.random.default_rng(n).standard_normal((rows, 2048), np.float32)
+        sharding = NamedSharding(mesh, specs[n % 3])
+        return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
+
+    state = {part: [make(n) for n in range(12)] for part in ("params", "mu", "nu")}
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    orbax = ocp.StandardCheckpointer()
+
+    def save(tool: str, place: str) -> None:
+        if tool == "Orbax":
+            orbax.save(place, state)
+            orbax.wait_until_finished()
+        else:
+            ckptstore.save(place, state)
+
+    seen: dict[str, list[tuple[float, float]]] = {tool: [] for tool in TOOLS}
+    for number in range(rounds):
+        for tool in sorted(TOOLS, reverse=bool(number % 2)):
+            place = f"{folder}/{tool}-{number}"
+            multihost_utils.sync_global_devices("save")
+            begin = time.perf_counter()
+            save(tool, place)
+            saved = time.perf_counter() - begin
+            multihost_utils.sync_global_devices("load")
+            begin = time.perf_counter()
+            loaded = orbax.restore(place, like) if tool == "Orbax" else ckptstore.load(place)
+            jax.block_until_ready(loaded)
+            seen[tool].append((saved, time.perf_counter() - begin))
+            for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(loaded), strict=True):
+                for mine, other in zip(a.addressable_shards, b.addressable_shards, strict=True):
+                    np.testing.assert_array_equal(mine.data, other.data)
+            del loaded
+            multihost_utils.sync_global_devices("remove")
+            if together.index == 0:
+                shutil.rmtree(place)
+    return seen
