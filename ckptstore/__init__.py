@@ -3,6 +3,7 @@
     save, save_async, load, inspect, verify                one checkpoint
     Manager, keep_last, keep_every, keep_best              a run: one checkpoint for each step
     processes, Processes, in_step                          several processes, one checkpoint
+    open_checkpoint                                        a look inside, without a framework
     register, Migration                                    your own classes
     CheckpointError and the errors below it, Reason        the errors
     ckptstore.convert, ckptstore.optax, ckptstore.adapters files of other tools, counters, adapters
@@ -45,6 +46,7 @@ from ckptstore.errors import (
     UnsupportedError,
 )
 from ckptstore.loading import Problem, inspect, load, verify
+from ckptstore.reading import ArrayNode, Node, Piece, Reader, open_checkpoint
 from ckptstore.runs import (
     Manager,
     Preemption,
@@ -60,19 +62,23 @@ __version__ = "0.2.0"
 
 __all__ = [
     "AlreadyCommittedError",
+    "ArrayNode",
     "Checkpoint",
     "CheckpointError",
     "CorruptError",
     "LeafInfo",
     "Manager",
     "Migration",
+    "Node",
     "NotCommittedError",
     "OutcomeUnknownError",
     "PendingSave",
+    "Piece",
     "Preemption",
     "Problem",
     "ProcessError",
     "Processes",
+    "Reader",
     "Reason",
     "StepInfo",
     "StorageError",
@@ -86,6 +92,7 @@ __all__ = [
     "keep_every",
     "keep_last",
     "load",
+    "open_checkpoint",
     "processes",
     "register",
     "save",

@@ -8,6 +8,14 @@ from __future__ import annotations
 from ckptstore.checkpoint.contents import LeafInfo
 from ckptstore.checkpoint.description import Checkpoint
 from ckptstore.checkpoint.manifest_file import Committed, committed
-from ckptstore.checkpoint.snapshot import Snapshot, read_snapshot
+from ckptstore.checkpoint.snapshot import Snapshot, read_snapshot, unchanged
 
-__all__ = ["Checkpoint", "Committed", "LeafInfo", "Snapshot", "committed", "read_snapshot"]
+__all__ = [
+    "Checkpoint",
+    "Committed",
+    "LeafInfo",
+    "Snapshot",
+    "committed",
+    "read_snapshot",
+    "unchanged",
+]

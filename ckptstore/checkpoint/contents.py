@@ -68,7 +68,7 @@ class Leaves(Sequence[LeafInfo]):
         self._keys = [impl if isinstance(impl, str) else None for impl in impls]
         self._nodes = [node for node, kind in enumerate(tree.kind) if kind == Kind.LEAF]
         self._types = [str(row) for row in index.types]
-        self._dtypes = [_dtype_text(stored) for stored in index.dtypes]
+        self._dtypes = [dtypes.text(stored) for stored in index.dtypes]
         nbytes = np.zeros(len(index.leaves), np.int64)
         np.add.at(nbytes, index.spans.leaf, index.spans.size)
         columns = (index.leaves.type, index.leaves.dtype, nbytes)
@@ -112,16 +112,6 @@ class Leaves(Sequence[LeafInfo]):
     def __repr__(self) -> str:
         lines = [shown(repr(leaf), 1000) for leaf in self[:_LINES_SHOWN]]
         return f"[{', '.join(listed(lines, len(lines), len(self) - len(lines)))}]"
-
-
-def _dtype_text(stored: dtypes.Stored) -> str:
-    if isinstance(stored, str):
-        return stored
-    if "base" in stored:
-        return f"{_dtype_text(stored['base'])}[{','.join(map(str, stored['shape']))}]"
-    return (
-        "{" + ", ".join(f"{f['name']}: {_dtype_text(f['dtype'])}" for f in stored["fields"]) + "}"
-    )
 
 
 def lines_of(tree: StoredTree, leaves: Leaves) -> list[str]:

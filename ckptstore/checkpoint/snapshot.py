@@ -6,7 +6,8 @@ docs/commit.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import contextlib
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -15,7 +16,13 @@ from ckptstore.checkpoint import foreign_files
 from ckptstore.checkpoint.absence import not_committed
 from ckptstore.checkpoint.manifest_file import Committed, committed, committed_bytes
 from ckptstore.digests import Buffer, Digest, Hasher
-from ckptstore.errors import CheckpointError, CorruptError, Reason, StorageError
+from ckptstore.errors import (
+    CheckpointError,
+    CorruptError,
+    NotCommittedError,
+    Reason,
+    StorageError,
+)
 from ckptstore.format import INDEX_MAX_NBYTES, File, Manifest
 from ckptstore.storage import Storage
 from ckptstore.tree import StoredTree
@@ -119,13 +126,33 @@ def read_snapshot(storage: Storage, use: Callable[[Snapshot], T], *, some: bool 
             if looks < _LOOKS or committed_bytes(storage) != holder.data:
                 concurrency.pause(_WAIT_SECONDS * 2 ** (looks - 1) if looks > 1 else 0.0)
                 continue
-            raise CorruptError(
-                f"{storage.url}: {error}; {_remedy(storage, error.name)}", reason=error.reason
-            ) from None
+            raise _corrupt(storage, error) from None
     raise StorageError(
         f"{storage.url}: overwritten {_READS} times while it was read; try again",
         reason=Reason.OVERWRITTEN,
     )
+
+
+@contextlib.contextmanager
+def unchanged(snapshot: Snapshot) -> Iterator[None]:
+    """Raise an error if a file of a snapshot that stays open is not there any more.
+
+    Raises:
+        NotCommittedError: reason ``overwritten``: the checkpoint was overwritten or deleted.
+        CorruptError: a file of the manifest is missing or has another size.
+    """
+    storage = snapshot.storage
+    try:
+        yield
+    except _Changed as error:
+        holder = committed(storage)
+        if holder is not None and holder.attempt == snapshot.manifest.attempt:
+            raise _corrupt(storage, error) from None
+        event = "deleted" if holder is None else "overwritten"
+        raise NotCommittedError(
+            f"{storage.url}: {event} while it was open; open it again, or another checkpoint",
+            reason=Reason.OVERWRITTEN,
+        ) from None
 
 
 class _Changed(Exception):
@@ -135,6 +162,11 @@ class _Changed(Exception):
         super().__init__(message)
         self.reason = reason
         self.name = name
+
+
+def _corrupt(storage: Storage, error: _Changed) -> CorruptError:
+    text = f"{storage.url}: {error}; {_remedy(storage, error.name)}"
+    return CorruptError(text, reason=error.reason)
 
 
 def _remedy(storage: Storage, name: str) -> str:

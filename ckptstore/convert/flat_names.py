@@ -15,6 +15,7 @@ from ckptstore.errors import Reason, StructureError, listed
 from ckptstore.format import DICT_KINDS, Kind
 from ckptstore.texts import shown
 from ckptstore.tree import NodeTable, paths
+from ckptstore.tree.patterns import parse
 
 _LONE = "array"
 _KINDS_SHOWN = 20
@@ -226,7 +227,7 @@ class _Place:
 
 def _name_of(path: str) -> str | None:
     """Return the name of an array at a path; None for the root, whose name is empty."""
-    steps = paths.parse(path)
+    steps = parse(path)
     return ".".join(map(_part, steps)) if steps else None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ckptstore.convert import inputs
 from ckptstore.convert.like import path_step
 from ckptstore.errors import Reason, StructureError, listed
-from ckptstore.tree import paths
+from ckptstore.tree.patterns import parse
 
 _SHOWN = 20
 
@@ -87,7 +87,7 @@ def chosen(
 
 def matching(leaves: Iterable[Path], patterns: Sequence[str]) -> Collection[Path]:
     """Return the leaves at or below the places that the patterns match."""
-    parsed = [paths.parse(pattern) for pattern in patterns]
+    parsed = [parse(pattern) for pattern in patterns]
     return {path: None for path in leaves if any(_leads(p, path) for p in parsed)}
 
 
@@ -103,4 +103,5 @@ def _leads(pattern: Sequence[str], path: Path) -> bool:
     if not path:
         return False
     text = path[0][1]
-    return pattern[0] in ("*", f"[{text}]", f"[{text!r}]") and _leads(pattern[1:], path[1:])
+    steps = ("*", f"[{text}]", f"[{text!r}]", f".{text}")
+    return pattern[0] in steps and _leads(pattern[1:], path[1:])

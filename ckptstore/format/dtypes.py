@@ -316,3 +316,17 @@ def _resolve_name(name: str) -> np.dtype[Any]:
 def used_bits(dtype: np.dtype[Any]) -> int:
     """Return how many bits of an element's byte are used; 8 for all wider dtypes."""
     return 1 if dtype == np.bool_ else min(_ML_BITS.get(dtype.name, 8), 8)
+
+
+def text(stored: Stored) -> str:
+    """Return a stored dtype as a text for people.
+
+    Example:
+        >>> text("float32"), text({"base": "int8", "shape": [2]})
+        ('float32', 'int8[2]')
+    """
+    if isinstance(stored, str):
+        return stored
+    if "base" in stored:
+        return f"{text(stored['base'])}[{','.join(map(str, stored['shape']))}]"
+    return "{" + ", ".join(f"{f['name']}: {text(f['dtype'])}" for f in stored["fields"]) + "}"

@@ -1,6 +1,7 @@
 """From a committed checkpoint to verified values: `load`, `inspect` and `verify`.
 
-Open to other wings: `fetch`, which reads some leaves of a snapshot.
+Open to other wings: `fetch`, which reads some leaves of a snapshot, and `stream`, which reads them
+in the order of the files.
 """
 
 from ckptstore.loading.reader import inspect, load

@@ -59,7 +59,7 @@ def fetch(
     for leaf in makers:
         if not sizes[leaf]:
             yield leaf, makers[leaf](np.zeros(0, np.uint8))
-    grids = _grids(index)
+    grids = grids_of(index)
     assemblies: dict[int, Assembly] = {}  # of leaves that are read into their own memory
 
     def parts_of(leaf: int) -> Parts:
@@ -96,7 +96,7 @@ def fetch(
             direct = memory is not None
             if memory is None:
                 memory = np.empty(range_.nbytes, np.uint8)
-            job = submit(_get, snapshot, tree, range_, memory)
+            job = submit(read_range, snapshot, tree, range_, memory)
             queue.append((range_, memory, direct, job))
             in_flight += range_.nbytes
         while queue:
@@ -148,7 +148,7 @@ def _take(
             yield leaf, makers[leaf](buffers if leaf in boxes else buffers[0])
 
 
-def _get(snapshot: Snapshot, tree: StoredTree, range_: Range, memory: Array) -> None:
+def read_range(snapshot: Snapshot, tree: StoredTree, range_: Range, memory: Array) -> None:
     """Read one range and check every span in it. A damaged span is read once more."""
     file = snapshot.manifest.files[range_.file].name
     together = len(range_.parts) > 1
@@ -168,7 +168,7 @@ def _get(snapshot: Snapshot, tree: StoredTree, range_: Range, memory: Array) -> 
             )
 
 
-def _grids(index: Index) -> dict[int, Grid]:
+def grids_of(index: Index) -> dict[int, Grid]:
     """Return the grids of the leaves that are cut."""
     leaves = index.leaves
     if not leaves.cuts.size:

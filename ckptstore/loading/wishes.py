@@ -16,6 +16,7 @@ from ckptstore.errors import Reason, StructureError, bad_argument
 from ckptstore.format import DICT_KINDS, Kind, TypeRow
 from ckptstore.tree import StoredTree, flatten, paths
 from ckptstore.tree.leaves import making
+from ckptstore.tree.patterns import normal
 from ckptstore.types import Adapter, Record, Refusal, find_adapter
 
 _EXPECTED = (
@@ -133,7 +134,7 @@ def _record_of(x: Any) -> Record | None:
 
 def _normal(step: str) -> str:
     """Return the form of a step that is equal for equal keys: ``[0]`` for ``np.int64(0)``."""
-    step = paths.normal(step)
+    step = normal(step)
     if not _SCALAR.search(step):
         return step
     text = ast.literal_eval(step[1:-1])  # a text stands for such a key

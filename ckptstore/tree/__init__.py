@@ -1,7 +1,7 @@
 """Conversion between trees of Python objects and the flat table of nodes in a checkpoint.
 
 `flatten` turns objects into a `LiveTree`, an index holds a `StoredTree`, and `unflatten` builds the
-objects of either. Open to other wings: `paths`, and `leaves` for arrays.
+objects of either. Open to other wings: `paths`, `patterns`, and `leaves` for arrays.
 """
 
 from ckptstore.tree.comparison import Target, compare
@@ -12,7 +12,7 @@ from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.outline import Outline, outline_of
 from ckptstore.tree.records import with_path
-from ckptstore.tree.scalars import SCALAR_TYPES
+from ckptstore.tree.scalars import SCALAR_KINDS, SCALAR_TYPES
 from ckptstore.tree.selection import (
     is_one_place,
     named_as_today,
@@ -25,6 +25,7 @@ from ckptstore.tree.stored import StoredTree
 from ckptstore.tree.unflattening import unflatten
 
 __all__ = [
+    "SCALAR_KINDS",
     "SCALAR_TYPES",
     "LiveTree",
     "NodeTable",

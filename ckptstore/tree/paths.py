@@ -4,31 +4,24 @@
     $.params.*                      `*` stands for one step, `**` for any number
 
 A field is ``.name``, a sequence item ``[0]``, a dict entry ``[repr of the key]``; the dict in a
-wrapper (FrozenDict) has the wrapper's own path. In a pattern
-``.name`` and ``['name']`` mean the same, so ``$.params`` finds a field or a key.
+wrapper (FrozenDict) has the wrapper's own path. `patterns.py` reads patterns.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 from ckptstore import errors
 from ckptstore.errors import Reason, StructureError
 from ckptstore.format import DICT_KINDS, Kind, TypeKind
 from ckptstore.texts import shown
 from ckptstore.tree.nodes import NodeTable
+from ckptstore.tree.patterns import fits, normal, parse
 from ckptstore.tree.places import Place, most_characters
 
 MOST_SHOWN = 1000
 """The characters of a path in a message."""
-
-_STEP = re.compile(
-    r"""\.(?P<field>\*\*|\*|[^.\[\]'"*]+)|\[(?P<item>(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\[\]'"]|\[[^\]]*\])+)\]"""
-)
 
 _PLACES = 10_000
 """Any patterns may match so many places, and four more for each node of the tree."""
@@ -164,51 +157,6 @@ class Places:
         return "$" + "".join(reversed(steps))
 
 
-def parse(pattern: str) -> tuple[str, ...]:
-    """Split a pattern into steps, each normalised by `normal`.
-
-    Raises:
-        StructureError: reason ``bad-pattern``.
-    """
-    if not isinstance(pattern, str) or not pattern.startswith("$"):
-        raise StructureError(
-            f"select: {pattern!r:.200} is not a pattern; it begins with $, as in $.params or "
-            "$.opt_state[0]",
-            reason=Reason.BAD_PATTERN,
-        )
-    steps, at = [], 1
-    while at < len(pattern):
-        match = _STEP.match(pattern, at)
-        if match is None:
-            raise StructureError(
-                f"select: {pattern!r:.200} cannot be read from {pattern[at:]!r:.80} on; a step is "
-                ".name, [0], ['key'], .* or .**",
-                reason=Reason.BAD_PATTERN,
-            )
-        if match["field"] is not None:
-            steps.append(match["field"] if match["field"] in ("*", "**") else normal(match[0]))
-        else:
-            steps.append("*" if match["item"] == "*" else normal(match[0]))
-        at = match.end()
-    return tuple(steps)
-
-
-def normal(text: str) -> str:
-    """Bring a step to the form in which ``.name``, ``['name']`` and ``["name"]`` are equal."""
-    if text.startswith("."):
-        return f"[{text[1:]!r}]"
-    if text.startswith('["'):
-        return f"[{_unquote(text[1:-1])!r}]"
-    return text
-
-
-def _unquote(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text[1:-1]
-
-
 def matches(table: NodeTable, patterns: Sequence[str]) -> list[list[tuple[str, int]]]:
     """Return, for each pattern, the (path, node) of every match, in the tree's order.
 
@@ -333,9 +281,10 @@ def _advance(parsed: _Parsed, states: _States, text: str) -> _States:
     after: set[tuple[int, int]] = set()
     for i, done in states:
         if done < len(parsed[i]):
-            if parsed[i][done] == "**":
+            wanted = parsed[i][done]
+            if wanted == "**":
                 after |= _close(parsed, (i, done))
-            elif parsed[i][done] in ("*", text):
+            elif fits(wanted, text):
                 after |= _close(parsed, (i, done + 1))
     return frozenset(after)
 

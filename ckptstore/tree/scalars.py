@@ -80,3 +80,5 @@ DECODERS: Mapping[int, Callable[[bytes, int], Any]] = {
     Kind.BYTEARRAY: lambda data, arg: bytearray(data),
     Kind.ELLIPSIS: lambda data, arg: ...,
 }
+
+SCALAR_KINDS = frozenset(DECODERS)

@@ -14,6 +14,7 @@ from ckptstore.tree import paths
 from ckptstore.tree.differences import differs_from_like
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
+from ckptstore.tree.patterns import parse
 from ckptstore.tree.stored import StoredTree
 from ckptstore.types import RECORD_KINDS, find_adapter, find_class
 
@@ -106,7 +107,7 @@ def _inside_placeholders(live: LiveTree) -> bytearray:
 
 def is_one_place(select: str | Sequence[str]) -> bool:
     """Return whether ``select=`` is one pattern without ``*``, which gives a value, not a dict."""
-    return isinstance(select, str) and not {"*", "**"} & set(paths.parse(select))
+    return isinstance(select, str) and not {"*", "**"} & set(parse(select))
 
 
 def named_as_today(stored: StoredTree, like: LiveTree, classes: Mapping[str, type]) -> StoredTree:
@@ -162,7 +163,7 @@ class _Renamed(Sequence[TypeRow]):
 
 def _near(table: NodeTable, pattern: str) -> list[str]:
     """Return the children of the deepest place that the pattern reaches."""
-    steps, near = paths.parse(pattern), list[tuple[str, int]]()
+    steps, near = parse(pattern), list[tuple[str, int]]()
     for count in range(len(steps) - 1, -1, -1):
         pattern = "$" + "".join(map(_as_text, steps[:count])) + ".*"
         with contextlib.suppress(StructureError):  # too many
@@ -173,4 +174,4 @@ def _near(table: NodeTable, pattern: str) -> list[str]:
 
 
 def _as_text(step: str) -> str:
-    return step if step.startswith("[") else f".{step}"
+    return step if step.startswith(("[", ".")) else f".{step}"

@@ -74,6 +74,18 @@ class StoredTree(NodeTable):
         """Return the bytes of a node in the heap, which has none of a long scalar."""
         return self._heap[self._heap_at[node] : self._heap_at[node + 1]]
 
+    def scalar(self, node: int, data: bytes | None = None) -> Any:
+        """Return the scalar at a node.
+
+        Args:
+            node: the node of a scalar.
+            data: the bytes of a long one, from its leaf.
+
+        Raises:
+            CorruptError: reason ``bad-scalar``.
+        """
+        return scalars.decode(self, node, self.data(node) if data is None else data)
+
     def leaf(self, number: int) -> tuple[TypeRow, Stored, tuple[int, ...]]:
         """Return the type, dtype and shape of a leaf."""
         index, leaves = self.index, self.index.leaves

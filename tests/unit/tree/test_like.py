@@ -278,7 +278,7 @@ def test_a_pattern_that_matches_nothing_says_what_is_there(url: pathlib.Path) ->
     assert "$['state'].params" in str(caught.value)
 
 
-@pytest.mark.parametrize("pattern", ["", "state", "$state", "$.", "$[", "$['a]", "$.a.[0]", 3])
+@pytest.mark.parametrize("pattern", ["", "state[", "$state", "$.", "$[", "$['a]", "$.a.[0]", 3])
 def test_a_bad_pattern_is_refused(pattern: Any, url: pathlib.Path) -> None:
     with pytest.raises(ckptstore.StructureError) as caught:
         ckptstore.load(url, select=[pattern])

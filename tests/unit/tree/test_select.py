@@ -401,3 +401,33 @@ def test_any_like_is_filled_in_every_place_that_patterns_name_and_in_no_other(
             assert np.array_equal(x, saved[path][0] if is_chosen else own[path][0]), path
         elif not is_chosen and not any(edges[p] in chosen for p in own if p.startswith(path)):
             assert x is own[path][0], "nothing in it is selected"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("params.layer.n", []),
+        ("params.n", 3),
+        ("layers.0", "first"),
+        ("layers.1.w", 2),
+        ("['a b'].0", "text"),
+        ("numbers.7", "int"),
+        ("$.layers[1].w", 2),
+    ],
+)
+def test_a_short_pattern_needs_no_dollar_and_no_brackets(
+    pattern: str, found: Any, place: pathlib.Path
+) -> None:
+    tree = {
+        "params": net(),
+        "layers": ["first", {"w": 2}],
+        "a b": {"0": "text"},
+        "numbers": {7: "int"},
+    }
+    ckptstore.save(place, tree)
+    if found == []:
+        with pytest.raises(ckptstore.StructureError, match=r"nothing is at params\.layer\.n"):
+            ckptstore.load(place, select=pattern)
+    else:
+        assert ckptstore.load(place, select=pattern) == found
+        assert ckptstore.load(place, like=tree, select=pattern) == tree

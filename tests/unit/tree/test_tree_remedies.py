@@ -513,10 +513,11 @@ def test_a_class_that_moved(way: str, saved: Any, registered: None) -> None:
     assert type(loaded) is today and loaded.x == 7
 
 
-@follows("tree.paths", "it begins with $, as in $.params or $.opt_state[0]")
-def test_a_pattern_without_a_dollar(saved: Any) -> None:
+@follows("tree.patterns", "pass one such as $.params or $.opt_state[0]")
+def test_an_empty_pattern(saved: Any) -> None:
     place = saved({"params": {"w": 1}, "opt_state": [2]})
-    fails(place, select="params")
+    fails(place, select="")
+    fails(place, select=[3])
     assert ckptstore.load(place, select="$.params") == {"w": 1}
     assert ckptstore.load(place, select="$.opt_state[0]") == 2
 
@@ -575,7 +576,7 @@ def test_a_file_whose_parts_would_be_read_endlessly(saved: Any) -> None:
     assert ckptstore.load(place, select="$.x") == 1
 
 
-@follows("tree.paths", "a step is .name, [0], ['key'], .* or .**")
+@follows("tree.patterns", "a step is .name, [0], ['key'], .* or .**")
 def test_a_pattern_that_cannot_be_read(saved: Any) -> None:
     place = saved({"name": [1, {"key": 2}]})
     fails(place, select="$.name.[0]")

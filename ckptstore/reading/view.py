@@ -1,0 +1,131 @@
+"""The decoded tables of one open checkpoint, and the reads of its arrays."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ckptstore.checkpoint import Snapshot, unchanged
+from ckptstore.errors import Reason, StructureError
+from ckptstore.format import Integers, Kind, array_bytes, dtypes
+from ckptstore.format.dtypes import Array
+from ckptstore.loading import fetch, stream
+from ckptstore.loading.stream import Bytes
+from ckptstore.sharding import Box, Grid, shape_of
+from ckptstore.tree import StoredTree
+
+
+class View:
+    """One committed attempt, decoded once.
+
+    Args:
+        snapshot: the checkpoint.
+
+    Attributes:
+        url: its place.
+        tree: its nodes.
+        nbytes: the bytes of each leaf.
+        itemsizes: the bytes of an element of each leaf.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.url = snapshot.storage.url
+        self.is_open = True
+        self._snapshot = snapshot
+        with unchanged(snapshot):
+            self.tree: StoredTree = fetch.with_keys(snapshot, snapshot.tree())
+        index = self.tree.index
+        count = len(index.leaves)
+        self.nbytes = np.zeros(count, np.int64)
+        np.add.at(self.nbytes, index.spans.leaf, index.spans.size)
+        sizes = [dtypes.item_nbytes(stored, where=self.url) for stored in index.dtypes]
+        self.itemsizes = np.array([*sizes, 0], np.int64)[index.leaves.dtype]
+
+    def elements(self, leaf: int) -> int:
+        """Return the number of elements of a leaf."""
+        size = int(self.itemsizes[leaf])
+        return int(self.nbytes[leaf]) // size if size else math.prod(self.tree.index.shape(leaf))
+
+    @functools.cached_property
+    def _sums(self) -> tuple[Integers, Integers, Integers]:
+        """The number of arrays, of their elements and of their bytes before each node."""
+        tree = self.tree
+        rows = np.zeros((3, len(tree.kind) + 1), np.int64)
+        for node, (kind, arg) in enumerate(zip(tree.kind, tree.arg, strict=True)):
+            if kind == Kind.LEAF:
+                rows[:, node + 1] = 1, self.elements(arg), self.nbytes[arg]
+        arrays, elements, nbytes = np.cumsum(rows, axis=1)
+        return arrays, elements, nbytes
+
+    def sums(self, node: int) -> tuple[int, int, int]:
+        """Return the number of arrays at a node and below it, of their elements and bytes."""
+        end = self.tree.layout.end[node]
+        arrays, elements, nbytes = (int(column[end] - column[node]) for column in self._sums)
+        return arrays, elements, nbytes
+
+    @functools.cached_property
+    def _spans(self) -> tuple[Integers, Integers]:
+        """The spans by leaf and cell, and where those of each leaf begin."""
+        leaf = self.tree.index.spans.leaf
+        order = np.lexsort((self.tree.index.spans.cell, leaf))
+        return order, np.searchsorted(leaf[order], np.arange(len(self.nbytes) + 1))
+
+    def spans(self, leaf: int) -> list[int]:
+        """Return the rows of the spans of a leaf, by cell, and in a cell in their order."""
+        order, starts = self._spans
+        rows: list[int] = order[starts[leaf] : starts[leaf + 1]].tolist()
+        return rows
+
+    @functools.cached_property
+    def _grids(self) -> Mapping[int, Grid]:
+        return fetch.grids_of(self.tree.index)
+
+    def grid(self, leaf: int) -> Grid:
+        """Return the cells of a leaf."""
+        return self._grids.get(leaf) or Grid.uncut(self.tree.index.shape(leaf))
+
+    def scalar(self, node: int) -> Any:
+        """Return the value of a scalar; a long one is read."""
+        leaf = self.tree.long_scalars.get(node)
+        return self.tree.scalar(node, None if leaf is None else self._fetch(leaf, bytes))
+
+    def array(self, leaf: int, box: Box | None = None) -> Array:
+        """Return an array, or a box of it; only the spans that hold the box are read."""
+        _, stored, shape = self.tree.leaf(leaf)
+        dtype = dtypes.resolve(stored, where=self.url)
+        shape = shape if box is None else shape_of(box)
+        if 0 in shape or not dtype.itemsize:
+            return np.zeros(shape, dtype)
+        boxes: Mapping[int, Sequence[Box]] = {} if box is None else {leaf: [box]}
+        data = self._fetch(leaf, lambda found: found if box is None else found[0], boxes)
+        where = f"{self.url}: {self.tree.leaf_path(leaf)}"
+        return array_bytes.from_bytes(data, dtype, shape, where=where)
+
+    def _fetch(
+        self,
+        leaf: int,
+        make: Callable[[Any], Any],
+        boxes: Mapping[int, Sequence[Box]] | None = None,
+    ) -> Any:
+        self.check_open()
+        with unchanged(self._snapshot):
+            ((_, value),) = fetch.fetch(self._snapshot, self.tree, {leaf: make}, boxes or {})
+        return value
+
+    def stream(self, leaves: Collection[int]) -> Iterator[Bytes]:
+        """Yield the verified bytes of leaves, in the order of the files."""
+        self.check_open()
+        with unchanged(self._snapshot):
+            yield from stream.stream(self._snapshot, self.tree, leaves)
+
+    def check_open(self) -> None:
+        """Raise StructureError if the reader is closed."""
+        if not self.is_open:
+            raise StructureError(
+                f"{self.url}: the reader is closed; read inside its with block",
+                reason=Reason.BAD_ARGUMENT,
+            )
