@@ -34,6 +34,12 @@ def describe(directory: Path) -> dict[str, str]:
     return {name: fact for name, fact in facts.items() if fact}
 
 
+def status(field: str) -> int:
+    """Return the bytes that a field of ``/proc/self/status`` says."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+
 def _version(package: str) -> str:
     try:
         return version(package)

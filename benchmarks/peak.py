@@ -23,6 +23,7 @@ from pathlib import Path
 
 import jax
 from contenders import Contender, installed
+from environment import status
 from states import STATES, Tree
 
 
@@ -89,12 +90,6 @@ def return_free_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def status(field: str) -> int:
-    """Return the bytes that a field of ``/proc/self/status`` says."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
 if __name__ == "__main__":

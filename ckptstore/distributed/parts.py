@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ckptstore.format import File, Integers, Part, Spans
+from ckptstore.format.wire import Digests, pack_digests
 
 
 def merge(parts: Sequence[Part], leaves: Sequence[int]) -> tuple[list[File], Spans]:
@@ -42,12 +43,12 @@ def merge(parts: Sequence[Part], leaves: Sequence[int]) -> tuple[list[File], Spa
     leaf = np.asarray(leaves, np.int64)[joined("leaf")]
     cell = joined("cell")
     order = np.lexsort((cell, leaf))
-    digests = [digest for part in parts for digest in part.spans.digests]
+    digests = Digests(b"".join(pack_digests(part.spans.digests) for part in parts))
     return files, Spans(
         leaf[order],
         cell[order],
         np.concatenate(moved)[order],
         joined("offset")[order],
         joined("size")[order],
-        [digests[row] for row in order.tolist()],
+        digests.taken(order),
     )

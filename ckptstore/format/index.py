@@ -153,7 +153,7 @@ class Spans:
     file: Integers
     offset: Integers
     size: Integers
-    digests: list[Digest]
+    digests: Sequence[Digest]
 
     def __len__(self) -> int:
         return len(self.leaf)
@@ -347,4 +347,5 @@ def _join(parts: list[Spans]) -> Spans:
         column: np.concatenate([getattr(part, column) for part in parts])
         for column in _SPAN_COLUMNS
     }
-    return Spans(**columns, digests=[digest for part in parts for digest in part.digests])
+    digests = b"".join(wire.pack_digests(part.digests) for part in parts)
+    return Spans(**columns, digests=wire.Digests(digests))

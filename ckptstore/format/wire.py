@@ -8,7 +8,7 @@ Spec: section 3.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import msgpack
 import numpy as np
@@ -218,15 +218,54 @@ def unpack_integers(data: Any, count: int, what: str) -> Integers:
     return column.astype(np.int64)
 
 
+class Digests(Sequence[Digest]):
+    """Digests of 16 bytes in one column: a list of millions would take five times the memory.
+
+    Attributes:
+        column: the digests, joined.
+    """
+
+    __slots__ = ("column",)
+
+    def __init__(self, column: bytes) -> None:
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.column) // DIGEST_NBYTES
+
+    @overload
+    def __getitem__(self, number: int) -> Digest: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Digest]: ...
+    def __getitem__(self, number: int | slice) -> Digest | list[Digest]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(len(self))[number]]
+        at = range(len(self))[number] * DIGEST_NBYTES
+        return self.column[at : at + DIGEST_NBYTES]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and [*self] == [*other]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr([*self])
+
+    def taken(self, rows: Integers) -> Digests:
+        """Return the digests of some rows, in their order."""
+        column = np.frombuffer(self.column, f"V{DIGEST_NBYTES}")
+        return Digests(column[rows].tobytes())
+
+
 def pack_digests(digests: Sequence[Digest]) -> bytes:
     """Join digests into one column."""
-    return b"".join(digests)
+    return digests.column if isinstance(digests, Digests) else b"".join(digests)
 
 
-def unpack_digests(data: Any, count: int, what: str) -> list[Digest]:
-    """Split a column of `count` digests of 16 bytes."""
+def unpack_digests(data: Any, count: int, what: str) -> Digests:
+    """Return a column of `count` digests of 16 bytes."""
     if type(data) is not bytes or len(data) != count * DIGEST_NBYTES:
         raise CorruptError(
             f"{what}: expected {count} digests of 16 bytes", reason=Reason.BAD_COLUMN
         )
-    return [data[i : i + DIGEST_NBYTES] for i in range(0, len(data), DIGEST_NBYTES)]
+    return Digests(data)

@@ -21,13 +21,17 @@ class Parts:
     """
 
     def __init__(self, grid: Grid, itemsize: int, wanted: Sequence[Box] | None = None) -> None:
-        def in_bytes(box: Box) -> Box:
-            """Return a box of bytes: an element is a run of them in the last axis."""
-            *outer, (start, stop) = box or ((0, 1),)
-            return (*outer, (start * itemsize, stop * itemsize))
+        wanted = [whole(grid.shape)] if wanted is None else wanted
+        self.boxes = [_in_bytes(box, itemsize) for box in wanted]
+        self._grid, self._itemsize = grid, itemsize
+        self._near: dict[int, list[tuple[int, Box]]] = {}
+        for number, (box, in_bytes) in enumerate(zip(wanted, self.boxes, strict=True)):
+            for cell in grid.within(box):
+                self._near.setdefault(cell, []).append((number, in_bytes))
 
-        self.cells = [in_bytes(cell) for cell in grid]
-        self.boxes = [in_bytes(box) for box in ([whole(grid.shape)] if wanted is None else wanted)]
+    def cell(self, number: int) -> Box:
+        """Return the box of a cell."""
+        return _in_bytes(self._grid.cell(number), self._itemsize)
 
     def wants(self, cell: int, start: int, size: int) -> bool:
         """Return whether a span holds a byte of a wanted box.
@@ -37,19 +41,22 @@ class Parts:
             start: its first byte in the cell.
             size: its number of bytes.
         """
-        return any(
+        near = self._near.get(cell)
+        return near is not None and any(
             overlap(run, box) is not None
-            for _, box in self.near(cell)
-            for run in runs(self.cells[cell], start, start + size)
+            for run in runs(self.cell(cell), start, start + size)
+            for _, box in near
         )
 
     def near(self, cell: int) -> list[tuple[int, Box]]:
         """Return the wanted boxes that overlap a cell, with their numbers."""
-        return [
-            (number, box)
-            for number, box in enumerate(self.boxes)
-            if overlap(self.cells[cell], box) is not None
-        ]
+        return self._near.get(cell, [])
+
+
+def _in_bytes(box: Box, itemsize: int) -> Box:
+    """Return a box of bytes: an element is a run of them in the last axis."""
+    *outer, (start, stop) = box or ((0, 1),)
+    return (*outer, (start * itemsize, stop * itemsize))
 
 
 class Assembly:
@@ -71,12 +78,12 @@ class Assembly:
         if len(found) != 1:
             return None
         ((number, box),) = found
-        offset = offset_of(self._parts.cells[cell], box)
+        offset = offset_of(self._parts.cell(cell), box)
         return None if offset is None else self.buffers[number][offset + start :][:size]
 
     def spread(self, cell: int, start: int, data: Array) -> None:
         """Copy the bytes of a span to the boxes that want them."""
-        for run in runs(self._parts.cells[cell], start, start + data.size):
+        for run in runs(self._parts.cell(cell), start, start + data.size):
             size = math.prod(shape_of(run))
             piece, data = data[:size].reshape(shape_of(run)), data[size:]
             for number, box in self._parts.near(cell):

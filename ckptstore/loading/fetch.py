@@ -21,6 +21,7 @@ from ckptstore.loading import ranges
 from ckptstore.loading.assembly import Assembly, Parts
 from ckptstore.loading.ranges import Range
 from ckptstore.sharding import Box, Grid
+from ckptstore.storage.base import Traffic
 from ckptstore.tree import StoredTree
 
 _IN_FLIGHT_NBYTES = 256 << 20
@@ -53,33 +54,16 @@ def fetch(
         CorruptError: reason ``checksum``.
     """
     index, traffic = tree.index, snapshot.storage.traffic
-    nbytes = np.zeros(len(index.leaves), np.int64)
-    np.add.at(nbytes, index.spans.leaf, index.spans.size)
-    sizes, counts = nbytes.tolist(), np.bincount(index.spans.leaf, minlength=len(nbytes)).tolist()
+    nbytes = leaf_nbytes(index)
+    counts = np.bincount(index.spans.leaf, minlength=len(nbytes)).tolist()
     for leaf in makers:
-        if not sizes[leaf]:
+        if not nbytes[leaf]:
             yield leaf, makers[leaf](np.zeros(0, np.uint8))
-    grids = grids_of(index)
+    reads, wanted = plan(index, traffic, [*makers], boxes)
+    snapshot.check_files({range_.file for range_ in reads})
     assemblies: dict[int, Assembly] = {}  # of leaves that are read into their own memory
-
-    def parts_of(leaf: int) -> Parts:
-        shape = index.shape(leaf)
-        grid = grids[leaf] if leaf in grids else Grid.uncut(shape)
-        return Parts(grid, sizes[leaf] // math.prod(shape), boxes.get(leaf))
-
-    wanted = {leaf: parts_of(leaf) if leaf in boxes else None for leaf in makers if sizes[leaf]}
-
     queue: collections.deque[tuple[Range, Array, bool, Future[None]]] = collections.deque()
     in_flight = 0
-    reads = list(
-        ranges.ranges_of(
-            index,
-            {leaf: None if parts is None else parts.wants for leaf, parts in wanted.items()},
-            alone_nbytes=traffic.alone_nbytes,
-            gap_nbytes=traffic.gap_nbytes,
-        )
-    )
-    snapshot.check_files({range_.file for range_ in reads})
     with concurrency.workers(traffic.reads, name="ckptstore-read") as submit:
         for range_ in reads:
             while queue and in_flight + range_.nbytes > _IN_FLIGHT_NBYTES:
@@ -87,9 +71,9 @@ def fetch(
                 yield from _take(queue.popleft(), assemblies, makers, boxes)
             for part in range_.parts:
                 leaf, is_one = part.leaf, counts[part.leaf] == 1
-                small = is_one and sizes[leaf] < LARGE_NBYTES and leaf not in boxes
+                small = is_one and nbytes[leaf] < LARGE_NBYTES and leaf not in boxes
                 if leaf not in assemblies and not small:
-                    assemblies[leaf] = Assembly(wanted[leaf] or parts_of(leaf))
+                    assemblies[leaf] = Assembly(wanted(leaf))
             memory, first = None, range_.parts[0]
             if first.leaf in assemblies and _is_run(range_):
                 memory = assemblies[first.leaf].memory(first.cell, first.start, range_.nbytes)
@@ -101,6 +85,42 @@ def fetch(
             in_flight += range_.nbytes
         while queue:
             yield from _take(queue.popleft(), assemblies, makers, boxes)
+
+
+def plan(
+    index: Index, traffic: Traffic, leaves: Sequence[int], boxes: Mapping[int, Sequence[Box]]
+) -> tuple[list[Range], Callable[[int], Parts]]:
+    """Return the ranges to read, and a function that returns the cells and boxes of a leaf.
+
+    Args:
+        index: the tables.
+        traffic: the sizes of requests that suit the store.
+        leaves: the wanted leaves.
+        boxes: as for `fetch`.
+    """
+    grids, nbytes = grids_of(index), leaf_nbytes(index)
+
+    def parts_of(leaf: int) -> Parts:
+        shape = index.shape(leaf)
+        grid = grids[leaf] if leaf in grids else Grid.uncut(shape)
+        return Parts(grid, nbytes[leaf] // math.prod(shape), boxes.get(leaf))
+
+    cut = {leaf: parts_of(leaf) for leaf in leaves if nbytes[leaf] and leaf in boxes}
+    reads = ranges.ranges_of(
+        index,
+        {leaf: cut[leaf].wants if leaf in cut else None for leaf in leaves if nbytes[leaf]},
+        alone_nbytes=traffic.alone_nbytes,
+        gap_nbytes=traffic.gap_nbytes,
+    )
+    return list(reads), lambda leaf: cut[leaf] if leaf in cut else parts_of(leaf)
+
+
+def leaf_nbytes(index: Index) -> list[int]:
+    """Return the bytes of each leaf."""
+    nbytes = np.zeros(len(index.leaves), np.int64)
+    np.add.at(nbytes, index.spans.leaf, index.spans.size)
+    sizes: list[int] = nbytes.tolist()
+    return sizes
 
 
 def with_keys(snapshot: Snapshot, tree: StoredTree) -> StoredTree:

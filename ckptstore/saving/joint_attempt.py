@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ckptstore import storage
+from ckptstore import concurrency, storage
 from ckptstore.checkpoint import (
     Checkpoint,
     Committed,
@@ -169,20 +169,23 @@ class JointAttempt:
 
     def _merge(self, content: Content, own: Part) -> Draft:
         """Merge the parts, and write the index if it does not fit in the manifest."""
-        store, parts = self.store, [own]
-        for number in range(1, self.group.count):
-            name = names.note("PART", self.attempt, number)
-            try:
-                data = store.read(name, NOTE_NBYTES)
-            except FileNotFoundError:
-                raise commit.collected(store, self.attempt) from None
-            parts.append(Part.decode(data, self.attempt, f"{self.url}: {name}"))
-        files, spans = merge(parts, self.leaves)
+        store, others = self.store, range(1, self.group.count)
+        parts = concurrency.map(self._part_of, others, store.traffic.reads, name="ckptstore-part")
+        files, spans = merge([own, *parts], self.leaves)
         draft = seal(content.draft(files, spans), spans.digests)
         if (file := draft.index_file) is not None:
             store.put(file.name, [draft.index], len(draft.index))
             store.flush()
         return draft
+
+    def _part_of(self, number: int) -> Part:
+        """Return the part that a process handed in."""
+        name = names.note("PART", self.attempt, number)
+        try:
+            data = self.store.read(name, NOTE_NBYTES)
+        except FileNotFoundError:
+            raise commit.collected(self.store, self.attempt) from None
+        return Part.decode(data, self.attempt, f"{self.url}: {name}")
 
     def _abort(self, failures: Sequence[Failure]) -> None:
         """Say that the attempt is not committed and never will be, and remove its files."""

@@ -201,13 +201,18 @@ def _share(
 ) -> Share:
     """Return the pieces that this process writes."""
     own = Share({}, {}, {})
-    for number, array, shared in zip(leaves, held, shares, strict=True):
+    rows = zip(leaves, held, shares, strict=True)
+    # All processes read arrays that are not cut, so these stand side by side.
+    for number, array, shared in sorted(rows, key=lambda row: len(row[2].grid) > 1):
         leaf = live.leaves[number]
         cells = leaf.cells or (leaf,)
         is_cut = len(cells) < len(shared.grid)
         at = 0
-        for cell, (box, writer) in enumerate(zip(shared.grid, shared.writers, strict=True)):
-            nbytes, piece = math.prod(shape_of(box)) * array.itemsize, (number, cell)
+        for cell, writer in enumerate(shared.writers):
+            if writer != index and not is_cut:  # of thousands of processes, most are others
+                continue
+            nbytes = math.prod(shape_of(shared.grid.cell(cell))) * array.itemsize
+            piece = (number, cell)
             if writer == index:
                 own.sources[piece] = cells[0 if is_cut else cell]
                 own.nbytes[piece] = nbytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +35,34 @@ class Grid:
 
     def __len__(self) -> int:
         return math.prod(len(cuts) + 1 for cuts in self.cuts)
+
+    def cell(self, number: int) -> Box:
+        """Return the box of one cell.
+
+        Example:
+            >>> Grid((4, 6), ((2,), (3,))).cell(1)
+            ((0, 2), (3, 6))
+        """
+        box: list[tuple[int, int]] = []
+        for length, cuts in zip(reversed(self.shape), reversed(self.cuts), strict=True):
+            number, at = divmod(number, len(cuts) + 1)
+            box.append((cuts[at - 1] if at else 0, cuts[at] if at < len(cuts) else length))
+        return tuple(reversed(box))
+
+    def within(self, box: Box) -> list[int]:
+        """Return the numbers of the cells that share an element with a box, in order.
+
+        Example:
+            >>> Grid((4, 6), ((2,), (3,))).within(((1, 2), (0, 6)))
+            [0, 1]
+        """
+        numbers = [0]
+        for cuts, (start, stop) in zip(self.cuts, box, strict=True):
+            if start >= stop:
+                return []
+            along = range(bisect.bisect_right(cuts, start), bisect.bisect_left(cuts, stop) + 1)
+            numbers = [number * (len(cuts) + 1) + at for number in numbers for at in along]
+        return numbers
 
     def __iter__(self) -> Iterator[Box]:
         """Yield the box of each cell in the order of their numbers: the last axis fastest."""

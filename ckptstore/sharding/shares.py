@@ -53,12 +53,13 @@ def share_out(arrays: Sequence[Held], least: int) -> list[Shared]:
     """Return the division of arrays, in which processes that hold the same bytes write as many.
 
     The cells that the same processes hold are laid in a row. The row is cut into equal parts, one
-    for each of them. Where a cut falls into an array of one cell, the array is cut there, along its
+    for each of them, or fewer of `least` bytes: who reads many small arrays then finds them in few
+    files. Where a cut falls into an array of one cell, the array is cut there, along its
     first axis that is longer than 1. Another cell goes to the process in whose part its middle is.
 
     Args:
         arrays: the arrays, in an order that is the same in all processes.
-        least: the least number of bytes of a piece of an array that is cut.
+        least: the least number of bytes of a part, and of a piece of an array that is cut.
 
     Example:
         >>> both = Held(Grid.uncut((8,)), ((0, 1),), 1)
@@ -70,7 +71,7 @@ def share_out(arrays: Sequence[Held], least: int) -> list[Shared]:
     totals = collections.Counter[Holders]()
     for array in arrays:
         totals.update(_nbytes_by_holders(array.grid, array.holders, array.itemsize))
-    rows = {holders: _Row(holders, nbytes) for holders, nbytes in totals.items()}
+    rows = {holders: _Row(holders, nbytes, least) for holders, nbytes in totals.items()}
     out = []
     for array in arrays:
         if (alone := _only_holders(array.holders)) is not None:
@@ -87,8 +88,9 @@ def share_out(arrays: Sequence[Held], least: int) -> list[Shared]:
 class _Row:
     """The cells that the same processes hold, in a row."""
 
-    def __init__(self, holders: Holders, nbytes: int) -> None:
-        self.holders = holders
+    def __init__(self, holders: Holders, nbytes: int, least: int) -> None:
+        count = min(len(holders), max(nbytes // least, 1))
+        self.holders = [holders[n * len(holders) // count] for n in range(count)]
         self.nbytes = max(nbytes, 1)
         self.at = 0
 

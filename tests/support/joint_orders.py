@@ -282,6 +282,7 @@ class Orders:
         for module in (waiting, group):
             patch.setattr(module, "time", clock)
         patch.setattr(contents, "time", SimpleNamespace(time_ns=lambda: 0))
+        patch.setattr(joint_saves, "LARGE_NBYTES", 1)  # each process writes an array
         patch.setattr(waiting, "_pauses", pauses)
         patch.setattr(JointAttempt, "finish", finish)
         patch.setattr(staging.concurrency, "run", _one_by_one)

@@ -13,8 +13,8 @@ import optax
 import pytest
 
 import ckptstore
-from ckptstore import CheckpointError, ProcessError, Processes
-from ckptstore.checkpoint import commit, deletion
+from ckptstore import CheckpointError, ProcessError, Processes, storage
+from ckptstore.checkpoint import Snapshot, commit, deletion, read_snapshot
 from ckptstore.distributed import waiting
 from ckptstore.format import names
 from ckptstore.saving import background, joint_attempt, writer
@@ -53,6 +53,24 @@ def together(
     count: int, call: Callable[[Processes], Any], *, engine: bool = False, timeout: float = 60.0
 ) -> list[Any]:
     return threads(count, call, engine=engine, timeout=timeout)
+
+
+@pytest.mark.ci
+def test_what_all_processes_read_stands_side_by_side_in_few_files(tmp_path: Path) -> None:
+    small = {f"s{n:02}": np.full(1000, n) for n in range(20)}
+    layers = {f"w{n}": np.full((1 << 20,), n, np.float32) for n in range(4)}
+    tree = {name: (small | layers)[name] for name in sorted([*small, *layers])}
+    saved = together(4, lambda p: ckptstore.save(tmp_path / "c", tree, processes=p))
+    with storage.open(tmp_path / "c") as store:
+        index = read_snapshot(store, Snapshot.tree).index
+    leaves = [n for n, leaf in enumerate(saved[0].leaves) if leaf.path.startswith("$['s")]
+    rows = np.isin(index.spans.leaf, leaves)
+    assert len(set(index.spans.file[rows].tolist())) <= 2
+    for file in set(index.spans.file[rows].tolist()):
+        mine = rows & (index.spans.file == file)
+        first, last = index.spans.offset[mine].min(), index.spans.offset[mine].max()
+        between = (index.spans.file == file) & (index.spans.offset >= first)
+        assert int((between & (index.spans.offset <= last)).sum()) == int(mine.sum())
 
 
 def errors(results: Sequence[Any], reason: str) -> list[str]:

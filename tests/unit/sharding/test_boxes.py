@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -104,3 +105,14 @@ def test_an_array_of_no_elements_is_not_cut() -> None:
 def test_the_overlap_with_oneself_is_oneself(box: Box) -> None:
     assume(box)
     assert overlap(box, box) == box
+
+
+def test_the_cells_of_a_grid_are_found_by_number_and_by_box() -> None:
+    grid = Grid((7, 5, 4), ((2, 3), (), (1, 3)))
+    cells = [*grid]
+    assert [grid.cell(number) for number in range(len(grid))] == cells
+    spans = [[(a, b) for a in range(n + 1) for b in range(a, n + 1)] for n in grid.shape]
+    for box in itertools.product(*spans):
+        near = [n for n, cell in enumerate(cells) if overlap(cell, box) is not None]
+        assert grid.within(box) == near
+    assert Grid.uncut(()).within(()) == [0] and Grid.uncut(()).cell(0) == ()

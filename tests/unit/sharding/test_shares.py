@@ -89,3 +89,15 @@ def test_cells_of_one_process_are_joined() -> None:
     grid = Grid((8, 8), ((2, 4, 6), (4,)))
     rows = [(row // 2,) for row, _ in itertools.product(range(4), range(2))]
     assert joined_alike(grid, rows) == (Grid((8, 8), ((4,), ())), ((0,), (1,)))
+
+
+def test_small_arrays_of_all_processes_are_written_by_few() -> None:
+    """Who reads them all finds them in as many files; the writers are spread."""
+    array = Held(Grid.uncut((100,)), (tuple(range(64)),), 1)
+    shares = share_out([array] * 40, least=1000)
+    writers = [writer for share in shares for writer in share.writers]
+    assert sorted(set(writers)) == [0, 16, 32, 48]
+    assert [writers.count(writer) for writer in (0, 16, 32, 48)] == [10] * 4
+    assert [len(share.writers) for share in shares] == [1] * 40
+    (alone,) = share_out([array], least=1000)
+    assert alone.writers == [0]
