@@ -21,7 +21,7 @@ from ckptstore.loading import ranges
 from ckptstore.loading.assembly import Assembly, Parts
 from ckptstore.loading.ranges import Range
 from ckptstore.sharding import Box, Grid
-from ckptstore.storage.base import Traffic
+from ckptstore.storage import Traffic
 from ckptstore.tree import StoredTree
 
 _IN_FLIGHT_NBYTES = 256 << 20
