@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ckptstore.format import File, Integers, Part, Spans
-from ckptstore.format.wire import Digests, pack_digests
+from ckptstore.format.wire import Digests
 
 
 def merge(parts: Sequence[Part], leaves: Sequence[int]) -> tuple[list[File], Spans]:
@@ -43,7 +43,7 @@ def merge(parts: Sequence[Part], leaves: Sequence[int]) -> tuple[list[File], Spa
     leaf = np.asarray(leaves, np.int64)[joined("leaf")]
     cell = joined("cell")
     order = np.lexsort((cell, leaf))
-    digests = Digests(b"".join(pack_digests(part.spans.digests) for part in parts))
+    digests = Digests.joined(part.spans.digests for part in parts)
     return files, Spans(
         leaf[order],
         cell[order],

@@ -347,5 +347,4 @@ def _join(parts: list[Spans]) -> Spans:
         column: np.concatenate([getattr(part, column) for part in parts])
         for column in _SPAN_COLUMNS
     }
-    digests = b"".join(wire.pack_digests(part.digests) for part in parts)
-    return Spans(**columns, digests=wire.Digests(digests))
+    return Spans(**columns, digests=wire.Digests.joined(part.digests for part in parts))

@@ -251,6 +251,11 @@ class Digests(Sequence[Digest]):
     def __repr__(self) -> str:
         return repr([*self])
 
+    @classmethod
+    def joined(cls, columns: Iterable[Sequence[Digest]]) -> Digests:
+        """Return the digests of several columns."""
+        return cls(b"".join(map(pack_digests, columns)))
+
     def taken(self, rows: Integers) -> Digests:
         """Return the digests of some rows, in their order."""
         column = np.frombuffer(self.column, f"V{DIGEST_NBYTES}")

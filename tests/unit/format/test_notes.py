@@ -28,7 +28,7 @@ FAILURE = Failure(3, "host", "StorageError", "storage", "the disk is full")
 SPANS = Spans(*(np.array([n, n + 300]) for n in range(5)), [DIGEST, DIGEST[::-1]])
 NOTES: dict[str, tuple[Any, Callable[[bytes], Any]]] = {
     "opening": (
-        Opening("host", "0.2", 4, 7, DIGEST, [DIGEST], b"t"),
+        Opening("host", "0.2", 4, 7, DIGEST, [DIGEST], b"t", b"token"),
         lambda d: Opening.decode(d, "note"),
     ),
     "word": (Word(A, "host", "s3://b/c", [FAILURE]), lambda d: Word.decode(d, "note")),
