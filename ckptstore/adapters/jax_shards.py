@@ -22,8 +22,8 @@ from ckptstore.sharding import (
     Grid,
     Holders,
     grid_of,
+    held_cells,
     joined,
-    joined_alike,
     overlap,
     shape_of,
     slices,
@@ -135,13 +135,7 @@ def _held(sharding: Any, shape: tuple[int, ...], itemsize: int) -> tuple[Grid, t
     found: dict[Box, set[int]] = {}
     for device, index in sharding.devices_indices_map(shape).items():
         found.setdefault(_box(index, shape), set()).add(device.process_index)
-    grid = grid_of(shape, found)
-    if len(grid) == 1:
-        return grid, (tuple(sorted(set[int]().union(*found.values()))),)
-    holders = tuple(tuple(sorted(found[cell])) for cell in grid)
-    if math.prod(shape) * itemsize < len(grid) * LARGE_NBYTES:
-        return joined_alike(grid, holders)
-    return grid, holders
+    return held_cells(shape, found, itemsize, LARGE_NBYTES)
 
 
 def _box(index: Sequence[Any], shape: Sequence[int]) -> Box:

@@ -5,18 +5,37 @@ Everything here is a pure function of shapes and positions. It knows no framewor
 
 from ckptstore.sharding.boxes import Box, offset_of, overlap, runs, shape_of, slices, whole
 from ckptstore.sharding.grid import Grid, grid_of, joined
-from ckptstore.sharding.shares import Held, Holders, Shared, joined_alike, share_out
+from ckptstore.sharding.meshes import (
+    Cut,
+    Order,
+    Ranks,
+    alike_meshes,
+    cuts_of,
+    mesh_box,
+    mesh_boxes,
+    order_of,
+)
+from ckptstore.sharding.shares import Held, Holders, Shared, held_cells, joined_alike, share_out
 
 __all__ = [
     "Box",
+    "Cut",
     "Grid",
     "Held",
     "Holders",
+    "Order",
+    "Ranks",
     "Shared",
+    "alike_meshes",
+    "cuts_of",
     "grid_of",
+    "held_cells",
     "joined",
     "joined_alike",
+    "mesh_box",
+    "mesh_boxes",
     "offset_of",
+    "order_of",
     "overlap",
     "runs",
     "shape_of",

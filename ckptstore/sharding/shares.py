@@ -9,13 +9,13 @@ from __future__ import annotations
 import collections
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ckptstore.sharding.boxes import Box, shape_of
-from ckptstore.sharding.grid import Grid
+from ckptstore.sharding.grid import Grid, grid_of
 
 Holders = tuple[int, ...]
 """The numbers of the processes that hold a cell, in rising order."""
@@ -124,6 +124,33 @@ def _cut(array: Held, row: _Row, least: int) -> Shared:
     ends = [*kept[1:], length]
     sizes = [(end - start) * inner for start, end in zip(kept, ends, strict=True)]
     return Shared(Grid(shape, cuts), [row.next(size) for size in sizes])
+
+
+def held_cells(
+    shape: Sequence[int], parts: Mapping[Box, Iterable[int]], itemsize: int, least: int
+) -> tuple[Grid, tuple[Holders, ...]]:
+    """Return the cells of an array that lies in several processes, and the holders of each.
+
+    If the cells are smaller than `least` on average, those that the same processes hold are joined.
+
+    Args:
+        shape: the shape of the array.
+        parts: its parts, which are the cells of a grid, each with the processes that hold it.
+        itemsize: the bytes of an element.
+        least: the wanted number of bytes of a cell.
+
+    Example:
+        >>> held_cells((4,), {((0, 2),): {0}, ((2, 4),): {1, 0}}, 1, 1)
+        (Grid(shape=(4,), cuts=((2,),)), ((0,), (0, 1)))
+    """
+    grid = grid_of(shape, parts)
+    if len(grid) == 1:
+        known = [held for box, held in parts.items() if 0 not in shape_of(box)] or parts.values()
+        return grid, (tuple(sorted(set[int]().union(*known))),)
+    holders = tuple(tuple(sorted(parts[cell])) for cell in grid)
+    if math.prod(shape) * itemsize < len(grid) * least:
+        return joined_alike(grid, holders)
+    return grid, holders
 
 
 def joined_alike(grid: Grid, holders: Sequence[Holders]) -> tuple[Grid, tuple[Holders, ...]]:
