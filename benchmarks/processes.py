@@ -23,7 +23,7 @@ import fsspec.config
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import ckptstore
-from benchmarks import joint_training
+from benchmarks import joint_training, sharded_training
 from tests.support import cluster
 from tests.support.servers import Moto, proxy
 
@@ -91,6 +91,42 @@ def show_processes(faults: float | None) -> int:
     return bad
 
 
+TORCH_LAYOUTS = {
+    ("fsdp", 2): [("fsdp", 2), ("fsdp", 1), ("fsdp", 3), ("plain", 1)],
+    ("fsdp and tp 2x2", 4): [("fsdp and tp 2x2", 4), ("fsdp and tp 4x1", 4), ("fsdp", 2)],
+    ("ddp", 2): [("ddp", 2), ("fsdp", 3)],
+}
+"""The layouts that save, and those that restore each of their checkpoints."""
+
+
+def show_torch(faults: float | None) -> int:
+    """Train with FSDP2, tensor parallelism and DDP, save, and go on on other layouts."""
+    bad = 0
+    print("\ntorch                bytes written by each process            values  next 20 losses")
+    with places(faults) as fresh:
+        for (kind, count), others in TORCH_LAYOUTS.items():
+            place = next(fresh)
+            work = sharded_training.train
+            saved = values(cluster.run("torch", count, work, place, kind, "save"))[0]
+            problems = ckptstore.verify(place)
+            bad += bool(problems)
+            sizes = " ".join(f"{size:,}" for size in saved["written"])
+            print(f"{kind:15} on {count}  {sizes:40} verify: {problems}")
+            for other, number in others:
+                got = values(cluster.run("torch", number, work, place, other, "load"))
+                equal = all(value["values"] == saved["values"] for value in got)
+                pairs = zip(got[0]["losses"], saved["losses"], strict=True)
+                losses = sum(a == b for a, b in pairs)
+                same = (other, number) == (kind, count)
+                bad += not equal or (same and losses < joint_training.LOSSES)
+                print(
+                    f"  {other:15} on {number}{'':41}{'equal' if equal else 'DIFFER':8}"
+                    f"{losses} equal to the bit{'' if same else ' (another layout)'}",
+                    flush=True,
+                )
+    return bad
+
+
 def show_kills(kinds: list[str], points: list[str], timeout: float, faults: float | None) -> int:
     """Kill one of 4 processes, or let it raise, at each point; say what the others got."""
     bad = 0
@@ -147,7 +183,8 @@ def main() -> int:
     parser.add_argument("--faults", type=float, help="in a bucket; the share of failed requests")
     arguments = parser.parse_args()
     if arguments.what == "processes":
-        return show_processes(arguments.faults)
+        bad = show_processes(arguments.faults) if "jax" in arguments.kinds else 0
+        return bad + (show_torch(arguments.faults) if "torch" in arguments.kinds else 0)
     numbers = arguments.points or range(len(joint_training.POINTS))
     points = [joint_training.POINTS[number] for number in numbers]
     return show_kills(arguments.kinds, points, arguments.timeout, arguments.faults)
