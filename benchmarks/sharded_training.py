@@ -9,7 +9,7 @@ import ckptstore
 from benchmarks.joint_training import LOSSES, STEPS, written
 from ckptstore import Processes
 
-FEATURES, WIDTH, BATCH = 64, 768, 48
+FEATURES, WIDTH, BATCH = 64, 4096, 48
 
 
 def train(together: Processes, place: str, kind: str, what: str) -> dict[str, Any]:

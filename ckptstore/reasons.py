@@ -161,5 +161,5 @@ class Reason(enum.StrEnum):
     # Reasons of other formats.
     BAD_NAME = "bad-name"  #: a name that a file cannot hold
     NAME_CLASH = "name-clash"  #: two leaves of one name
-    NEEDS_LIKE = "needs-like"  #: a file that does not describe its tree
+    NEEDS_LIKE = "needs-like"  #: of a tree, or of a place, that the file does not describe
     WEIGHTS_ONLY = "weights-only"  #: a file whose reading could run code

@@ -138,6 +138,12 @@ class JaxAdapter(Adapter):
         """Return the sharding to which an array is committed, or that a placeholder names."""
         return jax_places.of_like(x)
 
+    def is_spread(self, x: Any) -> bool:
+        """Return whether `x` is an array that is not all in this process."""
+        if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
+            return False
+        return not x.sharding.is_fully_addressable
+
     def is_place(self, x: Any) -> bool:
         """Return whether `x` is a sharding, a mesh or a device."""
         return jax_places.is_wish(x)

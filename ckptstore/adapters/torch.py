@@ -13,10 +13,17 @@ import numpy as np
 import torch
 
 from ckptstore import signals
-from ckptstore.adapters import torch_generators
+from ckptstore.adapters import (
+    torch_elements,
+    torch_generators,
+    torch_layouts,
+    torch_refusals,
+    torch_shards,
+)
 from ckptstore.errors import Reason, UnsupportedError
-from ckptstore.format import TypeKind, TypeRow, array_bytes, dtypes
+from ckptstore.format import TypeKind, TypeRow, dtypes
 from ckptstore.format.dtypes import Array
+from ckptstore.sharding import Box
 from ckptstore.types import (
     Adapter,
     Leaf,
@@ -27,27 +34,11 @@ from ckptstore.types import (
     repeated_nbytes,
 )
 
-_SAME_NAME = """
-    bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64 bfloat16
-    float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu
-    complex32 complex64 complex128
-"""
-# Dtypes that torch packs or leaves undefined: stored as bytes, in a structure with one field of
-# that name.
-_ONLY_BYTES = """
-    float4_e2m1fn_x2 bits1x8 bits2x4 bits4x2 bits8 bits16
-    int1 int2 int3 int4 int5 int6 int7 uint1 uint2 uint3 uint4 uint5 uint6 uint7
-"""
-# By item size: dtypes that torch and numpy both have, to view elements without converting them.
-_BITS = {1: (torch.uint8, "u1"), 2: (torch.int16, "i2"), 4: (torch.int32, "i4")}
-_BITS |= {8: (torch.int64, "i8"), 16: (torch.complex128, "c16")}
-
 _ROW = {
     torch.Tensor: ("torch", "Tensor"),
     torch.nn.Parameter: ("torch.nn.parameter", "Parameter"),
 }
 _CLASS = {".".join(names): cls for cls, names in _ROW.items()}
-_BUFFER = {"_is_buffer", "persistent"}  # the attributes by which torch.nn.Buffer marks a Tensor
 _CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
 _BY_STATE_DICT = (
     torch.nn.Module,
@@ -67,61 +58,76 @@ class TorchAdapter(Adapter):
         cls = type(x)
         if not issubclass(cls, torch.Tensor):
             return None
-        _refuse_class(cls)
-        _refuse_without_values(x)
-        _refuse_attached(x)
-        persistent = _persistence(x)
-        dtype = _numpy_dtypes().get(x.dtype)
-        if dtype is None:
-            raise Refusal(
-                f"the dtype {x.dtype} is not a dtype of the format, or needs a newer ml_dtypes "
-                f"than {package_version('ml_dtypes')}; view the tensor as integers"
-            )
-        row = _row(_ROW[cls], x.requires_grad, str(x.device), persistent)
-        memory = (_memory(x), x.dtype, cls, x.requires_grad, persistent) if x.numel() else None
+        spread = cls is torch_layouts.dtensor()
+        torch_refusals.refuse(x, (cls,) if spread else _ROW)
+        is_parameter, persistent = torch_refusals.marks_of(x)
+        dtype = torch_elements.dtype_of(x)
+        part = torch_shards.part_of(x, dtype) if spread else torch_shards.Part(x, ())
+        local, device = part.local, x.device.type if spread else str(x.device)
+        names = torch_layouts.NAMES if spread else _ROW[cls]
+        marks = (x.requires_grad, persistent, is_parameter)
+        memory = (_memory(local, spread), x.dtype, cls, marks, part.extra, x.shape)
         fixed = x.device.type != "cpu"  # a host copy of a device tensor belongs to us alone
         return Leaf(
-            row,
-            _stored(dtype),
+            _row(names, device, *marks, part.extra),
+            torch_elements.stored(dtype),
             tuple(x.shape),
-            lambda: _host(x, dtype),
+            lambda: torch_elements.host(local, dtype),
             fixed,
-            memory=memory,
-            memory_nbytes=repeated_nbytes(x.shape, x.stride(), x.element_size()),
+            memory=memory if x.numel() else None,
+            memory_nbytes=repeated_nbytes(local.shape, local.stride(), x.element_size()),
+            grid=part.grid,
+            cells=part.cells,
+            holders=part.holders,
             is_near=not fixed,
         )
 
     def array(self, host: Array, row: TypeRow, place: Any) -> Any:
         """Make a tensor from verified host memory, on its device if that exists, else the CPU."""
-        cls, extra = _CLASS.get(str(row)), row.extra
-        requires_grad, persistent = extra.get("requires_grad", False), extra.get("persistent")
-        device = extra.get("device", "cpu")
-        known = type(requires_grad) is bool and type(device) is str
-        if cls is None or not known or type(persistent) not in (bool, type(None)):
-            raise KeyError(row.name)
-        dtype = _torch_dtypes().get(host.dtype)
-        if dtype is None:
-            raise UnsupportedError(
-                f"torch {torch.__version__} has no dtype for {host.dtype}; load with "
-                'arrays="numpy", or with a newer torch',
-                reason=Reason.ARRAY_NOT_EXACT,
-            )
-        try:
-            x = torch.from_numpy(host.view(_BITS[dtype.itemsize][1])).view(dtype)
-            x = x.to(_device(device) if place is None else place)
-            if cls is torch.nn.Parameter:
-                return torch.nn.Parameter(x, requires_grad)
-            x.requires_grad_(requires_grad)
-        except RuntimeError as error:
-            signals.pass_on(error)
-            raise UnsupportedError(
-                f"torch {torch.__version__} makes no {row} of {host.dtype} and "
-                f'requires_grad={requires_grad} here ({error!s:.200}); load with arrays="numpy"',
-                reason=Reason.ARRAY_NOT_EXACT,
-            ) from error
-        if persistent is not None:
-            x.persistent, x._is_buffer = persistent, True
-        return x
+        return _made(host, host.shape, row, place)
+
+    def boxes(self, shape: tuple[int, ...], row: TypeRow, place: Any) -> Sequence[Box] | None:
+        """Return the box of this process in a DTensor; a stored one needs a place."""
+        if _is_dtensor(row):
+            _class(row)
+            torch_layouts.checked(row.extra)
+            if place is None:
+                raise torch_layouts.needs_like(row.extra)
+        return place.boxes(shape) if isinstance(place, torch_layouts.Layout) else None
+
+    def sharded(
+        self, parts: Mapping[Box, Array], shape: tuple[int, ...], row: TypeRow, place: Any
+    ) -> Any:
+        """Make a DTensor of the box of this process; see `array`."""
+        (part,) = parts.values()
+        return _made(part, shape, row, place)
+
+    def is_spread(self, x: Any) -> bool:
+        """Return whether `x` is a DTensor in several processes."""
+        return type(x) is torch_layouts.dtensor() and torch_shards.is_spread(x)
+
+    def takes(self, row: TypeRow, like: TypeRow) -> bool:
+        """Return whether the types are the same, or one is a DTensor of the other."""
+        return _plain_name(row) == _plain_name(like)
+
+    def is_place(self, x: Any) -> bool:
+        """Return whether `x` is a mesh of processes."""
+        return torch_layouts.is_mesh(x)
+
+    def placed(self, wish: Any, aval: Any, row: TypeRow) -> Any:
+        """Return the stored placements of a DTensor on a mesh."""
+        return (
+            torch_layouts.WHOLE
+            if wish == "whole"
+            else torch_layouts.on_mesh(wish, row.extra, aval.ndim)
+        )
+
+    def aval(self, row: TypeRow, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+        """Return a meta tensor for a DTensor; the place of another tensor is its device."""
+        if not _is_dtensor(row):
+            return None
+        known = torch_elements.torch_dtypes().get(dtype, torch.uint8)
+        return torch.empty(shape, dtype=known, device="meta")
 
     @functools.cached_property
     def records(self) -> Mapping[type, Record]:
@@ -148,8 +154,8 @@ class TorchAdapter(Adapter):
 
     def record(self, cls: type) -> Record | None:
         """Take sizes and devices apart; refuse objects with a state_dict, and other tensors."""
-        if issubclass(cls, torch.Tensor):
-            _refuse_class(cls)
+        if issubclass(cls, torch.Tensor) and cls not in _ROW:
+            torch_refusals.refuse_class(cls)
         if issubclass(cls, _BY_STATE_DICT):
             raise Refusal(
                 f"the torch object {cls.__qualname__} is code and state in one; save "
@@ -159,59 +165,84 @@ class TorchAdapter(Adapter):
 
     def expected(self, x: Any) -> tuple[TypeRow, dtypes.Stored, tuple[int, ...]] | None:
         """Return the leaf for a tensor without values, or with a graph, hooks or attributes."""
-        if type(x) not in _ROW or x.layout is not torch.strided or x.is_nested:
+        spread = type(x) is torch_layouts.dtensor()
+        if not (spread or type(x) in _ROW) or x.layout is not torch.strided or x.is_nested:
             return None
-        dtype = _numpy_dtypes().get(x.dtype)
-        row = _row(_ROW[type(x)], x.requires_grad, "cpu", None)
-        return None if dtype is None else (row, _stored(dtype), tuple(x.shape))
+        dtype = torch_elements.numpy_dtypes().get(x.dtype)
+        if dtype is None:
+            return None
+        is_parameter = spread and isinstance(x, torch.nn.Parameter)
+        names = torch_layouts.NAMES if spread else _ROW[type(x)]
+        row = _row(names, "cpu", x.requires_grad, None, is_parameter)
+        return row, torch_elements.stored(dtype), tuple(x.shape)
 
     def place(self, x: Any) -> Any:
-        """Return the device of a tensor, or None for a meta tensor."""
+        """Return the device of a tensor, or None for a meta tensor; of a DTensor its layout."""
+        if type(x) is torch_layouts.dtensor():
+            return torch_layouts.layout_of(x)
         return x.device if type(x) in _ROW and not x.is_meta else None
 
 
-def _refuse_class(cls: type) -> None:
-    if cls in _ROW:
-        return
-    name = f"{cls.__module__}.{cls.__qualname__}"
-    if issubclass(cls, torch.nn.parameter.UninitializedTensorMixin):
-        remedy = "run the module once, so that it gets its shape"
-    elif cls.__qualname__ == "NestedTensor":
-        remedy = "save the list x.unbind()"
-    elif hasattr(cls, "full_tensor"):
-        remedy = "save x.full_tensor(), or the part of this process, x.to_local()"
-    else:
-        remedy = "save x.as_subclass(torch.Tensor), or use ckptstore.register"
-    raise Refusal(f"{name} is a subclass of torch.Tensor and may hold more than a tensor; {remedy}")
+def _made(host: Array, shape: Sequence[int], row: TypeRow, place: Any) -> Any:
+    """Return the tensor of a stored type; `host` is the whole, or the part of this process."""
+    cls, extra = _class(row), row.extra
+    requires_grad, persistent = extra.get("requires_grad", False), extra.get("persistent")
+    layout = place if isinstance(place, torch_layouts.Layout) else None
+    try:
+        if layout is not None:
+            place = layout.mesh.device_type
+        elif place is None or place is torch_layouts.WHOLE:
+            place = _device(extra.get("device", "cpu"))
+        x = torch_elements.tensor(host).to(place)
+        x = x if layout is None else layout.made(x, shape)
+        if cls is torch.nn.Parameter:
+            return torch.nn.Parameter(x, requires_grad)
+        x.requires_grad_(requires_grad)
+    except RuntimeError as error:
+        signals.pass_on(error)
+        raise UnsupportedError(
+            f"torch {torch.__version__} makes no {row} of {host.dtype} and "
+            f'requires_grad={requires_grad} here ({error!s:.200}); load with arrays="numpy"',
+            reason=Reason.ARRAY_NOT_EXACT,
+        ) from error
+    if persistent is not None:
+        x.persistent, x._is_buffer = persistent, True
+    return x
 
 
-def _refuse_without_values(x: Any) -> None:
-    """Refuse a tensor that is not one strided piece of memory."""
-    if x.is_nested:
-        raise Refusal("a nested tensor cannot be saved; save the list x.unbind()")
-    if x.layout is not torch.strided:
-        parts = {
-            torch.sparse_coo: "x.coalesce().indices(), .values() and x.shape, or x.to_dense()",
-            torch.sparse_csr: "x.crow_indices(), x.col_indices(), x.values() and x.shape",
-            torch.sparse_bsr: "x.crow_indices(), x.col_indices(), x.values() and x.shape",
-            torch.sparse_csc: "x.ccol_indices(), x.row_indices(), x.values() and x.shape",
-            torch.sparse_bsc: "x.ccol_indices(), x.row_indices(), x.values() and x.shape",
-        }.get(x.layout, "x.to_dense()")
-        raise Refusal(f"a tensor of the layout {x.layout} cannot be saved; save {parts}")
-    if x.is_quantized:
-        raise Refusal(
-            "a quantized tensor cannot be saved; save x.int_repr() with its scales and zero "
-            "points, or x.dequantize()"
-        )
-    if x.is_meta:
-        raise Refusal(
-            "a meta tensor has no values; make it on a device, or leave it out (as a placeholder "
-            "it belongs in `like`)"
-        )
+def _class(row: TypeRow) -> Any:
+    """Return the class of a stored type of tensors in one process; raises KeyError for another."""
+    cls, extra = _CLASS.get(_plain_name(row)), row.extra
+    known = type(extra.get("device", "cpu")) is str
+    known = known and type(extra.get("persistent")) in (bool, type(None))
+    known = known and {bool}.issuperset(
+        type(extra.get(name, False)) for name in ("requires_grad", "parameter")
+    )
+    if cls is None or not known:
+        raise KeyError(row.name)
+    return cls
 
 
-def _memory(x: Any) -> tuple[Any, ...]:
-    """Return a value that is equal for tensors that are the same view of the same memory."""
+def _is_dtensor(row: TypeRow) -> bool:
+    return (row.module, row.name) == torch_layouts.NAMES
+
+
+def _plain_name(row: TypeRow) -> str:
+    """Return the name of a type of tensors that lie in one process."""
+    if not _is_dtensor(row):
+        return str(row)
+    is_parameter = row.extra.get("parameter") is True
+    return ".".join(_ROW[torch.nn.Parameter if is_parameter else torch.Tensor])
+
+
+def _memory(x: Any, spread: bool) -> tuple[Any, ...]:
+    """Return a value that is equal for tensors that are the same view of the same memory.
+
+    Args:
+        x: the tensor, or the part of a DTensor that this process holds.
+        spread: whether it is such a part. It may be empty, and then its storage has no memory by
+            which to know it.
+    """
     offset, shape, strides = x.storage_offset(), x.shape, x.stride()
     count = 1 + offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     try:
@@ -219,97 +250,34 @@ def _memory(x: Any) -> tuple[Any, ...]:
         start, nbytes = storage.data_ptr(), storage.nbytes()
     except RuntimeError:
         start = nbytes = 0
-    if not start or nbytes < count * x.element_size():
+    if x.numel() and (not start or nbytes < count * x.element_size()):
         raise Refusal(
             "this tensor holds no memory of its own: it is inside a transformation of torch.func, "
             "or its storage was freed; save outside of it, and before the storage is freed"
         )
+    start = storage._cdata if spread else start
     return (x.device, start, offset, shape, strides, x.is_conj(), x.is_neg())
-
-
-def _refuse_attached(x: Any) -> None:
-    """Refuse a tensor with a graph, gradient, hooks or names, which would be lost."""
-    if not x.is_leaf:
-        raise Refusal(
-            "this tensor was computed with gradients, and its graph cannot be stored; "
-            "save x.detach(), or x.item()"
-        )
-    if x.grad is not None:
-        raise Refusal(
-            "this tensor has a gradient, which would be lost; save x.detach() (as state_dict() "
-            "does) and, if you need it, x.grad beside it, or clear it by x.grad = None"
-        )
-    if x._backward_hooks or x._post_accumulate_grad_hooks:
-        raise Refusal("this tensor has hooks, which cannot be stored; save x.detach()")
-    if any(getattr(x, "names", ())):
-        raise Refusal("a tensor with named axes cannot be saved; save x.rename(None)")
-
-
-def _persistence(x: Any) -> bool | None:
-    """Return whether a torch.nn.Buffer is persistent; None for another tensor."""
-    own = vars(x)
-    if not own:
-        return None
-    if own.keys() == _BUFFER and type(x) is torch.Tensor and own["_is_buffer"] is True:
-        persistent = own["persistent"]
-        if type(persistent) is bool:
-            return persistent
-    name = next((n for n in own if n not in _BUFFER), next(iter(own)))
-    raise Refusal(
-        f"this tensor has the attribute {name!r}, which would be lost; save x.detach(), or delete "
-        "the attribute"
-    )
 
 
 @functools.lru_cache(1024)
 def _row(
-    names: tuple[str, str], requires_grad: bool, device: str, persistent: bool | None
+    names: tuple[str, str],
+    device: str,
+    requires_grad: bool,
+    persistent: bool | None,
+    is_parameter: bool,
+    place: tuple[tuple[str, Any], ...] = (),
 ) -> TypeRow:
     extra: dict[str, Any] = {"requires_grad": True} if requires_grad else {}
     if device != "cpu":
         extra["device"] = device
     if persistent is not None:
         extra["persistent"] = persistent
+    if is_parameter:
+        extra["parameter"] = True
     version = package_version("torch")
+    extra |= place
     return TypeRow(TypeKind.ARRAY, *names, package="torch", version=version, extra=extra)
-
-
-@functools.cache
-def _numpy_dtypes() -> dict[Any, np.dtype[Any]]:
-    """Return the dtype in which each dtype of torch is stored."""
-    numpy_dtypes = {}
-    for name in (*_SAME_NAME.split(), *_ONLY_BYTES.split()):
-        dtype = getattr(torch, name, None)  # an older torch has fewer
-        if dtype is None:
-            continue
-        if name in _ONLY_BYTES.split():
-            numpy_dtypes[dtype] = np.dtype([(name, f"u{dtype.itemsize}")])
-            continue
-        try:
-            numpy_dtypes[dtype] = dtypes.resolve(name, where="torch")
-        except UnsupportedError:  # an older ml_dtypes, too
-            continue
-    return numpy_dtypes
-
-
-@functools.cache
-def _torch_dtypes() -> dict[np.dtype[Any], Any]:
-    return {stored: dtype for dtype, stored in _numpy_dtypes().items()}
-
-
-@functools.cache
-def _stored(dtype: np.dtype[Any]) -> dtypes.Stored:
-    return dtypes.describe(dtype)
-
-
-def _host(x: torch.Tensor, dtype: np.dtype[Any]) -> Array:
-    """Return the stored bytes of a tensor: a view if it is contiguous and on the CPU."""
-    try:
-        plain = x.detach().cpu().resolve_conj().resolve_neg()
-        return array_bytes.to_bytes(plain.view(_BITS[dtype.itemsize][0]).numpy().view(dtype))
-    except RuntimeError as error:
-        signals.pass_on(error)
-        raise Refusal(f"torch cannot read this tensor: {error!s:.200}") from None
 
 
 @functools.lru_cache(256)
@@ -319,6 +287,8 @@ def _device(name: str) -> Any:
     module = {"cuda": torch.cuda, "mps": torch.mps, "xpu": torch.xpu}.get(kind)
     if module is not None and number in map(str, range(module.device_count())):
         return torch.device(name)
+    if module is not None and kind == name and module.device_count():  # the one of this process
+        return torch.device(kind)
     return torch.device("cpu")
 
 

@@ -14,7 +14,14 @@ from ckptstore.digests import Digest, digest
 from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import manifest as manifests
 from ckptstore.format.index import INDEX_MAX_NBYTES, Index, encode_index, with_digests
-from ckptstore.format.manifest import File, Manifest, decode_manifest, encode_manifest, sealed
+from ckptstore.format.manifest import (
+    File,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+    sealed,
+    version_of,
+)
 from ckptstore.format.names import file_name
 from ckptstore.format.validate import decode_index
 from ckptstore.format.wire import DIGEST_NBYTES
@@ -56,6 +63,7 @@ def encode_draft(manifest: Manifest, index: Index, metadata: bytes) -> Draft:
     Raises:
         CorruptError: with the reason of the first check that fails.
     """
+    manifest = dataclasses.replace(manifest, version=version_of(index.types))
     encoded = encode_index(index)
     if len(encoded) > INDEX_MAX_NBYTES:
         raise CorruptError(

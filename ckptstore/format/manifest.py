@@ -6,7 +6,7 @@ payload     map: attempt, features, time_ms, step, metrics, writer, metadata, fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ from ckptstore.format.wire import DIGEST, DIGEST_NBYTES, MAX_DEPTH, MAX_ELEMENTS
 
 MAGIC = "ckptstore"
 VERSION = (1, 0)
+LATER_TYPES: Mapping[str, tuple[int, int]] = {"torch.distributed.tensor.DTensor": (1, 1)}
+"""The rows that a later version added to section 11 of the specification, each with it."""
+
 SUPPORTED: frozenset[str] = frozenset()
 """The required features that this reader knows. Version 1.0 has none."""
 
@@ -109,6 +112,16 @@ def _ages(manifest: Manifest) -> dict[str, bytes]:
     """Return the column of ages, which is left out if no file is taken over."""
     ages = [file.age for file in manifest.files]
     return {"age": wire.pack_integers(ages)} if any(ages) else {}
+
+
+def version_of(types: Iterable[object]) -> tuple[int, int]:
+    """Return the least version that a file with these types needs.
+
+    Example:
+        >>> version_of(["numpy.ndarray"]), version_of(["torch.distributed.tensor.DTensor"])
+        ((1, 0), (1, 1))
+    """
+    return max((LATER_TYPES.get(str(row), VERSION) for row in types), default=VERSION)
 
 
 def sealed(data: bytes, manifest: Manifest) -> bytes:

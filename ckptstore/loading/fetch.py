@@ -20,7 +20,7 @@ from ckptstore.format.dtypes import Array
 from ckptstore.loading import ranges
 from ckptstore.loading.assembly import Assembly, Parts
 from ckptstore.loading.ranges import Range
-from ckptstore.sharding import Box, Grid
+from ckptstore.sharding import Box, Grid, shape_of
 from ckptstore.storage import Traffic
 from ckptstore.tree import StoredTree
 
@@ -56,10 +56,11 @@ def fetch(
     index, traffic = tree.index, snapshot.storage.traffic
     nbytes = leaf_nbytes(index)
     counts = np.bincount(index.spans.leaf, minlength=len(nbytes)).tolist()
-    for leaf in makers:
-        if not nbytes[leaf]:
-            yield leaf, makers[leaf](np.zeros(0, np.uint8))
-    reads, wanted = plan(index, traffic, [*makers], boxes)
+    full = [leaf for leaf in makers if nbytes[leaf] and _has_elements(boxes.get(leaf))]
+    for leaf in makers.keys() - full:
+        empty = np.zeros(0, np.uint8)
+        yield leaf, makers[leaf]([empty for _ in boxes[leaf]] if leaf in boxes else empty)
+    reads, wanted = plan(index, traffic, full, boxes)
     snapshot.check_files({range_.file for range_ in reads})
     assemblies: dict[int, Assembly] = {}  # of leaves that are read into their own memory
     queue: collections.deque[tuple[Range, Array, bool, Future[None]]] = collections.deque()
@@ -133,6 +134,11 @@ def with_keys(snapshot: Snapshot, tree: StoredTree) -> StoredTree:
     """
     leaves = tree.key_leaves()
     return tree.with_keys(dict(fetch(snapshot, tree, dict.fromkeys(leaves, bytes))))
+
+
+def _has_elements(boxes: Sequence[Box] | None) -> bool:
+    """Return whether a box has elements; None stands for the whole."""
+    return boxes is None or any(0 not in shape_of(box) for box in boxes)
 
 
 def _is_run(range_: Range) -> bool:

@@ -50,10 +50,11 @@ def load(
             outside the range of the dtype is an error.
         arrays: with ``"numpy"``, every array is a writable numpy array, and you need no framework.
             A type whose module is not installed is then a NamedTuple of its stored fields.
-        sharding: the place of the arrays of jax: a sharding, a mesh (each array gets its stored
-            spec on it), ``"whole"`` (each array on one device), a function of path and
-            `jax.ShapeDtypeStruct` that returns one of these or None, or a tree of these that is
-            like the top of the state. None: that of `like`, else the stored one.
+        sharding: the place of the arrays of jax and of DTensors of torch: a sharding, a mesh (each
+            array gets its stored spec or placements on it), ``"whole"`` (each array on one device),
+            a function of path and `jax.ShapeDtypeStruct`, or meta tensor, that returns one of these
+            or None, or a tree of these that is like the top of the state. None: that of `like`,
+            else the stored one, which a DTensor does not have.
         storage_options: options of the store, as fsspec takes them; docs/mounts.md for a disk.
 
     Returns:
@@ -64,7 +65,7 @@ def load(
         CorruptError: a byte is not as it was written; the message names the leaf.
         UnknownTypeError: some types cannot be rebuilt; the message lists all, each with its remedy.
         StructureError: the tree differs from `like` (the message lists all differences), a pattern
-            matches nothing, or an argument is wrong.
+            matches nothing, an argument is wrong, or no place is given for a DTensor.
         UnsupportedError: a newer format, or a dtype that this machine lacks.
         StorageError: the disk or the store cannot be read.
 

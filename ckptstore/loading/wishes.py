@@ -102,6 +102,8 @@ class Wishes:
                 return None
         if not (wish == "whole" if isinstance(wish, str) else _is_place(wish)):
             raise bad_argument(where, "sharding", wish, _EXPECTED)
+        if not (isinstance(wish, str) or adapter.is_place(wish)):
+            return None  # a place of another framework
         with making(row, dtype, shape, where=where):
             return adapter.placed(wish, aval, row)
 

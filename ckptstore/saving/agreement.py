@@ -67,7 +67,7 @@ def in_step(tree: Any, *, processes: Processes | None = None) -> None:
         tables = Content.of(live, SaveRequest.of(), "0" * 32, {}).tables
         return statement(live, own, tables, group, None).encode()
 
-    rows = group.gather("in_step", digest(own.digest, *_value_digests(live, own)))
+    rows = group.gather("in_step", digest(own.digest, *_value_digests(live, own, group)))
     if len(set(rows)) == 1:
         return
     said = by_leader(group, "in_step", stated)
@@ -109,7 +109,7 @@ def statement(
         group.count,
         step,
         own.digest,
-        _value_digests(live, own),
+        _value_digests(live, own, group),
         encode_index(dataclasses.replace(tables, leaves=_uncut(tables.leaves))),
         token,
     )
@@ -151,7 +151,7 @@ def compare(
         other = outline_of(StoredTree(index, layout, where))
         lines, are_values = own.differences(other, here, there)
         raise _differ(where, lines, are_values=are_values)
-    rows = enumerate(zip(_value_digests(live, own), opening.values, strict=True))
+    rows = enumerate(zip(_value_digests(live, own, group), opening.values, strict=True))
     lines = [
         f"{own.path(own.leaf_places[place])}: other values in {here} than in {there}"
         for place, (a, b) in rows
@@ -180,21 +180,22 @@ def _differ(where: str, lines: Sequence[str], *, are_values: bool) -> ProcessErr
     )
 
 
-def _value_digests(live: LiveTree, own: Outline) -> list[Digest]:
+def _value_digests(live: LiveTree, own: Outline, group: Processes) -> list[Digest]:
     """Return a digest for each leaf that all processes have, as far as it is read without a copy.
 
     Args:
         live: the tree.
         own: its outline, which gives the order.
+        group: the processes.
     """
     sizes = itemsizes(live)
-    return [_value_digest(live, number, sizes[number]) for number in own.leaves]
+    return [_value_digest(live, number, sizes[number], group.count) for number in own.leaves]
 
 
-def _value_digest(live: LiveTree, number: int, itemsize: int) -> Digest:
+def _value_digest(live: LiveTree, number: int, itemsize: int, count: int) -> Digest:
     leaf = live.leaves[number]
     nbytes = math.prod(leaf.shape) * itemsize
-    if leaf.holders is not None and len(leaf.holders) > 1:
+    if leaf.holders is not None and not (len(leaf.holders) == 1 and len(leaf.holders[0]) == count):
         return _NOT_COMPARED
     if nbytes > _COMPARED_NBYTES and (leaf.grid is not None or not leaf.is_near):
         return _NOT_COMPARED

@@ -24,6 +24,7 @@ from ckptstore.saving.placement import Piece
 from ckptstore.saving.request import SaveRequest
 from ckptstore.saving.staging import path_of
 from ckptstore.tree import LiveTree, flatten, paths
+from ckptstore.types import find_adapter, module_of
 
 _log = logging.getLogger("ckptstore")
 
@@ -167,7 +168,8 @@ def _flattened(tree: Any, request: SaveRequest) -> tuple[LiveTree | CheckpointEr
     except CheckpointError as error:
         if group is None and (engine := running_processes()).count > 1:
             outline = flatten(tree, lenient=True)
-            group = engine if _spread(outline) else None
+            spread = _spread(outline) or any(map(_is_spread, outline.objects))
+            group = engine if spread else None
         if group is None or group.count == 1:
             raise
         return error, group
@@ -178,18 +180,28 @@ def _flattened(tree: Any, request: SaveRequest) -> tuple[LiveTree | CheckpointEr
         raise StructureError(
             f"{path_of(live, spread[0])}: this array lies in several processes, and so do "
             f"{len(spread) - 1} others; call save in every process with processes=None, or gather "
-            "the array first: jax.experimental.multihost_utils.process_allgather(x, tiled=True)",
+            f"the array first: {_GATHERED[live.leaves[spread[0]].row.package == 'torch']}",
             reason=Reason.CANNOT_CARRY,
         )
     return live, group
 
 
 _ALONE = Processes(0, 1)
+_GATHERED = (
+    "jax.experimental.multihost_utils.process_allgather(x, tiled=True)",
+    "x.full_tensor()",
+)
 
 
 def _spread(live: LiveTree) -> list[int]:
     """Return the numbers of the leaves that lie in several processes."""
     return [number for number, leaf in enumerate(live.leaves) if leaf.holders is not None]
+
+
+def _is_spread(x: Any) -> bool:
+    """Return whether an object is an array in several processes, also one that is refused."""
+    adapter = find_adapter(module_of(type(x)))
+    return adapter is not None and adapter.is_spread(x)
 
 
 def _log_repeats(live: LiveTree, nbytes: Mapping[Piece, int], url: str, told: set[str]) -> None:

@@ -230,12 +230,14 @@ class _Comparison:
         impl, impl_like = row.extra.get("impl") or None, row_like.extra.get("impl")
         if str(row) == str(row_like) and impl != impl_like:
             self._differ(i, key_text(impl), key_text(impl_like))
-        elif str(row) != str(row_like) and not self.numpy:
+        elif not self.numpy and not (adapter is not None and adapter.takes(row, row_like)):
             remedy = ""
             if row_like.module == "numpy":
                 remedy = '; arrays="numpy" gives numpy arrays'
             elif row.module == "numpy":
                 remedy = "; put numpy arrays into `like`, and convert the loaded ones"
+            elif str(row) == str(row_like):
+                remedy = "; one of them is a Parameter"
             self._differ(i, self._name(i), self._like(j), remedy)
         elif shape != shape_like:
             self._differ(i, f"shape {list(shape)}", str(list(shape_like)))

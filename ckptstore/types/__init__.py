@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptstore.types.adapter import Adapter, Child, Record
+from ckptstore.types.adapter import Adapter
 from ckptstore.types.bindings import class_of_today, locate
 from ckptstore.types.fields import (
     RECORD_KINDS,
@@ -21,6 +21,7 @@ from ckptstore.types.members import enum_member
 from ckptstore.types.migrations import Migration
 from ckptstore.types.naming import class_row, object_row, package_version, stored_name
 from ckptstore.types.pytrees import Pytree, pytree
+from ckptstore.types.records import Child, Record
 from ckptstore.types.registration import register
 from ckptstore.types.registry import find_adapter, find_registration, top_level
 from ckptstore.types.remedies import SUPPLIED, remedy

@@ -16,7 +16,7 @@ from typing import Any
 from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.texts import shown
-from ckptstore.types.adapter import Adapter, Child, Record
+from ckptstore.types.adapter import Adapter
 from ckptstore.types.fields import (
     MISSING,
     attribute_of,
@@ -27,6 +27,7 @@ from ckptstore.types.fields import (
 )
 from ckptstore.types.leaf import Refusal
 from ckptstore.types.lookup import find_class
+from ckptstore.types.records import Child, Record
 from ckptstore.types.registry import find_adapter, find_registration, find_registration_named
 from ckptstore.types.safety import METACLASSES
 from ckptstore.types.subclasses import find_subclass

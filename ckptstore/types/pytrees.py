@@ -8,9 +8,9 @@ from typing import Any
 
 from ckptstore import signals
 from ckptstore.format import TypeRow
-from ckptstore.types.adapter import Record
 from ckptstore.types.leaf import Refusal
 from ckptstore.types.plain import plain_form
+from ckptstore.types.records import Record
 
 _OF_ARRAYS = ("__array__", "__array_interface__", "__dlpack__", "shape")
 

@@ -20,10 +20,11 @@ from ckptstore import signals
 from ckptstore.errors import Reason, StructureError, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.types import fields
-from ckptstore.types.adapter import Adapter, Record
+from ckptstore.types.adapter import Adapter
 from ckptstore.types.bindings import class_of_today
 from ckptstore.types.migrations import Migration
 from ckptstore.types.pytrees import pytree
+from ckptstore.types.records import Record
 from ckptstore.types.tables import fault_of
 
 ADAPTERS: Mapping[str, str] = {

@@ -16,11 +16,11 @@ from typing import Any
 from ckptstore.errors import Reason, UnknownTypeError
 from ckptstore.format import TypeKind, TypeRow
 from ckptstore.texts import shown
-from ckptstore.types.adapter import Record
 from ckptstore.types.fields import MISSING, attribute_of, class_dict, without_alias
 from ckptstore.types.leaf import Refusal
 from ckptstore.types.lookup import find_named
 from ckptstore.types.naming import class_row
+from ckptstore.types.records import Record
 from ckptstore.types.registry import find_registration
 from ckptstore.types.safety import METACLASSES
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from ckptstore import signals
 from ckptstore.format import TypeKind, TypeRow
-from ckptstore.types.adapter import Adapter, Record
+from ckptstore.types.adapter import Adapter
 from ckptstore.types.migrations import Migration
+from ckptstore.types.records import Record
 
 
 def fault_of(adapter: Adapter, packages: Set[str]) -> str:

@@ -28,10 +28,13 @@ OTHER = "f" * 32
 DATA = f"data-{ATTEMPT}-0-0.bin"
 INDEX = f"index-{ATTEMPT}-0-0.bin"
 HEAD = b"\x94\xa9ckptstore\x92\x01\x00"
+HEAD_1_1 = b"\x94\xa9ckptstore\x92\x01\x01"
 NDARRAY = ("array", "numpy", "ndarray")
 SCALAR = ("array", "ckptstore", "scalar")
 JAX = ("array", "jax", "Array")
 MESH = {"mesh": [["a", 1, "auto"]], "devices": [0], "spec": ["a"]}
+DTENSOR = ("array", "torch.distributed.tensor", "DTensor")
+PLACED = {"mesh": [["dp", 2], [None, 2]], "placements": [[0, 2], 0]}
 BOUNDS = (0, 1), (1, 3), (3, 4)
 ALL, LOAD, BYTES = ("load", "inspect", "verify"), ("load",), ("load", "verify")
 
@@ -1230,6 +1233,25 @@ def adapters() -> None:
     ):
         draft = jax_array(extra)
         bad(f"array-jax-{name}", reason, draft, repr(extra), LOAD, error, needs="jax")
+    for name, extra in {
+        "mesh-missing": {"placements": [0]},
+        "mesh-no-array": PLACED | {"mesh": 5},
+        "mesh-without-sizes": PLACED | {"mesh": ["dp", "tp"]},
+        "mesh-size-0": PLACED | {"mesh": [["dp", 2], ["tp", 0]]},
+        "mesh-size-bool": PLACED | {"mesh": [["dp", 2], ["tp", True]]},
+        "mesh-name-int": PLACED | {"mesh": [["dp", 2], [1, 2]]},
+        "mesh-axis-twice": PLACED | {"mesh": [["dp", 2], ["dp", 2]]},
+        "placements-missing": {"mesh": [["dp", 2]]},
+        "placements-too-few": PLACED | {"placements": [0]},
+        "placements-text": PLACED | {"placements": ["Shard(0)", 0]},
+        "placements-below-0": PLACED | {"placements": [-1, 0]},
+        "placements-pieces-0": PLACED | {"placements": [[0, 0], 0]},
+        "placements-of-three": PLACED | {"placements": [[0, 2, 2], 0]},
+        "parameter-no-bool": PLACED | {"parameter": 1},
+        "requires-grad-no-bool": PLACED | {"requires_grad": "yes"},
+    }.items():
+        draft = Draft(leaf(), [L(data=FLOATS)], [type_row(*DTENSOR, extra=extra)], head=HEAD_1_1)
+        bad(f"array-dtensor-{name}", "bad-type", draft, repr(extra), LOAD, needs="torch")
     unknown = {"by": LOAD, "error": "UnknownTypeError"}
     for name in (
         "os.system",
@@ -1359,6 +1381,15 @@ def valid() -> None:
     good("optional-feature", sample(payload={"features": features}), "one to be ignored", value)
     minor = sample(head=b"\x94\xa9ckptstore\x92\x01\x05", payload={"later": [1, {"a": None}]})
     good("newer-minor", minor, "version 1.5 with a key that 1.0 does not know", value)
+    quarters = [struct.pack("<f", number) for number in range(4)]
+    row = type_row(*DTENSOR, package="torch", extra=PLACED | {"requires_grad": True})
+    good(
+        "dtensor",
+        Draft(leaf(), [L(shape=(4,), cuts=[[1, 2, 3]], cells=quarters)], [row], head=HEAD_1_1),
+        "a DTensor that four processes held, which needs a place to come back to",
+        array("float32", [4], b"".join(quarters)),
+        needs_like=True,
+    )
 
     def later(tables: dict[str, Any]) -> None:
         tables["signatures"] = {"count": 1}

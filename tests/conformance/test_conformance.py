@@ -132,6 +132,9 @@ def reach(x: Any, path: list[Any]) -> Any:
 @pytest.mark.parametrize("arrays", [None, "numpy"])
 def test_a_valid_file_loads_as_described(directory: Path, arrays: Any) -> None:
     expect = expectation(directory)
+    if expect.get("needs_like") and arrays is None:
+        assert outcome(ckptstore.load, directory) == ("StructureError", "needs-like")
+        return
     loaded = ckptstore.load(directory, arrays=arrays)
     assert describe(loaded) == expect["value"]
     first, *others = [reach(loaded, path) for path in expect.get("one_object", [[]])]
@@ -252,7 +255,7 @@ def format_cases() -> list[Any]:
     return [
         pytest.param(ROOT / "invalid" / name, id=name)
         for name, expect in expected.items()
-        if expect["error"] not in own and "needs" not in expect
+        if expect["error"] not in own and expect.get("needs") in (None, "torch")
     ]
 
 
@@ -300,7 +303,7 @@ def test_no_stored_name_brings_an_import_into_a_fresh_process() -> None:
     script = (
         "import json, pathlib, sys, ckptstore\n"
         f"for place in sorted(pathlib.Path({str(ROOT / 'invalid')!r}).iterdir()):\n"
-        "    if json.loads((place / 'expect.json').read_text()).get('needs') == 'jax': continue\n"
+        "    if json.loads((place / 'expect.json').read_text()).get('needs'): continue\n"
         "    for call in (ckptstore.load, ckptstore.inspect, ckptstore.verify):\n"
         "        try: call(place)\n"
         "        except ckptstore.CheckpointError: pass\n"

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from tests.support.fake_world import world
+
 MASKED: Any = np.ma.array([1.0, 2.0], mask=[True, False])
 
 
@@ -114,6 +116,20 @@ def torch_buffer() -> Any:
     return importlib.import_module("torch").nn.Buffer(tensor())
 
 
+def dtensor() -> Any:
+    """A DTensor of a program of one process, which ends at once."""
+    torch = importlib.import_module("torch")
+    tensors = importlib.import_module("torch.distributed.tensor")
+    with world(0, 1):
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        x = tensors.DTensor.from_local(torch.ones(2), mesh, [tensors.Shard(0)])
+        return torch.nn.Parameter(x)
+
+
+def placement_types() -> Any:
+    return importlib.import_module("torch.distributed.tensor.placement_types")
+
+
 # The distribution and the adapter or module that reads; what is read from; the name.
 NAMES: list[tuple[str, str, Callable[[], Any], str]] = [
     ("numpy", "adapters/numpy.py", lambda: MASKED, "_fill_value"),
@@ -141,9 +157,13 @@ NAMES: list[tuple[str, str, Callable[[], Any], str]] = [
     ("equinox", "adapters/equinox.py", equinox_nn, "_weight_norm._norm_except_axis"),
     ("equinox", "adapters/equinox.py", equinox_nn, "_shared.SharedNode"),
     ("optax", "adapters/optax.py", optax_linesearch, "BacktrackingLinesearchInfo"),
-    ("torch", "adapters/torch.py", tensor, "_backward_hooks"),
-    ("torch", "adapters/torch.py", tensor, "_post_accumulate_grad_hooks"),
-    ("torch", "adapters/torch.py", torch_buffer, "_is_buffer"),
+    ("torch", "adapters/torch_refusals.py", tensor, "_backward_hooks"),
+    ("torch", "adapters/torch_refusals.py", tensor, "_post_accumulate_grad_hooks"),
+    ("torch", "adapters/torch_refusals.py", torch_buffer, "_is_buffer"),
+    ("torch", "adapters/torch_refusals.py", dtensor, "_is_param"),
+    ("torch", "adapters/torch_shards.py", dtensor, "device_mesh._get_root_mesh"),
+    ("torch", "adapters/torch.py", lambda: tensor().untyped_storage(), "_cdata"),
+    ("torch", "adapters/torch_layouts.py", placement_types, "_StridedShard"),
     ("python", "adapters/stdlib.py", lambda: datetime.UTC, "__getinitargs__"),
     ("python", "adapters/stdlib.py", lambda: functools.partial(max), "__setstate__"),
     ("python", "types/fields.py", lambda: Frozen.__dataclass_fields__["a"], "_field_type.name"),

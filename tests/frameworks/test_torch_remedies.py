@@ -55,7 +55,7 @@ def follow(tmp_path: Path, x: Any, remedy: Callable[[Any], Any] | str) -> Any:
     return assert_exact(tmp_path, remedy(x))
 
 
-@follows("adapters.torch", "save x.detach(), or x.item()")
+@follows("adapters.torch_refusals", "save x.detach(), or x.item()")
 def test_a_tensor_with_a_graph(tmp_path: Path) -> None:
     loss = nn.Linear(3, 2)(torch.ones(3)).sum()
     follow(tmp_path, loss, "x.detach()")
@@ -63,7 +63,7 @@ def test_a_tensor_with_a_graph(tmp_path: Path) -> None:
 
 
 @follows(
-    "adapters.torch",
+    "adapters.torch_refusals",
     "save x.detach() (as state_dict() does) and, if you need it, x.grad beside it, or clear it by "
     "x.grad = None",
 )
@@ -77,14 +77,14 @@ def test_a_parameter_with_a_gradient(tmp_path: Path) -> None:
     assert_exact(tmp_path, [x])
 
 
-@follows("adapters.torch", "save x.detach()")
+@follows("adapters.torch_refusals", "save x.detach()")
 def test_a_tensor_with_hooks(tmp_path: Path) -> None:
     x = torch.ones(2, requires_grad=True)
     x.register_hook(lambda grad: None)
     follow(tmp_path, x, "x.detach()")
 
 
-@follows("adapters.torch", "save x.rename(None)")
+@follows("adapters.torch_refusals", "save x.rename(None)")
 def test_a_tensor_with_named_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch had them until 2.12. Where they are gone, a tensor stands in that says it has some."""
     if hasattr(torch.Tensor, "rename"):
@@ -97,7 +97,7 @@ def test_a_tensor_with_named_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert_exact(tmp_path, x)
 
 
-@follows("adapters.torch", "save x.detach(), or delete the attribute")
+@follows("adapters.torch_refusals", "save x.detach(), or delete the attribute")
 def test_a_tensor_with_an_attribute(tmp_path: Path) -> None:
     x: Any = torch.ones(2)
     x.is_sharded = True
@@ -107,7 +107,8 @@ def test_a_tensor_with_an_attribute(tmp_path: Path) -> None:
 
 
 @follows(
-    "adapters.torch", "make it on a device, or leave it out (as a placeholder it belongs in `like`)"
+    "adapters.torch_refusals",
+    "make it on a device, or leave it out (as a placeholder it belongs in `like`)",
 )
 def test_a_tensor_without_values(tmp_path: Path) -> None:
     x = torch.empty(2, device="meta")
@@ -153,7 +154,7 @@ SPARSE: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Any]] = {
 }
 
 
-@follows("adapters.torch", "save {}")
+@follows("adapters.torch_refusals", "save {}")
 @pytest.mark.parametrize("layout", SPARSE)
 def test_a_sparse_tensor(layout: str, tmp_path: Path) -> None:
     make, build = SPARSE[layout]
@@ -168,12 +169,12 @@ def test_a_sparse_tensor(layout: str, tmp_path: Path) -> None:
         assert torch.equal(assert_exact(tmp_path, eval(named[2], {"x": x})), dense)
 
 
-@follows("adapters.torch", "save {}")
+@follows("adapters.torch_refusals", "save {}")
 def test_a_tensor_of_mkldnn(tmp_path: Path) -> None:
     follow(tmp_path, torch.eye(2).to_mkldnn(), "x.to_dense()")
 
 
-@follows("adapters.torch", "save the list x.unbind()")
+@follows("adapters.torch_refusals", "save the list x.unbind()")
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
 def test_a_nested_tensor(layout: torch.layout, tmp_path: Path) -> None:
     x = torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)], layout=layout)
@@ -182,7 +183,10 @@ def test_a_nested_tensor(layout: torch.layout, tmp_path: Path) -> None:
     assert all(map(torch.equal, again.unbind(), x.unbind()))
 
 
-@follows("adapters.torch", "save x.int_repr() with its scales and zero points, or x.dequantize()")
+@follows(
+    "adapters.torch_refusals",
+    "save x.int_repr() with its scales and zero points, or x.dequantize()",
+)
 def test_a_quantized_tensor(tmp_path: Path) -> None:
     values = torch.tensor([0.5, -1.0, 2.0])
     x = torch.quantize_per_tensor(values, 0.1, 3, torch.qint8)
@@ -201,7 +205,7 @@ def test_a_quantized_tensor(tmp_path: Path) -> None:
     assert torch.equal(again.dequantize(), x.dequantize())
 
 
-@follows("adapters.torch", "view the tensor as integers")
+@follows("adapters.torch_elements", "view the tensor as integers")
 @pytest.mark.parametrize("name", ["qint8", "quint8", "qint32"])
 def test_a_dtype_that_the_format_lacks(name: str, tmp_path: Path) -> None:
     dtype = getattr(torch, name)
@@ -211,7 +215,7 @@ def test_a_dtype_that_the_format_lacks(name: str, tmp_path: Path) -> None:
     assert loaded.view(dtype).dtype == dtype
 
 
-@follows("adapters.torch", "run the module once, so that it gets its shape")
+@follows("adapters.torch_refusals", "run the module once, so that it gets its shape")
 def test_a_lazy_parameter(tmp_path: Path) -> None:
     module = nn.LazyLinear(2)
     refused(tmp_path, module.state_dict())
@@ -219,63 +223,7 @@ def test_a_lazy_parameter(tmp_path: Path) -> None:
     assert_exact(tmp_path, module.state_dict())
 
 
-@pytest.fixture
-def mesh(tmp_path: Path) -> Iterator[Any]:
-    """A mesh of one process."""
-    distributed = pytest.importorskip("torch.distributed")
-    store = f"file://{tmp_path}/store"
-    distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-    yield distributed.init_device_mesh("cpu", (1,))
-    distributed.destroy_process_group()
-
-
-@follows("adapters.torch", "save x.full_tensor(), or the part of this process, x.to_local()")
-def test_a_distributed_tensor(tmp_path: Path, mesh: Any) -> None:
-    from torch.distributed import tensor
-
-    x = tensor.distribute_tensor(torch.arange(6.0), mesh, [tensor.Shard(0)])
-    follow(tmp_path, x, "x.full_tensor()")
-    follow(tmp_path, x, "x.to_local()")
-    ckptstore.save(tmp_path / "plain", {"x": torch.arange(6.0)})
-    with pytest.raises(ckptstore.CheckpointError, match=r"\$\['x'\].*DTensor"):
-        ckptstore.load(tmp_path / "plain", {"x": x})
-
-
-def test_the_state_of_a_module_of_fsdp(tmp_path: Path, mesh: Any) -> None:
-    fsdp = pytest.importorskip("torch.distributed.fsdp")
-    if not hasattr(fsdp, "fully_shard"):
-        pytest.skip("this torch has no fully_shard")
-    from torch.distributed.checkpoint import state_dict as states
-
-    def made() -> tuple[Any, Any]:
-        model = fsdp.fully_shard(nn.Linear(4, 8), mesh=mesh)
-        return model, torch.optim.AdamW(model.parameters())
-
-    model, optimizer = made()
-    model(torch.ones(1, 4)).sum().backward()
-    optimizer.step()
-    words = refused(tmp_path, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-    for path in ("['model']['weight']", "['optimizer']['state'][0]['exp_avg']"):
-        assert f"${path}: torch.distributed.tensor.DTensor" in words
-    # As docs/frameworks.md says.
-    whole = states.StateDictOptions(full_state_dict=True)
-    saved = states.get_state_dict(model, optimizer, options=whole)
-    assert_exact(tmp_path, {"model": saved[0], "optimizer": saved[1]})
-    ckptstore.save(tmp_path / "c", {"model": saved[0], "optimizer": saved[1]})
-    loaded, (other, second) = ckptstore.load(tmp_path / "c"), made()
-    states.set_state_dict(
-        other,
-        second,
-        model_state_dict=loaded["model"],
-        optim_state_dict=loaded["optimizer"],
-        options=whole,
-    )
-    again = states.get_state_dict(other, second, options=whole)
-    assert differences(again[0], saved[0]) == []
-    assert differences(again[1]["state"], saved[1]["state"]) == []
-
-
-@follows("adapters.torch", "save x.as_subclass(torch.Tensor), or use ckptstore.register")
+@follows("adapters.torch_refusals", "save x.as_subclass(torch.Tensor), or use ckptstore.register")
 def test_a_subclass_of_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for table in ("_BY_CLASS", "_BY_NAME"):
         monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
@@ -307,15 +255,15 @@ def test_objects_with_a_state_dict(tmp_path: Path) -> None:
         assert differences(x.state_dict(), other.state_dict()) == []
 
 
-@follows("adapters.torch", 'load with arrays="numpy", or with a newer torch')
+@follows("adapters.torch_elements", 'load with arrays="numpy", or with a newer torch')
 def test_a_dtype_that_torch_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A torch without bfloat16 stands for an old one."""
-    from ckptstore.adapters import torch as adapter
+    from ckptstore.adapters import torch_elements
 
-    x, real = torch.ones(2, dtype=torch.bfloat16), adapter._torch_dtypes()
+    x, real = torch.ones(2, dtype=torch.bfloat16), torch_elements.torch_dtypes()
     ckptstore.save(tmp_path / "c", x)
     old = {dtype: value for dtype, value in real.items() if value != torch.bfloat16}
-    monkeypatch.setattr(adapter, "_torch_dtypes", lambda: old)
+    monkeypatch.setattr(torch_elements, "torch_dtypes", lambda: old)
     with pytest.raises(UnsupportedError):
         ckptstore.load(tmp_path / "c")
     host = ckptstore.load(tmp_path / "c", arrays="numpy")

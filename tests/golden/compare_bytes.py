@@ -108,7 +108,7 @@ def differences(old: pathlib.Path, new: pathlib.Path) -> tuple[int, list[str]]:
     """
     count, found = 0, []
     for framework in golden_trees.FRAMEWORKS:
-        for name in golden_trees.cases(framework):
+        for name in golden_trees.archived("0.1", framework):
             place = pathlib.Path(framework, archive.folder(name))
             count += 1
             a, b = contents(old / place), contents(new / place)

@@ -25,7 +25,8 @@ FROZEN = "a76152b"  # the commit whose checkpoints are in golden/ckptstore-0.1
 SPANS = ("SPAN_NBYTES = 16 << 20", "SPAN_NBYTES = 4 << 20")
 """The one difference since then: larger leaves are cut into smaller spans (CHANGELOG.md)."""
 TODAY = pathlib.Path(ckptstore.__file__).resolve().parents[1]
-COUNT = sum(len(golden_trees.cases(framework)) for framework in golden_trees.FRAMEWORKS)
+COUNT = sum(len(golden_trees.archived("0.1", name)) for name in golden_trees.FRAMEWORKS)
+"""The cases that the old version can write: later ones hold types that it does not know."""
 
 
 def sources(into: pathlib.Path) -> None:

@@ -84,6 +84,29 @@ def test_an_old_checkpoint_is_sound_and_loads_as_what_it_was(
             assert describe.difference(said["rows"], describe.describe(plain), numpy=True) == ""
 
 
+NEWEST = max(tuple(map(int, version.split("."))) for version in VERSIONS)
+COMING = [
+    pytest.param(framework, name, id=f"{framework}-{name}")
+    for framework in golden_trees.FRAMEWORKS
+    for name, case in golden_trees.cases(framework).items()
+    if case.since > NEWEST
+]
+
+
+@pytest.mark.parametrize(("framework", "name"), COMING)
+def test_a_case_that_no_archive_has_yet_loads_as_what_it_was(
+    framework: str, name: str, tmp_path: pathlib.Path
+) -> None:
+    case = golden_trees.cases(framework)[name]
+    for path, written in golden_trees.write(case, tmp_path / "trees").items():
+        place = tmp_path / "trees" / path
+        assert ckptstore.verify(place) == []
+        rows = describe.describe(written.tree)
+        assert describe.difference(rows, describe.describe(golden_trees.load(case, place))) == ""
+        plain = golden_trees.load(case, place, arrays="numpy")
+        assert describe.difference(rows, describe.describe(plain), numpy=True) == ""
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_manager_goes_on_with_a_run_that_an_old_version_began(
     version: str, tmp_path: pathlib.Path

@@ -153,8 +153,7 @@ def save_with_jax(together: Processes, place: str) -> dict[str, Any]:
 @pytest.mark.ci
 @pytest.mark.follows(
     "saving.writer",
-    "call save in every process with processes=None, or gather the array first: "
-    "jax.experimental.multihost_utils.process_allgather(x, tiled=True)",
+    "call save in every process with processes=None, or gather the array first: {}",
 )
 @pytest.mark.follows(
     "adapters.jax_shards",

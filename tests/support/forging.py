@@ -172,9 +172,22 @@ class Forger:
                 extra["device"] = self.pick(["cuda:0", "meta", "cpu", "mps:0", "cuda:99999", ""])
             if self.chance(0.1) and row[1] == "Tensor":
                 extra["persistent"] = self.chance(0.5)
+            if self.chance(0.1):
+                row, extra = ("torch.distributed.tensor", "DTensor"), {**extra, **self.layout()}
         if row[0] != "numpy" and not self.chance(0.05) and "impl" not in extra:
             spec = self.pick(["float32", "int32", "bfloat16", "float16", "bool", "int64", "uint8"])
         return self.leaf(row, spec, shape, extra)
+
+    def layout(self) -> dict[str, Any]:
+        """Return the mesh and the placements of a DTensor."""
+        sizes = [self.pick([1, 2, 4, 2**53 - 1]) for _ in range(1 + len(self.some(2)))]
+        mesh = [[f"axis {n}" if self.chance(0.7) else None, size] for n, size in enumerate(sizes)]
+        placements = [self.pick([None, 0, 1, 2**53 - 1, [0, 2], [0, 1]]) for _ in sizes]
+        if self.slip():
+            mesh = self.pick([None, 5, [], ["axis"], [["axis", 0]], [["axis", True]], mesh * 2])
+        if self.slip():
+            placements = self.pick([None, "Shard(0)", [], [-1], [[0]], [[0, 0]], [1.5], [True]])
+        return {"mesh": mesh, "placements": placements}
 
     def leaf(self, row: tuple[str, str], spec: Any, shape: list[int], extra: Any = None) -> N:
         number = self.type("array", *row, extra=extra or {})

@@ -43,6 +43,7 @@ ARRAYS: dict[tuple[str, str], dict[str, type]] = {
     ("jax", "Array"): {"weak": bool, "committed": bool, "device": str, "impl": str},
     ("torch", "Tensor"): TENSOR | {"persistent": bool},
     ("torch.nn.parameter", "Parameter"): TENSOR,
+    ("torch.distributed.tensor", "DTensor"): TENSOR | {"persistent": bool, "parameter": bool},
     ("ckptstore", "scalar"): {},
 }
 
@@ -482,7 +483,24 @@ def types_of(table: dict[str, Any]) -> list[Type]:
         if row.kind == "array":
             for key, kind in ARRAYS.get((row.module, row.name), {}).items():
                 need(type(row.extra.get(key, kind())) is kind, "bad-type", row)
+            if row.name == "DTensor" and row.module == "torch.distributed.tensor":
+                _check_layout(row.extra.get("mesh"), row.extra.get("placements"))
     return rows
+
+
+def _check_layout(mesh: Any, placements: Any) -> None:
+    """Section 11.1: the mesh of a DTensor, and what each of its axes does."""
+    need(type(mesh) is list and type(placements) is list, "bad-type", "mesh or placements")
+    need(len(mesh) == len(placements), "bad-type", "placements")
+    for axis, work in zip(mesh, placements, strict=True):
+        need(type(axis) is list and len(axis) == 2, "bad-type", "mesh")
+        need(axis[0] is None or type(axis[0]) is str, "bad-type", "mesh")
+        need(type(axis[1]) is int and axis[1] > 0, "bad-type", "mesh")
+        pair = work if type(work) is list else [0 if work is None else work, 1]
+        need(len(pair) == 2 and all(type(n) is int for n in pair), "bad-type", "placements")
+        need(pair[0] >= 0 and pair[1] > 0, "bad-type", "placements")
+    names = [name for name, _ in mesh if name is not None]
+    need(len(names) == len({*names}), "bad-type", "mesh")
 
 
 class Index:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from golden_trees import Case
+import ckptstore
+from golden_trees import Case, Written
 
 # Those of torch 2.4 and later; a later release may take some away.
 _DTYPES = """
@@ -132,6 +134,25 @@ def _tied() -> Any:
     return state
 
 
+def _dtensors(root: pathlib.Path) -> Mapping[str, Written]:
+    """DTensors of a program of one process; as plain tensors they need no process group."""
+    from torch import distributed
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    w = torch.arange(12.0).reshape(3, 4)
+    plain = {"w": w, "n": w.to(torch.int32), "p": nn.Parameter(w), "step": 3}
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = distributed.init_device_mesh("cpu", (1, 1), mesh_dim_names=("dp", "tp"))
+        on = [Shard(0), Replicate()]
+        tree = {"w": DTensor.from_local(w, mesh, on), "n": DTensor.from_local(plain["n"], mesh, on)}
+        tree |= {"p": nn.Parameter(tree["w"]), "step": 3}
+        ckptstore.save(root / "ckpt", tree)
+    finally:
+        distributed.destroy_process_group()
+    return {"ckpt": Written(plain)}
+
+
 def _inference() -> torch.Tensor:
     with torch.inference_mode():
         return torch.ones(2) + 1
@@ -202,6 +223,7 @@ for _name, _make in _SCHEDULES.items():
     )
 CASES["views of one memory"] = Case(_views, expect=lambda: _views(tied=True))
 CASES["state_dict of tied weights"] = Case(lambda: Tied().state_dict(), expect=_tied)
+CASES["DTensors"] = Case(write=_dtensors, load=lambda: {"sharding": "whole"}, since=(0, 2))
 CASES["a model on meta is a template"] = Case(
     lambda: {"model": Net(0).state_dict(), "n": 1},
     load=lambda: {"like": {"model": Net(0).to("meta").state_dict(), "n": 0}},
