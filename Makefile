@@ -7,7 +7,7 @@ URL ?= demo-run
 SERVER_s3 := moto
 SERVER_gcs := gcs
 
-.PHONY: demo demo-s3 demo-gcs test test-ci test-all test-azure check bench show-devices show-processes show-kills dist clean
+.PHONY: demo demo-s3 demo-gcs test test-ci test-all test-azure check bench show-devices show-processes show-kills show-scale dist clean
 
 # What a bucket needs is installed for the URL of one.
 , := ,
@@ -57,6 +57,9 @@ show-devices: $(VENV)/test.ok
 
 show-processes show-kills: show-%: $(VENV)/test.ok
 	$(BIN)/python benchmarks/processes.py $*
+
+show-scale: $(VENV)/test.ok
+	$(BIN)/python benchmarks/scale.py
 
 bench: $(VENV)/bench.ok
 	$(BIN)/python benchmarks/speed.py

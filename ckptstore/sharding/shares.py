@@ -69,8 +69,9 @@ def share_out(arrays: Sequence[Held], least: int) -> list[Shared]:
         [1]
     """
     totals = collections.Counter[Holders]()
-    for array in arrays:
-        totals.update(_nbytes_by_holders(array.grid, array.holders, array.itemsize))
+    for array, count in collections.Counter(arrays).items():  # most layers are alike
+        for nbytes, held in zip(_sizes(array.grid, array.itemsize), array.holders, strict=True):
+            totals[held] += nbytes * count
     rows = {holders: _Row(holders, nbytes, least) for holders, nbytes in totals.items()}
     out = []
     for array in arrays:
@@ -186,16 +187,7 @@ def _only_holders(holders: tuple[Holders, ...]) -> Sequence[int] | None:
 
 
 @functools.lru_cache(1024)
-def _nbytes_by_holders(
-    grid: Grid, holders: tuple[Holders, ...], itemsize: int
-) -> Mapping[Holders, int]:
-    totals = collections.Counter[Holders]()
-    for nbytes, held in zip(_sizes(grid, itemsize), holders, strict=True):
-        totals[held] += nbytes
-    return totals
-
-
-def _sizes(grid: Grid, itemsize: int) -> list[int]:
+def _sizes(grid: Grid, itemsize: int) -> Sequence[int]:
     """Return the number of bytes of each cell."""
     return [_nbytes(box, itemsize) for box in grid]
 
