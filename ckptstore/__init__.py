@@ -6,6 +6,7 @@
     open_checkpoint                                        a look inside, without a framework
     register, Migration                                    your own classes
     CheckpointError and the errors below it, Reason        the errors
+    ckptstore.analysis                                     statistics, and differences
     ckptstore.convert, ckptstore.optax, ckptstore.adapters files of other tools, counters, adapters
 
 Example:
@@ -100,12 +101,12 @@ __all__ = [
     "verify",
 ]
 
-_WINGS = ("adapters", "convert", "optax")
+_WINGS = ("adapters", "analysis", "convert", "optax")
 
 if not _typing.TYPE_CHECKING:  # or every misspelt name would seem to exist
 
     def __getattr__(name: str) -> _typing.Any:
-        """Import `adapters`, `convert` and `optax` when they are first named, as error texts do.
+        """Import a wing when it is first named, as error texts do.
 
         For a name of another library, the error names ours.
         """

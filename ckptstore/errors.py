@@ -56,7 +56,7 @@ class CheckpointError(Exception):
     """
 
     reason: str = Reason.CHECKPOINT
-    exit_code: int = 1
+    exit_code: int = 12
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(escaped(message))

@@ -23,6 +23,8 @@ class Checkpoint:
         writer: versions of the packages that wrote it.
         version: the version of the format.
         nbytes: the size of all files but the manifest, in bytes.
+        nbytes_written: the size of the files that its save wrote, and did not take over from the
+            step before, in bytes.
         processes: the number of processes that saved it together.
 
     Example:
@@ -53,6 +55,7 @@ class Checkpoint:
         self.version = manifest.version
         self.processes = manifest.processes
         self.nbytes = sum(file.nbytes for file in manifest.files)
+        self.nbytes_written = sum(file.nbytes for file in manifest.files if not file.age)
         self._files = manifest.files
         self._parts = index_parts
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from ckptstore import storage, tree
 from ckptstore.checkpoint import Checkpoint, Snapshot, read_snapshot
 from ckptstore.errors import Reason, StructureError
+from ckptstore.format.dtypes import Array
 from ckptstore.reading.nodes import ArrayNode, Node, node_at
 from ckptstore.reading.pieces import Piece, pieces_of
 from ckptstore.reading.view import View
@@ -143,6 +144,26 @@ class Reader:
                 if isinstance(node, ArrayNode) and node.leaf not in seen:
                     seen.add(node.leaf)
                     yield node
+
+    def read(self, arrays: Iterable[ArrayNode]) -> dict[str, Array]:
+        """Return arrays by path. Many small ones are read together, and so faster.
+
+        Args:
+            arrays: nodes of this reader.
+
+        Raises:
+            CorruptError, UnsupportedError, NotCommittedError: as for `ArrayNode.read`.
+
+        Example:
+            >>> import ckptstore, numpy as np
+            >>> saved = ckptstore.save("ckpt", {"w": np.zeros(2), "n": np.array(3)})
+            >>> with ckptstore.open_checkpoint("ckpt") as reader:
+            ...     reader.read(reader.arrays())
+            {"$['w']": array([0., 0.]), "$['n']": array(3)}
+        """
+        nodes = [*arrays]
+        found = self._view.arrays({node.leaf: None for node in nodes})
+        return {node.path: found[node.leaf] for node in nodes}
 
     def pieces(self, select: str | Sequence[str] | None = None) -> Iterator[Piece]:
         """Yield the elements of arrays in verified pieces of at most 16 MiB, in file order.

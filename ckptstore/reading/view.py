@@ -91,30 +91,39 @@ class View:
     def scalar(self, node: int) -> Any:
         """Return the value of a scalar; a long one is read."""
         leaf = self.tree.long_scalars.get(node)
-        return self.tree.scalar(node, None if leaf is None else self._fetch(leaf, bytes))
+        data = None if leaf is None else self._fetch({leaf: bytes})[leaf]
+        return self.tree.scalar(node, data)
 
     def array(self, leaf: int, box: Box | None = None) -> Array:
         """Return an array, or a box of it; only the spans that hold the box are read."""
-        _, stored, shape = self.tree.leaf(leaf)
-        dtype = dtypes.resolve(stored, where=self.url)
-        shape = shape if box is None else shape_of(box)
+        if box is None:
+            return self.arrays([leaf])[leaf]
+        _, stored, _ = self.tree.leaf(leaf)
+        dtype, shape = dtypes.resolve(stored, where=self.url), shape_of(box)
         if 0 in shape or not dtype.itemsize:
             return np.zeros(shape, dtype)
-        boxes: Mapping[int, Sequence[Box]] = {} if box is None else {leaf: [box]}
-        data = self._fetch(leaf, lambda found: found if box is None else found[0], boxes)
+        found = self._fetch({leaf: lambda parts: self._made(leaf, parts[0], shape)}, {leaf: [box]})
+        part: Array = found[leaf]
+        return part
+
+    def arrays(self, leaves: Collection[int]) -> dict[int, Array]:
+        """Return whole arrays, which are read together."""
+        return self._fetch({leaf: functools.partial(self._made, leaf) for leaf in leaves})
+
+    def _made(self, leaf: int, data: Array, shape: tuple[int, ...] | None = None) -> Array:
+        _, stored, whole = self.tree.leaf(leaf)
+        dtype = dtypes.resolve(stored, where=self.url)
         where = f"{self.url}: {self.tree.leaf_path(leaf)}"
-        return array_bytes.from_bytes(data, dtype, shape, where=where)
+        return array_bytes.from_bytes(data, dtype, whole if shape is None else shape, where=where)
 
     def _fetch(
         self,
-        leaf: int,
-        make: Callable[[Any], Any],
+        makers: Mapping[int, Callable[[Any], Any]],
         boxes: Mapping[int, Sequence[Box]] | None = None,
-    ) -> Any:
+    ) -> dict[int, Any]:
         self.check_open()
         with unchanged(self._snapshot):
-            ((_, value),) = fetch.fetch(self._snapshot, self.tree, {leaf: make}, boxes or {})
-        return value
+            return dict(fetch.fetch(self._snapshot, self.tree, makers, boxes or {}))
 
     def stream(self, leaves: Collection[int]) -> Iterator[Bytes]:
         """Yield the verified bytes of leaves, in the order of the files."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import NotCommittedError
 from ckptstore.format.names import step_number
 from ckptstore.runs import retention
+from ckptstore.runs.descriptions import described, unfinished
 from ckptstore.runs.directory import Run
 from ckptstore.runs.leftovers import DAY, check_grace
 from ckptstore.runs.retention import Mode
@@ -33,6 +35,24 @@ class Steps:
         self._saves.check()
         return self._run.committed()
 
+    def unfinished(self) -> list[int]:
+        """Return the steps whose directory holds files and no checkpoint, in order.
+
+        Their saves were killed, or are under way. `gc` removes those that are old enough.
+
+        Example:
+            >>> import ckptstore, pathlib
+            >>> step = pathlib.Path("run/step-000000000100")
+            >>> step.mkdir(parents=True)
+            >>> _ = (step / f"data-{'0' * 32}-0-0.bin").write_bytes(b"of a save that was killed")
+            >>> ckptstore.Manager("run").unfinished()
+            [100]
+
+        Source: docs/runs.md.
+        """
+        self._saves.check()
+        return unfinished(self._run)
+
     def latest(self) -> int | None:
         """Return the newest committed step, or None; saves that were killed do not count.
 
@@ -49,6 +69,37 @@ class Steps:
         """
         self._saves.check()
         return self._run.newest()
+
+    def url_of(self, step: int) -> str:
+        """Return the path or URL of a step, whether it is there or not.
+
+        Example:
+            >>> import ckptstore
+            >>> ckptstore.Manager("memory://bucket/run").url_of(100)
+            'memory://bucket/run/step-000000000100'
+
+        Source: docs/runs.md.
+        """
+        return self._run.at(step_number(step))
+
+    def checkpoints(self) -> dict[int, Checkpoint]:
+        """Return the description of each committed step, in order. No array is read.
+
+        The manifests are read several at a time. A step whose manifest is damaged is left out; you
+        find a line at WARNING in the log.
+
+        Example:
+            >>> import ckptstore
+            >>> manager = ckptstore.Manager("run")
+            >>> for step in (100, 200):
+            ...     saved = manager.save(step, {"step": step}, metrics={"loss": 1 / step})
+            >>> {step: found.metrics["loss"] for step, found in manager.checkpoints().items()}
+            {100: 0.01, 200: 0.005}
+
+        Source: docs/runs.md.
+        """
+        self._saves.check()
+        return described(self._run)
 
     def best(self, metric: str, mode: Mode | None = None) -> int | None:
         """Return the step with the best value of a metric.

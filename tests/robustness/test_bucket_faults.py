@@ -353,7 +353,7 @@ def test_a_lost_answer_and_then_another_save_is_a_conflict(
 ) -> None:
     """The other save replaced ours before we could see that ours was there."""
     tried = OPERATIONS[operation]
-    with Place(server) as place:
+    with Place(server, deadline=60.0) as place:  # the other save may take seconds
         place.restore(tried.before)
         read_back = ReadsBack(place)
 

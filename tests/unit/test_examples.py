@@ -15,7 +15,8 @@ import pytest
 import ckptstore
 from ckptstore.adapters import Adapter
 
-FACES = ("ckptstore", "ckptstore.adapters", "ckptstore.convert", "ckptstore.optax")
+FACES = ("ckptstore", "ckptstore.adapters", "ckptstore.analysis", "ckptstore.convert")
+FACES += ("ckptstore.optax",)
 WITH_METHODS = (
     Adapter,
     ckptstore.Checkpoint,

@@ -1,0 +1,5 @@
+"""The command ``python -m ckptstore``."""
+
+from ckptstore.cli import main
+
+main()

@@ -1,0 +1,46 @@
+"""The elements of stored arrays as numbers of numpy, whatever their dtype."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ckptstore.format.dtypes import Array
+
+BLOCK = 1 << 16
+"""The elements that are looked at together: they stay in the cache of a processor."""
+
+
+def as_numbers(values: Array) -> Array | None:
+    """Return elements in a dtype that numpy computes with; None for text, dates and structures.
+
+    The dtypes of ml_dtypes become float32 or int8, and bool becomes uint8.
+
+    Example:
+        >>> as_numbers(np.array([True, False]))
+        array([1, 0], dtype=uint8)
+    """
+    kind = values.dtype.kind
+    if kind in "iufc":
+        return values
+    if kind == "b":
+        return values.view(np.uint8)
+    if values.dtype.names is None and values.dtype.type.__module__.startswith("ml_dtypes"):
+        is_int = "int" in values.dtype.name
+        return values.astype(np.int8 if is_int and values.dtype.itemsize == 1 else np.float32)
+    return None
+
+
+def plain(number: float | int | complex | None) -> object:
+    """Return a number as JSON has it; one that JSON lacks becomes a text.
+
+    Example:
+        >>> plain(float("nan")), plain(0.5), plain(2**60), plain(None)
+        ('NaN', 0.5, '1152921504606846976', None)
+    """
+    if isinstance(number, complex):
+        return str(number)
+    if isinstance(number, float) and not np.isfinite(number):
+        return "NaN" if number != number else "Infinity" if number > 0 else "-Infinity"
+    if isinstance(number, int) and abs(number) > 2**53:
+        return str(number)
+    return number

@@ -1,0 +1,1 @@
+"""One command a file, each with its arguments and what it prints."""

@@ -1,0 +1,110 @@
+"""Places on the command line: a checkpoint, or a step of a run as ``RUN@STEP``."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+import ckptstore
+from ckptstore import Manager, NotCommittedError, Reader, Reason
+
+_STEPS_SHOWN = 20
+_STEP = re.compile(r"(?P<run>.+)@(?P<step>-?[0-9]+|latest|best:[^:]+(?::(?:min|max))?)")
+
+
+def open_place(text: str, options: Mapping[str, Any] | None) -> Reader:
+    """Open the checkpoint at a place. A run alone is its newest step.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    try:
+        return ckptstore.open_checkpoint(text, storage_options=options)
+    except NotCommittedError as error:
+        url = _step_of(text, options)
+        if url is None:
+            raise
+        del error
+    return ckptstore.open_checkpoint(url, storage_options=options)
+
+
+def url_of(text: str, options: Mapping[str, Any] | None) -> str:
+    """Return the URL of the checkpoint at a place.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    with open_place(text, options) as reader:
+        return reader.url
+
+
+def _step_of(text: str, options: Mapping[str, Any] | None) -> str | None:
+    """Return the URL of a step of a run; None if the text is none."""
+    if (newest := _newest(text, options)) is not None:
+        return newest
+    found = _STEP.fullmatch(text)
+    if found is None:
+        return None
+    manager = Manager(found["run"], storage_options=options)
+    step = _number(manager, found["step"])
+    return manager.url_of(step)
+
+
+def _newest(run: str, options: Mapping[str, Any] | None) -> str | None:
+    with contextlib.suppress(NotCommittedError):
+        manager = Manager(run, storage_options=options)
+        step = manager.latest()
+        return None if step is None else manager.url_of(step)
+    return None
+
+
+def _number(manager: Manager, text: str) -> int:
+    if text.startswith("best:"):
+        _, metric, *mode = text.split(":")
+        chosen: Any = mode[0] if mode else "min"
+        best = manager.best(metric, mode=chosen)
+        if best is None:
+            raise _no_step(manager)
+        return best
+    if text == "latest" or text.startswith("-"):
+        steps = manager.steps()
+        back = 1 if text == "latest" else int(text[1:])
+        if not 1 <= back <= len(steps):
+            raise (
+                _no_step(manager)
+                if not steps
+                else click.UsageError(
+                    f"{manager.url} has {len(steps)} steps; {text} is before the first"
+                )
+            )
+        return steps[-back]
+    if (step := int(text)) not in (steps := manager.steps()):
+        if not steps:
+            raise _no_step(manager)
+        there = ", ".join(map(str, steps[-_STEPS_SHOWN:]))
+        raise NotCommittedError(
+            f"{manager.url}: there is no step {step}; take one of {there}", reason=Reason.NO_STEP
+        )
+    return step
+
+
+def manager_of(run: str, options: Mapping[str, Any] | None) -> Manager:
+    """Return the manager of a run that has a step.
+
+    Raises:
+        CheckpointError: it has none, or is another thing.
+    """
+    manager = Manager(run, storage_options=options)
+    if manager.latest() is None:
+        raise _no_step(manager)
+    return manager
+
+
+def _no_step(manager: Manager) -> NotCommittedError:
+    return NotCommittedError(
+        f"{manager.url}: there is no run with a step; check the path", reason=Reason.NO_STEP
+    )
