@@ -2,7 +2,7 @@
 
     save, save_async, load, inspect, verify                one checkpoint
     Manager, keep_last, keep_every, keep_best              a run: one checkpoint for each step
-    processes, Processes, in_step                          several processes, one checkpoint
+    processes, Processes, PerProcess, in_step              several processes, one checkpoint
     open_checkpoint                                        a look inside, without a framework
     register, Migration                                    your own classes
     CheckpointError and the errors below it, Reason        the errors
@@ -57,6 +57,7 @@ from ckptstore.runs import (
     keep_last,
 )
 from ckptstore.saving import PendingSave, in_step, save, save_async
+from ckptstore.tree import PerProcess
 from ckptstore.types import Migration, register
 
 __version__ = "0.2.0"
@@ -74,6 +75,7 @@ __all__ = [
     "NotCommittedError",
     "OutcomeUnknownError",
     "PendingSave",
+    "PerProcess",
     "Piece",
     "Preemption",
     "Problem",

@@ -93,6 +93,7 @@ class Reason(enum.StrEnum):
     NO_MATCH = "no-match"  #: a pattern of `select` that matches nothing
     OTHER_PROCESS = "other-process"  #: a save of the process that this one was forked from
     SAVE_PENDING = "save-pending"  #: a save is under way
+    PER_PROCESS = "per-process"  #: values of each process, saved by another number of them
     SUPPLIED = "supplied"  #: a value that only `like` can supply
     TOO_MANY_PLACES = "too-many-places"  #: a pattern of `select` that matches too many places
 

@@ -10,7 +10,7 @@ from ckptstore.format import File, Integers, Part, Spans
 from ckptstore.format.wire import Digests
 
 
-def merge(parts: Sequence[Part], leaves: Sequence[int]) -> tuple[list[File], Spans]:
+def merge(parts: Sequence[Part], leaves: Sequence[Sequence[int]]) -> tuple[list[File], Spans]:
     """Return the files and the spans of a save.
 
     The files come in the order of the processes. The spans come by leaf and cell; those of one
@@ -18,7 +18,8 @@ def merge(parts: Sequence[Part], leaves: Sequence[int]) -> tuple[list[File], Spa
 
     Args:
         parts: the part of each process, in their order.
-        leaves: the number of the leaf at each place of the order that all processes share.
+        leaves: for each process the number of the leaf at each place of its order, of which the
+            leaves of the tree that all have are the first.
 
     Example:
         >>> from ckptstore.format import File
@@ -27,28 +28,29 @@ def merge(parts: Sequence[Part], leaves: Sequence[int]) -> tuple[list[File], Spa
         ...     zero, one = np.array([0]), np.array([1])
         ...     spans = Spans(np.array([leaf]), zero, zero, zero, one, digests)
         ...     return Part([File(name, 1, "data")], spans)
-        >>> files, spans = merge([part("a", 1), part("b", 0)], leaves=[1, 0])
+        >>> files, spans = merge([part("a", 1), part("b", 0)], [[1, 0]] * 2)
         >>> [file.name for file in files], spans.leaf.tolist(), spans.file.tolist()
         (['a', 'b'], [0, 1], [0, 1])
     """
     files: list[File] = []
     moved: list[Integers] = []
-    for part in parts:
+    numbers: list[Integers] = []
+    for part, order in zip(parts, leaves, strict=True):
         moved.append(part.spans.file + len(files))
+        numbers.append(np.asarray(order, np.int64)[part.spans.leaf])
         files += part.files
 
     def joined(name: str) -> Integers:
         return np.concatenate([getattr(part.spans, name) for part in parts])
 
-    leaf = np.asarray(leaves, np.int64)[joined("leaf")]
-    cell = joined("cell")
-    order = np.lexsort((cell, leaf))
+    leaf, cell = np.concatenate(numbers), joined("cell")
+    rows = np.lexsort((cell, leaf))
     digests = Digests.joined(part.spans.digests for part in parts)
     return files, Spans(
-        leaf[order],
-        cell[order],
-        np.concatenate(moved)[order],
-        joined("offset")[order],
-        joined("size")[order],
-        digests.taken(order),
+        leaf[rows],
+        cell[rows],
+        np.concatenate(moved)[rows],
+        joined("offset")[rows],
+        joined("size")[rows],
+        digests.taken(rows),
     )

@@ -36,6 +36,7 @@ from ckptstore.format.metadata import Metadata, encode_metadata
 from ckptstore.format.notes import (
     NOTE_NBYTES,
     Failure,
+    Joining,
     Opening,
     Part,
     Word,
@@ -68,6 +69,7 @@ __all__ = [
     "Manifest",
     "Metadata",
     "Nodes",
+    "Joining",
     "Opening",
     "Part",
     "Spans",

@@ -97,6 +97,7 @@ class Opening:
         values: the digest of each array that all processes have, in the order of the outline; zero
             for one that is not compared.
         tables: the encoded tables of its tree, without spans, to name the differences.
+        own: the nodes of its tree whose values each process has of its own.
         token: random bytes, by which process 0 knows its own note again.
     """
 
@@ -107,6 +108,7 @@ class Opening:
     outline: Digest
     values: Sequence[Digest]
     tables: bytes
+    own: Sequence[int]
     token: bytes
 
     def encode(self) -> bytes:
@@ -120,6 +122,8 @@ class Opening:
                 "outline": self.outline,
                 "values": wire.pack_digests(self.values),
                 "tables": self.tables,
+                "own": wire.pack_integers(self.own),
+                "own_count": len(self.own),
                 "token": self.token,
             }
         )
@@ -137,8 +141,35 @@ class Opening:
             fields.get("outline", bytes),
             wire.unpack_digests(values, len(values) // DIGEST_NBYTES, f"{where}: values"),
             fields.get("tables", bytes),
+            wire.unpack_integers(
+                fields.get("own", bytes), fields.integer("own_count"), f"{where}: own"
+            ).tolist(),
             fields.get("token", bytes),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """The note with which another process joins a save.
+
+    Attributes:
+        tables: the encoded tables of a tuple of the values that it has of its own, without spans;
+            b"" if there are none.
+        token: random bytes, by which the process knows its own note again.
+    """
+
+    tables: bytes
+    token: bytes
+
+    def encode(self) -> bytes:
+        """Return the bytes of the note."""
+        return _sealed({"tables": self.tables, "token": self.token})
+
+    @classmethod
+    def decode(cls, data: bytes, where: str) -> Joining:
+        """Return the note; raises CorruptError."""
+        fields = _opened(data, where)
+        return cls(fields.get("tables", bytes), fields.get("token", bytes))
 
 
 @dataclass(frozen=True, slots=True)

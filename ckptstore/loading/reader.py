@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,12 +10,15 @@ from typing import Any, Literal
 
 from ckptstore import peers, storage, tree
 from ckptstore.checkpoint import Checkpoint, Snapshot, read_snapshot
+from ckptstore.distributed import Processes, chosen
+from ckptstore.distributed import processes as running_processes
 from ckptstore.errors import CheckpointError, Reason, StructureError, bad_argument
 from ckptstore.format import TypeRow
 from ckptstore.loading import fetch
+from ckptstore.loading.choice import Choice, Choose
 from ckptstore.loading.wishes import Wishes
 from ckptstore.sharding import Box
-from ckptstore.tree import Target
+from ckptstore.tree import StoredTree, Target
 from ckptstore.tree.leaves import Maker, making, unknown_array
 from ckptstore.types import Adapter, Refusal, find_adapter, stored_name, top_level
 
@@ -29,6 +33,8 @@ def load(
     cast: bool = False,
     arrays: Literal["numpy"] | None = None,
     sharding: Any = None,
+    processes: Processes | tuple[int, int] | Literal["all", "one"] | None = None,
+    per_process: Choose | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load a checkpoint and return the tree that you saved: same types, same dtypes, same bits.
@@ -55,6 +61,10 @@ def load(
             a function of path and `jax.ShapeDtypeStruct`, or meta tensor, that returns one of these
             or None, or a tree of these that is like the top of the state. None: that of `like`,
             else the stored one, which a DTensor does not have.
+        processes: the processes of which this one gets its own values, where they were saved by
+            ``per_process=``; None: those that an engine connects.
+        per_process: a function of a path and of the values of all processes there that returns the
+            one of this process: for another number of processes than the one that saved.
         storage_options: options of the store, as fsspec takes them; docs/mounts.md for a disk.
 
     Returns:
@@ -65,7 +75,8 @@ def load(
         CorruptError: a byte is not as it was written; the message names the leaf.
         UnknownTypeError: some types cannot be rebuilt; the message lists all, each with its remedy.
         StructureError: the tree differs from `like` (the message lists all differences), a pattern
-            matches nothing, an argument is wrong, or no place is given for a DTensor.
+            matches nothing, an argument is wrong, or no place is given for a DTensor. Reason
+            ``per-process``: another number of processes saved values of each.
         UnsupportedError: a newer format, or a dtype that this machine lacks.
         StorageError: the disk or the store cannot be read.
 
@@ -94,10 +105,11 @@ def load(
             "load: cast=True needs like=, whose dtypes the arrays are converted to",
             reason=Reason.BAD_ARGUMENT,
         )
-    classes = _by_name(types)
+    classes, group = _by_name(types), chosen(processes, "load") or running_processes()
 
     def use(snapshot: Snapshot) -> Any:
-        return _Load(snapshot, classes, cast, arrays == "numpy", sharding).run(like, select)
+        load = _Load(snapshot, classes, cast, arrays == "numpy", sharding, group, per_process)
+        return load.run(like, select)
 
     with storage.open(url, storage_options) as store:
         some = any(x is not None for x in (like, select, sharding))
@@ -181,6 +193,8 @@ class _Load:
         cast: bool,
         numpy: bool,
         sharding: Any,
+        group: Processes,
+        per_process: Choose | None,
     ) -> None:
         self.snapshot = snapshot
         self.classes = classes
@@ -190,10 +204,18 @@ class _Load:
         self.where = snapshot.storage.url
         self.stored = snapshot.tree()
         self.wishes: Wishes | None = None
+        self.group = group
+        self.per_process = per_process
+        self.choice: Choice | None = None
 
     def run(self, like: Any, select: str | Sequence[str] | None) -> Any:
-        if any(x is not None for x in (self.sharding, like, select)):  # paths are looked at
+        by_path = (self.sharding, like, select, self.per_process)
+        if any(x is not None for x in by_path):
             self.stored = fetch.with_keys(self.snapshot, self.stored)
+        if not self.numpy or like is not None or self.per_process is not None:
+            shows = like is None and self.group.count == 1
+            self.choice = Choice(self.stored, self.group, self.per_process, shows=shows)
+            self.stored = self.choice.tree
         if self.sharding is not None:
             self.wishes = Wishes(self.sharding, self.stored)
         if like is not None:
@@ -210,7 +232,9 @@ class _Load:
         compare = functools.partial(
             tree.compare, self.stored, live, classes=self.classes, cast=self.cast, numpy=self.numpy
         )
+        assert self.choice is not None
         if select is None:
+            self.choice.refuse([0])  # before all that differs from `like` is listed
             return self._build([0], compare([(0, 0)]))[0]
         patterns = tree.patterns_of(select, "load")
         renamed = tree.named_as_today(self.stored, live, self.classes)
@@ -218,19 +242,30 @@ class _Load:
         like_nodes = tree.select(live, patterns, "like", places=True)
         pairs = tree.paired(stored_nodes, like_nodes, live, self.where)
         roots = [self.stored.target(node) for node, _ in pairs]
+        self.choice.refuse(roots)
         values = dict(zip(pairs, self._build(roots, compare(pairs)), strict=True))
         separate, places = tree.separate(live, renamed, pairs)
         return tree.fill(separate, {node: values[pair] for node, pair in places.items()})
 
     def _build(self, roots: Sequence[int], target: Target) -> list[Any]:
+        overrides = target.overrides
+        if self.choice is not None:
+            self.choice.refuse(roots)
+            overrides = {**overrides, **self.choice.values(roots, self._all_values)}
         return tree.unflatten(
             self.stored,
             roots,
             read=functools.partial(self._read, target),
             classes={**target.classes, **self.classes},
-            overrides=target.overrides,
+            overrides=overrides,
             stand_in=self.numpy,
         )
+
+    def _all_values(self, whole: StoredTree, nodes: Sequence[int]) -> list[Any]:
+        """Return the values of nodes of the tree with the values of all processes."""
+        load = copy.copy(self)
+        load.stored, load.wishes, load.choice = whole, None, None
+        return load._build(nodes, Target())
 
     def _read(self, target: Target, leaves: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """Yield the values of leaves; those of long dict keys may have been read before."""

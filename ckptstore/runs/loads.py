@@ -36,6 +36,7 @@ class Loads(Steps):
         cast: bool = False,
         arrays: Literal["numpy"] | None = None,
         sharding: Any = None,
+        per_process: Callable[[str, tuple[Any, ...]], Any] | None = None,
         fallback: bool = False,
     ) -> Any:
         """Load a step, or the newest.
@@ -49,6 +50,7 @@ class Loads(Steps):
             cast: as for `ckptstore.load`.
             arrays: as for `ckptstore.load`.
             sharding: as for `ckptstore.load`.
+            per_process: as for `ckptstore.load`.
             fallback: if the newest step is damaged, or a link to nothing, load the newest intact
                 one. Each skipped step is logged at WARNING and left alone, until this Manager saves
                 that step again, which replaces it.
@@ -82,6 +84,7 @@ class Loads(Steps):
             cast=cast,
             arrays=arrays,
             sharding=sharding,
+            per_process=per_process,
         )
         if step is None:
             began = time.monotonic()
@@ -116,6 +119,7 @@ class Loads(Steps):
         cast: bool = False,
         arrays: Literal["numpy"] | None = None,
         sharding: Any = None,
+        per_process: Callable[[str, tuple[Any, ...]], Any] | None = None,
         fallback: bool = False,
     ) -> Any:
         """Load the newest step, or return ``init()`` if the run has no step yet.
@@ -153,6 +157,7 @@ class Loads(Steps):
                 cast=cast,
                 arrays=arrays,
                 sharding=sharding,
+                per_process=per_process,
                 fallback=fallback,
             )
             self._saves.collect_soon()
@@ -175,7 +180,10 @@ class Loads(Steps):
         """Load a step; the arguments are those of `ckptstore.load`."""
         try:
             loaded = loading.load(
-                self._run.at(step), storage_options=self._run.options, **arguments
+                self._run.at(step),
+                storage_options=self._run.options,
+                processes=self._saves.processes,
+                **arguments,
             )
         except CorruptError:
             self._saves.distrust()

@@ -141,6 +141,7 @@ class Manager(Loads):
         metadata: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
         supplied: Sequence[str] = (),
+        per_process: Sequence[str] = (),
         overwrite: bool | None = None,
         force: bool = False,
     ) -> Checkpoint | None:
@@ -152,6 +153,7 @@ class Manager(Loads):
             metadata: as for `ckptstore.save`.
             metrics: numbers of any framework by name, for `best` and for your `keep` rule.
             supplied: as for `ckptstore.save`.
+            per_process: as for `ckptstore.save`.
             overwrite: replace an existing step. None: only if it was skipped as damaged.
             force: save in any case, whatever `every` is, for example before the process ends. You
                 may then leave out the metrics that `keep` needs.
@@ -180,7 +182,12 @@ class Manager(Loads):
         if not self._saves.is_due(step, force=force):
             return None
         request = self._saves.request(
-            step, metadata=metadata, metrics=metrics, supplied=supplied, overwrite=overwrite
+            step,
+            metadata=metadata,
+            metrics=metrics,
+            supplied=supplied,
+            per_process=per_process,
+            overwrite=overwrite,
         )
         return self._saves.save(step, tree, request, force=force)
 
@@ -193,6 +200,7 @@ class Manager(Loads):
         metadata: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
         supplied: Sequence[str] = (),
+        per_process: Sequence[str] = (),
         overwrite: bool | None = None,
         wait: bool = True,
         force: bool = False,
@@ -205,6 +213,7 @@ class Manager(Loads):
             metadata: as for `ckptstore.save`.
             metrics: as for `save`.
             supplied: as for `ckptstore.save`.
+            per_process: as for `ckptstore.save`.
             overwrite: as for `save`.
             wait: as for `ckptstore.save_async`.
             force: as for `save`.
@@ -227,7 +236,12 @@ class Manager(Loads):
         if not self._saves.is_due(step, force=force):
             return None
         request = self._saves.request(
-            step, metadata=metadata, metrics=metrics, supplied=supplied, overwrite=overwrite
+            step,
+            metadata=metadata,
+            metrics=metrics,
+            supplied=supplied,
+            per_process=per_process,
+            overwrite=overwrite,
         )
         return self._saves.save_async(step, tree, request, wait=wait, force=force)
 

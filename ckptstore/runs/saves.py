@@ -102,6 +102,7 @@ class Saves:
         metadata: Mapping[str, Any] | None,
         metrics: Mapping[str, float] | None,
         supplied: Sequence[str],
+        per_process: Sequence[str],
         overwrite: bool | None,
     ) -> SaveRequest:
         """Check the arguments of a save."""
@@ -110,6 +111,7 @@ class Saves:
             metadata=metadata,
             metrics=metrics,
             supplied=supplied,
+            per_process=per_process,
             overwrite=overwrite,
             storage_options=self._run.options,
             processes=self.processes,

@@ -22,8 +22,8 @@ from ckptstore.errors import ProcessError, Reason, listed
 from ckptstore.format import Index, Leaves, Opening, decode_tables, encode_index, lay_out
 from ckptstore.format.wire import DIGEST_NBYTES
 from ckptstore.saving import incremental
-from ckptstore.saving.contents import Content
-from ckptstore.saving.request import SaveRequest
+from ckptstore.saving.contents import tables_of
+from ckptstore.saving.request import checked_patterns
 from ckptstore.saving.staging import itemsizes, read_checked
 from ckptstore.tree import LiveTree, Outline, StoredTree, flatten, outline_of
 from ckptstore.types import package_version
@@ -35,7 +35,9 @@ _LINES_SHOWN = 20
 _NOT_COMPARED = bytes(DIGEST_NBYTES)
 
 
-def in_step(tree: Any, *, processes: Processes | None = None) -> None:
+def in_step(
+    tree: Any, *, processes: Processes | None = None, per_process: Sequence[str] = ()
+) -> None:
     """Raise unless a tree is in step in all processes, for example after a load.
 
     All processes call this. The structure, the types, the scalars, and each array of which all
@@ -46,6 +48,8 @@ def in_step(tree: Any, *, processes: Processes | None = None) -> None:
     Args:
         tree: the state.
         processes: the processes; None: those that an engine connects.
+        per_process: patterns of paths whose values differ between processes, as for `save`; they
+            are not compared.
 
     Raises:
         ProcessError: reason ``trees-differ`` or ``values-differ``, in all processes alike, with the
@@ -60,12 +64,11 @@ def in_step(tree: Any, *, processes: Processes | None = None) -> None:
     group = _running() if processes is None else processes
     if group.count == 1:
         return
-    live = flatten(tree)
+    live = flatten(tree, per_process=checked_patterns("per_process", per_process, '["$.rng"]'))
     own = outline_of(live)
 
     def stated() -> bytes:
-        tables = Content.of(live, SaveRequest.of(), "0" * 32, {}).tables
-        return statement(live, own, tables, group, None).encode()
+        return statement(live, own, tables_of(live), group, None).encode()
 
     rows = group.gather("in_step", digest(own.digest, *_value_digests(live, own, group)))
     if len(set(rows)) == 1:
@@ -111,6 +114,7 @@ def statement(
         own.digest,
         _value_digests(live, own, group),
         encode_index(dataclasses.replace(tables, leaves=_uncut(tables.leaves))),
+        live.own,
         token,
     )
 
@@ -148,7 +152,9 @@ def compare(
     if own.digest != opening.outline:
         index = decode_tables([opening.tables], where=where)
         layout = lay_out(index.nodes.arity.tolist(), where=where)
-        other = outline_of(StoredTree(index, layout, where))
+        stored = StoredTree(index, layout, where)
+        stored.own = opening.own
+        other = outline_of(stored)
         lines, are_values = own.differences(other, here, there)
         raise _differ(where, lines, are_values=are_values)
     rows = enumerate(zip(_value_digests(live, own, group), opening.values, strict=True))
@@ -170,9 +176,10 @@ def _version() -> str:
 def _differ(where: str, lines: Sequence[str], *, are_values: bool) -> ProcessError:
     text = (
         "values that must be equal in all processes differ; make them equal (take those of process "
-        "0), or gather the values of all processes and save the list of them in each"
+        '0), or save one of each process: per_process=["$.rng"]'
         if are_values
-        else "the processes have different trees; give each of them the same tree"
+        else "the processes have different trees; give each of them the same tree, or name the "
+        'places that should differ: per_process=["$.rng"]'
     )
     return ProcessError(
         "\n  ".join([f"{where}: {text}:", *listed(lines, _LINES_SHOWN)]),

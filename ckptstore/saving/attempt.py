@@ -42,6 +42,8 @@ def prepare(
     """
     staging = Staging(live)
     content = Content.of(live, request, secrets.token_hex(16), staging.nbytes)
+    if live.own:
+        content, _ = content.with_values(live.own)  # of one process, so each leaf keeps its number
     # Connect now, because a process that is ending cannot.
     previous = series.previous() if series is not None else None
     comparison = None

@@ -43,6 +43,7 @@ def save_async(
     metadata: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     supplied: Sequence[str] = (),
+    per_process: Sequence[str] = (),
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     processes: Processes | tuple[int, int] | Literal["all", "one"] | None = None,
@@ -66,6 +67,7 @@ def save_async(
         metadata: plain values of your own, at most 256 KiB.
         metrics: numbers by name.
         supplied: patterns of paths that `load` takes from `like`.
+        per_process: patterns of paths whose values differ between processes, as for `save`.
         overwrite: replace an existing checkpoint.
         storage_options: options of the store.
         processes: the processes that save together, as for `save`.
@@ -99,6 +101,7 @@ def save_async(
         metadata=metadata,
         metrics=metrics,
         supplied=supplied,
+        per_process=per_process,
         overwrite=overwrite,
         storage_options=storage_options,
         processes=processes,

@@ -20,7 +20,7 @@ from ckptstore.saving.incremental import Comparison, Previous
 from ckptstore.saving.placement import Piece, Placement, place
 from ckptstore.saving.request import SaveRequest
 from ckptstore.sharding import Grid
-from ckptstore.tree import LiveTree
+from ckptstore.tree import LiveTree, joined
 from ckptstore.types import package_version
 
 
@@ -71,14 +71,33 @@ class Content:
             index=None,
             processes=processes,
         )
-        tables = Index(
-            types=live.types,
-            dtypes=live.dtypes,
-            nodes=live.nodes(),
-            leaves=_leaf_table(live, grids or [leaf.grid for leaf in live.leaves]),
-            spans=span_table(Placement((), ())),
-        )
-        return cls(manifest, tables, request.metadata, piece_nbytes)
+        return cls(manifest, tables_of(live, grids), request.metadata, piece_nbytes)
+
+    def with_values(
+        self,
+        own: Sequence[int],
+        others: Sequence[Index] = (),
+        leaves: Sequence[int] = (),
+        common: int = 0,
+    ) -> tuple[Content, Sequence[Sequence[int]]]:
+        """Return the contents with the values that each process has of its own.
+
+        Args:
+            own: the nodes of the values of process 0, in the order that all processes share.
+            others: the tables of those of each other process.
+            leaves: the leaves of process 0: those that all share, and then those of its values.
+            common: the number of leaves that all share.
+
+        Returns:
+            The contents, and for each process the new number of each of its leaves.
+        """
+        tables, numbers = joined(self.tables, own, others)
+        first = [numbers[0, leaf] for leaf in leaves]
+        orders = [first]
+        for process, values in enumerate(others, 1):
+            new = [numbers[process, leaf] for leaf in range(len(values.leaves))]
+            orders.append(first[:common] + new)
+        return dataclasses.replace(self, tables=tables), orders
 
     def plan(
         self, previous: Previous | None, comparison: Comparison | None, linked: Collection[int]
@@ -173,6 +192,22 @@ def place_files(
     for number, nbytes in enumerate(placement.file_nbytes[placement.taken :], first):
         files.append(File(file_name("data", attempt, process, number), nbytes, "data"))
     return placement, files
+
+
+def tables_of(live: LiveTree, grids: Sequence[Grid | None] | None = None) -> Index:
+    """Return the tables of a tree, without spans.
+
+    Args:
+        live: the tree.
+        grids: as for `Content.of`.
+    """
+    return Index(
+        types=live.types,
+        dtypes=live.dtypes,
+        nodes=live.nodes(),
+        leaves=_leaf_table(live, grids or [leaf.grid for leaf in live.leaves]),
+        spans=span_table(Placement((), ())),
+    )
 
 
 def _leaf_table(live: LiveTree, grids: Sequence[Grid | None]) -> Leaves:

@@ -41,7 +41,17 @@ from ckptstore.errors import (
     OutcomeUnknownError,
     StorageError,
 )
-from ckptstore.format import NOTE_NBYTES, Draft, Failure, Part, encode_failures, names, seal
+from ckptstore.format import (
+    NOTE_NBYTES,
+    Draft,
+    Failure,
+    Joining,
+    Part,
+    decode_tables,
+    encode_failures,
+    names,
+    seal,
+)
 from ckptstore.saving import incremental
 from ckptstore.saving.contents import Content, place_files, span_table
 from ckptstore.saving.incremental import Previous, Series
@@ -61,7 +71,9 @@ class JointAttempt:
         staging: the bytes of the pieces that this process writes.
         total: the bytes of all processes.
         series: the saves of the run, if this save belongs to one.
-        leaves: the number of the leaf at each place of the order that all processes share.
+        leaves: the leaves in the order that all processes share, then those of own values.
+        own: the nodes of the values that this process has of its own, in that order.
+        common: the number of leaves outside of them.
         content: the contents of the save, in process 0; None in the others.
         replaced: the manifest that an overwrite replaces, in process 0.
         step: the step of training.
@@ -77,6 +89,8 @@ class JointAttempt:
     total: int
     series: Series | None
     leaves: Sequence[int]
+    own: Sequence[int]
+    common: int
     content: Content | None
     replaced: Committed | None
     step: int | None
@@ -143,11 +157,12 @@ class JointAttempt:
         store, group = self.store, self.group
         try:
             waiting.for_notes(store, self.attempt, "JOIN", group.count, group.timeout)
+            content, orders = self._with_values(content)
             with contextlib.suppress(FileExistsError):  # only the answer was lost
                 store.create(names.started(self.attempt), b"")
             own = self._write()
             waiting.for_notes(store, self.attempt, "PART", group.count, group.timeout)
-            draft = self._merge(content, own)
+            draft = self._merge(content, orders, own)
             mark = commit.hold(store, draft.manifest, self._look)
         except Failed as failed:
             self._abort(failed.failures)
@@ -167,25 +182,37 @@ class JointAttempt:
     def _look(self, sizes: Mapping[str, int]) -> None:
         waiting.raise_failures(self.store, self.attempt, sizes)
 
-    def _merge(self, content: Content, own: Part) -> Draft:
+    def _notes(self, kind: names.Note) -> Sequence[tuple[bytes, str]]:
+        """Return the notes of the others, and their places."""
+
+        def read(number: int) -> tuple[bytes, str]:
+            name = names.note(kind, self.attempt, number)
+            try:
+                return self.store.read(name, NOTE_NBYTES), f"{self.url}: {name}"
+            except FileNotFoundError:
+                raise commit.collected(self.store, self.attempt) from None
+
+        others = range(1, self.group.count)
+        return concurrency.map(read, others, self.store.traffic.reads, name="ckptstore-note")
+
+    def _with_values(self, content: Content) -> tuple[Content, Sequence[Sequence[int]]]:
+        """Return the contents with the values of each process, and the order of its leaves."""
+        if not self.own:
+            return content, [self.leaves] * self.group.count
+        notes = [(Joining.decode(*note).tables, note[1]) for note in self._notes("JOIN")]
+        others = [decode_tables([tables], where=where) for tables, where in notes]
+        return content.with_values(self.own, others, self.leaves, self.common)
+
+    def _merge(self, content: Content, orders: Sequence[Sequence[int]], own: Part) -> Draft:
         """Merge the parts, and write the index if it does not fit in the manifest."""
-        store, others = self.store, range(1, self.group.count)
-        parts = concurrency.map(self._part_of, others, store.traffic.reads, name="ckptstore-part")
-        files, spans = merge([own, *parts], self.leaves)
+        store, notes = self.store, self._notes("PART")
+        others = [Part.decode(data, self.attempt, where) for data, where in notes]
+        files, spans = merge([own, *others], orders)
         draft = seal(content.draft(files, spans), spans.digests)
         if (file := draft.index_file) is not None:
             store.put(file.name, [draft.index], len(draft.index))
             store.flush()
         return draft
-
-    def _part_of(self, number: int) -> Part:
-        """Return the part that a process handed in."""
-        name = names.note("PART", self.attempt, number)
-        try:
-            data = self.store.read(name, NOTE_NBYTES)
-        except FileNotFoundError:
-            raise commit.collected(self.store, self.attempt) from None
-        return Part.decode(data, self.attempt, f"{self.url}: {name}")
 
     def _abort(self, failures: Sequence[Failure]) -> None:
         """Say that the attempt is not committed and never will be, and remove its files."""
@@ -219,9 +246,8 @@ class JointAttempt:
         # From here on, only process 0 may say that the data are not needed.
         manifest = self._await().manifest()
         self._saved()
-        if manifest.index is not None:
-            return Checkpoint(self.url, manifest, [manifest.index])
-        return Checkpoint(self.url, manifest, self._read_index)
+        parts = self._read_index if manifest.index is None else [manifest.index]
+        return Checkpoint(self.url, manifest, parts)
 
     def _hand_in(self, part: bytes) -> None:
         """Create the note that holds the part. It fails only if no commit can name the part.
@@ -273,8 +299,7 @@ class JointAttempt:
 
     def _remove(self, *, notes: bool = True) -> None:
         """Remove the files of this process, which no manifest names or will name."""
-        index = self.group.index
-        deletion.discard(self.store, self.attempt, self._names, index, notes=notes)
+        deletion.discard(self.store, self.attempt, self._names, self.group.index, notes=notes)
 
     def _read_index(self) -> Sequence[bytes]:
         """Return the parts of the index, for the description of the checkpoint."""
@@ -316,8 +341,7 @@ class JointAttempt:
         misses = comparison.misses if comparison is not None else {}
         directory = self.url.rpartition("/")[2]
         self._share = incremental.previous(directory, files, spans, job.samples, misses)
-        places = np.zeros(len(self.leaves), np.int64)
-        places[list(self.leaves)] = np.arange(len(self.leaves))
+        places = np.argsort(np.array(self.leaves, np.int64))  # the place of each leaf
         return Part(files, dataclasses.replace(spans, leaf=places[spans.leaf]))
 
     def _saved(self) -> None:

@@ -25,16 +25,16 @@ from ckptstore.distributed import (
     leave,
 )
 from ckptstore.errors import CheckpointError
-from ckptstore.format import LARGE_NBYTES, Opening, names
+from ckptstore.format import LARGE_NBYTES, Joining, Kind, Opening, encode_index, names
 from ckptstore.saving import agreement
-from ckptstore.saving.contents import Content
+from ckptstore.saving.contents import Content, tables_of
 from ckptstore.saving.incremental import Series
 from ckptstore.saving.joint_attempt import JointAttempt
 from ckptstore.saving.request import SaveRequest
-from ckptstore.saving.staging import Share, Staging, itemsizes
+from ckptstore.saving.staging import Share, Staging, itemsizes, whole_share
 from ckptstore.sharding import Grid, Held, Shared, shape_of, share_out
 from ckptstore.storage import Storage
-from ckptstore.tree import LiveTree, Outline, outline_of
+from ckptstore.tree import LiveTree, Outline, extracted, outline_of
 
 Check = Callable[[SaveRequest, Processes], SaveRequest]
 """A function of a `Manager` that completes a request, or raises the error of the save."""
@@ -138,7 +138,9 @@ class _Beginning:
             agreement.compare(where, opening, live, own, self.group, self.request.step)
             share = self._attempt(store, attempt, live, own, None)
             store.prepare()
-            create_once(store, self.group, name, os.urandom(16))  # process 0 waits for it
+            values = encode_index(extracted(tables_of(live), own.own)[0]) if own.own else b""
+            note = Joining(values, os.urandom(16))
+            create_once(store, self.group, name, note.encode())  # process 0 waits for it
             return share
         except BaseException as error:
             leave(store, self.group, attempt, error)
@@ -157,12 +159,18 @@ class _Beginning:
         sizes = itemsizes(live)
         held = [_held(live, leaf, sizes[leaf], group.count) for leaf in own.leaves]
         shares = share_out(held, LARGE_NBYTES)
-        staging = Staging(live, _share(live, own.leaves, held, shares, group.index))
+        share = _share(live, own.leaves, held, shares, group.index)
+        values = _leaves_within(live, own.own)
+        of_values = whole_share(live, values)
+        share.sources.update(of_values.sources)
+        share.nbytes.update(of_values.nbytes)
+        staging = Staging(live, share)
         total = sum(h.itemsize * _elements(h.grid) for h in held)
+        total += group.count * sum(of_values.nbytes.values())
         content = None
         if group.index == 0:
             grids = dict(zip(own.leaves, (share.grid for share in shares), strict=True))
-            ordered = [grids[leaf] for leaf in range(len(live.leaves))]
+            ordered = [grids.get(n, leaf.grid) for n, leaf in enumerate(live.leaves)]
             content = Content.of(live, request, attempt, staging.nbytes, ordered, group.count)
         return JointAttempt(
             store=store,
@@ -172,7 +180,9 @@ class _Beginning:
             staging=staging,
             total=total,
             series=self.series,
-            leaves=own.leaves,
+            leaves=[*own.leaves, *values],
+            own=own.own,
+            common=len(own.leaves),
             content=content,
             replaced=replaced,
             step=request.step,
@@ -186,6 +196,16 @@ def _held(live: LiveTree, number: int, itemsize: int, count: int) -> Held:
     leaf = live.leaves[number]
     grid = leaf.grid or Grid.uncut(leaf.shape)
     return Held(grid, leaf.holders or (tuple(range(count)),) * len(grid), itemsize)
+
+
+def _leaves_within(live: LiveTree, nodes: Sequence[int]) -> list[int]:
+    """Return the leaves of the subtrees at some nodes, in the order of `extracted`."""
+    return [
+        live.arg[node] if live.kind[node] == Kind.LEAF else live.long_scalars[node]
+        for root in nodes
+        for node in range(root, live.layout.end[root])
+        if live.kind[node] == Kind.LEAF or node in live.long_scalars
+    ]
 
 
 def _elements(grid: Grid) -> int:

@@ -24,6 +24,7 @@ class SaveRequest:
         metadata: the encoded metadata.
         metrics: Python's own numbers, by name.
         supplied: patterns of the paths that `load` takes from `like`.
+        per_process: patterns of the paths whose values each process has of its own.
         overwrite: replace an existing checkpoint; None: a `Manager` decides.
         storage_options: the options of the store.
         processes: the processes that save together; None: those in which the tree lies.
@@ -36,6 +37,7 @@ class SaveRequest:
     overwrite: bool | None
     storage_options: Mapping[str, Any] | None = field(repr=False)  # it may hold secrets
     processes: Processes | None = None
+    per_process: Sequence[str] = ()
 
     @classmethod
     def of(
@@ -48,6 +50,7 @@ class SaveRequest:
         overwrite: bool | None = False,
         storage_options: Mapping[str, Any] | None = None,
         processes: Any = None,
+        per_process: Sequence[str] = (),
     ) -> SaveRequest:
         """Check the arguments of `save`, and copy them.
 
@@ -56,24 +59,33 @@ class SaveRequest:
         """
         if metadata is not None and not isinstance(metadata, Mapping):
             raise _no_dict("metadata", metadata, Reason.METADATA)
-        given: Any = supplied
-        if given is not None and not isinstance(given, list | tuple | set | frozenset):
-            raise bad_argument(
-                "save",
-                "supplied",
-                given,
-                'a list of patterns, such as ["$.apply_fn"]',
-                reason=Reason.BAD_PATTERN,
-            )
         return cls(
             step=None if step is None else step_number(step),
             metadata=encode_metadata(dict(metadata or {})),
             metrics=checked_metrics(metrics),
-            supplied=tuple(supplied or ()),
+            supplied=checked_patterns("supplied", supplied, '["$.apply_fn"]'),
             overwrite=overwrite,
             storage_options=storage_options,
             processes=chosen(processes, "save"),
+            per_process=checked_patterns("per_process", per_process, '["$.rng"]'),
         )
+
+
+def checked_patterns(name: str, given: Any, example: str) -> tuple[str, ...]:
+    """Return the patterns of an argument of a save.
+
+    Args:
+        name: the argument.
+        given: its value; None: none.
+        example: an example of a list, for the error.
+
+    Raises:
+        StructureError: reason ``bad-pattern``.
+    """
+    if given is not None and not isinstance(given, list | tuple | set | frozenset):
+        expected = f"a list of patterns, such as {example}"
+        raise bad_argument("save", name, given, expected, reason=Reason.BAD_PATTERN)
+    return tuple(given or ())
 
 
 def checked_metrics(metrics: Any) -> Mapping[str, float]:

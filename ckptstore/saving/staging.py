@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +41,18 @@ class Share:
     runs: dict[Piece, tuple[int, int]]
 
 
-def whole_share(live: LiveTree) -> Share:
-    """Return all pieces of a tree that this process saves alone."""
+def whole_share(live: LiveTree, chosen: Collection[int] | None = None) -> Share:
+    """Return all pieces of leaves that this process alone writes.
+
+    Args:
+        live: the tree.
+        chosen: the numbers of the leaves; None: all.
+    """
     sources: dict[Piece, Leaf | Cell] = {}
     nbytes: dict[Piece, int] = {}
-    for number, (leaf, itemsize) in enumerate(zip(live.leaves, itemsizes(live), strict=True)):
+    sizes = itemsizes(live)
+    for number in range(len(live.leaves)) if chosen is None else chosen:
+        leaf, itemsize = live.leaves[number], sizes[number]
         if leaf.grid is None:
             piece = (number, 0)
             nbytes[piece] = math.prod(leaf.shape) * itemsize

@@ -38,6 +38,7 @@ def save(
     metadata: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     supplied: Sequence[str] = (),
+    per_process: Sequence[str] = (),
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     processes: Processes | tuple[int, int] | Literal["all", "one"] | None = None,
@@ -55,6 +56,9 @@ def save(
         metadata: plain values of your own, at most 256 KiB.
         metrics: numbers by name.
         supplied: patterns of paths whose values cannot be stored; `load` takes them from `like`.
+        per_process: patterns of paths whose values differ between processes, such as ``["$.rng"]``:
+            each process stores its own, and a load by as many processes gives each its own. Source:
+            docs/processes.md, "Values of each process".
         overwrite: replace an existing checkpoint, which stays until the new one is durable.
         storage_options: options of the store.
         processes: the processes that save one tree together. Each of them calls `save`. None: if an
@@ -93,6 +97,7 @@ def save(
         metadata=metadata,
         metrics=metrics,
         supplied=supplied,
+        per_process=per_process,
         overwrite=overwrite,
         storage_options=storage_options,
         processes=processes,
@@ -164,7 +169,7 @@ def _flattened(tree: Any, request: SaveRequest) -> tuple[LiveTree | CheckpointEr
     """Return the flattened tree, or the error that other processes are told, and the processes."""
     group = request.processes
     try:
-        live = flatten(tree, supplied=list(request.supplied))
+        live = flatten(tree, supplied=request.supplied, per_process=request.per_process)
     except CheckpointError as error:
         if group is None and (engine := running_processes()).count > 1:
             outline = flatten(tree, lenient=True)

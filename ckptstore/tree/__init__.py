@@ -4,6 +4,7 @@
 objects of either. Open to other wings: `paths`, `patterns`, and `leaves` for arrays.
 """
 
+from ckptstore.tree.arrangement import extracted, joined
 from ckptstore.tree.comparison import Target, compare
 from ckptstore.tree.differences import differs_from_like, key_text, number_hint
 from ckptstore.tree.filling import fill
@@ -11,6 +12,7 @@ from ckptstore.tree.flattening import flatten
 from ckptstore.tree.live import LiveTree
 from ckptstore.tree.nodes import NodeTable
 from ckptstore.tree.outline import Outline, outline_of
+from ckptstore.tree.own_values import PerProcess, own_records, resolved, within
 from ckptstore.tree.records import with_path
 from ckptstore.tree.scalars import SCALAR_KINDS, SCALAR_TYPES
 from ckptstore.tree.selection import (
@@ -30,21 +32,27 @@ __all__ = [
     "LiveTree",
     "NodeTable",
     "Outline",
+    "PerProcess",
     "StoredTree",
     "Target",
     "compare",
     "differs_from_like",
+    "extracted",
     "fill",
     "flatten",
     "is_one_place",
+    "joined",
     "key_text",
     "named_as_today",
     "number_hint",
     "outline_of",
+    "own_records",
     "paired",
     "patterns_of",
+    "resolved",
     "select",
     "separate",
     "unflatten",
     "with_path",
+    "within",
 ]

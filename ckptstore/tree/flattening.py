@@ -18,6 +18,7 @@ from ckptstore.texts import shown
 from ckptstore.tree import encoding, paths, round_trip, symbols
 from ckptstore.tree.budget import PER_NODE, Budget
 from ckptstore.tree.live import Encode, LiveTree
+from ckptstore.tree.own_values import own_nodes
 from ckptstore.tree.records import encoder_of
 from ckptstore.tree.refusals import Refusals, of_own_code
 from ckptstore.tree.scalars import ENCODERS, SCALAR_TYPES
@@ -25,7 +26,12 @@ from ckptstore.types import Child, Refusal, module_of, qualname_of
 
 
 def flatten(
-    tree: Any, *, lenient: bool = False, supplied: Sequence[str] = (), where: str = "the tree"
+    tree: Any,
+    *,
+    lenient: bool = False,
+    supplied: Sequence[str] = (),
+    per_process: Sequence[str] = (),
+    where: str = "the tree",
 ) -> LiveTree:
     """Walk a tree of objects and return its table of nodes.
 
@@ -34,6 +40,7 @@ def flatten(
         lenient: treat an object that cannot be saved as SUPPLIED, and arrays as the same leaf
             only if they are one object.
         supplied: patterns of paths that are not stored; `load` takes them from `like`.
+        per_process: patterns of paths whose values each process has of its own.
         where: the name of the tree in messages about its nodes.
 
     Raises:
@@ -41,6 +48,8 @@ def flatten(
     """
     walker = _Walker(where, lenient, _supplied_ids(tree, supplied) if supplied else frozenset())
     walker.run(tree)
+    if per_process:
+        walker.live.own = own_nodes(walker.live, per_process)
     return walker.live
 
 

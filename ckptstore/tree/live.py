@@ -55,6 +55,7 @@ class LiveTree(NodeTable):
     leaf_dtype: list[int] = field(default_factory=list)
     objects: list[Any] = field(default_factory=list)
     read_whole: dict[int, str] = field(default_factory=dict)
+    own: Sequence[int] = ()
     _memories: dict[Any, int] = field(default_factory=dict)
     _type_numbers: dict[Any, int] = field(default_factory=dict)
     _dtype_numbers: dict[str, int] = field(default_factory=dict)

@@ -25,6 +25,7 @@ class NodeTable(abc.ABC):
         kind, arity, type, arg: the columns.
         types: the rows of the table of types; `type` counts them from 1.
         layout: the position of each node of a finished table.
+        own: the nodes of values that each process has of its own, in order.
     """
 
     where: str
@@ -34,6 +35,7 @@ class NodeTable(abc.ABC):
     arg: list[int]
     types: Sequence[TypeRow]
     layout: Layout
+    own: Sequence[int] = ()
 
     @abc.abstractmethod
     def data(self, node: int) -> bytes:

@@ -22,6 +22,7 @@ _PLACES = frozenset({"committed", "device", "devices", "memory", "mesh", "spec"}
 """The entries of `extra` that name devices, which differ between processes."""
 
 _SHOWN = 60
+_OWN = "a value of each process"
 _UTF8 = ("utf-8", "surrogatepass")
 
 
@@ -39,6 +40,8 @@ class Outline:
         lines: the description of each of them.
         leaves: the numbers of the leaves, in that order.
         leaf_places: the place of each leaf in `nodes`.
+        own: the nodes of the values that each process has of its own, in that order. What lies in
+            them is not in the outline.
     """
 
     table: NodeTable
@@ -46,14 +49,15 @@ class Outline:
     lines: Sequence[str]
     leaves: Sequence[int]
     leaf_places: Sequence[int]
+    own: Sequence[int]
     _came: Sequence[_Came]
 
     @functools.cached_property
     def digest(self) -> Digest:
         """The digest of the lines and of the shape of the tree."""
-        arity = self.table.arity
+        arity, own = self.table.arity, set(self.own)
         rows = zip(self.nodes, self.lines, strict=True)
-        text = "\0".join(f"{arity[node]} {line}" for node, line in rows)
+        text = "\0".join(f"{0 if node in own else arity[node]} {line}" for node, line in rows)
         return digest(text.encode(*_UTF8))
 
     def differences(self, other: Outline, here: str, there: str) -> tuple[list[str], bool]:
@@ -87,8 +91,12 @@ class Outline:
 
     def _by_path(self) -> dict[str, tuple[int, str]]:
         """Return the kind and the line of each node but those of keys, by its path."""
-        texts = ["$"] * len(self.nodes)
-        out = {"$": (self.table.kind[self.nodes[0]], self.lines[0])}
+        texts, own = ["$"] * len(self.nodes), set(self.own)
+
+        def kind(node: int) -> int:
+            return Kind.RECORD if node in own else self.table.kind[node]
+
+        out = {"$": (kind(self.nodes[0]), self.lines[0])}
         first: dict[int, int] = {}
         for place in range(1, len(self.nodes)):
             parent, position, previous = self._came[place]
@@ -99,7 +107,7 @@ class Outline:
                 node = self.nodes[place]
                 before = first.setdefault(node, place)
                 line = self.lines[place] if before == place else f"the object of {texts[before]}"
-                out[texts[place]] = self.table.kind[node], line
+                out[texts[place]] = kind(node), line
         return out
 
 
@@ -111,7 +119,8 @@ def outline_of(table: NodeTable) -> Outline:
     """
     line = _Lines(table)
     nodes, lines, came = list[int](), list[str](), list[_Came]()
-    leaves, leaf_places = list[int](), list[int]()
+    leaves, leaf_places, own = list[int](), list[int](), list[int]()
+    is_own = set(table.own)
     places: dict[int, int] = {}  # the place in the outline of each node that was met
     todo = [(0, (0, 0, 0))]
     while todo:
@@ -124,6 +133,10 @@ def outline_of(table: NodeTable) -> Outline:
         if first < place:
             lines.append(f"the object {first}")
             continue
+        if node in is_own:
+            lines.append(_OWN)
+            own.append(node)
+            continue
         lines.append(line.of(node))
         leaf = table.arg[node] if table.kind[node] == Kind.LEAF else table.long_scalars.get(node)
         if leaf is not None:
@@ -132,7 +145,7 @@ def outline_of(table: NodeTable) -> Outline:
         if table.arity[node]:
             below = [(n, (place, at, before)) for n, at, before in _children(table, node)]
             todo.extend(reversed(below))
-    return Outline(table, nodes, lines, leaves, leaf_places, came)
+    return Outline(table, nodes, lines, leaves, leaf_places, own, came)
 
 
 def _children(table: NodeTable, node: int) -> list[tuple[int, int, int]]:

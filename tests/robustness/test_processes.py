@@ -132,6 +132,20 @@ def save_with_jax(together: Processes, place: str) -> dict[str, Any]:
     except ckptstore.ProcessError as error:
         found["in step"] = error.reason
 
+    # A key of each process, which is not spread over all of them as the params are.
+    host = {"key": jax.random.key(together.index), "n": together.index}
+    ckptstore.save(f"{place}/own", state | {"host": host}, per_process=["$.host"])
+    for name, like in {"own": None, "own like": state | {"host": host}}.items():
+        loaded = ckptstore.load(f"{place}/own", like=like)
+        same = local_bytes(jax, loaded["host"]) == local_bytes(jax, host)
+        found[name] = same and local_bytes(jax, loaded["params"]) == local_bytes(
+            jax, state["params"]
+        )
+    try:
+        ckptstore.save(f"{place}/spread", state, per_process=["$.params"])
+    except ckptstore.StructureError as error:
+        found["spread"] = str(error)
+
     # Numbers other than those of jax are refused, by path.
     count, gather = together.count, together.allgather
     assert gather is not None
@@ -155,6 +169,7 @@ def save_with_jax(together: Processes, place: str) -> dict[str, Any]:
     "saving.writer",
     "call save in every process with processes=None, or gather the array first: {}",
 )
+@pytest.mark.follows("tree.own_values", "leave it out")
 @pytest.mark.follows(
     "adapters.jax_shards",
     "leave processes= out, or pass ckptstore.processes(), whose numbers are those of jax",
@@ -165,13 +180,15 @@ def test_a_state_over_the_devices_of_three_processes_is_one_checkpoint(tmp_path:
     assert None not in values, [process.stderr[-3000:] for process in ended]
     assert values[0]["attempts"] == values[1]["attempts"] == values[2]["attempts"]
     for value in values:
-        for name in ("stored", "stored placed", "like", "like placed"):
+        for name in ("stored", "stored placed", "like", "like placed", "own", "own like"):
             assert value[name] is True, (name, value)
         assert value["bad"] == ["values-differ", True]
         assert value["counts"] == [5, 15, True] and value["sharding"] is True, value
         assert value["fitted"] == [True, True, "bfloat16"]
         assert value["run"] == [2, [2], 2]
         assert value["in step"] == "values-differ"
+        assert "$['params']['rows'] lies in several processes" in value["spread"]
+        remedies.seen(value["spread"])
         assert "lies in several processes" in value["one"]
         remedies.seen(value["one"])
         assert "$['rows']" in value["other"]
@@ -219,9 +236,16 @@ def train_with_torch(together: Processes, place: str) -> dict[str, Any]:
 
     train(3, 0)
     state = {"model": model.module.state_dict(), "optimizer": optimizer.state_dict(), "step": 3}
-    attempt = ckptstore.save(f"{place}/ddp", state, step=3, processes="all").attempt
+    torch.rand(1 + together.index)  # the rank has a generator and a place in the data of its own
+    state["rng"], state["data"] = torch.get_rng_state(), {"order": list(range(together.index))}
+    own = ["$.rng", "$.data"]
+    saved = ckptstore.save(f"{place}/ddp", state, step=3, processes="all", per_process=own)
+    attempt, drawn = saved.attempt, torch.rand(5)
     after = train(5, 3)
     loaded = ckptstore.load(f"{place}/ddp")
+    torch.set_rng_state(loaded["rng"])
+    assert torch.equal(torch.rand(5), drawn) and loaded["data"] == state["data"]
+    ckptstore.in_step(loaded, per_process=own)
     model.module.load_state_dict(loaded["model"])
     optimizer.load_state_dict(loaded["optimizer"])
     again = train(5, loaded["step"])

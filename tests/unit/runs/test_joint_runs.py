@@ -221,13 +221,14 @@ def test_a_manager_of_several_processes_is_not_pickled(tmp_path: Path) -> None:
 
 @pytest.mark.follows(
     "saving.agreement",
-    "make them equal (take those of process 0), or gather the values of all processes and save the "
-    "list of them in each",
-    "give each of them the same tree",
+    'make them equal (take those of process 0), or save one of each process: per_process=["$.rng"]',
+    'give each of them the same tree, or name the places that should differ: per_process=["$.rng"]',
 )
 def test_trees_are_compared_between_processes(tmp_path: Path) -> None:
     def check(p: Processes) -> list[Any]:
         found: list[Any] = []
+        own = {"own": list(range(p.index)), "step": 7}
+        ckptstore.in_step(own, processes=p, per_process=["$.own"])
         trees = [state(7), state(7 + (p.index == 2)), [1] * (1 + (p.index == 1)), state(7)]
         for tree in trees:
             try:
