@@ -141,21 +141,22 @@ def part_of(x: Any, dtype: Any) -> Part:
     extra = (("mesh", mesh.axes), ("placements", cuts))
     if world == 1:
         return Part(local, extra)
-    grid, holders = _held(mesh, order, shape, dtype.itemsize)
-    pairs = zip(grid, holders, strict=True)
-    cells = [
-        Cell(functools.partial(_read, local, box, cell, dtype)) if me in held else _ELSEWHERE
-        for cell, held in pairs
-    ]
+    grid, holders, own = _held(mesh, order, shape, dtype.itemsize, me)
+    cells = [_ELSEWHERE] * len(holders)
+    for number, cell in own:
+        cells[number] = Cell(functools.partial(_read, local, box, cell, dtype))
     return Part(local, extra, grid, cells, holders)
 
 
 @functools.lru_cache(1024)
 def _held(
-    mesh: _Mesh, order: Order, shape: tuple[int, ...], itemsize: int
-) -> tuple[Grid, tuple[Holders, ...]]:
+    mesh: _Mesh, order: Order, shape: tuple[int, ...], itemsize: int, me: int
+) -> tuple[Grid, tuple[Holders, ...], Sequence[tuple[int, Box]]]:
+    """Return the cells, the holders of each, and the numbers and boxes of those held here."""
     assert mesh.ranks is not None
-    return held_cells(shape, mesh_boxes(shape, order, mesh.ranks), itemsize, LARGE_NBYTES)
+    parts = mesh_boxes(shape, order, mesh.ranks)
+    grid, holders = held_cells(shape, parts, itemsize, LARGE_NBYTES)
+    return grid, holders, [(n, cell) for n, cell in enumerate(grid) if me in holders[n]]
 
 
 def _read(local: torch.Tensor, box: Box, cell: Box, dtype: Any) -> Array:

@@ -29,13 +29,17 @@ def jax_distributed(run: Path) -> list[list[str]]:
     return [[*script, *where, str(index)] for index in range(2)]
 
 
-def torchrun(run: Path) -> list[list[str]]:
+def torchrun(run: Path, script: str = "torchrun") -> list[list[str]]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     where = ["--master-addr", "127.0.0.1", "--master-port", str(cluster.free_port())]
-    return [[*launcher, *where, str(ROOT / "examples/torchrun.py"), str(run)]]
+    return [[*launcher, *where, str(ROOT / f"examples/{script}.py"), str(run)]]
 
 
-SCRIPTS = {"jax_distributed": jax_distributed, "torchrun": torchrun}
+def fsdp2(run: Path) -> list[list[str]]:
+    return torchrun(run, "fsdp2")
+
+
+SCRIPTS = {"jax_distributed": jax_distributed, "torchrun": torchrun, "fsdp2": fsdp2}
 
 
 @contextlib.contextmanager
