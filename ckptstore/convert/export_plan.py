@@ -149,7 +149,18 @@ def plan_export(
 def _of_tree(x: Any, select: str | Sequence[str] | None) -> ExportPlan:
     tree = flatten(x)
     names = FlatNames(tree, tree.where, select)
-    return _plan_of(names, lambda leaf, path: functools.partial(_read, tree, leaf, path))
+    return _plan_of(names, functools.partial(_reader, tree))
+
+
+def _reader(tree: LiveTree, leaf: int, path: str) -> Callable[[], Array]:
+    """Return the function that reads an array, which must lie in this process."""
+    if tree.leaves[leaf].holders is not None:
+        raise StructureError(
+            f"{shown(path)}: this array lies in several processes; save the tree with "
+            "ckptstore.save in all of them, and export that checkpoint in one",
+            reason=Reason.CANNOT_CARRY,
+        )
+    return functools.partial(_read, tree, leaf, path)
 
 
 def _read(tree: LiveTree, leaf: int, path: str) -> Array:

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import ckptstore
-from ckptstore import CheckpointError, StructureError
+from ckptstore import CheckpointError, StructureError, convert
 from ckptstore.adapters import torch_layouts
 from ckptstore.adapters.torch import ADAPTER
 from ckptstore.checkpoint import Snapshot, read_snapshot
@@ -332,6 +332,21 @@ def test_a_dtensor_keeps_the_refusals_of_other_tensors(two: DeviceMesh) -> None:
             ADAPTER.leaf(bad)
         assert ADAPTER.is_spread(bad)
     assert not ADAPTER.is_spread(torch.ones(2))
+
+
+@pytest.mark.follows(
+    "convert.export_plan",
+    "save the tree with ckptstore.save in all of them, and export that checkpoint in one",
+)
+def test_a_part_of_a_dtensor_is_never_exported_as_the_whole(saved: Path, tmp_path: Path) -> None:
+    with world(1, 2):
+        tree = {"w": dtensor(whole_of((7, 5)), mesh_of((2,)), [Shard(0)])}
+        for export in (convert.to_safetensors, convert.to_npz):
+            with pytest.raises(StructureError, match=r"\$\['w'\]: this array lies in several"):
+                export(tmp_path / "x", tree)
+            assert not (tmp_path / "x").exists()
+    convert.to_npz(tmp_path / "w.npz", saved, select="$.w")
+    np.testing.assert_array_equal(np.load(tmp_path / "w.npz")["array"], whole_of((7, 5)).numpy())
 
 
 class Marked(torch.Tensor):

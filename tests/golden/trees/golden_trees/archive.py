@@ -9,14 +9,21 @@ from typing import Any
 
 import msgpack
 
-from golden_trees import Written, cases, describe, write
+from golden_trees import Written, archived, cases, describe, write
 
 
-def written(framework: str, root: pathlib.Path) -> dict[str, Any]:
-    """Write every case of a framework below `root`; return by case what its checkpoints are."""
+def written(framework: str, root: pathlib.Path, version: str | None = None) -> dict[str, Any]:
+    """Write the cases of a framework below `root`; return by case what its checkpoints are.
+
+    Args:
+        framework: the framework.
+        root: the directory.
+        version: only the cases that the archive of this minor version has; None: all.
+    """
+    chosen = cases(framework) if version is None else archived(version, framework)
     return {
         name: {place: about(one) for place, one in write(case, root / folder(name)).items()}
-        for name, case in cases(framework).items()
+        for name, case in chosen.items()
     }
 
 
