@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -35,6 +36,9 @@ class LeafInfo:
         key: for an array of PRNG keys of jax, their implementation, such as ``threefry2x32``.
         same: the other paths at which the same array stands, such as those of a tied weight; the
             first 100 of them.
+        elements: the number of its elements.
+        digests: the digest of each of its spans, cell by cell. Equal digests of equal shapes,
+            dtypes and cuts are equal bits; `ArrayNode.digest` is one text for all of that.
 
     Example:
         >>> import ckptstore, numpy as np
@@ -52,6 +56,8 @@ class LeafInfo:
     nbytes: int
     key: str | None = None
     same: tuple[str, ...] = ()
+    elements: int = 0
+    digests: tuple[str, ...] = ()
 
 
 class Leaves(Sequence[LeafInfo]):
@@ -92,14 +98,17 @@ class Leaves(Sequence[LeafInfo]):
         node = self._nodes[number]
         leaf = self._tree.arg[node]
         type_, dtype, nbytes = self._rows[leaf]
+        shape = self._tree.index.shape(leaf)
         return LeafInfo(
             self._places.path(node),
             self._types[type_ - 1],
             self._dtypes[dtype],
-            self._tree.index.shape(leaf),
+            shape,
             nbytes,
             self._keys[type_ - 1],
             tuple(map(self._places.path, self._ties.get(node, ())[:_LINES_SHOWN])),
+            math.prod(shape),
+            self._tree.digests(leaf),
         )
 
     def __eq__(self, other: object) -> bool:

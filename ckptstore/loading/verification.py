@@ -26,6 +26,8 @@ class Problem:
         reason: the code that a `CheckpointError` for it carries.
         where: the file, and the place in it.
         message: a description of the problem.
+        path: the path of the damaged array, without its middle if it is very long; None if the
+            damage is elsewhere.
 
     Example:
         >>> import ckptstore, numpy as np, pathlib
@@ -33,8 +35,8 @@ class Problem:
         >>> [file] = pathlib.Path("ckpt").glob("data-*")
         >>> _ = file.write_bytes(b"x" + file.read_bytes()[1:])
         >>> [problem] = ckptstore.verify("ckpt")
-        >>> problem.reason == "checksum", problem.message
-        (True, "damaged bytes of $['w']")
+        >>> problem.reason == "checksum", problem.message, problem.path
+        (True, "damaged bytes of $['w']", "$['w']")
 
     Source: docs/spec.md, section 12.
     """
@@ -42,6 +44,7 @@ class Problem:
     reason: str
     where: str
     message: str
+    path: str | None = None
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message} [{self.reason}]"
@@ -110,6 +113,7 @@ def _problems(snapshot: Snapshot) -> list[Problem]:
             reason,
             f"{where}/{file} at byte {offset}",
             "padding is not zero" if leaf is None else f"damaged bytes of {names[leaf]}",
+            None if leaf is None else names[leaf],
         )
         for reason, file, offset, leaf in damages
     ]

@@ -203,13 +203,12 @@ class ArrayNode(Node):
     def spans(self) -> tuple[int, ...]:
         """The sizes of its checksummed spans in bytes, cell by cell."""
         sizes = self._view.tree.index.spans.size
-        return tuple(int(sizes[row]) for row in self._view.spans(self.leaf))
+        return tuple(int(sizes[row]) for row in self._view.tree.spans(self.leaf))
 
     @property
     def digests(self) -> tuple[str, ...]:
         """The digest of each span, in the order of `spans`."""
-        found = self._view.tree.index.spans.digests
-        return tuple(bytes(found[row]).hex() for row in self._view.spans(self.leaf))
+        return self._view.tree.digests(self.leaf)
 
     @property
     def digest(self) -> str:
@@ -218,9 +217,7 @@ class ArrayNode(Node):
         Equal arrays of other cuts or spans have other digests.
         """
         form = repr((self._stored, self.shape, self.cuts, self.spans))
-        found = self._view.tree.index.spans.digests
-        rows = (bytes(found[row]) for row in self._view.spans(self.leaf))
-        return digest(form.encode(), *rows).hex()
+        return digest(form.encode(), *(d.encode() for d in self.digests)).hex()
 
     def read(self) -> Array:
         """Return the whole array, as numpy has it; each byte is checked.

@@ -68,19 +68,6 @@ class View:
         return arrays, elements, nbytes
 
     @functools.cached_property
-    def _spans(self) -> tuple[Integers, Integers]:
-        """The spans by leaf and cell, and where those of each leaf begin."""
-        leaf = self.tree.index.spans.leaf
-        order = np.lexsort((self.tree.index.spans.cell, leaf))
-        return order, np.searchsorted(leaf[order], np.arange(len(self.nbytes) + 1))
-
-    def spans(self, leaf: int) -> list[int]:
-        """Return the rows of the spans of a leaf, by cell, and in a cell in their order."""
-        order, starts = self._spans
-        rows: list[int] = order[starts[leaf] : starts[leaf + 1]].tolist()
-        return rows
-
-    @functools.cached_property
     def _grids(self) -> Mapping[int, Grid]:
         return fetch.grids_of(self.tree.index)
 

@@ -14,7 +14,17 @@ from typing import Any, Self
 import numpy as np
 
 from ckptstore.errors import CorruptError
-from ckptstore.format import DICT_KINDS, File, Index, Kind, Layout, TypeRow, decode_index, dtypes
+from ckptstore.format import (
+    DICT_KINDS,
+    File,
+    Index,
+    Integers,
+    Kind,
+    Layout,
+    TypeRow,
+    decode_index,
+    dtypes,
+)
 from ckptstore.format.dtypes import Stored
 from ckptstore.tree import keys, paths, scalars
 from ckptstore.tree.nodes import NodeTable
@@ -97,6 +107,25 @@ class StoredTree(NodeTable):
         if number not in self._dtypes:
             self._dtypes[number] = dtypes.resolve(self.index.dtypes[number], where=self.where)
         return self._dtypes[number]
+
+    @functools.cached_property
+    def _by_leaf(self) -> tuple[Integers, Integers]:
+        """The spans by leaf and cell, and where those of each leaf begin."""
+        spans = self.index.spans
+        order = np.lexsort((spans.cell, spans.leaf))
+        leaves = np.arange(len(self.index.leaves) + 1)
+        return order, np.searchsorted(spans.leaf[order], leaves)
+
+    def spans(self, leaf: int) -> list[int]:
+        """Return the rows of the spans of a leaf, by cell, and in a cell in their order."""
+        order, starts = self._by_leaf
+        rows: list[int] = order[starts[leaf] : starts[leaf + 1]].tolist()
+        return rows
+
+    def digests(self, leaf: int) -> tuple[str, ...]:
+        """Return the digest of each span of a leaf, in hexadecimal."""
+        digests = self.index.spans.digests
+        return tuple(bytes(digests[row]).hex() for row in self.spans(leaf))
 
     def leaf_path(self, leaf: int) -> str:
         """Return the path of the node that holds a leaf."""

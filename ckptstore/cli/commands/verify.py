@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 
 import ckptstore
-from ckptstore import CheckpointError, analysis
+from ckptstore import CheckpointError, Problem, analysis
 from ckptstore.cli import texts
 from ckptstore.cli.arguments import Output, common
 from ckptstore.cli.places import manager_of, url_of
@@ -36,16 +38,11 @@ def command(output: Output, place: str, whole: bool, finite: bool) -> int:
         unsound += bool(odd)
         nbytes = 0 if problems else _nbytes(url, output)
         if output.as_json:
-            output.json(
-                "verify",
-                url=url,
-                sound=not problems,
-                problems=problems,
-                not_finite=odd,
-                nbytes=nbytes,
-            )
-        for text in problems:
-            output.lines([f"{output.red('damaged')}  {name}   {texts.clean(text)}"])
+            rows = [dataclasses.asdict(problem) for problem in problems]
+            row = {"sound": not problems, "problems": rows, "not_finite": odd}
+            output.json("verify", url=url, nbytes=nbytes, **row)
+        for problem in problems:
+            output.lines([f"{output.red('damaged')}  {name}   {texts.clean(str(problem))}"])
         for text in odd:
             output.lines([f"{output.red('not finite')}  {name}   {texts.clean(text)}"])
         if not problems and not odd:
@@ -57,14 +54,13 @@ def command(output: Output, place: str, whole: bool, finite: bool) -> int:
     return DAMAGED if damaged else int(bool(unsound))
 
 
-def _problems(url: str, output: Output) -> list[str]:
+def _problems(url: str, output: Output) -> list[Problem]:
     try:
-        found = ckptstore.verify(url, storage_options=output.options)
+        return ckptstore.verify(url, storage_options=output.options)
     except CheckpointError as error:
         if error.exit_code != DAMAGED:
             raise
-        return [str(error)]
-    return [str(problem) for problem in found]
+        return [Problem(error.reason, url, str(error))]
 
 
 def _not_finite(url: str, output: Output) -> list[str]:

@@ -156,6 +156,8 @@ def test_verify(sh: Shell, run: pathlib.Path) -> None:
     assert out.endswith("3 steps: 2 sound, 1 damaged\n")
     rows = sh.json("verify", run, "--all", code=6)
     assert [row["sound"] for row in rows] == [False, True, True]
+    (problem,) = rows[0]["problems"]
+    assert problem["reason"] == "checksum" and problem["path"].startswith("$['")
     sh("verify", f"{run}@200", "--finite")
 
 
