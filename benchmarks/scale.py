@@ -247,7 +247,7 @@ def merge(place: Path, mesh: Mesh, layers: int) -> dict[str, Any]:
     attempt = saving.attempt
     own = saving.part(attempt.staging.nbytes, 0)
     began = time.perf_counter()
-    draft = attempt._merge(attempt.content, own)
+    draft = attempt._merge(*attempt._with_values(attempt.content), own)
     seconds = time.perf_counter() - began
     attempt.store.create(names.MANIFEST, draft.data)
     files = [file for file in draft.manifest.files if file.role == "data"]

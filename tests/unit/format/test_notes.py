@@ -13,6 +13,7 @@ from ckptstore.errors import StorageError
 from ckptstore.format import (
     Failure,
     File,
+    Joining,
     Opening,
     Part,
     Spans,
@@ -28,9 +29,10 @@ FAILURE = Failure(3, "host", "StorageError", "storage", "the disk is full")
 SPANS = Spans(*(np.array([n, n + 300]) for n in range(5)), [DIGEST, DIGEST[::-1]])
 NOTES: dict[str, tuple[Any, Callable[[bytes], Any]]] = {
     "opening": (
-        Opening("host", "0.2", 4, 7, DIGEST, [DIGEST], b"t", b"token"),
+        Opening("host", "0.2", 4, 7, DIGEST, [DIGEST], b"t", [3, 300], b"token"),
         lambda d: Opening.decode(d, "note"),
     ),
+    "joining": (Joining(b"tables", b"token"), lambda d: Joining.decode(d, "note")),
     "word": (Word(A, "host", "s3://b/c", [FAILURE]), lambda d: Word.decode(d, "note")),
     "part": (
         Part([File(names.file_name("data", A, 1, 0), 5, "data", age=2)], SPANS),

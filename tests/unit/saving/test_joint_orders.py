@@ -122,8 +122,13 @@ def test_no_order_of_a_save_with_an_index_of_its_own_breaks_a_promise(monkeypatc
 # Tasks of Slurm, without a word.
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize(("faults", "losses"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize(
+    ("faults", "losses"),
+    [
+        *(pytest.param(*one, marks=pytest.mark.ci) for one in [(0, 0), (1, 0), (0, 1)]),
+        pytest.param(1, 1, marks=WHOLE),
+    ],
+)
 def test_no_order_of_two_tasks_without_a_word_breaks_a_promise(
     faults: int, losses: int, monkeypatch: Patch
 ) -> None:
