@@ -77,7 +77,7 @@ def _root(mesh: Any) -> Any:
 
 def is_spread(x: Any) -> bool:
     """Return whether a DTensor lies in several processes."""
-    return _world() > 1
+    return torch.distributed.is_initialized() and _world() > 1
 
 
 def _world() -> int:
@@ -112,6 +112,11 @@ def part_of(x: Any, dtype: Any) -> Part:
         Refusal: the placements are not those of parts or copies, or its mesh is not a part of one
             over all processes.
     """
+    if not torch.distributed.is_initialized():
+        raise Refusal(
+            "this DTensor outlived its process group; save it before you call "
+            "torch.distributed.destroy_process_group()"
+        )
     mesh, shape = _mesh(x.device_mesh), tuple(x.shape)
     cuts = torch_layouts.work_of(x.placements, len(shape))
     order = None if cuts is None else order_of(cuts, mesh.sizes, len(shape))

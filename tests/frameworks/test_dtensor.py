@@ -368,6 +368,19 @@ def test_a_part_of_another_class_is_refused(tmp_path: Path) -> None:
         assert torch.equal(ckptstore.load(tmp_path / "c", like=like)["x"].to_local(), plain)
 
 
+@pytest.mark.follows(
+    "adapters.torch_shards",
+    "save it before you call torch.distributed.destroy_process_group()",
+)
+def test_a_dtensor_that_outlived_its_process_group_is_refused(tmp_path: Path) -> None:
+    with world(0, 1):
+        x = dtensor(whole_of((4, 2)), mesh_of((1,)), [Shard(0)])
+        ckptstore.save(tmp_path / "before", {"x": x})
+    with pytest.raises(StructureError, match=r"\$\['x'\]: this DTensor outlived"):
+        ckptstore.save(tmp_path / "after", {"x": x})
+    assert torch.equal(ckptstore.load(tmp_path / "before", sharding="whole")["x"], whole_of((4, 2)))
+
+
 def test_a_dtensor_of_one_process_is_saved_alone(tmp_path: Path) -> None:
     with world(0, 1):
         x = dtensor(whole_of((4, 2)), mesh_of((1,)), [Shard(0)])

@@ -257,6 +257,10 @@ def what_is_refused(together: Processes, place: str) -> dict[str, Any]:
     gathered: list[Any] = [None] * 4
     torch.distributed.all_gather_object(gathered, norm.state_dict())
     kept("norm", {"x": x, "norm": gathered})
+    own = {"x": x, "norm": norm.state_dict()}
+    ckptstore.save(f"{place}/own norm", own, per_process=["$.norm"])
+    loaded = ckptstore.load(f"{place}/own norm", like=own)
+    found["norm kept"] = found["norm kept"] and equal(loaded, own)
     return {"refused": found}
 
 
