@@ -1,8 +1,10 @@
-"""Eviction: after each save, the steps that the rule does not keep are deleted."""
+"""The deletion of the steps that a rule does not keep: after each save, or by a call of its own."""
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Iterator
 
 from ckptstore import signals
 from ckptstore.errors import (
@@ -37,9 +39,8 @@ def evict(run: Run, keep: Rule, saved: int) -> list[int]:
     gone: list[int] = []
     try:
         with run.open() as store:
-            look = run.metrics.look(store, committed_steps(store, lambda n: _readable(store, n)))
-            for step in retention.evicted(keep, look.infos, saved):
-                if not look.stale(step) and _evict(store, step, look.attempt(step)):
+            for step, attempt in _unkept(run, store, keep, saved):
+                if _evict(store, step, attempt):
                     gone.append(step)
     except Exception as error:
         signals.pass_on(error)
@@ -48,6 +49,40 @@ def evict(run: Run, keep: Rule, saved: int) -> list[int]:
         done = f"{run.url}: step {saved} is saved, but older steps are not evicted"
         _log.warning("%s: %s", done, what, exc_info=not own)
     return gone
+
+
+def prune(run: Run, keep: Rule, *, dry_run: bool) -> list[int]:
+    """Delete the steps that a rule does not keep, and return them in order.
+
+    Args:
+        run: the run.
+        keep: the rule.
+        dry_run: delete nothing.
+
+    Raises:
+        CheckpointError: as for `Manager.prune`; the steps before it are deleted.
+    """
+    gone: list[int] = []
+    with run.open() as store:
+        for step, attempt in _unkept(run, store, keep):
+            try:
+                if not dry_run:
+                    delete(store, step_name(step), attempt)
+            except (NotCommittedError, AlreadyCommittedError):
+                continue  # another process has deleted it, or has just saved it again
+            gone.append(step)
+    return gone
+
+
+def _unkept(
+    run: Run, store: Storage, keep: Rule, saved: int | None = None
+) -> Iterator[tuple[int, str | None]]:
+    """Yield the steps to delete, each with its attempt if the rule has read its metrics."""
+    readable = functools.partial(_readable, store)
+    look = run.metrics.look(store, committed_steps(store, readable))
+    for step in retention.evicted(keep, look.infos, saved):
+        if not look.stale(step):
+            yield step, look.attempt(step)
 
 
 def _evict(store: Storage, step: int, attempt: str | None) -> bool:

@@ -12,12 +12,12 @@ from ckptstore import loading, peers
 from ckptstore.errors import CorruptError, NotCommittedError, Reason, StructureError, bad_argument
 from ckptstore.format.names import step_number
 from ckptstore.runs import joint_loads
-from ckptstore.runs.steps import Steps
+from ckptstore.runs.upkeep import Upkeep
 
 _log = logging.getLogger("ckptstore")
 
 
-class Loads(Steps):
+class Loads(Upkeep):
     """The methods of a `Manager` that load a step."""
 
     @property

@@ -245,6 +245,53 @@ class Manager(Loads):
         )
         return self._saves.save_async(step, tree, request, wait=wait, force=force)
 
+    def due(self, step: int) -> bool:
+        """Return whether ``save(step, …)`` would save, by `every` alone. The store is not asked.
+
+        So you compute metrics only for the steps that are saved: ``float(loss)`` waits for the
+        device. Ask at each step, as you would save: this counts as a call for the step.
+
+        Args:
+            step: the training step that you are at.
+
+        Returns:
+            The same in each process of a job that makes the same calls.
+
+        Raises:
+            StructureError: reason ``bad-step``; reason ``bad-argument``: `every` is a time, and
+                several processes were passed, whose clocks differ.
+            CheckpointError: of the save under way, if it has failed.
+
+        Example:
+            >>> manager = Manager("run", every=100)
+            >>> for step in range(1, 251):
+            ...     if manager.due(step):
+            ...         saved = manager.save(step, {"step": step}, metrics={"loss": 1 / step})
+            >>> manager.steps()
+            [100, 200]
+
+        Source: docs/runs.md, "Which calls save".
+        """
+        return self._saves.due(step_number(step))
+
+    def wait(self) -> None:
+        """Wait for the save under way, and for those before it. The last of them is then durable.
+
+        Raises:
+            CheckpointError: of a save that failed, unless another call has raised it.
+
+        Example:
+            >>> manager = Manager("run")
+            >>> pending = manager.save_async(100, {"step": 100})
+            >>> manager.wait()
+            >>> manager.latest()
+            100
+
+        Source: docs/runs.md, "The end of a process".
+        """
+        self._saves.wait()
+        self._saves.check()
+
     def on_preemption(
         self,
         notice: Callable[[], Any] | None = None,

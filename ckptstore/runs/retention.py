@@ -173,14 +173,19 @@ def keep_best(n: int, metric: str, mode: Mode = "min") -> Keep:
     return _Best(_positive("keep_best", "n", n), metric, mode)
 
 
-def evicted(keep: Rule, steps: Sequence[StepInfo], saved: int) -> list[int]:
+def evicted(keep: Rule, steps: Sequence[StepInfo], saved: int | None = None) -> list[int]:
     """Return the steps that a rule does not keep, except the newest and the one just saved.
+
+    Args:
+        keep: the rule.
+        steps: all steps, in order.
+        saved: the step just saved, if there is one.
 
     Raises:
         StructureError: reason ``bad-argument``: the rule returned an object that is not a step.
     """
     info_of = {info.step: info for info in steps}
-    kept = {saved, *list(info_of)[-1:]}
+    kept: set[int | None] = {saved, *list(info_of)[-1:]}
     for info in _answer(keep, steps):
         if not isinstance(info, StepInfo) or info_of.get(info.step) is not info:
             raise StructureError(
@@ -215,11 +220,11 @@ def ranked(steps: Sequence[StepInfo], metric: str, mode: Mode) -> list[StepInfo]
     return [info for _, info in finite]
 
 
-def check_rule(keep: Any) -> None:
-    """Raise StructureError, reason ``bad-argument``, unless `keep` is a rule or None."""
-    if keep is not None and not callable(keep):
+def check_rule(keep: Any, call: str) -> None:
+    """Raise StructureError, reason ``bad-argument``, unless `keep` is a rule."""
+    if not callable(keep):
         raise bad_argument(
-            "Manager",
+            call,
             "keep",
             keep,
             "a rule: keep_last(3), keep_every(1000), keep_best(1, metric), several of them with |, "

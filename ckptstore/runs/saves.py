@@ -67,7 +67,8 @@ class Saves:
         grace: float | None,
         processes: Any,
     ) -> None:
-        retention.check_rule(keep)
+        if keep is not None:
+            retention.check_rule(keep, "Manager")
         self.processes = chosen(processes, "Manager")
         self.keep = keep
         self._run = run
@@ -94,6 +95,21 @@ class Saves:
         """Raise a pending error, and return whether a call saves."""
         self.check()
         return self._interval.called(step) or force
+
+    def due(self, step: int) -> bool:
+        """Return what `is_due` returns, and refuse an interval by clocks that differ."""
+        if self.processes is not None:
+            self._check_clocks(self.processes)
+        return self.is_due(step, force=False)
+
+    def _check_clocks(self, group: Processes) -> None:
+        if group.count > 1 and isinstance(self.every, datetime.timedelta):
+            raise bad_argument(
+                "Manager",
+                "every",
+                self.every,
+                f"a number of steps, since the clocks of {group.count} processes differ: every=100",
+            )
 
     def request(
         self,
@@ -171,13 +187,7 @@ class Saves:
         Raises:
             CheckpointError: as for `Manager.save`.
         """
-        if group.count > 1 and isinstance(self.every, datetime.timedelta):
-            raise bad_argument(
-                "Manager",
-                "every",
-                self.every,
-                f"a number of steps, since the clocks of {group.count} processes differ: every=100",
-            )
+        self._check_clocks(group)
         if not force:
             retention.check_given(self.keep, step, request.metrics)
         if not self._checked:

@@ -1,20 +1,25 @@
-"""The committed steps of a run: list, compare by a metric, delete, and clean up."""
+"""The committed steps of a run: list, describe, compare by a metric, verify, and wait for new."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import overload
+
+from ckptstore import loading
 from ckptstore.checkpoint import Checkpoint
 from ckptstore.errors import NotCommittedError
 from ckptstore.format.names import step_number
+from ckptstore.loading import Problem
 from ckptstore.runs import retention
 from ckptstore.runs.descriptions import described, unfinished
 from ckptstore.runs.directory import Run
-from ckptstore.runs.leftovers import DAY, check_grace
 from ckptstore.runs.retention import Mode
 from ckptstore.runs.saves import Saves
+from ckptstore.runs.watching import watched
 
 
 class Steps:
-    """The methods of a `Manager` that neither save nor load a step."""
+    """The methods of a `Manager` that look at steps, and neither save, load nor delete one."""
 
     _run: Run
     _saves: Saves
@@ -137,104 +142,86 @@ class Steps:
         self._saves.check()
         return self._run.best(metric, mode)
 
-    def delete(self, step: int) -> None:
-        """Delete a step.
+    @overload
+    def verify(self, step: int) -> list[Problem]: ...
+    @overload
+    def verify(self, step: None = None) -> dict[int, list[Problem]]: ...
+    def verify(self, step: int | None = None) -> list[Problem] | dict[int, list[Problem]]:
+        """Read every byte of a step, or of all steps, and return all problems.
+
+        A damaged manifest is a problem like any other. No framework is imported.
 
         Args:
-            step: its number.
+            step: the step; None: all.
+
+        Returns:
+            The problems of the step, an empty list if it is sound. For all: those of each step, in
+            order. A step that another process deletes meanwhile is left out.
 
         Raises:
             NotCommittedError: there is no such step.
-            AlreadyCommittedError: the step was overwritten meanwhile; the new save is untouched.
-            StorageError: the step still exists. Reason ``not-removed``: it is deleted, but some of
-                its files are not removed.
-
-        Example:
-            >>> import ckptstore
-            >>> manager = ckptstore.Manager("run")
-            >>> for step in (100, 200):
-            ...     saved = manager.save(step, {"step": step})
-            >>> manager.delete(200)
-            >>> manager.steps()
-            [100]
-
-        Source: docs/runs.md; docs/commit.md.
-        """
-        self._saves.check()
-        step = step_number(step)
-        try:
-            self._run.delete(step)
-        except NotCommittedError as error:
-            raise self._saves.missing("delete", step, error) from None
-
-    def rewind(self, step: int, *, dry_run: bool = False) -> list[int]:
-        """Go back to a step: verify it wholly, and delete all later steps.
-
-        A run goes on at its newest step. So this is the call before you train on from an older one:
-        ``manager.rewind(100)``, then ``manager.load(100)``.
-
-        It waits for the save of this Manager, and reads every byte of the step before it deletes
-        another. The newest step goes first. If the process is killed, call it again. If a step is a
-        symbolic link, the link alone is removed. No other process may save to the run meanwhile.
-        Of several processes that save together, all call this, and process 0 deletes.
-
-        Args:
-            step: the step to go back to.
-            dry_run: delete nothing, and return the steps that would be deleted.
-
-        Returns:
-            The steps that were deleted, in order.
-
-        Raises:
-            NotCommittedError: there is no such step; nothing was deleted.
-            CorruptError: the step is damaged; nothing was deleted.
-            AlreadyCommittedError: reason ``later-steps``: another process saved a later step
-                meanwhile. Stop it, and call this again.
-            StorageError: the store refused an operation; call this again.
-
-        Example:
-            >>> import ckptstore
-            >>> manager = ckptstore.Manager("run")
-            >>> for step in (100, 200, 300):
-            ...     saved = manager.save(step, {"step": step})
-            >>> manager.rewind(100, dry_run=True)
-            [200, 300]
-            >>> manager.rewind(100)
-            [200, 300]
-            >>> manager.load()
-            {'step': 100}
-
-        Source: docs/runs.md, "Go back".
-        """
-        return self._saves.rewind(step, dry_run=dry_run)
-
-    def gc(self, *, grace: float = DAY, dry_run: bool = False) -> dict[int, list[str]]:
-        """Remove the files of saves that were killed more than `grace` seconds ago.
-
-        A Manager that saves does so by itself, in the background: see ``Manager(grace=…)``.
-
-        Args:
-            grace: seconds by the store's own clock. It must be longer than any save takes.
-            dry_run: remove nothing, and return the files that would be removed.
-
-        Returns:
-            The names of the files removed, by step.
-
-        Raises:
-            StructureError: reason ``bad-argument``.
-            CorruptError: the manifest of a step is damaged; the steps before it are cleaned up.
+            UnsupportedError: a step has a newer format.
+            StorageError: the store refused a read.
 
         Example:
             >>> import ckptstore, pathlib
-            >>> step = pathlib.Path("run/step-000000000100")
-            >>> step.mkdir(parents=True)
-            >>> _ = (step / f"data-{'0' * 32}-0-0.bin").write_bytes(b"of a save that was killed")
             >>> manager = ckptstore.Manager("run")
-            >>> sorted(manager.gc(grace=0))
-            [100]
+            >>> for step in (100, 200):
+            ...     saved = manager.save(step, {"step": step})
+            >>> _ = pathlib.Path(manager.url_of(200), "MANIFEST").write_bytes(b"damaged")
+            >>> manager.verify(100)
+            []
+            >>> {step: len(problems) for step, problems in manager.verify().items()}
+            {100: 0, 200: 1}
 
-        Source: docs/commit.md.
+        Source: docs/runs.md, "Look after a run".
         """
         self._saves.check()
-        check_grace("gc", grace)
-        return self._run.collect(grace, dry_run=dry_run)
+        if step is not None:
+            try:
+                return self._problems(step_number(step))
+            except NotCommittedError as error:
+                raise self._saves.missing("verify", step, error) from None
+        found = {}
+        for there in self._run.committed():
+            try:
+                found[there] = self._problems(there)
+            except NotCommittedError:
+                continue  # deleted meanwhile
+        return found
+
+    def _problems(self, step: int) -> list[Problem]:
+        return loading.verify(self._run.at(step), storage_options=self._run.options)
+
+    def watch(self, after: int | None = None, *, timeout: float | None = None) -> Iterator[int]:
+        """Yield the steps of the run in order, and wait for each new one.
+
+        An evaluation waits on it for the saves of another process. The store is listed before each
+        step, and while there is no new one, after pauses that grow from 0.1 to 10 seconds. A step
+        that is evicted before its turn is passed over. If the run goes back to an older step, the
+        steps after that come again.
+
+        Args:
+            after: yield only steps after this one, such as the last that you evaluated; None: all.
+            timeout: the seconds without a new step after which it ends; None: it never ends. The
+                time that you spend with a step does not count.
+
+        Raises:
+            StructureError: reason ``bad-step`` or ``bad-argument``.
+            StorageError: the store does not answer, also after its retries.
+
+        Example:
+            >>> import ckptstore
+            >>> trainer = ckptstore.Manager("run")
+            >>> for step in (100, 200, 300):
+            ...     saved = trainer.save(step, {"step": step})
+            >>> evaluator = ckptstore.Manager("run")
+            >>> for step in evaluator.watch(after=100, timeout=0):
+            ...     print(evaluator.load(step))
+            {'step': 200}
+            {'step': 300}
+
+        Source: docs/runs.md, "Wait for new steps".
+        """
+        self._saves.check()
+        return watched(self._run, after, timeout)

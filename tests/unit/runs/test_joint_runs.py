@@ -212,6 +212,21 @@ def test_a_rewind_is_of_process_0_and_known_to_all(tmp_path: Path) -> None:
     assert reasons(results) == ["no-manifest"] * COUNT
 
 
+def test_a_prune_is_of_process_0_and_known_to_all_and_all_know_what_is_due(tmp_path: Path) -> None:
+    fill(tmp_path, 1, 2, 3)
+
+    def prune(p: Processes) -> Any:
+        manager = Manager(tmp_path, every=2, processes=p)
+        assert manager.prune(keep_last(1), dry_run=True) == [1, 2]
+        return manager.prune(keep_last(1)), [manager.due(step) for step in (4, 5)]
+
+    assert together(prune) == [([1, 2], [True, True])] * COUNT
+    assert Manager(tmp_path).steps() == [3]
+    every = datetime.timedelta(hours=1)
+    results = together(lambda p: Manager(tmp_path, every=every, processes=p).due(1))
+    assert reasons(results) == ["bad-argument"] * COUNT
+
+
 def test_a_manager_of_several_processes_is_not_pickled(tmp_path: Path) -> None:
     import pickle
 
