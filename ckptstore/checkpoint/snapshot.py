@@ -24,6 +24,7 @@ from ckptstore.errors import (
     StorageError,
 )
 from ckptstore.format import INDEX_MAX_NBYTES, File, Manifest
+from ckptstore.progress import NOBODY, Progress
 from ckptstore.storage import Storage
 from ckptstore.tree import StoredTree
 
@@ -38,11 +39,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One committed attempt, whose index is read."""
+    """One committed attempt, whose index is read.
+
+    Attributes:
+        storage: its place.
+        manifest: its manifest.
+        index_parts: the encoded parts of its index.
+        progress: counts the bytes of data that are read.
+    """
 
     storage: Storage
     manifest: Manifest
     index_parts: list[bytes] = field(default_factory=list)
+    progress: Progress = NOBODY
     _checked: set[str] = field(default_factory=set)
 
     def tree(self) -> StoredTree:

@@ -62,6 +62,7 @@ def fetch(
         yield leaf, makers[leaf]([empty for _ in boxes[leaf]] if leaf in boxes else empty)
     reads, wanted = plan(index, traffic, full, boxes)
     snapshot.check_files({range_.file for range_ in reads})
+    snapshot.progress.expect(sum(range_.nbytes for range_ in reads))
     assemblies: dict[int, Assembly] = {}  # of leaves that are read into their own memory
     queue: collections.deque[tuple[Range, Array, bool, Future[None]]] = collections.deque()
     in_flight = 0
@@ -192,6 +193,7 @@ def read_range(snapshot: Snapshot, tree: StoredTree, range_: Range, memory: Arra
                 "after the save; load an older checkpoint, or restore the file from a copy",
                 reason=Reason.CHECKSUM,
             )
+    snapshot.progress.add(range_.nbytes)
 
 
 def grids_of(index: Index) -> dict[int, Grid]:

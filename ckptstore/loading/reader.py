@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,11 +17,13 @@ from ckptstore.errors import CheckpointError, Reason, StructureError, bad_argume
 from ckptstore.format import TypeRow
 from ckptstore.loading import fetch
 from ckptstore.loading.choice import Choice, Choose
+from ckptstore.loading.classes import by_name
 from ckptstore.loading.wishes import Wishes
+from ckptstore.progress import Progress
 from ckptstore.sharding import Box
 from ckptstore.tree import StoredTree, Target
 from ckptstore.tree.leaves import Maker, making, unknown_array
-from ckptstore.types import Adapter, Refusal, find_adapter, stored_name, top_level
+from ckptstore.types import Adapter, Refusal, find_adapter, top_level
 
 
 @peers.explains("load", peers.LOAD)
@@ -36,6 +39,7 @@ def load(
     processes: Processes | tuple[int, int] | Literal["all", "one"] | None = None,
     per_process: Choose | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    callback: Any = None,
 ) -> Any:
     """Load a checkpoint and return the tree that you saved: same types, same dtypes, same bits.
 
@@ -66,6 +70,8 @@ def load(
         per_process: a function of a path and of the values of all processes there that returns the
             one of this process: for another number of processes than the one that saved.
         storage_options: options of the store, as fsspec takes them; docs/mounts.md for a disk.
+        callback: an `fsspec.Callback`, which is told the bytes that are read and checked, as for
+            `save`.
 
     Returns:
         The tree, or the part of it that `select` names.
@@ -105,13 +111,14 @@ def load(
             "load: cast=True needs like=, whose dtypes the arrays are converted to",
             reason=Reason.BAD_ARGUMENT,
         )
-    classes, group = _by_name(types), chosen(processes, "load") or running_processes()
+    classes, group = by_name(types), chosen(processes, "load") or running_processes()
 
     def use(snapshot: Snapshot) -> Any:
+        snapshot = dataclasses.replace(snapshot, progress=progress)
         load = _Load(snapshot, classes, cast, arrays == "numpy", sharding, group, per_process)
         return load.run(like, select)
 
-    with storage.open(url, storage_options) as store:
+    with Progress(callback, "load") as progress, storage.open(url, storage_options) as store:
         some = any(x is not None for x in (like, select, sharding))
         return read_snapshot(store, use, some=some)
 
@@ -159,28 +166,6 @@ def inspect(
 
     with storage.open(url, storage_options) as store:
         return read_snapshot(store, use)
-
-
-def _by_name(types: Iterable[type] | Mapping[str, type]) -> dict[str, type]:
-    """Return the classes of ``types=`` by stored name."""
-    expected = "classes in a list, or in a dict by stored name"
-    if isinstance(types, Mapping):
-        pairs = list(types.items())
-    elif isinstance(types, Iterable) and not isinstance(types, str | type):
-        pairs = [("", cls) for cls in types]
-    else:
-        raise bad_argument("load", "types", types, expected)
-    for number, (name, cls) in enumerate(pairs):
-        if not isinstance(cls, type) or not isinstance(name, str):
-            raise bad_argument(
-                "load", f"types[{name or number!r:.80}]", cls, f"a class; types= takes {expected}"
-            )
-    by_name: dict[str, type] = {}
-    for name, cls in pairs:
-        name = name or stored_name(cls)
-        if by_name.setdefault(name, cls) is not cls:
-            raise bad_argument("load", "types", types, f"not two classes for {name}")
-    return by_name
 
 
 class _Load:

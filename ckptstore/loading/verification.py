@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ckptstore.digests import digest
 from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import Index
 from ckptstore.loading import ranges
+from ckptstore.progress import Progress
 from ckptstore.tree import paths
 
 
@@ -51,7 +53,10 @@ class Problem:
 
 
 def verify(
-    url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+    url: str | os.PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    callback: Any = None,
 ) -> list[Problem]:
     """Read every byte of a checkpoint and return all problems.
 
@@ -60,6 +65,7 @@ def verify(
     Args:
         url: the checkpoint's directory: a path, or a URL of a store.
         storage_options: options of the store, as fsspec takes them; docs/mounts.md for a disk.
+        callback: an `fsspec.Callback`, which is told the bytes that are read, as for `save`.
 
     Returns:
         The problems; an empty list if the checkpoint is intact.
@@ -80,9 +86,13 @@ def verify(
         ...     ckptstore.verify(checkpoint.url)
         []
     """
-    with storage.open(url, storage_options) as store:
+
+    def use(snapshot: Snapshot) -> list[Problem]:
+        return _problems(dataclasses.replace(snapshot, progress=progress))
+
+    with Progress(callback, "verify") as progress, storage.open(url, storage_options) as store:
         try:
-            return read_snapshot(store, _problems)
+            return read_snapshot(store, use)
         except CorruptError as error:
             return [Problem(error.reason, store.url, str(error))]
 
@@ -99,6 +109,7 @@ class _Damage(NamedTuple):
 def _problems(snapshot: Snapshot) -> list[Problem]:
     snapshot.check_files()
     tree, where = snapshot.tree(), snapshot.storage.url
+    snapshot.progress.expect(sum(f.nbytes for f in snapshot.manifest.files if f.role == "data"))
     parts = concurrency.map(
         lambda stretch: _damages(snapshot, tree.index, *stretch),
         _stretches(tree.index),
@@ -158,4 +169,5 @@ def _damages(
                 damages.append(_Damage(Reason.CHECKSUM, name, offset, int(spans.leaf[span])))
         if not damages:
             break
+    snapshot.progress.add(end - begin)
     return damages

@@ -38,6 +38,7 @@ class Loads(Upkeep):
         sharding: Any = None,
         per_process: Callable[[str, tuple[Any, ...]], Any] | None = None,
         fallback: bool = False,
+        callback: Any = None,
     ) -> Any:
         """Load a step, or the newest.
 
@@ -51,6 +52,7 @@ class Loads(Upkeep):
             arrays: as for `ckptstore.load`.
             sharding: as for `ckptstore.load`.
             per_process: as for `ckptstore.load`.
+            callback: as for `ckptstore.load`.
             fallback: if the newest step is damaged, or a link to nothing, load the newest intact
                 one. Each skipped step is logged at WARNING and left alone, until this Manager saves
                 that step again, which replaces it.
@@ -85,6 +87,7 @@ class Loads(Upkeep):
             arrays=arrays,
             sharding=sharding,
             per_process=per_process,
+            callback=callback,
         )
         if step is None:
             began = time.monotonic()
@@ -121,6 +124,7 @@ class Loads(Upkeep):
         sharding: Any = None,
         per_process: Callable[[str, tuple[Any, ...]], Any] | None = None,
         fallback: bool = False,
+        callback: Any = None,
     ) -> Any:
         """Load the newest step, or return ``init()`` if the run has no step yet.
 
@@ -159,6 +163,7 @@ class Loads(Upkeep):
                 sharding=sharding,
                 per_process=per_process,
                 fallback=fallback,
+                callback=callback,
             )
             self._saves.collect_soon()
             return loaded

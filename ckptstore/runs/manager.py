@@ -144,6 +144,7 @@ class Manager(Loads):
         per_process: Sequence[str] = (),
         overwrite: bool | None = None,
         force: bool = False,
+        callback: Any = None,
     ) -> Checkpoint | None:
         """Save a step; when this returns, it is committed and durable.
 
@@ -155,6 +156,7 @@ class Manager(Loads):
             supplied: as for `ckptstore.save`.
             per_process: as for `ckptstore.save`.
             overwrite: replace an existing step. None: only if it was skipped as damaged.
+            callback: as for `ckptstore.save`.
             force: save in any case, whatever `every` is, for example before the process ends. You
                 may then leave out the metrics that `keep` needs.
 
@@ -188,6 +190,7 @@ class Manager(Loads):
             supplied=supplied,
             per_process=per_process,
             overwrite=overwrite,
+            callback=callback,
         )
         return self._saves.save(step, tree, request, force=force)
 
@@ -204,6 +207,7 @@ class Manager(Loads):
         overwrite: bool | None = None,
         wait: bool = True,
         force: bool = False,
+        callback: Any = None,
     ) -> PendingSave | None:
         """Save a step in the background; return as soon as you may change the tree.
 
@@ -217,6 +221,7 @@ class Manager(Loads):
             overwrite: as for `save`.
             wait: as for `ckptstore.save_async`.
             force: as for `save`.
+            callback: as for `ckptstore.save_async`.
 
         Returns:
             The save under way, or None if `every` makes this call not save.
@@ -242,6 +247,7 @@ class Manager(Loads):
             supplied=supplied,
             per_process=per_process,
             overwrite=overwrite,
+            callback=callback,
         )
         return self._saves.save_async(step, tree, request, wait=wait, force=force)
 

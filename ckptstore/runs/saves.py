@@ -120,6 +120,7 @@ class Saves:
         supplied: Sequence[str],
         per_process: Sequence[str],
         overwrite: bool | None,
+        callback: Any,
     ) -> SaveRequest:
         """Check the arguments of a save."""
         return SaveRequest.of(
@@ -131,6 +132,7 @@ class Saves:
             overwrite=overwrite,
             storage_options=self._run.options,
             processes=self.processes,
+            callback=callback,
         )
 
     def save(self, step: int, tree: Any, request: SaveRequest, *, force: bool) -> Checkpoint:

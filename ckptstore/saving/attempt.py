@@ -40,7 +40,7 @@ def prepare(
     Raises:
         StructureError: reason ``cannot-carry``: the tree exceeds a limit of the format.
     """
-    staging = Staging(live)
+    staging = Staging(live, progress=request.progress)
     content = Content.of(live, request, secrets.token_hex(16), staging.nbytes)
     if live.own:
         content, _ = content.with_values(live.own)  # of one process, so each leaf keeps its number

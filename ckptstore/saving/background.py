@@ -47,6 +47,7 @@ def save_async(
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     processes: Processes | tuple[int, int] | Literal["all", "one"] | None = None,
+    callback: Any = None,
     wait: bool = True,
 ) -> PendingSave:
     """Save a whole tree as it is now, in the background; `result` waits for the end of the save.
@@ -72,6 +73,7 @@ def save_async(
         storage_options: options of the store.
         processes: the processes that save together, as for `save`.
         wait: wait for the save before this one. If false and that save is under way, raise.
+        callback: an `fsspec.Callback`, as for `save`; it is told while the save is under way.
 
     Returns:
         The save: `result(timeout=None)`, `done()`.
@@ -105,6 +107,7 @@ def save_async(
         overwrite=overwrite,
         storage_options=storage_options,
         processes=processes,
+        callback=callback,
     )
     return begin(url, tree, request, wait=wait)
 

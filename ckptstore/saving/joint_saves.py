@@ -164,7 +164,7 @@ class _Beginning:
         of_values = whole_share(live, values)
         share.sources.update(of_values.sources)
         share.nbytes.update(of_values.nbytes)
-        staging = Staging(live, share)
+        staging = Staging(live, share, self.request.progress)
         total = sum(h.itemsize * _elements(h.grid) for h in held)
         total += group.count * sum(of_values.nbytes.values())
         content = None

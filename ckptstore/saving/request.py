@@ -12,6 +12,7 @@ from ckptstore.distributed import Processes, chosen
 from ckptstore.errors import Reason, StructureError, bad_argument
 from ckptstore.format import encode_metadata, plain_value, wire
 from ckptstore.format.names import step_number
+from ckptstore.progress import NOBODY, Progress
 from ckptstore.texts import text_of
 
 
@@ -25,6 +26,7 @@ class SaveRequest:
         metrics: Python's own numbers, by name.
         supplied: patterns of the paths that `load` takes from `like`.
         per_process: patterns of the paths whose values each process has of its own.
+        progress: the bytes of the save, for its callback.
         overwrite: replace an existing checkpoint; None: a `Manager` decides.
         storage_options: the options of the store.
         processes: the processes that save together; None: those in which the tree lies.
@@ -38,6 +40,7 @@ class SaveRequest:
     storage_options: Mapping[str, Any] | None = field(repr=False)  # it may hold secrets
     processes: Processes | None = None
     per_process: Sequence[str] = ()
+    progress: Progress = NOBODY
 
     @classmethod
     def of(
@@ -51,11 +54,13 @@ class SaveRequest:
         storage_options: Mapping[str, Any] | None = None,
         processes: Any = None,
         per_process: Sequence[str] = (),
+        callback: Any = None,
     ) -> SaveRequest:
         """Check the arguments of `save`, and copy them.
 
         Raises:
-            StructureError: reason ``bad-step``, ``metadata``, ``bad-metric`` or ``bad-pattern``.
+            StructureError: reason ``bad-step``, ``metadata``, ``bad-metric``, ``bad-pattern`` or
+                ``bad-argument``.
         """
         if metadata is not None and not isinstance(metadata, Mapping):
             raise _no_dict("metadata", metadata, Reason.METADATA)
@@ -68,6 +73,7 @@ class SaveRequest:
             storage_options=storage_options,
             processes=chosen(processes, "save"),
             per_process=checked_patterns("per_process", per_process, '["$.rng"]'),
+            progress=Progress(callback, "save"),
         )
 
 

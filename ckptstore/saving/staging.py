@@ -14,6 +14,7 @@ from ckptstore.digests import Buffer, Digest, Hasher, digest
 from ckptstore.errors import CheckpointError, Reason, StructureError
 from ckptstore.format import LARGE_NBYTES, Kind, dtypes
 from ckptstore.format.dtypes import Array
+from ckptstore.progress import NOBODY, Progress
 from ckptstore.saving import incremental
 from ckptstore.saving.incremental import Previous
 from ckptstore.saving.placement import Piece, Placement
@@ -79,12 +80,17 @@ class Staging:
     Args:
         live: the tree.
         share: the pieces that this process writes; None: all.
+        progress: counts the bytes that are written.
 
     Attributes:
+        progress: the argument.
         nbytes: the size of each piece in bytes, in order.
     """
 
-    def __init__(self, live: LiveTree, share: Share | None = None) -> None:
+    def __init__(
+        self, live: LiveTree, share: Share | None = None, progress: Progress = NOBODY
+    ) -> None:
+        self.progress = progress
         share = whole_share(live) if share is None else share
         self._live = live
         self._kept: dict[Piece, Array] = {}
@@ -127,6 +133,7 @@ class Staging:
 
     def let_go(self) -> None:
         """Drop all bytes and views, since the frames of an error may keep this object alive."""
+        self.progress.close()
         self._kept.clear()
 
     def _checked(self, piece: Piece, read: Callable[[], Array]) -> Array:
@@ -194,6 +201,13 @@ class Job:
         self.stop = threading.Event()
 
     def chunks(self, numbers: Sequence[int]) -> Iterator[Buffer]:
+        """Yield the bytes of one data file in order, and count them once they are taken."""
+        progress = self.staging.progress
+        for chunk in self._chunks(numbers):
+            yield chunk
+            progress.add(memoryview(chunk).nbytes)
+
+    def _chunks(self, numbers: Sequence[int]) -> Iterator[Buffer]:
         """Yield the bytes of one data file in order, hashing each span on the way.
 
         Small spans are gathered in one buffer. The host view of a large piece is dropped as soon as
@@ -248,6 +262,7 @@ def write_files(store: Storage, names: Sequence[str], job: Job) -> None:
         store.stop()
 
     placement = job.placement
+    job.staging.progress.expect(sum(placement.file_nbytes[placement.taken :]))
     rows = zip(
         names[placement.taken : len(placement.file_nbytes)],
         placement.by_file(),

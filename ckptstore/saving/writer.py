@@ -42,6 +42,7 @@ def save(
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     processes: Processes | tuple[int, int] | Literal["all", "one"] | None = None,
+    callback: Any = None,
 ) -> Checkpoint:
     """Save a whole tree as one checkpoint; when this returns, it is committed and durable.
 
@@ -66,6 +67,9 @@ def save(
             `jax.distributed` or `torch.distributed` connects. ``"one"``: this process alone. Or a
             `Processes` of your own; under Slurm the number of this task and that of all are enough.
             Source: docs/processes.md.
+        callback: an `fsspec.Callback`, which is told the bytes that this process has written, of
+            how many: such as ``fsspec.callbacks.TqdmCallback()``, which draws a bar. Source:
+            docs/async.md, "Progress".
 
     Returns:
         The description of the checkpoint, as from `inspect`.
@@ -101,6 +105,7 @@ def save(
         overwrite=overwrite,
         storage_options=storage_options,
         processes=processes,
+        callback=callback,
     )
     return save_now(url, tree, request)
 

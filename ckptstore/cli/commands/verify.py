@@ -10,6 +10,7 @@ import ckptstore
 from ckptstore import CheckpointError, Problem, analysis
 from ckptstore.cli import texts
 from ckptstore.cli.arguments import Output, common
+from ckptstore.cli.bars import bar
 from ckptstore.cli.places import manager_of, url_of
 
 DAMAGED = 6
@@ -56,7 +57,8 @@ def command(output: Output, place: str, whole: bool, finite: bool) -> int:
 
 def _problems(url: str, output: Output) -> list[Problem]:
     try:
-        return ckptstore.verify(url, storage_options=output.options)
+        callback = bar(output, "verify")
+        return ckptstore.verify(url, storage_options=output.options, callback=callback)
     except CheckpointError as error:
         if error.exit_code != DAMAGED:
             raise

@@ -47,7 +47,7 @@ class Point(NamedTuple):
     x: int
 
 
-@follows("loading.reader", "types= takes {}")
+@follows("loading.classes", "types= takes {}")
 def test_types_that_are_none(tmp_path: Path) -> None:
     ckptstore.save(tmp_path / "c", Point(1))
     with pytest.raises(StructureError):
