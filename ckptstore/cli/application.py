@@ -20,6 +20,8 @@ COMMANDS = {
     "stats": "mean, range, norm, NaN of each array",
     "verify": "whether every byte is as it was written",
     "diff": "compare two checkpoints",
+    "doctor": "versions, and whether a place keeps its promises",
+    "demo": "kill a training run, and resume it bit for bit",
 }
 """Each command is the module of `commands` with its name."""
 
