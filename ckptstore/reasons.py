@@ -119,6 +119,7 @@ class Reason(enum.StrEnum):
     LATER_STEPS = "later-steps"  #: a save or a rewind below steps that another process saved
     NO_STEP = "no-step"  #: a run without a committed step
     NOT_MAIN_THREAD = "not-main-thread"  #: a call that needs the main thread
+    PINNED = "pinned"  #: a pinned step, which nothing deletes
 
     # Reasons of disks and stores.
     COLLECTED = "collected"  #: a garbage collector mistook the save for an abandoned one

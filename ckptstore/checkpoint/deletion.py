@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ckptstore.checkpoint import pins
 from ckptstore.checkpoint.absence import not_committed
 from ckptstore.checkpoint.manifest_file import Committed, committed, committed_bytes
 from ckptstore.errors import (
@@ -34,8 +35,8 @@ def delete(
     Raises:
         NotCommittedError: there is no checkpoint.
         AlreadyCommittedError: another save was committed in between; its files are untouched.
-        StorageError: the checkpoint still exists. Reason ``not-removed``: it is deleted, but some
-            of its files could not be removed.
+        StorageError: the checkpoint still exists; reason ``pinned``: it has a pin. Reason
+            ``not-removed``: it is deleted, but some of its files could not be removed.
     """
     holder = committed(storage)
     if holder is None:
@@ -46,6 +47,7 @@ def delete(
             f"{storage.url}: another save (attempt {removed or 'unreadable'}) was "
             "committed there in the meantime; none of its files was touched"
         )
+    pins.refuse(storage)
     failed: CheckpointError | None = None
     try:
         storage.delete(MANIFEST, expected=data)

@@ -15,6 +15,9 @@ from ckptstore.texts import text_of
 MANIFEST = "MANIFEST"
 """The file whose existence is the commit."""
 
+PINNED = "PINNED"
+"""The file that keeps a step from every removal. It is part of no checkpoint."""
+
 Role = Literal["data", "index"]
 
 Note = Literal["JOIN", "PART", "FAIL"]
@@ -27,7 +30,7 @@ _NOTE = re.compile(
 )
 _SHORT_LIVED = re.compile(
     rf"PROBE-[0-9a-f]{{32}}|VOID-[0-9a-f]{{32}}"
-    rf"|(MANIFEST|VOID-[0-9a-f]{{32}}|{_NOTE.pattern})\.[0-9a-f]{{16}}\.tmp"
+    rf"|(MANIFEST|PINNED|VOID-[0-9a-f]{{32}}|{_NOTE.pattern})\.[0-9a-f]{{16}}\.tmp"
 )
 _STEP = re.compile(r"step-[0-9]{12,16}")
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ckptstore import concurrency, storage
 from ckptstore.checkpoint import Checkpoint, Snapshot, committed, read_snapshot
 from ckptstore.errors import CorruptError, UnsupportedError
-from ckptstore.format.names import step_name, steps_of
+from ckptstore.format.names import PINNED, step_name, steps_of
 from ckptstore.runs.directory import Run, committed_steps, nowhere
 from ckptstore.storage import Storage
 
@@ -41,7 +41,7 @@ def unfinished(run: Run) -> list[int]:
 
 
 def _holds_files(store: Storage, name: str) -> bool:
-    return nowhere(store, name) is None and bool(store.child(name).list())
+    return nowhere(store, name) is None and bool({*store.child(name).list()} - {PINNED})
 
 
 def _described(run: Run, store: Storage, step: int) -> Checkpoint | None:

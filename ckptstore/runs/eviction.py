@@ -7,11 +7,13 @@ import logging
 from collections.abc import Iterator
 
 from ckptstore import signals
+from ckptstore.checkpoint import pins
 from ckptstore.errors import (
     AlreadyCommittedError,
     CheckpointError,
     NotCommittedError,
     Reason,
+    StorageError,
 )
 from ckptstore.format.names import is_step, step_name
 from ckptstore.runs import retention
@@ -68,8 +70,14 @@ def prune(run: Run, keep: Rule, *, dry_run: bool) -> list[int]:
             try:
                 if not dry_run:
                     delete(store, step_name(step), attempt)
+                elif not store.is_link(step_name(step)):
+                    pins.refuse(store.child(step_name(step)))
             except (NotCommittedError, AlreadyCommittedError):
                 continue  # another process has deleted it, or has just saved it again
+            except StorageError as error:
+                if error.reason == Reason.PINNED:
+                    continue
+                raise
             gone.append(step)
     return gone
 
@@ -92,6 +100,8 @@ def _evict(store: Storage, step: int, attempt: str | None) -> bool:
     except (NotCommittedError, AlreadyCommittedError):
         return False  # another process has deleted it, or has just saved it again
     except CheckpointError as error:
+        if error.reason == Reason.PINNED:
+            return False
         cause = getattr(error.__cause__, "strerror", None) or ""
         warn_once(
             store.url,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ckptstore import loading
 from ckptstore.checkpoint import Committed, committed, deletion
@@ -13,9 +13,10 @@ from ckptstore.errors import (
     CorruptError,
     NotCommittedError,
     Reason,
+    StorageError,
     listed,
 )
-from ckptstore.format.names import step_name, steps_of
+from ckptstore.format.names import PINNED, step_name, steps_of
 from ckptstore.runs.directory import Run, nowhere
 from ckptstore.storage import Storage
 
@@ -60,16 +61,31 @@ def delete_later(run: Run, step: int, *, dry_run: bool) -> list[int]:
 
     Raises:
         AlreadyCommittedError: reason ``later-steps``: another process saves to this run.
-        StorageError: the store refused an operation; the steps before it are still there.
+        StorageError: the store refused an operation; the steps before it are still there. Reason
+            ``pinned``: one of them is pinned; nothing was deleted.
     """
     gone: list[int] = []
     with run.open() as store:
-        for found, holder in sorted(_later(store, step).items(), reverse=True):
+        later = _later(store, step)
+        _refuse_pinned(store, step, later)
+        for found, holder in sorted(later.items(), reverse=True):
             if dry_run or _delete(store, step, found, holder):
                 gone.append(found)
         if not dry_run and (came := _later(store, step)):
             raise _other(store, step, max(came))
     return gone[::-1]
+
+
+def _refuse_pinned(store: Storage, step: int, later: Iterable[int]) -> None:
+    for found in sorted(later):
+        name = step_name(found)
+        if not store.is_link(name) and store.child(name).holds(PINNED):
+            raise StorageError(
+                f"{store.url}: step {found} is pinned, and nothing was deleted: the run would go "
+                f"on from there, not from step {step}; call unpin({found}) first, then "
+                f"rewind({step})",
+                reason=Reason.PINNED,
+            )
 
 
 def _later(store: Storage, step: int) -> Mapping[int, Committed | None]:

@@ -1,10 +1,10 @@
-"""The steps that stay in a run: delete, prune and rewind, and remove what killed saves left."""
+"""The steps that stay in a run: pin, delete, prune, rewind, and remove what killed saves left."""
 
 from __future__ import annotations
 
-from ckptstore.errors import NotCommittedError
+from ckptstore.errors import NotCommittedError, Reason
 from ckptstore.format.names import step_number
-from ckptstore.runs import joint_loads, retention
+from ckptstore.runs import joint_loads, pinning, retention
 from ckptstore.runs.eviction import prune
 from ckptstore.runs.leftovers import DAY, check_grace
 from ckptstore.runs.retention import Rule
@@ -12,7 +12,87 @@ from ckptstore.runs.steps import Steps
 
 
 class Upkeep(Steps):
-    """The methods of a `Manager` that delete steps or garbage."""
+    """The methods of a `Manager` that delete steps or garbage, or keep steps from that."""
+
+    def pin(self, step: int) -> None:
+        """Keep a step: no rule and no other call removes it, in any process, until `unpin`.
+
+        `delete` and `rewind` refuse to remove it, and `prune` passes it over. The file ``PINNED``
+        in the directory of the step says so. An overwrite replaces the step, and keeps the pin.
+
+        A removal of another process that has already looked for a pin is waited for: one second,
+        unless the step is the newest. Then the step is looked at once more.
+
+        Args:
+            step: its number.
+
+        Raises:
+            NotCommittedError: there is no such step, or it was removed meanwhile.
+            StorageError: reason ``linked-step``: the step is a symbolic link, and what it leads to
+                belongs to another place.
+
+        Example:
+            >>> import ckptstore
+            >>> manager = ckptstore.Manager("run", keep=ckptstore.keep_last(1))
+            >>> saved = manager.save(100, {"step": 100})
+            >>> manager.pin(100)
+            >>> for step in (200, 300):
+            ...     saved = manager.save(step, {"step": step})
+            >>> manager.steps(), manager.pinned()
+            ([100, 300], [100])
+
+        Source: docs/runs.md, "Pin a step"; docs/commit.md.
+        """
+        self._saves.check()
+        step = step_number(step)
+        try:
+            pinning.pin(self._run, step)
+        except NotCommittedError as error:
+            raise self._saves.missing("pin", step, error) from None
+
+    def unpin(self, step: int) -> None:
+        """Let rules and calls remove a step again; one that is not pinned stays as it is.
+
+        Args:
+            step: its number.
+
+        Raises:
+            NotCommittedError: there is no such step.
+            StorageError: reason ``linked-step``.
+
+        Example:
+            >>> import ckptstore
+            >>> manager = ckptstore.Manager("run")
+            >>> saved = manager.save(100, {"step": 100})
+            >>> manager.pin(100)
+            >>> manager.unpin(100)
+            >>> manager.pinned()
+            []
+
+        Source: docs/runs.md, "Pin a step".
+        """
+        self._saves.check()
+        step = step_number(step)
+        if not pinning.unpin(self._run, step):
+            absent = NotCommittedError(self._run.at(step), reason=Reason.NO_MANIFEST)
+            raise self._saves.missing("unpin", step, absent)
+
+    def pinned(self) -> list[int]:
+        """Return the pinned steps, in order: one or two listings, and no manifest is read.
+
+        Example:
+            >>> import ckptstore
+            >>> manager = ckptstore.Manager("run")
+            >>> for step in (100, 200):
+            ...     saved = manager.save(step, {"step": step})
+            ...     manager.pin(step)
+            >>> manager.pinned()
+            [100, 200]
+
+        Source: docs/runs.md, "Pin a step".
+        """
+        self._saves.check()
+        return pinning.pinned(self._run)
 
     def delete(self, step: int) -> None:
         """Delete a step.
@@ -23,8 +103,8 @@ class Upkeep(Steps):
         Raises:
             NotCommittedError: there is no such step.
             AlreadyCommittedError: the step was overwritten meanwhile; the new save is untouched.
-            StorageError: the step still exists. Reason ``not-removed``: it is deleted, but some of
-                its files are not removed.
+            StorageError: the step still exists; reason ``pinned``: call `unpin` first. Reason
+                ``not-removed``: it is deleted, but some of its files are not removed.
 
         Example:
             >>> import ckptstore
@@ -45,7 +125,7 @@ class Upkeep(Steps):
             raise self._saves.missing("delete", step, error) from None
 
     def prune(self, keep: Rule, *, dry_run: bool = False) -> list[int]:
-        """Delete the steps that a rule does not keep; the newest step always stays.
+        """Delete the steps that a rule does not keep; the newest and the pinned always stay.
 
         It is for a run that was saved without a rule, or that should shrink once more. The rule of
         this Manager does not count. The call waits for the save of this Manager. Of several
@@ -111,7 +191,8 @@ class Upkeep(Steps):
             CorruptError: the step is damaged; nothing was deleted.
             AlreadyCommittedError: reason ``later-steps``: another process saved a later step
                 meanwhile. Stop it, and call this again.
-            StorageError: the store refused an operation; call this again.
+            StorageError: the store refused an operation; call this again. Reason ``pinned``: a
+                later step is pinned; nothing was deleted.
 
         Example:
             >>> import ckptstore

@@ -24,7 +24,7 @@ _METRIC_WIDTH = 14
 def command(output: Output, run: str, sort: str | None, whole: bool) -> None:
     """List the steps of a run: age, size, bytes that each save wrote, metrics."""
     manager = manager_of(run, output.options)
-    found, steps = manager.checkpoints(), manager.steps()
+    found, steps, pinned = manager.checkpoints(), manager.steps(), manager.pinned()
     damaged = [step for step in steps if step not in found]
     unfinished = manager.unfinished()
     if output.as_json:
@@ -32,6 +32,7 @@ def command(output: Output, run: str, sort: str | None, whole: bool) -> None:
             "ls",
             url=manager.url,
             steps=[_to_dict(step, info) for step, info in _sorted(found, sort)],
+            pinned=pinned,
             damaged=damaged,
             unfinished=unfinished,
         )
@@ -44,7 +45,7 @@ def command(output: Output, run: str, sort: str | None, whole: bool) -> None:
             texts.size(info.nbytes),
             texts.size(info.nbytes_written),
             *(texts.number(info.metrics.get(name)) for name in metrics),
-            "latest" if step == steps[-1] else "",
+            ", ".join(["latest"] * (step == steps[-1]) + ["pinned"] * (step in pinned)),
         ]
         for step, info in _sorted(found, sort)
     ]

@@ -17,7 +17,7 @@ import pytest
 
 import ckptstore
 from ckptstore import storage as storage_package
-from ckptstore.checkpoint import commit, deletion, garbage, manifest_file
+from ckptstore.checkpoint import commit, deletion, garbage, manifest_file, pins
 from ckptstore.format import names
 from ckptstore.storage import local, retry
 from ckptstore.storage.bucket import BucketStorage
@@ -246,6 +246,51 @@ def test_no_order_of_a_delete_an_overwrite_and_a_collector_is_corrupt(
 ) -> None:
     actors = saves(NEW, overwrite=True), DELETER, collects()
     explore(world(monkeypatch, *actors, before=before), before, at_most=300)
+
+
+PINNER = Actor("pinner", lambda: pins.pin(storage_package.open("model"), lambda: None))
+
+
+@pytest.mark.parametrize("deleters", [1, 2])
+def test_no_order_of_a_pin_and_deletes_loses_a_step_but_where_a_look_came_before_the_pin(
+    deleters: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a step there half. `settle` makes the exception rare: no delete waits so long."""
+    actors = [DELETER, Actor("other", DELETER.run)][:deleters]
+    total = Counter[str]()
+    for state, orders in world(monkeypatch, PINNER, *actors).explore():
+        if not state.over:
+            continue
+        there = {name for name, _, _ in state.files}
+        pinned = state.outcomes["pinner"] == "returned None"
+        total[" ".join(f"{k}={v};" for k, v in state.outcomes.items())] += orders
+        if names.MANIFEST in there:
+            assert pinned and names.PINNED in there and len(there) == 3, lines(state)
+            assert all(state.outcomes[a.name] == "StorageError pinned" for a in actors)
+        elif not pinned:
+            assert there == set(), lines(state)
+        else:
+            steps = [line.partition(" -> ")[0] for line in state.trace()]
+            made = steps.index("pinner: create PINNED")
+            looked = len(steps) - 1 - steps[::-1].index("pinner: holds MANIFEST")
+            assert any(
+                f"{actor.name}: holds PINNED" in steps[:made]
+                and f"{actor.name}: delete MANIFEST" in steps[looked:]
+                for actor in actors
+            ), lines(state)
+    shown(total)
+    assert any("StorageError pinned" in how for how in total)
+    assert any("pinner=NotCommittedError" in how for how in total)
+
+
+def test_no_order_of_a_pin_changes_what_a_save_and_a_collector_promise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = world(monkeypatch, saves(NEW, overwrite=True), PINNER, collects())
+    for state, _ in made.explore(at_most=200):
+        check(made, state, OLD)
+        if state.outcomes["pinner"] == "returned None":
+            assert names.PINNED in {name for name, _, _ in state.files}
 
 
 WHOLE = {

@@ -83,6 +83,11 @@ def test_ls(sh: Shell, run: pathlib.Path) -> None:
     found = sh.json("ls", run, "--sort", "acc")
     assert [row["step"] for row in found["steps"]] == [100, 300, 200]
     assert found["steps"][0]["metrics"] == {"acc": 0.1, "loss": 1.0}
+    for number in (100, 300):
+        ckptstore.Manager(run).pin(number)
+    lines = sh("ls", run).splitlines()
+    assert lines[1].endswith("  pinned") and lines[3].endswith("  latest, pinned")
+    assert sh.json("ls", run)["pinned"] == [100, 300]
     step = run / "step-000000000200" / "MANIFEST"
     step.write_bytes(b"x" * 50)
     (run / "step-000000000400").mkdir()
