@@ -7,7 +7,7 @@ URL ?= demo-run
 SERVER_s3 := moto
 SERVER_gcs := gcs
 
-.PHONY: demo demo-s3 demo-gcs test test-ci test-all test-azure check bench show-devices show-processes show-kills show-scale dist clean
+.PHONY: demo demo-s3 demo-gcs test test-ci test-all test-azure check docs bench show-devices show-processes show-kills show-scale dist clean
 
 # What a bucket needs is installed for the URL of one.
 , := ,
@@ -25,8 +25,8 @@ QUICK := not whole and not ci and (smoke or not (bucket or process))
 test: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile few -m "$(QUICK)"
 
-# What CI runs: `make test`, then the tests that it leaves out, with the tools that mount disks.
-test-ci: test $(VENV)/mounts.stamp
+# What CI runs: `make test`, the site, then the tests that are left, with the tools that mount disks.
+test-ci: test docs $(VENV)/mounts.stamp
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not whole and (drawn or not ($(QUICK)))"
 
 test-all: check $(VENV)/mounts.stamp
@@ -45,6 +45,11 @@ $(VENV)/mounts.stamp: $(VENV)/test.ok
 test-azure: $(VENV)/test.ok
 	npm install --prefix $(VENV)/azurite --silent --no-fund --no-audit azurite
 	PATH="$(CURDIR)/$(VENV)/azurite/node_modules/.bin:$$PATH" $(BIN)/python -m pytest tests/unit/storage/test_storage_fsspec.py
+
+# The site, strictly: a warning is an error.
+docs: $(VENV)/docs.ok
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "open docs/_build/index.html"
 
 check: $(VENV)/test.ok
 	$(BIN)/ruff check .
@@ -91,4 +96,4 @@ $(VENV)/%.ok: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist demo-run demo*.png .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist docs/_build demo-run demo*.png .pytest_cache .mypy_cache .ruff_cache .hypothesis
