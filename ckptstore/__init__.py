@@ -1,6 +1,7 @@
 """Save and load the whole state of a training run: exact, atomic, verified.
 
     save, save_async, load, inspect, verify                one checkpoint
+    copy_checkpoint, delete_checkpoint                     a checkpoint as a whole
     Manager, keep_last, keep_every, keep_best              a run: one checkpoint for each step
     processes, Processes, PerProcess, in_step              several processes, one checkpoint
     open_checkpoint                                        a look inside, without a framework
@@ -46,6 +47,7 @@ from ckptstore.errors import (
     UnknownTypeError,
     UnsupportedError,
 )
+from ckptstore.handling import copy_checkpoint, delete_checkpoint
 from ckptstore.loading import Problem, inspect, load, verify
 from ckptstore.reading import ArrayNode, Node, Piece, Reader, open_checkpoint
 from ckptstore.runs import (
@@ -89,6 +91,8 @@ __all__ = [
     "UnknownTypeError",
     "UnsupportedError",
     "__version__",
+    "copy_checkpoint",
+    "delete_checkpoint",
     "in_step",
     "inspect",
     "keep_best",

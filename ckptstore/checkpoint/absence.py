@@ -22,7 +22,7 @@ def not_committed(storage: Storage) -> NotCommittedError:
         return NotCommittedError(
             f"{storage.url}: not a checkpoint but a run, with directories of {len(run)} step(s) up "
             f"to step {max(run.values())}: Manager(url).load() loads its newest, "
-            "Manager(url).load(step) another",
+            "Manager(url).load(step) another; for the place of one, take Manager(url).url_of(step)",
             reason=Reason.IS_A_RUN,
         )
     attempts = {names.attempt_of(name) for name in files} - {None}

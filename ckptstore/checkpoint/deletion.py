@@ -91,6 +91,29 @@ def delete(
     storage.remove()
 
 
+def delete_inside(above: Storage, name: str, attempt: str | None = None) -> None:
+    """Delete a checkpoint in a directory above it, such as a step of a run.
+
+    Of a symbolic link the link alone is removed, since its target may be of another run.
+
+    Args:
+        above: the directory above.
+        name: the name of the checkpoint's directory.
+        attempt: as for `delete`, which has the errors.
+    """
+    if not unlink(above, name):
+        delete(above.child(name), attempt)
+
+
+def unlink(above: Storage, name: str) -> bool:
+    """Remove a subdirectory that is a symbolic link, and return whether it was one."""
+    if not above.is_link(name):
+        return False
+    above.delete(name)
+    above.flush()
+    return True
+
+
 def discard(
     storage: Storage,
     attempt: str,

@@ -43,12 +43,14 @@ class Snapshot:
 
     Attributes:
         storage: its place.
-        manifest: its manifest.
+        data: the bytes of its manifest.
+        manifest: the same decoded.
         index_parts: the encoded parts of its index.
         progress: counts the bytes of data that are read.
     """
 
     storage: Storage
+    data: bytes
     manifest: Manifest
     index_parts: list[bytes] = field(default_factory=list)
     progress: Progress = NOBODY
@@ -92,18 +94,26 @@ class Snapshot:
 
         `read_snapshot` starts again if the file was removed.
         """
-        state, view = Hasher(), memoryview(buffer).cast("B")
-        size = self.storage.traffic.piece_nbytes
+        state = Hasher()
+        for piece in self.pieces(name, offset, buffer):
+            state.update(piece)
+        return state.digest()
+
+    def pieces(self, name: str, offset: int, buffer: Buffer) -> Iterator[memoryview]:
+        """Fill `buffer` from `offset` of a file, and yield each piece as it is filled.
+
+        `read_snapshot` starts again if the file was removed.
+        """
+        view, size = memoryview(buffer).cast("B"), self.storage.traffic.piece_nbytes
         try:
             for at in range(0, view.nbytes, size):
                 piece = view[at : at + size]
                 self.storage.get(name, offset + at, piece)
-                state.update(piece)
+                yield piece
         except FileNotFoundError:
             raise _Changed(f"the file {name} is missing", Reason.MISSING_FILE, name) from None
         except EOFError as error:
             raise _Changed(str(error), Reason.FILE_SIZE, name) from None
-        return state.digest()
 
 
 def read_snapshot(storage: Storage, use: Callable[[Snapshot], T], *, some: bool = False) -> T:
@@ -143,8 +153,14 @@ def read_snapshot(storage: Storage, use: Callable[[Snapshot], T], *, some: bool 
 
 
 @contextlib.contextmanager
-def unchanged(snapshot: Snapshot) -> Iterator[None]:
+def unchanged(
+    snapshot: Snapshot, doing: str = "open; open it again, or another checkpoint"
+) -> Iterator[None]:
     """Raise an error if a file of a snapshot that stays open is not there any more.
+
+    Args:
+        snapshot: the checkpoint.
+        doing: for the error: the state of the checkpoint meanwhile, and the remedy.
 
     Raises:
         NotCommittedError: reason ``overwritten``: the checkpoint was overwritten or deleted.
@@ -159,7 +175,7 @@ def unchanged(snapshot: Snapshot) -> Iterator[None]:
             raise _corrupt(storage, error) from None
         event = "deleted" if holder is None else "overwritten"
         raise NotCommittedError(
-            f"{storage.url}: {event} while it was open; open it again, or another checkpoint",
+            f"{storage.url}: {event} while it was {doing}",
             reason=Reason.OVERWRITTEN,
         ) from None
 
@@ -191,7 +207,7 @@ def _remedy(storage: Storage, name: str) -> str:
 
 def _open(storage: Storage, holder: Committed, *, some: bool) -> Snapshot:
     manifest = holder.manifest()
-    snapshot = Snapshot(storage, manifest)
+    snapshot = Snapshot(storage, holder.data, manifest)
     rows = [row for row, file in enumerate(manifest.files) if file.role == "index"]
     snapshot.check_files(rows if some or manifest.processes > 1 else None)
     if manifest.index is not None:

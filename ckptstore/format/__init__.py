@@ -31,6 +31,7 @@ from ckptstore.format.manifest import (
     Manifest,
     decode_manifest,
     encode_manifest,
+    of_attempt,
 )
 from ckptstore.format.metadata import Metadata, encode_metadata
 from ckptstore.format.notes import (
@@ -87,6 +88,7 @@ __all__ = [
     "encode_manifest",
     "encode_metadata",
     "lay_out",
+    "of_attempt",
     "plain_value",
     "seal",
 ]

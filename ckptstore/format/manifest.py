@@ -17,7 +17,7 @@ from ckptstore.errors import CorruptError, Reason, UnsupportedError
 from ckptstore.format import wire
 from ckptstore.format.fields import Fields
 from ckptstore.format.metadata import Metadata, decode_metadata, encode_metadata
-from ckptstore.format.names import Role, is_attempt, is_file_name
+from ckptstore.format.names import Role, is_attempt, is_file_name, renamed
 from ckptstore.format.wire import DIGEST, DIGEST_NBYTES, MAX_DEPTH, MAX_ELEMENTS
 
 MAGIC = "ckptstore"
@@ -104,7 +104,32 @@ def encode_manifest(manifest: Manifest, metadata: bytes | None = None) -> bytes:
             "index": manifest.index,
         }
     )
-    body = _HEAD + bytes(manifest.version) + b"\xc6" + len(payload).to_bytes(4, "big") + payload
+    return _enveloped(manifest.version, payload)
+
+
+def of_attempt(data: bytes, attempt: str) -> bytes:
+    """Return the bytes of a manifest under another attempt: its files have other names.
+
+    All else stays as it is, also what a later version of the format wrote there. So the results for
+    one attempt are equal exactly if two manifests describe the same checkpoint.
+
+    Args:
+        data: the bytes of a manifest that `decode_manifest` takes.
+        attempt: the id of the attempt.
+    """
+    version = data[_VERSION_AT], data[_VERSION_AT + 1]
+    end = _PAYLOAD_AT + int.from_bytes(data[_PAYLOAD_AT - 4 : _PAYLOAD_AT], "big")
+    payload = wire.unpack(
+        data[_PAYLOAD_AT:end], what="manifest", max_elements=MAX_ELEMENTS, max_depth=MAX_DEPTH
+    )
+    payload["attempt"] = attempt
+    files = payload["files"]
+    files["name"] = [renamed(name, attempt) for name in files["name"]]
+    return _enveloped(version, wire.pack(payload))
+
+
+def _enveloped(version: tuple[int, int], payload: bytes) -> bytes:
+    body = _HEAD + bytes(version) + b"\xc6" + len(payload).to_bytes(4, "big") + payload
     return body + wire.pack({DIGEST: digest(body)})
 
 

@@ -54,6 +54,18 @@ def attempt_of(name: str) -> str | None:
     return None if note is None else note[1] or note[2]
 
 
+def renamed(name: str, attempt: str) -> str:
+    """Return the name of the same data or index file in another attempt.
+
+    Example:
+        >>> renamed(file_name("data", "0" * 32, 2, 7), "1" * 32)
+        'data-11111111111111111111111111111111-2-7.bin'
+    """
+    match = _FILE.fullmatch(name)
+    assert match is not None
+    return f"{match[1]}-{attempt}-{match[3]}-{match[4]}.bin"
+
+
 def process_of(name: str) -> int | None:
     """Return the process that wrote a data file, index file or note; None for other names.
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from ckptstore import concurrency, storage
 from ckptstore.checkpoint import Snapshot, read_snapshot
-from ckptstore.digests import digest
-from ckptstore.errors import CorruptError, Reason
-from ckptstore.format import Index
-from ckptstore.loading import ranges
+from ckptstore.errors import CorruptError
+from ckptstore.loading import stretches
+from ckptstore.loading.stretches import Damage, Stretch
 from ckptstore.progress import Progress
 from ckptstore.tree import paths
 
@@ -97,22 +94,20 @@ def verify(
             return [Problem(error.reason, store.url, str(error))]
 
 
-class _Damage(NamedTuple):
-    """A damaged place: a span of a leaf, or padding that is not zero."""
-
-    reason: Reason
-    file: str
-    offset: int
-    leaf: int | None
-
-
 def _problems(snapshot: Snapshot) -> list[Problem]:
     snapshot.check_files()
-    tree, where = snapshot.tree(), snapshot.storage.url
-    snapshot.progress.expect(sum(f.nbytes for f in snapshot.manifest.files if f.role == "data"))
+    tree, where, files = snapshot.tree(), snapshot.storage.url, snapshot.manifest.files
+    snapshot.progress.expect(sum(file.nbytes for file in files if file.role == "data"))
+
+    def look(stretch: Stretch) -> Sequence[Damage]:
+        fill = stretches.filler(snapshot, stretch.file)
+        memory, damages = stretches.read(stretch, tree.index, fill)
+        snapshot.progress.add(memory.size)
+        return damages
+
     parts = concurrency.map(
-        lambda stretch: _damages(snapshot, tree.index, *stretch),
-        _stretches(tree.index),
+        look,
+        stretches.stretches_of(tree.index),
         snapshot.storage.traffic.reads,
         name="ckptstore-verify",
     )
@@ -122,52 +117,9 @@ def _problems(snapshot: Snapshot) -> list[Problem]:
     return [
         Problem(
             reason,
-            f"{where}/{file} at byte {offset}",
+            f"{where}/{files[file].name} at byte {offset}",
             "padding is not zero" if leaf is None else f"damaged bytes of {names[leaf]}",
             None if leaf is None else names[leaf],
         )
         for reason, file, offset, leaf in damages
     ]
-
-
-def _stretches(index: Index) -> Iterator[tuple[int, int, list[int]]]:
-    """Cut the data files into reads: (file, first byte, spans in it), with the padding before."""
-    spans = index.spans
-    order = np.lexsort((spans.offset, spans.file))
-    rows = zip(*(c[order].tolist() for c in (spans.file, spans.offset, spans.size)), strict=True)
-    file, begin, end, inside = -1, 0, 0, list[int]()
-    for number, (file_of_span, offset, size) in zip(order.tolist(), rows, strict=True):
-        if inside and (file_of_span != file or offset + size - begin > ranges.RANGE_NBYTES):
-            yield file, begin, inside
-            begin, inside = end, []
-        if file_of_span != file:
-            file, begin = file_of_span, 0
-        inside.append(number)
-        end = offset + size
-    if inside:
-        yield file, begin, inside
-
-
-def _damages(
-    snapshot: Snapshot, index: Index, file: int, begin: int, inside: Sequence[int]
-) -> list[_Damage]:
-    """Check some neighbouring spans; a damaged one is read once more."""
-    spans, name = index.spans, snapshot.manifest.files[file].name
-    damages: list[_Damage] = []
-    for _ in range(2):
-        damages, end = [], begin
-        memory = np.empty(int(spans.offset[inside[-1]] + spans.size[inside[-1]]) - begin, np.uint8)
-        snapshot.fill(name, begin, memory)
-        for span in inside:
-            offset, size = int(spans.offset[span]), int(spans.size[span])
-            padding = memory[end - begin : offset - begin]
-            if padding.any():
-                first = end + int(np.argmax(padding != 0))
-                damages.append(_Damage(Reason.PADDING, name, first, None))
-            end = offset + size
-            if digest(memory[offset - begin : end - begin]) != spans.digests[span]:
-                damages.append(_Damage(Reason.CHECKSUM, name, offset, int(spans.leaf[span])))
-        if not damages:
-            break
-    snapshot.progress.add(end - begin)
-    return damages

@@ -271,12 +271,12 @@ class Run:
         """Delete a step; the errors are as for `deletion.delete`."""
         name = step_name(step)
         with self.open() as store:
-            delete(store, name)
+            deletion.delete_inside(store, name)
 
     def unlink(self, step: int) -> bool:
         """Remove the directory of a step if it is a symbolic link, and return whether it was."""
         with self.open() as store:
-            return _unlink(store, step_name(step))
+            return deletion.unlink(store, step_name(step))
 
     def collect(self, grace: float, *, dry_run: bool) -> dict[int, list[str]]:
         """Collect the garbage of each step; the errors are as for `garbage.collect`.
@@ -333,17 +333,3 @@ def _refuse_checkpoint(store: Storage) -> None:
         "load it by ckptstore.load(url), or pass Manager its parent or another directory",
         reason=Reason.IS_A_CHECKPOINT,
     )
-
-
-def delete(store: Storage, name: str, attempt: str | None = None) -> None:
-    """Delete a step; of a symbolic link the link alone, since its target may be of another run."""
-    if not _unlink(store, name):
-        deletion.delete(store.child(name), attempt)
-
-
-def _unlink(store: Storage, name: str) -> bool:
-    if not store.is_link(name):
-        return False
-    store.delete(name)
-    store.flush()
-    return True

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 
 from ckptstore import signals
-from ckptstore.checkpoint import pins
+from ckptstore.checkpoint import deletion, pins
 from ckptstore.errors import (
     AlreadyCommittedError,
     CheckpointError,
@@ -17,7 +17,7 @@ from ckptstore.errors import (
 )
 from ckptstore.format.names import is_step, step_name
 from ckptstore.runs import retention
-from ckptstore.runs.directory import Run, committed_steps, delete, nowhere
+from ckptstore.runs.directory import Run, committed_steps, nowhere
 from ckptstore.runs.retention import Rule
 from ckptstore.storage import Storage, warn_once
 
@@ -69,7 +69,7 @@ def prune(run: Run, keep: Rule, *, dry_run: bool) -> list[int]:
         for step, attempt in _unkept(run, store, keep):
             try:
                 if not dry_run:
-                    delete(store, step_name(step), attempt)
+                    deletion.delete_inside(store, step_name(step), attempt)
                 elif not store.is_link(step_name(step)):
                     pins.refuse(store.child(step_name(step)))
             except (NotCommittedError, AlreadyCommittedError):
@@ -96,7 +96,7 @@ def _unkept(
 def _evict(store: Storage, step: int, attempt: str | None) -> bool:
     """Delete a step, and return whether it is deleted; a failure is logged once for the run."""
     try:
-        delete(store, step_name(step), attempt)
+        deletion.delete_inside(store, step_name(step), attempt)
     except (NotCommittedError, AlreadyCommittedError):
         return False  # another process has deleted it, or has just saved it again
     except CheckpointError as error:

@@ -281,10 +281,11 @@ def link_files(store: Storage, previous: Previous, names: Mapping[int, str]) -> 
         names: the new name of each file, by its row there.
     """
     linked = set[int]()
+    origin = store.parent()[0].child(previous.directory)
 
     def link(row: int, name: str) -> None:
         file = previous.files[row]
-        if store.link(name, previous.directory, file.name, file.nbytes):
+        if store.link(name, origin, file.name, file.nbytes):
             linked.add(row)
 
     concurrency.run(

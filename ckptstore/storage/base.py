@@ -68,13 +68,16 @@ class Storage(Protocol):
     def put(self, name: str, chunks: Iterable[Buffer], nbytes: int) -> None:
         """Write a new file of `nbytes` from chunks, releasing each before taking the next."""
 
-    def link(self, name: str, sibling: str, source: str, nbytes: int) -> bool:
-        """Make a new file with the content of `source` in `sibling`, a directory beside this one.
+    def link(self, name: str, origin: Storage, source: str, nbytes: int) -> bool:
+        """Make a new file with the content of `source` in the directory `origin`.
 
         Its bytes do not pass through this process. It is as durable as a file written by `put`.
-        Returns False, and leaves nothing, if the source is gone or does not have `nbytes` bytes, or
-        if the store cannot link. Then write the bytes.
+        Returns False, and leaves nothing, if the source is gone or does not have `nbytes` bytes, if
+        `origin` is in another store, or if the store cannot link. Then write the bytes.
         """
+
+    def is_same(self, other: Storage) -> bool:
+        """Return whether it is the same directory of the same store, as far as names tell."""
 
     def stop(self) -> None:
         """Make every `put` of other threads fail soon, now and later."""

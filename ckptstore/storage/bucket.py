@@ -14,7 +14,7 @@ from ckptstore.digests import Buffer
 from ckptstore.errors import CheckpointError, Reason, StorageError
 from ckptstore.storage import listing, proof
 from ckptstore.storage.atomic_upload import AtomicUpload
-from ckptstore.storage.base import Expected, Traffic, WithoutLinks
+from ckptstore.storage.base import Expected, Storage, Traffic, WithoutLinks
 from ckptstore.storage.clients.base import Kind, Version
 from ckptstore.storage.conditional_write import ConditionalWrite
 from ckptstore.storage.retry import PARALLEL, Requests
@@ -68,16 +68,17 @@ class BucketStorage(WithoutLinks):
         """Upload a new object."""
         self._requests.link.uploader.send(self._prefix + name, chunks, nbytes)
 
-    def link(self, name: str, sibling: str, source: str, nbytes: int) -> bool:
+    def link(self, name: str, origin: Storage, source: str, nbytes: int) -> bool:
         """Copy an object within the bucket, and check the size of the copy."""
-        key, (parent, slash, _) = self._prefix + name, self._prefix[:-1].rpartition("/")
-        origin = f"{parent}{slash}{sibling}/{source}"
+        if not isinstance(origin, BucketStorage) or not self._requests.is_same(origin._requests):
+            return False
+        key, copied = self._prefix + name, origin._prefix + source
         try:
             with concurrency.stopped_by(self._requests.link.uploader.stop):
                 self._requests.ask(
                     "copy",
                     key,
-                    lambda client, _: client.copy(origin, key, nbytes),
+                    lambda client, _: client.copy(copied, key, nbytes),
                     Kind.MISSING,
                     Kind.CONDITION,
                 )
@@ -93,6 +94,12 @@ class BucketStorage(WithoutLinks):
         with contextlib.suppress(CheckpointError), concurrency.stopped_by(None):
             self.delete(name)  # an attempt that seemed to fail may have made it
         return False
+
+    def is_same(self, other: Storage) -> bool:
+        """Compare the buckets, with their options, and the prefixes."""
+        if not isinstance(other, BucketStorage) or self._prefix != other._prefix:
+            return False
+        return self._requests.is_same(other._requests)
 
     def stop(self) -> None:
         """Make the running uploads fail soon."""

@@ -16,7 +16,7 @@ from ckptstore import signals
 from ckptstore.digests import Buffer
 from ckptstore.errors import OutcomeUnknownError, StorageError
 from ckptstore.storage import claims, directories, links, mounts, posix
-from ckptstore.storage.base import Expected
+from ckptstore.storage.base import Expected, Storage
 from ckptstore.storage.held_files import HeldFiles
 from ckptstore.storage.local_reader import LocalReader
 from ckptstore.storage.mounts import Mount
@@ -92,11 +92,13 @@ class LocalStorage(LocalReader):
         with posix.errors("write", self._at(name), needed=self._needed or nbytes):
             self._write(self._at(name), chunks)
 
-    def link(self, name: str, sibling: str, source: str, nbytes: int) -> bool:
+    def link(self, name: str, origin: Storage, source: str, nbytes: int) -> bool:
         """Make a hard link, and sync the file: a copy made by hand may not be durable."""
+        if not isinstance(origin, LocalStorage):
+            return False
         target = self._at(name)
         try:
-            os.link(os.path.join(os.path.dirname(self.url), sibling, source), target)
+            os.link(origin._at(source), target)
         except OSError as error:  # gone, another disk, many links, another user's: `put` may do
             signals.pass_on(error)
             return False
@@ -104,6 +106,11 @@ class LocalStorage(LocalReader):
             return True
         self.delete(name)
         return False
+
+    def is_same(self, other: Storage) -> bool:
+        """Compare the paths behind symbolic links."""
+        is_local = isinstance(other, LocalStorage)
+        return is_local and os.path.realpath(self.url) == os.path.realpath(other.url)
 
     def stop(self) -> None:
         """Do nothing: a write to a disk ends soon by itself."""

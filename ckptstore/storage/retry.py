@@ -87,6 +87,10 @@ class Requests:
             link = self._links.setdefault(os.getpid(), Link(client, uploader))
         return link
 
+    def is_same(self, other: Requests) -> bool:
+        """Return whether two are of one bucket, and reach it by the same options."""
+        return self._connect == other._connect
+
     def at(self, key: str) -> str:
         """Return the URL of an object, or of a prefix, for messages."""
         return redacted(self.root + key)

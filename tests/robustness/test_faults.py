@@ -30,6 +30,9 @@ SCENARIOS = [
     "overwrite",
     pytest.param("overwrite-spread", marks=pytest.mark.whole),  # and more of it is in the next
     "overwrite-shared",
+    pytest.param("create-copied-spread", marks=pytest.mark.whole),
+    pytest.param("create-copied-spread-nolinks", marks=pytest.mark.whole),
+    pytest.param("overwrite-copied-spread", marks=pytest.mark.whole),
 ]
 FEWEST_POINTS = {"create": 20, "overwrite": 30}
 """A sweep over fewer calls than this would show that the faults no longer reach the disk."""
@@ -109,6 +112,14 @@ def test_a_kill_at_every_call_leaves_the_old_or_the_new_checkpoint(
     assert report["outcomes"][NEW] >= 4
     assert report["outcomes"][OLD if kind == "overwrite" else "None"] >= 10
     assert report["stopped"] >= (10 if act == "interrupt" else 0)
+
+
+@pytest.mark.ci
+def test_a_copy_that_is_killed_at_any_call_is_ended_by_calling_it_again(memory: Path) -> None:
+    report = json.loads(run_faults("create-copied-spread-nolinks", "kill-before", str(memory)))
+    print(report)
+    assert report["points"] >= 30
+    assert report["outcomes"][NEW] >= 4 and report["outcomes"]["None"] >= 20
 
 
 def run_faults(*args: str) -> str:

@@ -240,6 +240,22 @@ def verify(place: Place) -> None:
         raise ckptstore.CorruptError(str(problems[0]))
 
 
+def copy_in(place: Place) -> None:
+    """Copy a checkpoint of another store there."""
+    source = f"memory://copied/of-{place.bucket}"
+    ckptstore.save(source, tree(NEW), overwrite=True)
+    ckptstore.copy_checkpoint(source, place.url, dst_storage_options=place.options)
+
+
+def copy_out(place: Place) -> None:
+    """Copy the checkpoint to another store."""
+    target = f"memory://copied/{place.bucket}"
+    with contextlib.suppress(ckptstore.NotCommittedError):
+        ckptstore.delete_checkpoint(target)
+    ckptstore.copy_checkpoint(place.url, target, storage_options=place.options)
+    assert which(target, {}) == OLD
+
+
 def delete(place: Place) -> None:
     with storage.open(place.url, place.options) as store:
         deletion.delete(store)
@@ -250,7 +266,10 @@ OPERATIONS = {
     "overwrite": Operation(overwrite, OLD, NEW),
     "load": Operation(load, OLD, OLD, writes=False),
     "verify": Operation(verify, OLD, OLD, writes=False),
-} | {"delete": Operation(delete, OLD, None)}
+    "delete": Operation(delete, OLD, None),
+    "copy-in": Operation(copy_in, None, NEW),
+    "copy-out": Operation(copy_out, OLD, OLD, writes=False),
+}
 
 _OBJECT = re.compile(r"/(MANIFEST|VOID|PROBE|data|index)\b(?:-[0-9a-f]{32})?(?:-\d+-(\d+)\.bin)?")
 _TELLING = re.compile(r"[?&](uploads|uploadId|list-type|delete|partNumber=\d+|uploadType=\w+)")

@@ -218,7 +218,8 @@ class Scenario:
     """One save, on a fresh copy of the same directory each time: "create" or "overwrite".
 
     "-spread" has three data files and an index file; "-nolinks" a disk without hard links;
-    "-deep" directories to be made; "-shared" takes over a file of the checkpoint that is there.
+    "-deep" directories to be made; "-shared" takes over a file of the checkpoint that is there;
+    "-copied" is no save but a copy of a checkpoint beside it.
     """
 
     def __init__(self, name: str, directory: Path) -> None:
@@ -231,6 +232,10 @@ class Scenario:
         if "spread" in options:
             placement.FILE_NBYTES = 5000
             manifest.MANIFEST_MAX_NBYTES = 720
+        self.copied = "copied" in options
+        self.source = directory / "source"
+        if self.copied:
+            ckptstore.save(self.source, tree(NEW))
         self.shared = "shared" in options
         if self.shared:
             placement.FILE_NBYTES = 1
@@ -252,6 +257,10 @@ class Scenario:
 
     def save(self, url: Path, faults: Faults) -> None:
         """Save NEW over what is there, on a disk with faults."""
+        if self.copied:
+            with faulty(faults, links=self.links):
+                self.copy(url)
+            return
         series = Series(10, lambda: base) if self.shared else None
         with storage.open(url.parent) as run:
             base = incremental.read(run, url.name) if self.shared else None
@@ -265,11 +274,19 @@ class Scenario:
         url = self.fresh()
         self.save(url, faults)
         assert which(url) == NEW
-        assert self.shared == any(name == "fdatasync" for name, _ in faults.log)
+        is_linked = self.shared or (self.copied and self.links)
+        assert is_linked == any(name == "fdatasync" for name, _ in faults.log)
         return faults.log
 
+    def copy(self, url: Path) -> None:
+        """Copy the checkpoint beside it there."""
+        ckptstore.copy_checkpoint(self.source, url, overwrite=self.kind == "overwrite")
+
     def check_next(self, url: Path) -> None:
-        """The next save succeeds, whatever is left of this one."""
+        """The next save succeeds, whatever is left of this one; so does the same copy before it."""
+        if self.copied:
+            self.copy(url)
+            assert which(url) == which(self.source) == NEW
         ckptstore.save(url, tree(NEXT), overwrite=True)
         assert which(url) == NEXT
 
@@ -301,7 +318,8 @@ def main(name: str, act_name: str, directory: str) -> None:
         assert code or found == NEW, f"call {at}: a save that returned is not there"
         if act is interrupt and at < commit and code:
             left = {path for path in set(url.rglob("*")) - before if path.is_file()}
-            assert found == scenario.before and not left, (at, log[at], left)
+            assert found == scenario.before, (at, log[at])
+            assert scenario.copied or not left, (at, log[at], left)  # a copy goes on with them
             stopped += 1
         outcomes[str(found)] += 1
         scenario.check_next(url)

@@ -25,6 +25,7 @@ from ckptstore import concurrency
 from ckptstore import storage as storage_package
 from ckptstore.checkpoint import garbage, manifest_file
 from ckptstore.format import names
+from ckptstore.handling import duplicate
 from ckptstore.saving import attempt, contents
 from ckptstore.storage.base import Traffic
 
@@ -76,6 +77,12 @@ class Model:
 
     def put(self, name: str, chunks: Iterable[Any], nbytes: int) -> None:
         self._ask(("put", name, b"".join(bytes(chunk) for chunk in chunks)))
+
+    def link(self, name: str, origin: Model, source: str, nbytes: int) -> bool:
+        return origin is self and bool(self._ask(("link", name, source, nbytes)))
+
+    def is_same(self, other: Model) -> bool:
+        return other is self
 
     def flush(self) -> None:
         pass
@@ -182,6 +189,12 @@ def apply(files: Files, call: Call, fair: bool) -> tuple[Files, Answer]:
         return files, ("is", None if data is None else (len(data), time))
     if kind == "holds":
         return files, ("is", data is not None)
+    if kind == "link":
+        data = held.get(rest[1], (b"", 0.0))[0]
+        if len(data) != rest[2]:
+            return files, ("is", False)
+        held[name] = data, _time(name, fair)
+        return tuple(sorted((n, d, t) for n, (d, t) in held.items())), ("is", True)
     if kind == "put" or kind == "create":
         if kind == "create" and data is not None:
             return files, ("raises", FileExistsError)
@@ -263,11 +276,19 @@ class World:
         self._storage: Model | None = None
         self._seed, self._drawn = "", 0
         self._loaded: dict[Files, str] = {}
-        patch.setattr(storage_package, "open", lambda *_, **__: self._storage)
-        patch.setattr(attempt, "secrets", SimpleNamespace(token_hex=self._hex))
+        self.source: Files = ()  # a checkpoint in another store, which nobody changes
+        patch.setattr(storage_package, "open", self._open)
+        for module in (attempt, duplicate):
+            patch.setattr(module, "secrets", SimpleNamespace(token_hex=self._hex))
         patch.setattr(contents, "time", SimpleNamespace(time_ns=lambda: 0))
         patch.setattr(garbage, "os", SimpleNamespace(urandom=self._bytes))
         patch.setattr(concurrency, "pause", lambda seconds: None)  # it would last in each order
+
+    def _open(self, url: str, *_: Any, **__: Any) -> Model:
+        if url != "source":
+            assert self._storage is not None
+            return self._storage
+        return Model(lambda call: _give(apply(self.source, call, self._fair)[1]), self._listing)
 
     def alone(self, run: Callable[[], Any], files: Files = (), seed: str = "alone") -> Files:
         """Let one function run without anybody else, and return what the store then holds."""

@@ -250,7 +250,7 @@ class StorageContract:
         content = bytes(range(256)) * 100
         with self.beside(place) as other:
             put(other, "data", content)
-            assert place.link("mine", "other", "data", len(content)) is self.links
+            assert place.link("mine", other, "data", len(content)) is self.links
             assert place.list() == ({"mine": len(content)} if self.links else {})
             if self.links:
                 place.flush()
@@ -258,22 +258,21 @@ class StorageContract:
                 assert place.read("mine", len(content)) == content
 
     def test_what_cannot_be_linked_leaves_nothing(self, place: Storage) -> None:
-        assert not place.link("mine", "other", "data", 10)
         with self.beside(place) as other:
-            assert not place.link("mine", "other", "data", 10)
+            assert not place.link("mine", other, "data", 10)
             put(other, "data", b"0123456789")
             for nbytes in (0, 9, 11):
-                assert not place.link("mine", "other", "data", nbytes)
+                assert not place.link("mine", other, "data", nbytes)
             assert place.list() == {}
             assert other.read("data", 10) == b"0123456789"
-            assert place.link("mine", "other", "data", 10) is self.links
+            assert place.link("mine", other, "data", 10) is self.links
 
     def test_a_link_is_as_young_as_it_is(self, place: Storage) -> None:
         with self.beside(place) as other:
             put(other, "data", b"0123456789")
             put(place, "first", b"1")
             time.sleep(1.1)  # some stores count whole seconds
-            if place.link("mine", "other", "data", 10):
+            if place.link("mine", other, "data", 10):
                 times = place.changed()
                 assert 1 <= times["mine"] - times["first"] < 60
 

@@ -55,6 +55,16 @@ def saves(who: str, *, loses: bool = False, **options: Any) -> Actor:
     return Actor(who, run, loses)
 
 
+def copies(**options: Any) -> Actor:
+    """A copy of what NEW saved in another store."""
+
+    def run() -> str:
+        ckptstore.copy_checkpoint("source", "model", **options)
+        return NEW
+
+    return Actor(NEW, run)
+
+
 def collects(name: str = "collector", grace: float = GRACE) -> Actor:
     return Actor(name, lambda: len(garbage.collect(storage_package.open("model"), grace)))
 
@@ -137,6 +147,24 @@ def test_no_order_lets_a_collector_break_a_save(
     assert total["orders"] > 1000
     assert any("new=StorageError collected" in how for how in total)
     assert any("new=returned new" in how and "collector=returned 0" in how for how in total)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("before", [None, OLD])
+def test_no_order_lets_a_collector_break_a_copy_that_goes_on(
+    before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy was killed, and a collector comes for its file, while another copy takes it over."""
+    made = world(monkeypatch, copies(overwrite=bool(before)), collects(), READER, before=before)
+    made.source = made.alone(saves(NEW).run, seed="of the source")
+    killed = [(name, data) for name, data, _ in made.source if name != names.MANIFEST]
+    rows = [(names.renamed(name, DEAD), data, interleavings.OLD) for name, data in killed]
+    made.before = tuple(sorted([*made.before, *rows]))
+    total = explore(made, before, at_most=100)
+    shown(total)
+    assert total["orders"] > 1000
+    assert any("new=returned new" in how and "collector=returned 1" in how for how in total)
+    assert any("new=StorageError collected" in how for how in total)
 
 
 @pytest.mark.parametrize("before", [None, OLD])

@@ -41,9 +41,9 @@ class TestLocalStorage(StorageContract):
             put(other, "data", b"0123456789")
             put(place, "mine", b"here first")
             before = os.stat(f"{other.url}/data")
-            assert not place.link("mine", "other", "data", 10)
+            assert not place.link("mine", other, "data", 10)
             assert place.read("mine", 100) == b"here first"
-            assert place.link("linked", "other", "data", 10)
+            assert place.link("linked", other, "data", 10)
             after = os.stat(f"{place.url}/linked")
             assert os.path.samestat(before, after)
             assert (after.st_mtime_ns, after.st_mode) == (before.st_mtime_ns, before.st_mode)
@@ -57,7 +57,7 @@ class TestLocalStorage(StorageContract):
             os.mkfifo(f"{other.url}/fifo")
             os.mkdir(f"{other.url}/directory")
             for name in ("symlink", "fifo", "directory"):
-                assert not place.link("mine", "other", name, 10)
+                assert not place.link("mine", other, name, 10)
                 assert place.list() == {}
                 assert os.listdir(place.url) == []
 
@@ -66,8 +66,8 @@ class TestLocalStorage(StorageContract):
             if os.stat(elsewhere).st_dev == os.stat(place.url).st_dev:
                 pytest.skip("/dev/shm is the disk of the tests")
             Path(elsewhere, "data").write_bytes(b"0123456789")
-            os.symlink(elsewhere, os.path.join(os.path.dirname(place.url), "other"))
-            assert not place.link("mine", "other", "data", 10)
+            with storage.open(elsewhere) as other:
+                assert not place.link("mine", other, "data", 10)
             assert os.listdir(place.url) == []
 
     @pytest.mark.parametrize("code", [errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSPC])
@@ -80,7 +80,7 @@ class TestLocalStorage(StorageContract):
         with self.beside(place) as other:
             put(other, "data", b"0123456789")
             monkeypatch.setattr("os.link", refused)
-            assert not place.link("mine", "other", "data", 10)
+            assert not place.link("mine", other, "data", 10)
             assert os.listdir(place.url) == []
 
     def test_what_cannot_be_made_durable_is_not_linked(
@@ -92,18 +92,18 @@ class TestLocalStorage(StorageContract):
         with self.beside(place) as other:
             put(other, "data", b"0123456789")
             monkeypatch.setattr("os.fdatasync", failing)
-            assert not place.link("mine", "other", "data", 10)
+            assert not place.link("mine", other, "data", 10)
             assert os.listdir(place.url) == []
 
     def test_links_elsewhere_do_not_make_a_file_young(self, place: Storage) -> None:
         with self.beside(place) as other:
             put(other, "data", b"0123456789")
-            assert place.link("mine", "other", "data", 10)
+            assert place.link("mine", other, "data", 10)
             before = place.changed()["mine"]
             time.sleep(0.1)
             with other.child("below") as below:
                 below.prepare()
-                assert below.link("third", ".", "data", 10)
+                assert below.link("third", other, "data", 10)
                 assert below.changed()["third"] > before + 0.05
             assert os.stat(f"{place.url}/mine").st_ctime > before + 0.05
             assert place.changed()["mine"] < before + 0.05
