@@ -233,7 +233,8 @@ def _supplied_ids(tree: Any, patterns: Sequence[str]) -> Set[int]:
     end = outline.layout.end
     inside = bytearray(len(outline.kind))
     chosen: dict[int, int] = {}
-    for pattern, nodes in zip(patterns, paths.matching_nodes(outline, patterns), strict=True):
+    matched = paths.matching_nodes(outline, patterns, "supplied")
+    for pattern, nodes in zip(patterns, matched, strict=True):
         if not nodes:
             raise StructureError(
                 f"supplied: nothing in the tree is at {pattern}", reason=Reason.BAD_PATTERN

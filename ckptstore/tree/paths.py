@@ -191,9 +191,17 @@ def matches(table: NodeTable, patterns: Sequence[str]) -> list[list[tuple[str, i
     return [[(place.text(), node) for place, node in of_pattern] for of_pattern in matched]
 
 
-def matching_nodes(table: NodeTable, patterns: Sequence[str]) -> list[list[int]]:
-    """Return, for each pattern, the nodes of `matches`, each once, however many places it has."""
-    parsed = [parse(pattern) for pattern in patterns]
+def matching_nodes(
+    table: NodeTable, patterns: Sequence[str], where: str = "select"
+) -> list[list[int]]:
+    """Return, for each pattern, the nodes of `matches`, each once, however many places it has.
+
+    Args:
+        table: the tree.
+        patterns: the patterns.
+        where: the argument that holds them, for messages.
+    """
+    parsed = [parse(pattern, where) for pattern in patterns]
     matched: list[dict[int, None]] = [{} for _ in patterns]
     seen: set[_At] = set()
     stack = [(0, _start(parsed))]

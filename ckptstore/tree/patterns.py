@@ -21,15 +21,19 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_/:+@%-]*")
 _NUMBER = re.compile(r"\[(0|[1-9][0-9]*)\]")
 
 
-def parse(pattern: str) -> tuple[str, ...]:
+def parse(pattern: str, where: str = "select") -> tuple[str, ...]:
     """Split a pattern into steps, each normalised by `normal`.
+
+    Args:
+        pattern: the pattern.
+        where: the argument that holds it, for messages.
 
     Raises:
         StructureError: reason ``bad-pattern``.
     """
     if not isinstance(pattern, str) or not pattern:
         raise StructureError(
-            f"select: {pattern!r:.200} is not a pattern; pass one such as $.params or "
+            f"{where}: {pattern!r:.200} is not a pattern; pass one such as $.params or "
             "$.opt_state[0]",
             reason=Reason.BAD_PATTERN,
         )
@@ -39,7 +43,7 @@ def parse(pattern: str) -> tuple[str, ...]:
         match = _STEP.match(pattern, at)
         if match is None:
             raise StructureError(
-                f"select: {pattern!r:.200} cannot be read from {pattern[at:]!r:.80} on; a step is "
+                f"{where}: {pattern!r:.200} cannot be read from {pattern[at:]!r:.80} on; a step is "
                 ".name, [0], ['key'], .* or .**",
                 reason=Reason.BAD_PATTERN,
             )
@@ -68,15 +72,19 @@ def steps_of(path: str) -> tuple[str, ...]:
 
 
 def normal(text: str) -> str:
-    """Bring a step to the form in which ``.name``, ``['name']`` and ``["name"]`` are equal.
+    r"""Bring a step to the form in which ``.name``, ``['name']`` and ``["name"]`` are equal.
 
     A number after a dot stays as it is, since it may be of a list or of a dict.
+
+    Example:
+        >>> normal(".a"), normal('["a"]'), normal(r"['it\'s']")
+        ("['a']", "['a']", '["it\'s"]')
     """
     if numbered(text):
         return text
     if text.startswith("."):
         return f"[{text[1:]!r}]"
-    if text.startswith('["'):
+    if text.startswith('["') or (text.startswith("['") and "\\" in text):
         return f"[{_unquote(text[1:-1])!r}]"
     return text
 

@@ -271,8 +271,9 @@ def test_bad_metadata_is_refused_before_anything_is_written(
         ("$.f", "expected a list of patterns"),
         (b"$.f", "expected a list of patterns"),
         (5, "expected a list of patterns"),
-        (["f"], "begins with $"),
-        ([5], "5"),
+        (["g"], "nothing in the tree is at g"),
+        ([5], "5 is not a pattern"),
+        ([""], "'' is not a pattern"),
         (["$["], "cannot be read from '['"),
         (["$.nothing"], "nothing in the tree is at $.nothing"),
         (["$.a"], "can be stored"),
@@ -282,8 +283,7 @@ def test_bad_supplied_is_refused_before_anything_is_written(
     supplied: Any, word: str, tmp_path: Path
 ) -> None:
     tree = {"f": len, "a": 1}
-    refused(tmp_path, "bad-pattern", "supplied" if "$.f" in word else "", word, tree=tree,
-            supplied=supplied)  # fmt: skip
+    refused(tmp_path, "bad-pattern", "supplied", word, tree=tree, supplied=supplied)
 
 
 def test_all_that_cannot_be_carried_is_said_at_once_and_nothing_is_written(tmp_path: Path) -> None:
@@ -334,8 +334,7 @@ def test_a_cast_without_like_is_refused(saved: Path) -> None:
         (5, "expected a pattern"),
         (b"$.a", "expected a pattern"),
         ([5], "5 is not a pattern"),
-        ("", "begins with $"),
-        ("a", "begins with $"),
+        ("", "'' is not a pattern"),
         ("$.", "cannot be read from '.'"),
         ("$[", "cannot be read from '['"),
         ("$['a", "cannot be read"),
