@@ -29,7 +29,8 @@ class PerProcess:
 
     ``save(..., per_process=["$.rng"])`` stores it at ``$.rng``, and a load by as many processes
     gives each its own value. You see the object itself where a process alone loads what several
-    have saved, and with ``arrays="numpy"``.
+    have saved, and with ``arrays="numpy"``. One that you put into a tree yourself means the same:
+    as many processes as it has values get one each.
 
     Attributes:
         values: the value of each process.
@@ -62,7 +63,8 @@ def own_nodes(live: LiveTree, patterns: Sequence[str]) -> list[int]:
         StructureError: a pattern matches nothing, or a value that cannot be one of a process.
     """
     end, found = live.layout.end, list[int]()
-    for pattern, nodes in zip(patterns, paths.matching_nodes(live, patterns), strict=True):
+    matched = paths.matching_nodes(live, patterns, "per_process")
+    for pattern, nodes in zip(patterns, matched, strict=True):
         if not nodes:
             raise StructureError(
                 f"per_process: nothing in the tree is at {shown(pattern)}; name a place that is "

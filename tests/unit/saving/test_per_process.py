@@ -115,6 +115,9 @@ def test_one_process_alone_sees_the_values_of_all(tmp_path: Path) -> None:
     ckptstore.save(tmp_path / "again", ckptstore.load(place))
     again = threads(3, lambda p: ckptstore.load(tmp_path / "again", processes=p)["data"][1])
     assert again == ["x" * (3000 * index) for index in range(3)]
+    ckptstore.save(tmp_path / "own", {"seed": PerProcess((7, 8))})
+    own = threads(2, lambda p: ckptstore.load(tmp_path / "own", processes=p))
+    assert own == [{"seed": 7}, {"seed": 8}]
 
 
 @pytest.mark.follows(
@@ -269,6 +272,22 @@ def test_a_value_that_cannot_be_one_of_a_process_is_refused(tmp_path: Path, name
     assert_same(tree, ckptstore.load(tmp_path / "c"))
     with pytest.raises(StructureError, match=r"per_process is .* expected a list of patterns"):
         ckptstore.save(tmp_path / "d", tree, per_process="$.a")
+
+
+@pytest.mark.parametrize("argument", ["per_process", "supplied"])
+def test_a_bad_pattern_is_told_by_the_name_of_its_argument(tmp_path: Path, argument: str) -> None:
+    for bad in (5, "$.[["):
+        options: Any = {argument: [bad]}
+        with pytest.raises(StructureError, match=f"^{argument}: ") as caught:
+            ckptstore.save(tmp_path / "c", {"a": 1}, **options)
+        assert caught.value.reason == "bad-pattern"
+
+
+@pytest.mark.parametrize("pattern", [r"$['it\'s']", '$["it\'s"]', r"$['\x69t\'s']", "$.*"])
+def test_a_key_with_a_quote_is_named_in_each_form(tmp_path: Path, pattern: str) -> None:
+    ckptstore.save(tmp_path / "c", {"it's": 1}, per_process=[pattern])
+    assert ckptstore.load(tmp_path / "c", arrays="numpy") == {"it's": PerProcess((1,))}
+    assert ckptstore.load(tmp_path / "c", select=[pattern]) == {'$["it\'s"]': 1}
 
 
 def test_a_record_that_shares_its_parts_is_an_object_like_any_other(tmp_path: Path) -> None:
