@@ -13,6 +13,7 @@ import torch
 
 from ckptstore.errors import CorruptError, Reason, StructureError
 from ckptstore.sharding import Box, Cut, cuts_of, mesh_box, order_of, shape_of, whole
+from ckptstore.texts import shown
 from ckptstore.types import Refusal
 
 NAMES = ("torch.distributed.tensor", "DTensor")
@@ -195,16 +196,16 @@ def on_mesh(mesh: Any, extra: Mapping[str, Any], ndim: int) -> Layout:
     order = order_of(cuts, [size for _, size in axes], ndim)
     names: list[Any] = [name for name, _ in axes]
     with contextlib.suppress(KeyError):  # the same axes in another order
-        if len(names) < mesh.ndim and {*names} <= {*(mesh.mesh_dim_names or ())}:
+        if 0 < len(names) < mesh.ndim and {*names} <= {*(mesh.mesh_dim_names or ())}:
             mesh = mesh[tuple(names)]
     here: list[Any] = list(mesh.mesh_dim_names or (None,) * mesh.ndim)
     fits = order is not None
-    if None in names or None in here:
+    if names and (None in names or None in here):
         fits = fits and len(names) == len(here)
         names, here = [*range(len(names))], [*range(len(here))]
     if order is None or not fits or not {names[axis] for row in order for axis in row} <= {*here}:
         raise Refusal(
-            f"its stored placements {list(cuts)} on the mesh {_shown(axes)} do not fit "
+            f"its stored placements {list(cuts)!s:.200} on the mesh {_shown(axes)} do not fit "
             f"{mesh!r:.200}; {_ON_YOUR_MESH}"
         )
     there = tuple(tuple(here.index(names[axis]) for axis in row) for row in order)
@@ -221,8 +222,8 @@ def on_mesh(mesh: Any, extra: Mapping[str, Any], ndim: int) -> Layout:
 
 
 def _shown(axes: Sequence[tuple[str | None, int]]) -> str:
-    parts = (f"{size}" if name is None else f"{name}={size}" for name, size in axes)
-    return f"({', '.join(parts)})"
+    parts = [f"{size}" if name is None else f"{name}={size}" for name, size in axes]
+    return f"({shown(', '.join(parts))})"
 
 
 def needs_like(extra: Mapping[str, Any]) -> StructureError:

@@ -187,10 +187,11 @@ def _flattened(tree: Any, request: SaveRequest) -> tuple[LiveTree | CheckpointEr
     if group is None:
         group = running_processes() if spread else _ALONE
     if spread and group.count == 1:
+        others = f", and so do {len(spread) - 1} other(s)" if len(spread) > 1 else ""
         raise StructureError(
-            f"{path_of(live, spread[0])}: this array lies in several processes, and so do "
-            f"{len(spread) - 1} others; call save in every process with processes=None, or gather "
-            f"the array first: {_GATHERED[live.leaves[spread[0]].row.package == 'torch']}",
+            f"{path_of(live, spread[0])}: this array lies in several processes{others}; call save "
+            "in every process with processes=None, or gather the array first: "
+            f"{_GATHERED[live.leaves[spread[0]].row.package == 'torch']}",
             reason=Reason.CANNOT_CARRY,
         )
     return live, group

@@ -404,6 +404,36 @@ def test_forged_placements_are_a_clear_error(saved: Path, bad: Any) -> None:
     forged(saved, placements=bad)
 
 
+def test_a_stored_mesh_without_axes_goes_on_any_mesh() -> None:
+    for names in (("dp",), None):
+        with world(0, 2):
+            mesh = init_device_mesh("cpu", (2,), mesh_dim_names=names)
+            layout = torch_layouts.on_mesh(mesh, {"mesh": [], "placements": []}, 2)
+            assert layout.placements == (Replicate(),) * layout.mesh.ndim
+
+
+def test_errors_show_a_forged_mesh_on_one_line_and_in_part() -> None:
+    axes = [["\x1b[31mred\n", 1], *([f"axis {n}", 1] for n in range(9_999))]
+    extra = {"mesh": axes, "placements": [0] * 10_000}
+    with world(0, 2):
+        mesh = mesh_of((2,))
+        with pytest.raises(Refusal, match="do not fit") as caught:
+            torch_layouts.on_mesh(mesh, extra, 2)
+        for text in (str(caught.value), str(torch_layouts.needs_like(extra))):
+            assert text.isprintable() and "red" in text and len(text) < 1500
+
+
+def test_one_array_in_several_processes_has_no_others(tmp_path: Path) -> None:
+    with world(0, 2):
+        x = dtensor(whole_of((4, 2)), mesh_of((2,)), [Shard(0)])
+        with pytest.raises(StructureError, match=r"several processes; call save in every process"):
+            ckptstore.save(tmp_path / "c", {"x": x}, processes="one")
+        with pytest.raises(
+            StructureError, match=r"several processes, and so do 1 other\(s\); call"
+        ):
+            ckptstore.save(tmp_path / "c", {"x": x, "y": x.clone()}, processes="one")
+
+
 def forged(saved: Path, **entries: Any) -> None:
     """See that a row with these entries of `extra` is refused, whatever the way to load it."""
     from ckptstore import storage
