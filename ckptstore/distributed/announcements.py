@@ -15,7 +15,7 @@ from typing import Protocol
 
 from ckptstore.checkpoint import committed
 from ckptstore.distributed import waiting
-from ckptstore.distributed.failures import create_once, failure_of, leave
+from ckptstore.distributed.failures import create_once, failure_of, leave, twice
 from ckptstore.distributed.group import Processes
 from ckptstore.distributed.slurm import JobStep
 from ckptstore.distributed.waiting import Failed
@@ -153,7 +153,7 @@ class _ByNote:
         holder = committed(store)
         if files or (holder is not None and holder.attempt == attempt):
             store.delete(name)
-            raise self._used(store)
+            raise twice(store.url, self.group)
 
     def tell(self, store: Storage, attempt: str) -> None:
         """The opening note is the word."""
@@ -189,7 +189,7 @@ class _ByNote:
             if is_used or data is not None:
                 self.step.count(self.place)
             if is_used:
-                raise self._used(store)
+                raise twice(store.url, group)
             if data is not None:
                 if failures := _failures_in(data):
                     raise Failed(failures)
@@ -208,13 +208,6 @@ class _ByNote:
         is_beginning = file.startswith(("JOIN-", "FAIL-"))
         is_mark = file == names.mark(attempt)
         return is_mark or (names.attempt_of(file) == attempt and not is_beginning)
-
-    def _used(self, store: Storage) -> ProcessError:
-        return ProcessError(
-            f"{store.url}: another program of this step of Slurm ({self.step.name}) has saved "
-            "here; start each program by an srun of its own, or save to another place",
-            reason=Reason.TWICE,
-        )
 
 
 def _failures_in(note: bytes) -> Sequence[Failure]:

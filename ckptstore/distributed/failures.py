@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ckptstore import errors
 from ckptstore.distributed.group import Processes
+from ckptstore.distributed.slurm import JobStep
 from ckptstore.errors import (
     AlreadyCommittedError,
     CheckpointError,
@@ -95,6 +96,12 @@ def create_once(store: Storage, group: Processes, name: str, content: bytes) -> 
 
 def twice(url: str, group: Processes) -> ProcessError:
     """Return the error for a second process with the number of this one."""
+    if isinstance(group.broadcast, JobStep):  # it counts from 0 again
+        return ProcessError(
+            f"{url}: another program of this step of Slurm ({group.broadcast.name}) has saved "
+            "here; start each program by an srun of its own, or save to another place",
+            reason=Reason.TWICE,
+        )
     return ProcessError(
         f"{url}: two processes say that they are process {group.index} of {group.count}; give each "
         "process its own index in Processes(index, count, ...)",
