@@ -1,4 +1,4 @@
-"""The command ``ckptstore``: look into checkpoints and runs from a shell.
+"""The command ``ckptstore``: look into checkpoints and runs from a shell, and look after them.
 
 It is thin: each command is one file in `commands`, over the public API. No framework is imported.
 """

@@ -20,6 +20,10 @@ COMMANDS = {
     "stats": "mean, range, norm, NaN of each array",
     "verify": "whether every byte is as it was written",
     "diff": "compare two checkpoints",
+    "pin": "steps that nothing may delete",
+    "unpin": "pinned steps that may be deleted again",
+    "prune": "fewer steps: those that a rule keeps",
+    "gc": "the files of killed saves, removed",
     "doctor": "versions, and whether a place keeps its promises",
     "demo": "kill a training run, and resume it bit for bit",
 }
@@ -52,7 +56,7 @@ class Commands(click.Group):
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="ckptstore")
 def group() -> None:
-    """Look into checkpoints and runs, on a disk or in a bucket.
+    """Look into checkpoints and runs, and look after them, on a disk or in a bucket.
 
     A place is a path or a URL. A step of a run is RUN@STEP: run@400, run@-1 (the newest),
     run@latest, run@best:loss, run@best:acc:max. A run alone means its newest step.

@@ -15,6 +15,8 @@ from ckptstore import Manager, NotCommittedError, Reader, Reason
 _STEPS_SHOWN = 20
 _STEP = re.compile(r"(?P<run>.+)@(?P<step>-?[0-9]+|latest|best:[^:]+(?::(?:min|max))?)")
 
+_DIRECTORY = re.compile(r"(?P<run>.+)/step-(?P<step>[0-9]{12,16})/?")
+
 
 def open_place(text: str, options: Mapping[str, Any] | None) -> Reader:
     """Open the checkpoint at a place. A run alone is its newest step.
@@ -40,6 +42,21 @@ def url_of(text: str, options: Mapping[str, Any] | None) -> str:
     """
     with open_place(text, options) as reader:
         return reader.url
+
+
+def step_of(text: str, options: Mapping[str, Any] | None) -> tuple[Manager, int]:
+    """Return the run and the number of a step; a run alone is its newest step.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if (found := _DIRECTORY.fullmatch(text)) is not None:
+        return Manager(found["run"], storage_options=options), int(found["step"])
+    if (found := _STEP.fullmatch(text)) is None or _newest(text, options) is not None:
+        manager = manager_of(text, options)
+        return manager, _number(manager, "latest")
+    manager = Manager(found["run"], storage_options=options)
+    return manager, _number(manager, found["step"])
 
 
 def _step_of(text: str, options: Mapping[str, Any] | None) -> str | None:
@@ -92,14 +109,19 @@ def _number(manager: Manager, text: str) -> int:
     return step
 
 
-def manager_of(run: str, options: Mapping[str, Any] | None) -> Manager:
+def manager_of(run: str, options: Mapping[str, Any] | None, *, finished: bool = True) -> Manager:
     """Return the manager of a run that has a step.
+
+    Args:
+        run: its directory.
+        options: the storage options.
+        finished: the step has to be committed.
 
     Raises:
         CheckpointError: it has none, or is another thing.
     """
     manager = Manager(run, storage_options=options)
-    if manager.latest() is None:
+    if manager.latest() is None and (finished or not manager.unfinished()):
         raise _no_step(manager)
     return manager
 

@@ -332,6 +332,7 @@ def test_no_framework_is_imported_by_any_command(tmp_path: pathlib.Path) -> None
             tree = {"params": params, "opt": optax.adam(1e-3).init(params), "step": step}
             manager.save(step, tree)
     commands = [["ls", "R"], ["show", "R"], ["cat", "R", "params.w"], ["stats", "R"]]
+    commands += [["pin", "R"], ["prune", "R", "--keep-last", "1", "-n"], ["gc", "R"]]
     commands += [["verify", "R"], ["diff", "R@1", "R@2"]]
     script = (
         "import sys, json\n"
