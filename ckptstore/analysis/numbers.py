@@ -13,7 +13,7 @@ BLOCK = 1 << 16
 def as_numbers(values: Array) -> Array | None:
     """Return elements in a dtype that numpy computes with; None for text, dates and structures.
 
-    The dtypes of ml_dtypes become float32 or int8, and bool becomes uint8.
+    The dtypes of ml_dtypes become float32, complex64 or int8, and bool becomes uint8.
 
     Example:
         >>> as_numbers(np.array([True, False]))
@@ -25,8 +25,10 @@ def as_numbers(values: Array) -> Array | None:
     if kind == "b":
         return values.view(np.uint8)
     if values.dtype.names is None and values.dtype.type.__module__.startswith("ml_dtypes"):
-        is_int = "int" in values.dtype.name
-        return values.astype(np.int8 if is_int and values.dtype.itemsize == 1 else np.float32)
+        name = values.dtype.name
+        if "complex" in name:
+            return values.astype(np.complex64)
+        return values.astype(np.int8 if "int" in name else np.float32)
     return None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ckptstore.digests import digest
+from ckptstore.errors import CorruptError, Reason
 from ckptstore.format import BLOB_KINDS, DICT_KINDS, Kind, dtypes
 from ckptstore.format.dtypes import Array
 from ckptstore.reading.cutting import cut
@@ -82,10 +83,20 @@ class Node:
             return self._view.scalar(number)
         if kind in (Kind.ENUM, Kind.SYMBOL):
             return tree.text(number)
-        if kind in (Kind.SLICE, Kind.RANGE):
-            parts = [self._view.scalar(child) for child in tree.layout.children(number)]
-            return slice(*parts) if kind == Kind.SLICE else range(*parts)
-        return None
+        return self._bounds(number) if kind in (Kind.SLICE, Kind.RANGE) else None
+
+    def _bounds(self, number: int) -> slice | range | None:
+        """Return a slice or a range of plain bounds; None of other ones."""
+        tree = self._view.tree
+        children = tree.layout.children(number)
+        if not all(tree.kind[child] in SCALAR_KINDS for child in children):
+            return None
+        parts = [self._view.scalar(child) for child in children]
+        try:
+            return slice(*parts) if tree.kind[number] == Kind.SLICE else range(*parts)
+        except (TypeError, ValueError) as error:
+            text = f"{self._view.url}: {shown(self.path)} is not a valid {self.kind}: {error}"
+            raise CorruptError(text, reason=Reason.BAD_SCALAR) from None
 
     @property
     def is_long(self) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import ckptstore
-from ckptstore import convert
+from ckptstore import analysis, convert
 from tests.support import agreement, foreign_files, forging, hostile
 from tests.support import independent_reader as ir
 
@@ -48,6 +48,7 @@ class Trial:
             read = error
         self._read(read)
         self._describe(read)
+        self._look(read)
         if self.rng.random() < 0.05:
             self._convert()
         if hostile.RAN:
@@ -163,6 +164,26 @@ class Trial:
             return
         for difference in agreement.disagreements(leaves[number], found)[:3]:
             self.fault("select leaf", f"{path!r:.200}: another value: {difference}")
+
+    def _look(self, read: Any) -> None:
+        """Open the file, and look at each of its places."""
+        wrong = read if isinstance(read, ir.SpecError) else None
+        reader = self.call("open", lambda: ckptstore.open_checkpoint(self.directory))
+        if reader is _MISSING:
+            if wrong is None and self.refused is not None and self.refused.reason in FORMAT_REASONS:
+                self.fault("open", f"refused a sound file: {self.refused}")
+            return
+        with reader:
+            nodes = self.call("walk", lambda: list(reader.tree.walk()))
+            for node in [] if nodes is _MISSING else nodes:
+                self.call("node", lambda: (node.short, node.type, node.same, node.count))  # noqa: B023
+                self.call("value", lambda: node.value)  # noqa: B023
+            self.call("read", lambda: reader.read(reader.arrays()))
+            self.call("pieces", lambda: [*reader.pieces()])
+            self.call("stats", lambda: [row.to_dict() for row in analysis.stats(reader)])
+            found = self.call("diff", lambda: analysis.diff(reader, reader).to_dict())
+            if wrong is None and found is not _MISSING and found["differs"]:
+                self.fault("diff", f"a file differs from itself: {found['changes'][:1]}")
 
     def _convert(self) -> None:
         ways: Any = (convert.to_npz, None), (convert.to_safetensors, convert.from_safetensors)

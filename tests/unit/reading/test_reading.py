@@ -286,3 +286,12 @@ def test_no_framework_is_imported(tmp_path: pathlib.Path) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "[]\n"
+
+
+def test_values_of_all_kinds(tmp_path: pathlib.Path) -> None:
+    values = {"s": slice(1, None), "r": range(0, 9, 2), "odd": slice("a", (1, 2)), "n": None}
+    values |= {"i": 2**100, "f": -0.0, "c": 1j, "b": b"x", "t": "text", "e": ..., "ok": True}
+    ckptstore.save(tmp_path / "c", values)
+    with ckptstore.open_checkpoint(tmp_path / "c") as reader:
+        found = {node.short: node.value for node in reader.tree.children}
+    assert repr(found) == repr(values | {"odd": None})
