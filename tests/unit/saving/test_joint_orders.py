@@ -43,12 +43,24 @@ THREE_BY_NOTE = tuple(process(index, by_note=True) for index in range(3))
 NEWER = saves("newer", overwrite=True)
 
 WHOLE = [pytest.mark.whole, pytest.mark.timeout(3600)]
+SOME = 120
 SWEEP = [
-    100,
-    pytest.param(400, marks=pytest.mark.ci),
+    40,
+    pytest.param(SOME, marks=pytest.mark.ci),
     pytest.param(20_000, marks=WHOLE),
 ]
 """Of the states after each number of calls so many are followed."""
+
+EACH_FAULT = pytest.mark.parametrize(
+    ("faults", "losses", "at_most"),
+    [
+        (0, 0, None),
+        pytest.param(1, 0, None, marks=pytest.mark.ci),
+        pytest.param(0, 1, None, marks=pytest.mark.ci),
+        pytest.param(1, 1, SOME, marks=pytest.mark.ci),
+        pytest.param(1, 1, None, marks=WHOLE),
+    ],
+)
 
 
 def explore(orders: Orders, at_most: int | None = None, *, joined: bool = False) -> Counter[str]:
@@ -73,16 +85,13 @@ def ended(total: Counter[str], *parts: str) -> bool:
 # The processes alone.
 
 
-@pytest.mark.parametrize(
-    ("faults", "losses"),
-    [(0, 0), *(pytest.param(*one, marks=pytest.mark.ci) for one in [(1, 0), (0, 1), (1, 1)])],
-)
+@EACH_FAULT
 def test_no_order_of_two_processes_breaks_a_promise(
-    faults: int, losses: int, monkeypatch: Patch
+    faults: int, losses: int, at_most: int | None, monkeypatch: Patch
 ) -> None:
     """All orders, with every timeout, one call that fails and one answer that is lost."""
     orders = Orders(monkeypatch, TWO, faults=faults, losses=losses)
-    total = explore(orders)
+    total = explore(orders, at_most)
     assert total["states"] > 3000
     assert ended(total, "leader returned", "member 1 returned")
     assert ended(total, "leader returned", "member 1 OutcomeUnknownError")
@@ -100,7 +109,7 @@ def test_no_order_of_three_processes_breaks_a_promise(
     assert total["ends"] >= 5
 
 
-@pytest.mark.parametrize("at_most", SWEEP)
+@pytest.mark.parametrize("at_most", [100, SWEEP[-1]])
 @pytest.mark.parametrize(
     "fault", ["none", *(pytest.param(one, marks=pytest.mark.ci) for one in ["fault", "loss"])]
 )
@@ -122,19 +131,14 @@ def test_no_order_of_a_save_with_an_index_of_its_own_breaks_a_promise(monkeypatc
 # Tasks of Slurm, without a word.
 
 
-@pytest.mark.parametrize(
-    ("faults", "losses"),
-    [
-        *(pytest.param(*one, marks=pytest.mark.ci) for one in [(0, 0), (1, 0), (0, 1)]),
-        pytest.param(1, 1, marks=WHOLE),
-    ],
-)
+@pytest.mark.ci
+@EACH_FAULT
 def test_no_order_of_two_tasks_without_a_word_breaks_a_promise(
-    faults: int, losses: int, monkeypatch: Patch
+    faults: int, losses: int, at_most: int | None, monkeypatch: Patch
 ) -> None:
     """All orders, with every timeout: the opening note of process 0 is the word."""
     orders = Orders(monkeypatch, TWO_BY_NOTE, faults=faults, losses=losses)
-    total = explore(orders)
+    total = explore(orders, at_most)
     assert ended(total, "leader returned", "member 1 returned")
     assert ended(total, "leader returned", "member 1 OutcomeUnknownError")
     assert ended(total, "leader ProcessError lost-process", "member 1 ProcessError no-word")
@@ -188,21 +192,26 @@ PATIENT: dict[str, tuple[tuple[Actor, ...], int, int]] = {
 }
 
 
-MORE = ["two that overwrite", "two by note", "three, a fault"]
-
-
 @pytest.mark.parametrize(
-    "who", ["two", "three", *(pytest.param(one, marks=pytest.mark.ci) for one in MORE)]
+    ("who", "at_most"),
+    [
+        ("two", None),
+        ("three", None),
+        pytest.param("two that overwrite", None, marks=pytest.mark.ci),
+        pytest.param("two by note", None, marks=pytest.mark.ci),
+        pytest.param("three, a fault", SOME, marks=pytest.mark.ci),
+        pytest.param("three, a fault", None, marks=WHOLE),
+    ],
 )
 def test_where_nobody_is_killed_and_no_timeout_passes_all_agree(
-    who: str, monkeypatch: Patch
+    who: str, at_most: int | None, monkeypatch: Patch
 ) -> None:
     """And all end: a call that fails in one process is told to the others."""
     actors, faults, losses = PATIENT.get(who, (THREE, 1, 0))
     orders = Orders(
         monkeypatch, actors, patient=True, faults=faults, losses=losses, old="over" in who
     )
-    total = explore(orders)
+    total = explore(orders, at_most)
     assert ended(total, "leader returned", "member 1 returned")
     assert ended(total, "leader Broken", "member 1 ProcessError aborted") == bool(faults)
 
@@ -211,14 +220,21 @@ def odd(kind: str) -> Any:
     return {"other tree": {"who": 1}, "cannot be saved": {"f": print}}[kind]
 
 
-@pytest.mark.parametrize("patient", [True, False], ids=["patient", "timeouts"])
+@pytest.mark.parametrize(
+    ("patient", "at_most"),
+    [
+        pytest.param(True, None, id="patient"),
+        pytest.param(False, SOME, id="timeouts"),
+        pytest.param(False, 20_000, id="whole", marks=WHOLE),
+    ],
+)
 @pytest.mark.parametrize("kind", ["other tree", "cannot be saved"])
 @pytest.mark.parametrize("who", [0, 1])
 def test_no_order_saves_a_tree_that_one_process_lacks(
-    who: int, kind: str, patient: bool, monkeypatch: Patch
+    who: int, kind: str, patient: bool, at_most: int | None, monkeypatch: Patch
 ) -> None:
     actors = [process(i, **({"tree": odd(kind)} if i == who else {})) for i in range(3)]
-    total = explore(Orders(monkeypatch, actors, patient=patient), 1000 if not patient else None)
+    total = explore(Orders(monkeypatch, actors, patient=patient), at_most)
     assert not ended(total, "returned")
     if patient:
         reason = "trees-differ" if kind == "other tree" else "aborted"
@@ -248,17 +264,25 @@ BESIDE: dict[str, tuple[tuple[Actor, ...], dict[str, Any]]] = {
 }
 
 
+HOW = [
+    pytest.param(25, False, id="all of it", marks=pytest.mark.ci),
+    pytest.param(SOME, True, id="more, joined", marks=pytest.mark.ci),
+    pytest.param(20_000, True, id="whole, joined", marks=WHOLE),
+    pytest.param(20_000, False, id="whole", marks=WHOLE),
+]
+
+
 @pytest.mark.parametrize(
-    ("at_most", "joined"),
+    ("who", "at_most", "joined"),
     [
-        pytest.param(25, True, id="joined"),
-        pytest.param(25, False, id="all of it", marks=pytest.mark.ci),
-        pytest.param(400, True, id="more, joined", marks=pytest.mark.ci),
-        pytest.param(20_000, True, id="whole, joined", marks=WHOLE),
-        pytest.param(20_000, False, id="whole", marks=WHOLE),
+        *(pytest.param(who, 25, True, id=f"{who}-joined") for who in [*BESIDE][::4]),
+        *(
+            pytest.param(who, *how.values, id=f"{who}-{how.id}", marks=how.marks)
+            for how in HOW
+            for who in BESIDE
+        ),
     ],
 )
-@pytest.mark.parametrize("who", BESIDE)
 def test_no_order_of_a_joint_save_and_others_breaks_a_promise(
     who: str, at_most: int, joined: bool, monkeypatch: Patch
 ) -> None:
@@ -280,7 +304,7 @@ def test_no_order_of_two_processes_with_one_number_breaks_what_is_committed(
 # (i)
 
 
-@pytest.mark.parametrize("losses", [0, 1])
+@pytest.mark.parametrize("losses", [0, pytest.param(1, marks=pytest.mark.ci)])
 def test_each_process_ends_soon_whoever_else_was_killed(losses: int, monkeypatch: Patch) -> None:
     """From each state of each process, left alone, with no timeout cut short."""
     orders = Orders(monkeypatch, TWO, losses=losses)
@@ -462,7 +486,7 @@ BUGS: dict[Callable[[Patch], None], tuple[str, str, dict[str, Any]]] = {
     removed_after_a_timeout: ("c: ", "two", {}),
     part_first: ("b: ", "two", {}),
     given_up_after_the_commit: ("d: ", "two", {}),
-    no_look_after_the_commit: ("a: ", "delete of it, a loss", {"joined": True}),
+    no_look_after_the_commit: ("a: ", "delete of it, a loss", {"joined": True, "at_most": 3000}),
     nobody_waited_for: ("data are there", "two", {}),
     removed_where_the_part_is_gone: ("c: ", "a fault", {"at_most": None}),
     removed_where_it_never_started: ("a: ", "twins", {}),
@@ -485,7 +509,7 @@ def test_the_orders_find(bug: Callable[[Patch], None], monkeypatch: Patch) -> No
     orders = Orders(monkeypatch, actors, **options)
     bug(monkeypatch)
     with pytest.raises(AssertionError, match=told) as caught:
-        explore(orders, **{"at_most": 3000, **how})
+        explore(orders, **{"at_most": 400, **how})
     print(str(caught.value).partition("\n")[0])
 
 
