@@ -194,7 +194,7 @@ def a_set_of_nested_frozensets(n: int) -> Any:
     return draft(N(Kind.SET, [_frozensets(n)]))
 
 
-@shape(400, 2_000)
+@shape(200, 1_000)
 def one_wide_key_in_many_dicts(n: int) -> Any:
     row = made.type_row("object", "builtins", "dict with objects as keys", ["items", "objects"])
     key = N(Kind.TUPLE, [made.symbol("builtins.int") for _ in range(n)])
@@ -283,7 +283,7 @@ def supplied_at_every_depth(n: int) -> Any:
     return draft(root)
 
 
-@shape(300, 9_000)
+@shape(300, 4_000)
 def targets_from_the_innermost_out(n: int) -> Any:
     """Lists inside one another, and then each of them once more, the innermost first."""
     deep = made.nested(Kind.LIST, n, made.none())
@@ -314,7 +314,7 @@ def types_that_are_missing(n: int) -> Any:
     return draft(made.items(*(made.none() for _ in range(20 * n)), *records), types=types)
 
 
-@shape(60, 5_000)
+@shape(60, 2_000)
 def types_of_unknown_packages(n: int) -> Any:
     types = [("object", f"project{i}", "C", ["a"]) for i in range(n)]
     records = [made.record(made.none(), type=i + 1) for i in range(n)]
@@ -365,7 +365,7 @@ def a_dtype_of_many_fields_and_many_scalars(n: int) -> Any:
     return draft(root, leaves, [("array", "numpy", "generic")], dtypes=[_fields(n)])
 
 
-@shape(100, 5_000)
+@shape(100, 2_000)
 def leaves_that_are_cut(n: int) -> Any:
     leaves = [made.L(shape=(2,), cuts=[[1]], cells=[b"\1\0\0\0"] * 2) for _ in range(n)]
     return draft(made.items(*(made.leaf(i) for i in range(n))), leaves)
