@@ -17,7 +17,7 @@ KINDS = ("local", "moto", "ministack", "gcs")
 LESS = pytest.mark.parametrize(
     "server", ["moto", pytest.param("ministack", marks=pytest.mark.whole), "gcs"], indirect=True
 )
-"""Each server in turn, but of the two for S3 one in `make test`."""
+"""Each server in turn; of the two for S3, one is left to `make test-all`."""
 
 
 class Place:

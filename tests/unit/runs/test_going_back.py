@@ -136,7 +136,17 @@ def saves(save: str, manager: Manager, step: int, **options: Any) -> None:
         pending.result()
 
 
-SAVES = pytest.mark.parametrize("save", ["save", "save_async"])
+WAYS = ("save", "save_async")
+SAVES = pytest.mark.parametrize(
+    ("place", "save"),
+    [
+        *(("local", save) for save in WAYS),
+        ("moto", "save"),
+        pytest.param("moto", "save_async", marks=pytest.mark.whole),
+    ],
+    indirect=["place"],
+)
+"""In a bucket, which makes no difference to what is refused, one of the two."""
 
 
 @pytest.mark.follows(
@@ -144,8 +154,20 @@ SAVES = pytest.mark.parametrize("save", ["save", "save_async"])
     "to go on from step {} and give up the later ones, call rewind({}) first: it verifies step {} "
     "and deletes {} step(s)",
 )
-@SAVES
-@pytest.mark.parametrize("overwrite", [None, True, False])
+@pytest.mark.parametrize(
+    ("place", "save", "overwrite"),
+    [
+        *(("local", save, overwrite) for save in WAYS for overwrite in (None, True, False)),
+        ("moto", "save_async", None),
+        *(
+            pytest.param("moto", save, overwrite, marks=pytest.mark.whole)
+            for save in WAYS
+            for overwrite in (None, True, False)
+            if (save, overwrite) != ("save_async", None)
+        ),
+    ],
+    indirect=["place"],
+)
 def test_a_save_below_a_later_step_is_refused_and_the_call_it_names_leads_on(
     place: Place, save: str, overwrite: bool | None
 ) -> None:
