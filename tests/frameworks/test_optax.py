@@ -151,6 +151,7 @@ def all_states() -> dict[str, Any]:
     return {name: make().state for name, make in catalogue.CASES.items()}
 
 
+@pytest.mark.ci
 def test_all_states_fit_in_one_checkpoint_and_into_like(tmp_path: pathlib.Path) -> None:
     ckptstore.save(tmp_path / "c", all_states())
     assert ckptstore.verify(tmp_path / "c") == []

@@ -30,8 +30,7 @@ def talk(together: Processes, word: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize("kind", ["plain", "jax", "torch"])
+@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.smoke), "jax", "torch"])
 def test_processes_hear_a_word_and_return_what_their_function_does(kind: str) -> None:
     ended = cluster.run(kind, 2, talk, "hällo")
     engines = [] if kind == "plain" else [kind]  # nothing of ckptstore imports another

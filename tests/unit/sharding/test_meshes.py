@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptstore.sharding import (
@@ -24,6 +24,7 @@ from ckptstore.sharding import (
     slices,
     whole,
 )
+from tests.support.draws import examples
 
 torch = pytest.importorskip("torch")
 
@@ -57,7 +58,7 @@ def placements(cuts: tuple[Cut, ...]) -> list[Any]:
     return made
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(meshes(), st.data())
 def test_a_part_is_what_torch_computes(
     mesh: tuple[tuple[int, ...], list[int], Order], data: Any
@@ -78,7 +79,7 @@ def test_a_part_is_what_torch_computes(
             assert tuple(start for start, _ in box) == tuple(offset)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(meshes(4), st.data())
 def test_a_strided_part_is_what_torch_computes_where_all_pieces_are_equal(
     mesh: tuple[tuple[int, ...], list[int], Order], data: Any
@@ -99,7 +100,7 @@ def test_a_strided_part_is_what_torch_computes_where_all_pieces_are_equal(
     assert (shape_of(box), tuple(start for start, _ in box)) == (tuple(there), tuple(offset))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(meshes(), st.data())
 def test_a_part_is_cut_by_one_axis_of_the_mesh_after_another(
     mesh: tuple[tuple[int, ...], list[int], Order], data: Any
@@ -117,7 +118,7 @@ def test_a_part_is_cut_by_one_axis_of_the_mesh_after_another(
     assert torch.equal(full[slices(box)], part)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(meshes())
 def test_the_order_is_read_from_the_work_of_each_axis(
     mesh: tuple[tuple[int, ...], list[int], Order],
@@ -141,7 +142,7 @@ def test_work_that_gives_no_one_box_has_no_order(cuts: Any, sizes: list[int], nd
     assert order_of(cuts, sizes, ndim) is None
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(meshes(), st.integers(1, 3), st.sampled_from([1, 1000]))
 def test_each_element_is_in_one_cell_and_its_holders_have_it(
     mesh: tuple[tuple[int, ...], list[int], Order], copies: int, least: int
@@ -166,7 +167,7 @@ def test_each_element_is_in_one_cell_and_its_holders_have_it(
         } or 0 in shape
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.data())
 def test_the_meshes_beside_a_part_of_a_mesh_are_found(sizes: list[int], data: Any) -> None:
     root = np.array(data.draw(st.permutations(range(math.prod(sizes))))).reshape(sizes)

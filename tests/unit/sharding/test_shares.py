@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptstore.sharding import Grid, Held, joined_alike, shape_of, share_out
+from tests.support.draws import examples
 
 SHAPES = [(), (1,), (7,), (64,), (1, 1, 9), (8, 6), (0, 3), (1, 1)]
 
@@ -28,7 +29,7 @@ def held(draw: Any) -> Held:
     return Held(grid, tuple(draw(members) for _ in grid), draw(st.sampled_from([1, 4])))
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.lists(held(), max_size=6), st.sampled_from([1, 8, 64]))
 def test_each_byte_is_written_once_by_one_that_holds_it(arrays: list[Held], least: int) -> None:
     shares = share_out(arrays, least)
@@ -49,7 +50,7 @@ def test_each_byte_is_written_once_by_one_that_holds_it(arrays: list[Held], leas
             assert len(sizes) == 1 or min(sizes) >= least
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=30), st.integers(2, 9))
 def test_processes_that_hold_the_same_write_as_many_bytes(lengths: list[int], count: int) -> None:
     arrays = [Held(Grid.uncut((n, 4)), (tuple(range(count)),), 4) for n in lengths]
