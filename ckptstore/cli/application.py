@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,10 @@ COMMANDS = {
     "stats": "mean, range, norm, NaN of each array",
     "verify": "whether every byte is as it was written",
     "diff": "compare two checkpoints",
+    "cp": "a checkpoint, or all steps of a run, to another place",
+    "rm": "erase checkpoints",
+    "import": "a file of another tool, saved as a checkpoint",
+    "export": "arrays of a checkpoint as safetensors or npz",
     "pin": "steps that nothing may delete",
     "unpin": "pinned steps that may be deleted again",
     "prune": "fewer steps: those that a rule keeps",
@@ -27,7 +32,7 @@ COMMANDS = {
     "doctor": "versions, and whether a place keeps its promises",
     "demo": "kill a training run, and resume it bit for bit",
 }
-"""Each command is the module of `commands` with its name."""
+"""Each command is the module of `commands` with its name, and a _ after a word of Python."""
 
 INTERRUPTED, CLOSED_PIPE = 130, 141
 
@@ -43,7 +48,8 @@ class Commands(click.Group):
         """Return a command by its name."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"ckptstore.cli.commands.{cmd_name}")
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        module = importlib.import_module(f"ckptstore.cli.commands.{name}")
         command: click.Command = module.command
         return command
 

@@ -78,18 +78,24 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
         **rest: Any,
     ) -> Any:
         colors = sys.stdout.isatty() and not no_color and not os.environ.get("NO_COLOR")
-        output = Output(as_json, quiet, colors, _options(options))
+        output = Output(as_json, quiet, colors, options_of(options))
         return function(output, *positional, **rest)
 
     return command
 
 
-def _options(pairs: Iterable[str]) -> dict[str, Any] | None:
+def options_of(pairs: Iterable[str], hint: str = "-o") -> dict[str, Any] | None:
+    """Return storage options, whose values are JSON or text; None for none.
+
+    Args:
+        pairs: each as ``KEY=VALUE``.
+        hint: the option of the command line, for an error.
+    """
     found = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="-o")
+            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint=hint)
         try:
             found[key] = json.loads(value)
         except ValueError:

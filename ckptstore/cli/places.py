@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import click
 
 import ckptstore
-from ckptstore import Manager, NotCommittedError, Reader, Reason
+from ckptstore import Manager, NotCommittedError, Reader, Reason, StructureError
+from ckptstore.format.names import step_name
 
 _STEPS_SHOWN = 20
 _STEP = re.compile(r"(?P<run>.+)@(?P<step>-?[0-9]+|latest|best:[^:]+(?::(?:min|max))?)")
@@ -57,6 +59,35 @@ def step_of(text: str, options: Mapping[str, Any] | None) -> tuple[Manager, int]
         return manager, _number(manager, "latest")
     manager = Manager(found["run"], storage_options=options)
     return manager, _number(manager, found["step"])
+
+
+def exact_url(text: str, options: Mapping[str, Any] | None) -> str:
+    """Return the URL of a checkpoint that is named alone, or as a step. It may be damaged.
+
+    Raises:
+        click.UsageError: it is a run.
+        CheckpointError: the run has no such step.
+    """
+    if (found := _STEP.fullmatch(text)) is not None and not os.path.isdir(text):
+        manager = Manager(found["run"], storage_options=options)
+        return manager.url_of(_number(manager, found["step"]))
+    try:
+        step = Manager(text, storage_options=options).latest()
+    except StructureError as error:
+        if error.reason != Reason.IS_A_CHECKPOINT:
+            raise
+        return text
+    if step is not None:
+        raise click.UsageError(f"{text} is a run; name the step, such as {text}@{step}")
+    return text
+
+
+def new_url(text: str) -> tuple[str, int | None]:
+    """Return the URL of a checkpoint to be, and its step if it is named as ``RUN@STEP``."""
+    run, at, step = text.rpartition("@")
+    if at and run and step.isdecimal():
+        return f"{run}/{step_name(int(step))}", int(step)
+    return text, None
 
 
 def _step_of(text: str, options: Mapping[str, Any] | None) -> str | None:

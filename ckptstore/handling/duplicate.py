@@ -93,7 +93,7 @@ def copy_checkpoint(
 
     Source: docs/copying.md; docs/commit.md, "Copy".
     """
-    of_src, of_dst = _options(src, dst, storage_options, dst_storage_options)
+    of_src, of_dst = split_options(src, dst, storage_options, dst_storage_options)
     inside = names.is_step(storage.absolute(dst).rpartition("/")[2])
     with (
         Progress(callback, "copy_checkpoint") as progress,
@@ -144,8 +144,11 @@ def _copy(
     return Checkpoint(target.url, manifest, snapshot.index_parts)
 
 
-def _options(
-    src: str | os.PathLike[str], dst: str | os.PathLike[str], shared: Options, of_dst: Options
+def split_options(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    shared: Options,
+    of_dst: Options = None,
 ) -> tuple[Options, Options]:
     """Return the options of both places; `storage_options` are not for two kinds of stores."""
     to, of = (storage.absolute(place).rpartition("://")[0] for place in (dst, src))
