@@ -54,6 +54,7 @@ def in_step(
     Raises:
         ProcessError: reason ``trees-differ`` or ``values-differ``, in all processes alike, with the
             paths. Reason ``no-word``: a process did not call this.
+        StructureError: a pattern is none, or matches nothing; reason ``bad-pattern``.
 
     Example:
         >>> import ckptstore
@@ -62,9 +63,10 @@ def in_step(
     Source: docs/processes.md.
     """
     group = _running() if processes is None else processes
+    patterns = checked_patterns("per_process", per_process, '["$.rng"]', "in_step")
     if group.count == 1:
         return
-    live = flatten(tree, per_process=checked_patterns("per_process", per_process, '["$.rng"]'))
+    live = flatten(tree, per_process=patterns)
     own = outline_of(live)
 
     def stated() -> bytes:

@@ -77,20 +77,21 @@ class SaveRequest:
         )
 
 
-def checked_patterns(name: str, given: Any, example: str) -> tuple[str, ...]:
-    """Return the patterns of an argument of a save.
+def checked_patterns(name: str, given: Any, example: str, where: str = "save") -> tuple[str, ...]:
+    """Return the patterns of an argument.
 
     Args:
         name: the argument.
         given: its value; None: none.
         example: an example of a list, for the error.
+        where: the call, for messages.
 
     Raises:
         StructureError: reason ``bad-pattern``.
     """
     if given is not None and not isinstance(given, list | tuple | set | frozenset):
         expected = f"a list of patterns, such as {example}"
-        raise bad_argument("save", name, given, expected, reason=Reason.BAD_PATTERN)
+        raise bad_argument(where, name, given, expected, reason=Reason.BAD_PATTERN)
     return tuple(given or ())
 
 

@@ -283,6 +283,12 @@ def test_a_bad_pattern_is_told_by_the_name_of_its_argument(tmp_path: Path, argum
         assert caught.value.reason == "bad-pattern"
 
 
+def test_in_step_refuses_a_text_in_the_place_of_a_list_also_in_one_process() -> None:
+    with pytest.raises(StructureError, match=r"^in_step: per_process is '\$\.a'") as caught:
+        ckptstore.in_step({"a": 1}, per_process="$.a")
+    assert caught.value.reason == "bad-pattern"
+
+
 @pytest.mark.parametrize("pattern", [r"$['it\'s']", '$["it\'s"]', r"$['\x69t\'s']", "$.*"])
 def test_a_key_with_a_quote_is_named_in_each_form(tmp_path: Path, pattern: str) -> None:
     ckptstore.save(tmp_path / "c", {"it's": 1}, per_process=[pattern])
