@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -26,14 +25,22 @@ def open_place(text: str, options: Mapping[str, Any] | None) -> Reader:
     Raises:
         CheckpointError: there is none.
     """
+    if (found := _named_step(text)) is not None:
+        manager = Manager(found["run"], storage_options=options)
+        try:
+            url = manager.url_of(_number(manager, found["step"], is_checked=False))
+            return ckptstore.open_checkpoint(url, storage_options=options)
+        except NotCommittedError:
+            _number(manager, found["step"])  # its error names the steps that are there
+            raise
     try:
         return ckptstore.open_checkpoint(text, storage_options=options)
-    except NotCommittedError as error:
-        url = _step_of(text, options)
-        if url is None:
+    except NotCommittedError:
+        manager = Manager(text, storage_options=options)
+        step = manager.latest()
+        if step is None:
             raise
-        del error
-    return ckptstore.open_checkpoint(url, storage_options=options)
+    return ckptstore.open_checkpoint(manager.url_of(step), storage_options=options)
 
 
 def url_of(text: str, options: Mapping[str, Any] | None) -> str:
@@ -54,7 +61,7 @@ def step_of(text: str, options: Mapping[str, Any] | None) -> tuple[Manager, int]
     """
     if (found := _DIRECTORY.fullmatch(text)) is not None:
         return Manager(found["run"], storage_options=options), int(found["step"])
-    if (found := _STEP.fullmatch(text)) is None or _newest(text, options) is not None:
+    if (found := _named_step(text)) is None:
         manager = manager_of(text, options)
         return manager, _number(manager, "latest")
     manager = Manager(found["run"], storage_options=options)
@@ -68,7 +75,7 @@ def exact_url(text: str, options: Mapping[str, Any] | None) -> str:
         click.UsageError: it is a run.
         CheckpointError: the run has no such step.
     """
-    if (found := _STEP.fullmatch(text)) is not None and not os.path.isdir(text):
+    if (found := _named_step(text)) is not None:
         manager = Manager(found["run"], storage_options=options)
         return manager.url_of(_number(manager, found["step"]))
     try:
@@ -90,27 +97,13 @@ def new_url(text: str) -> tuple[str, int | None]:
     return text, None
 
 
-def _step_of(text: str, options: Mapping[str, Any] | None) -> str | None:
-    """Return the URL of a step of a run; None if the text is none."""
-    if (newest := _newest(text, options)) is not None:
-        return newest
+def _named_step(text: str) -> re.Match[str] | None:
+    """Return the parts of ``RUN@STEP``; None of another text, or where a directory is called so."""
     found = _STEP.fullmatch(text)
-    if found is None:
-        return None
-    manager = Manager(found["run"], storage_options=options)
-    step = _number(manager, found["step"])
-    return manager.url_of(step)
+    return None if found is not None and os.path.isdir(text) else found
 
 
-def _newest(run: str, options: Mapping[str, Any] | None) -> str | None:
-    with contextlib.suppress(NotCommittedError):
-        manager = Manager(run, storage_options=options)
-        step = manager.latest()
-        return None if step is None else manager.url_of(step)
-    return None
-
-
-def _number(manager: Manager, text: str) -> int:
+def _number(manager: Manager, text: str, *, is_checked: bool = True) -> int:
     if text.startswith("best:"):
         _, metric, *mode = text.split(":")
         chosen: Any = mode[0] if mode else "min"
@@ -130,14 +123,14 @@ def _number(manager: Manager, text: str) -> int:
                 )
             )
         return steps[-back]
-    if (step := int(text)) not in (steps := manager.steps()):
+    if is_checked and int(text) not in (steps := manager.steps()):
         if not steps:
             raise _no_step(manager)
         there = ", ".join(map(str, steps[-_STEPS_SHOWN:]))
         raise NotCommittedError(
-            f"{manager.url}: there is no step {step}; take one of {there}", reason=Reason.NO_STEP
+            f"{manager.url}: there is no step {text}; take one of {there}", reason=Reason.NO_STEP
         )
-    return step
+    return int(text)
 
 
 def manager_of(run: str, options: Mapping[str, Any] | None, *, finished: bool = True) -> Manager:
