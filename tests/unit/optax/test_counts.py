@@ -492,7 +492,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
     refused("bad-argument", state, True)
     refused("no-match", state, 1, select="$.nothing")
     refused("no-match", (state, optax.EmptyState()), 1, select="$[1]")
-    for select in (5, b"$", [5], "count"):
+    for select in (5, b"$", [5], "count["):
         refused("bad-pattern", state, 1, select=select)
     refused("which-clock", state, {"$.inner": 1})
 
