@@ -1,10 +1,13 @@
-"""Text of a file in messages and prints: cut where it is long, and escaped for terminals."""
+"""Text of a file in messages and prints: cut where it is long, escaped for terminals, as JSON."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ckptstore import signals
+
+_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
 def shown(text: str, most: int = 200) -> str:
@@ -33,3 +36,21 @@ def text_of(x: Any, most: int = 80) -> str:
     except Exception as error:  # an object may have code of its own
         signals.pass_on(error)
         return f"<{type(x).__name__}>"
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it; one that JSON lacks is a text.
+
+    Example:
+        >>> plain(float("nan")), plain(2**60), plain(b"a"), plain([1, 0.5])
+        ('NaN', '1152921504606846976', "b'a'", [1, 0.5])
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) <= 2**53 else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _NOT_FINITE[str(value)]
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return repr(value)

@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ckptstore.analysis.numbers import as_numbers, plain
+from ckptstore.analysis.numbers import as_numbers
 from ckptstore.analysis.sources import Source, opened
 from ckptstore.format.dtypes import Array
 from ckptstore.reading import ArrayNode, Node, Reader
 from ckptstore.sharding import Box, slices, whole
+from ckptstore.texts import plain
 
 _BATCH_NBYTES = 32 << 20
 _BLOCK_NBYTES = 8 << 20

@@ -30,19 +30,3 @@ def as_numbers(values: Array) -> Array | None:
             return values.astype(np.complex64)
         return values.astype(np.int8 if "int" in name else np.float32)
     return None
-
-
-def plain(number: float | int | complex | None) -> object:
-    """Return a number as JSON has it; one that JSON lacks becomes a text.
-
-    Example:
-        >>> plain(float("nan")), plain(0.5), plain(2**60), plain(None)
-        ('NaN', 0.5, '1152921504606846976', None)
-    """
-    if isinstance(number, complex):
-        return str(number)
-    if isinstance(number, float) and not np.isfinite(number):
-        return "NaN" if number != number else "Infinity" if number > 0 else "-Infinity"
-    if isinstance(number, int) and abs(number) > 2**53:
-        return str(number)
-    return number

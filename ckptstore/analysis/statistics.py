@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from ckptstore import concurrency
-from ckptstore.analysis.numbers import BLOCK, as_numbers, plain
+from ckptstore.analysis.numbers import BLOCK, as_numbers
 from ckptstore.analysis.sources import Source, opened
 from ckptstore.format.dtypes import Array
 from ckptstore.reading import ArrayNode
+from ckptstore.texts import plain
 
 _THREADS = min(os.cpu_count() or 1, 8)
 _AHEAD = 2 * _THREADS

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import datetime
 import math
-from typing import Any
 
 from ckptstore.texts import escaped
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _COUNTS = ("", " k", " M", " G", " T")
-_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _AGES = ((86400.0, "day"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
@@ -40,24 +38,6 @@ def elided(text: str, width: int) -> str:
         return text
     head = (width - 1) // 2
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON has it; one that JSON lacks is a text.
-
-    Example:
-        >>> plain(float("nan")), plain(2**60), plain(b"a"), plain([1, 0.5])
-        ('NaN', '1152921504606846976', "b'a'", [1, 0.5])
-    """
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, int):
-        return value if abs(value) <= 2**53 else str(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else _NOT_FINITE[str(value)]
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return repr(value)
 
 
 def size(nbytes: float) -> str:

@@ -13,6 +13,7 @@ from ckptstore import ArrayNode
 from ckptstore.cli import texts
 from ckptstore.cli.arguments import Output, common
 from ckptstore.cli.places import open_place
+from ckptstore.texts import plain
 
 _SLICE = re.compile(r"\s*(-?\d*)\s*(?::\s*(-?\d*)\s*(?::\s*(-?\d*)\s*)?)?")
 
@@ -33,7 +34,7 @@ def command(
         node = reader[path]
         if not isinstance(node, ArrayNode):
             text = texts.clean(repr(node.value)) if not node.children else texts.clean(node.type)
-            value = texts.plain(node.value)
+            value = plain(node.value)
             if output.as_json:
                 output.json("cat", path=node.path, kind=node.kind, type=node.type, value=value)
             output.lines([text])
@@ -46,7 +47,7 @@ def command(
         part = node[index] if cut is not None else node[_first(node.shape, count)]
         values = part.reshape(-1)[:count]
         if output.as_json:
-            shown = [texts.plain(value.item()) for value in values]
+            shown = [plain(value.item()) for value in values]
             output.json("cat", path=node.path, dtype=node.dtype, shape=part.shape, values=shown)
         output.lines([" ".join(texts.clean(_text(value)) for value in values)])
         if part.size > count or (cut is None and node.elements > count):

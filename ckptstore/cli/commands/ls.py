@@ -12,6 +12,7 @@ from ckptstore import Checkpoint
 from ckptstore.cli import tables, texts
 from ckptstore.cli.arguments import Output, common
 from ckptstore.cli.places import manager_of
+from ckptstore.texts import plain
 
 _METRIC_WIDTH = 14
 
@@ -92,5 +93,5 @@ def _to_dict(step: int, info: Checkpoint) -> dict[str, Any]:
         "nbytes": info.nbytes,
         "nbytes_written": info.nbytes_written,
         "processes": info.processes,
-        "metrics": {name: texts.plain(value) for name, value in info.metrics.items()},
+        "metrics": {name: plain(value) for name, value in info.metrics.items()},
     }

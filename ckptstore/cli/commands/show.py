@@ -12,6 +12,7 @@ from ckptstore.cli import tables, texts
 from ckptstore.cli.arguments import Output, common
 from ckptstore.cli.places import open_place
 from ckptstore.cli.trees import branch_of, lines_of
+from ckptstore.texts import plain
 
 _VALUES_READ = 2000
 
@@ -110,9 +111,9 @@ def _to_dict(root: Node, values: dict[str, Any]) -> dict[str, Any]:
             if node.key is not None:
                 row["key"] = node.key
             if node.path in values:
-                row["value"] = texts.plain(values[node.path])
+                row["value"] = plain(values[node.path])
         elif not node.is_long and not node.children:
-            row["value"] = texts.plain(node.value)
+            row["value"] = plain(node.value)
         row |= {"arrays": node.arrays, "elements": node.elements, "nbytes": node.nbytes}
         row["children"] = []
         made[node.path] = row
